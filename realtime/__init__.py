@@ -1,0 +1,87 @@
+"""Real-time streaming over WebSockets for Django.
+
+The map::
+
+    backend code: publish(), group_send, manage.py publish
+          |  group_send to realtime.<subscription type>
+          v
+    broker       one channel per subscription type, member of that type's group
+    node         wires broker, hub, policy, statistics; one per event loop
+    hub          subscription type -> fan-out groups (equal type and filters) -> connections
+    connection   one write per fan-out and connection; a bounded buffer
+          ^
+    consumers    the conversation with one client: auth, subscribe, unsubscribe, ping
+
+Core, without Django, asyncio or a clock: ``protocol``, ``filters``, ``frames``, ``hub``,
+``limits``, ``origins``, ``stats``. Everything else is edge.
+
+What this package exports is imported when it is first used, since most of it needs Django's apps.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from realtime.config import StreamingConfig, WebSocketConfig, get_streaming_config
+    from realtime.publishing import (
+        Position,
+        PublishError,
+        apublish,
+        broadcast_aggregation,
+        broadcast_alert,
+        broadcast_event,
+        broadcast_metrics,
+        broadcast_prediction,
+        broadcast_system_status,
+        publish,
+        publish_many,
+    )
+    from realtime.websocket_server import WebSocketServer, get_stats, get_websocket_server
+
+_MODULES = {
+    "StreamingConfig": "config",
+    "WebSocketConfig": "config",
+    "get_streaming_config": "config",
+    "Position": "publishing",
+    "PublishError": "publishing",
+    "apublish": "publishing",
+    "broadcast_aggregation": "publishing",
+    "broadcast_alert": "publishing",
+    "broadcast_event": "publishing",
+    "broadcast_metrics": "publishing",
+    "broadcast_prediction": "publishing",
+    "broadcast_system_status": "publishing",
+    "publish": "publishing",
+    "publish_many": "publishing",
+    "WebSocketServer": "websocket_server",
+    "get_stats": "websocket_server",
+    "get_websocket_server": "websocket_server",
+}
+
+__all__ = [
+    "Position",
+    "PublishError",
+    "StreamingConfig",
+    "WebSocketConfig",
+    "WebSocketServer",
+    "apublish",
+    "broadcast_aggregation",
+    "broadcast_alert",
+    "broadcast_event",
+    "broadcast_metrics",
+    "broadcast_prediction",
+    "broadcast_system_status",
+    "get_stats",
+    "get_streaming_config",
+    "get_websocket_server",
+    "publish",
+    "publish_many",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

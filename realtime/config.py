@@ -1,0 +1,155 @@
+"""The configuration: what ``STREAMING_*`` environment variables say, with types and defaults.
+
+Knows the environment and nothing else: no Django, no database. What an administrator changes
+while servers run lies on top of it, in :mod:`realtime.policy`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+)
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from realtime.origins import check_pattern
+
+ENV_PREFIX = "STREAMING_"
+WEBSOCKET_PREFIX = f"{ENV_PREFIX}WEBSOCKET__"
+
+
+class ConfigurationError(Exception):
+    """A configuration value is wrong. The message is one line: variable, value, what is allowed."""
+
+
+def _split(value: Any) -> Any:
+    """Read a list from a variable: a JSON array, or values separated by commas."""
+    if not isinstance(value, str) or value.lstrip().startswith("["):
+        return value
+    return [item.strip() for item in value.split(",") if item.strip()]
+
+
+def _parse_list(value: Any) -> Any:
+    value = _split(value)
+    if isinstance(value, str):
+        import json
+
+        try:
+            return json.loads(value)
+        except ValueError as error:
+            raise ValueError("a JSON array or values separated by commas") from error
+    return value
+
+
+def _check_origins(patterns: list[str]) -> list[str]:
+    for pattern in patterns:
+        check_pattern(pattern)
+    return patterns
+
+
+def _none_if_empty(value: Any) -> Any:
+    """Read "", "none" and "off" as no compression, since a variable cannot hold ``None``."""
+    return None if isinstance(value, str) and value.lower() in {"", "none", "off"} else value
+
+
+Seconds = Annotated[int, Field(ge=1, le=86_400)]
+Origins = Annotated[
+    list[str], NoDecode, BeforeValidator(_parse_list), AfterValidator(_check_origins)
+]
+
+
+class WebSocketConfig(BaseModel):
+    """The WebSocket server's settings. Times are in seconds, sizes in bytes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    host: str = "0.0.0.0"  # noqa: S104 - the documented default
+    port: int = Field(default=8765, ge=0, le=65_535)
+    max_connections: int = Field(default=1000, ge=1)
+    ping_interval: Seconds = 20
+    ping_timeout: Seconds = 10
+    close_timeout: Seconds = 10
+    max_message_size: int = Field(default=1024 * 1024, ge=1024, le=256 * 1024 * 1024)
+    compression: Annotated[Literal["deflate"] | None, BeforeValidator(_none_if_empty)] = "deflate"
+    require_auth: bool = True
+    auth_timeout_seconds: Seconds = 30
+    allowed_origins: Origins = ["*"]
+    enable_rate_limiting: bool = True
+    rate_limit_per_minute: int = Field(default=60, ge=1)
+    max_subscriptions_per_client: int = Field(default=100, ge=1)
+    max_buffered_bytes: int = Field(default=1024 * 1024, ge=4096)
+    history_size: int = Field(default=10_000, ge=1)
+    history_ttl: int = Field(default=3600, ge=1)
+    drain_timeout: int = Field(default=10, ge=0, le=3600)
+
+
+class StreamingConfig(BaseSettings):
+    """Everything read from ``STREAMING_*``; ``.websocket`` is the server's part."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, env_nested_delimiter="__", extra="ignore"
+    )
+
+    websocket: WebSocketConfig = Field(default_factory=WebSocketConfig)
+
+
+@lru_cache(maxsize=1)
+def get_streaming_config() -> StreamingConfig:
+    """Return the process's configuration, read once from the environment.
+
+    Raises:
+        ConfigurationError: a variable has a wrong value or an unknown name.
+    """
+    return read_config()
+
+
+def read_config() -> StreamingConfig:
+    """Read the environment anew. Raises :class:`ConfigurationError`."""
+    try:
+        return StreamingConfig()
+    except ValidationError as error:
+        raise ConfigurationError(_explain(error)) from None
+
+
+def _explain(error: ValidationError) -> str:
+    first = error.errors()[0]
+    name = str(first["loc"][1]) if len(first["loc"]) > 1 else ""
+    variable = f"{WEBSOCKET_PREFIX}{name.upper()}" if name else f"{ENV_PREFIX}WEBSOCKET"
+    if first["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(name, WebSocketConfig.model_fields, n=1)
+        hint = f"; did you mean {WEBSOCKET_PREFIX}{close[0].upper()}?" if close else ""
+        return f"{variable}: no such setting{hint}"
+    value = os.environ.get(variable, first.get("input"))
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{variable}={value!r}: {message[0].lower()}{message[1:]}{_allowed(name)}"
+
+
+def _allowed(name: str) -> str:
+    """Say the default of a field, which shows what kind of value it takes."""
+    field = WebSocketConfig.model_fields.get(name)
+    if field is None:
+        return ""
+    bounds = _bounds(field.metadata)
+    return (
+        f" (allowed: {bounds}; default {field.default!r})"
+        if bounds
+        else (f" (default {field.default!r})")
+    )
+
+
+def _bounds(metadata: Iterable[Any]) -> str:
+    low = next((m.ge for m in metadata if hasattr(m, "ge")), None)
+    high = next((m.le for m in metadata if hasattr(m, "le")), None)
+    if low is None and high is None:
+        return ""
+    return f"{low} or more" if high is None else f"{low} to {high}"

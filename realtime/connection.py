@@ -1,0 +1,361 @@
+"""One WebSocket connection under Daphne: its socket, its buffers, its closing.
+
+Subclasses Daphne's protocol where that cannot do what the contract asks: close codes with
+reasons, bounds in both directions, empty messages, closing frames on protocol errors. Knows bytes
+and ASGI messages, nothing of what they mean.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import unquote
+
+from autobahn.twisted.websocket import ConnectionDeny
+from daphne.utils import parse_x_forwarded_for
+from daphne.ws_protocol import WebSocketProtocol
+from twisted.internet import defer, tcp
+
+from realtime.outlet import OUTLET_EXTENSION
+from realtime.protocol import CloseCode, CloseReason
+
+logger = logging.getLogger(__name__)
+
+# Reading pauses while so many messages, or bytes of them, wait for the application.
+INBOX_MESSAGES = 16
+INBOX_BYTES = 256 * 1024
+# What a client may send ahead before its handshake is answered.
+MAX_EARLY_BYTES = 64 * 1024
+PING_FRAME = b"\x89\x00"
+
+
+class _Log:
+    """The base class's log without what any client could fill it with."""
+
+    def debug(self, *args: Any, **values: Any) -> None:
+        """Drop the message."""
+
+    info = warn = debug
+
+    def error(self, message: str = "", **values: Any) -> None:
+        """Log an error of the server."""
+        logger.error("%s", message.format(**values))
+
+    critical = failure = error
+
+
+class StreamProtocol(WebSocketProtocol):
+    """Daphne's WebSocket protocol with bounds, close codes and a direct way to the socket.
+
+    It is the outlet of its consumer (:class:`realtime.outlet.ConnectionOutlet`). Options such as
+    the largest message are attributes of a subclass that the factory makes, so that connections
+    do not each hold them.
+    """
+
+    log = _Log()
+    max_buffered_bytes = 1024 * 1024
+    client_addr: list[Any] | None = None
+    path = ""
+
+    # Called when the client is gone, before the application reads of it.
+    on_lost: Callable[[], None] | None = None
+    # The application's end of this connection; None until the handshake was read.
+    _task: asyncio.Task[None] | None = None
+    _handshake: defer.Deferred[Any] | None = None
+    _reading_paused = False
+    _overflowed = False
+    # Set while the application waits for a message.
+    _waiter: asyncio.Future[None] | None = None
+    # Monotonic times: when the next ping is due, and until when something must come after one.
+    ping_due = 0.0
+    pong_due = 0.0
+
+    # The base class compares in Python, which is slow in dictionaries.
+    __hash__ = object.__hash__
+    __eq__ = object.__eq__
+
+    @classmethod
+    def configured(cls, factory: Any) -> type[StreamProtocol]:
+        """Return a subclass that has the factory's options as attributes.
+
+        The base class copies them to every connection, and formats them for a log that nobody
+        reads: more work than the rest of the handshake.
+        """
+        options = {name: getattr(factory, name) for name in cls.CONFIG_ATTRS}
+        attributes = {
+            name: staticmethod(value) if callable(value) else value
+            for name, value in options.items()
+        }
+        return type("ConfiguredStreamProtocol", (cls,), attributes | {"CONFIG_ATTRS": ()})
+
+    # Handshake
+
+    def onConnect(self, request: Any) -> defer.Deferred[Any]:
+        """Start the application; the answer waits for it to accept."""
+        self.server = self.factory.server_class
+        self.request = request
+        self._inbox: deque[tuple[dict[str, Any], int]] = deque()
+        self._inbox_bytes = 0
+        # The HTTP channel is still registered and would go on pausing and resuming.
+        self.transport.unregisterProducer()
+        plain = isinstance(self.transport, tcp.Connection) and not self.transport.TLS
+        # The socket for direct sends; None for transports that must see every byte.
+        self._socket = self.transport.getHandle() if plain else None
+        scope = self._scope(request)
+        self._log("connecting")
+        self._handshake = defer.Deferred()
+        self._push({"type": "websocket.connect"}, 0)
+        application = self.server.application(scope, self._receive, self._reply)
+        self._task = asyncio.ensure_future(application)
+        self._task.add_done_callback(self._application_done)
+        return self._handshake
+
+    def _scope(self, request: Any) -> dict[str, Any]:
+        headers = [
+            (name.lower().encode("ascii"), value.encode("latin1"))
+            for name, value in request.headers.items()
+            if "_" not in name  # CVE-2015-0219: underscores and dashes become alike
+        ]
+        self.path = request.path
+        self.client_addr, server_addr = self._addresses(headers)
+        protocols = dict(headers).get(b"sec-websocket-protocol", b"").decode("latin1")
+        return {
+            "type": "websocket",
+            "asgi": {"version": "3.0", "spec_version": "2.4"},
+            "http_version": "1.1",
+            "scheme": "ws",
+            "path": unquote(request.path),
+            "raw_path": request.path.encode("ascii"),
+            "root_path": self.server.root_path,
+            "headers": headers,
+            "query_string": self._raw_query_string,  # set by Daphne's HTTP protocol
+            "client": self.client_addr,
+            "server": server_addr,
+            "subprotocols": [name.strip() for name in protocols.split(",") if name.strip()],
+            "extensions": {"websocket.http.response": {}, OUTLET_EXTENSION: self},
+        }
+
+    def _addresses(self, headers: list[tuple[bytes, bytes]]) -> tuple[Any, Any]:
+        peer, host = self.transport.getPeer(), self.transport.getHost()
+        client = server = None
+        if hasattr(peer, "host") and hasattr(peer, "port"):
+            client, server = [str(peer.host), peer.port], [str(host.host), host.port]
+        if self.server.proxy_forwarded_address_header:
+            client, _ = parse_x_forwarded_for(
+                dict(headers),
+                self.server.proxy_forwarded_address_header,
+                self.server.proxy_forwarded_port_header,
+                self.server.proxy_forwarded_proto_header,
+                client,
+            )
+        return client, server
+
+    def onOpen(self) -> None:
+        """Begin to watch whether the client is alive."""
+        self.factory.opened(self)
+        self._log("connected")
+
+    # The application's side
+
+    async def _receive(self) -> dict[str, Any]:
+        """ASGI's ``receive``."""
+        while not self._inbox:
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        message, size = self._inbox.popleft()
+        self._inbox_bytes -= size
+        if self._reading_paused and not self._inbox_is_full():
+            self._resume_reading()
+        return message
+
+    def _push(self, message: dict[str, Any], size: int) -> None:
+        self._inbox.append((message, size))
+        self._inbox_bytes += size
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _inbox_is_full(self) -> bool:
+        return len(self._inbox) >= INBOX_MESSAGES or self._inbox_bytes >= INBOX_BYTES
+
+    def _resume_reading(self) -> None:
+        self._reading_paused = False
+        self.transport.resumeProducing()
+        if self.data:
+            self.consumeData()
+
+    async def _reply(self, message: dict[str, Any]) -> None:
+        """ASGI's ``send``."""
+        kind = message["type"]
+        if kind == "websocket.accept":
+            self._answer(message.get("subprotocol"))
+        elif kind == "websocket.close":
+            self._close(message.get("code") or 1000, message.get("reason") or "")
+        elif kind == "websocket.http.response.start":
+            self._deny(message["status"])
+        elif kind == "websocket.send":
+            text, data = message.get("text"), message.get("bytes")
+            if self.state == self.STATE_OPEN:
+                self.sendMessage(data if text is None else text.encode(), text is None)
+        elif kind != "websocket.http.response.body":
+            raise ValueError(f"unknown message type {kind!r}")
+
+    def _answer(self, subprotocol: str | None) -> None:
+        handshake, self._handshake = self._handshake, None
+        if handshake is not None:
+            handshake.callback(subprotocol)
+
+    def _deny(self, status: int) -> None:
+        """Answer the handshake with an HTTP status."""
+        handshake, self._handshake = self._handshake, None
+        if handshake is not None:
+            handshake.errback(ConnectionDeny(code=status, reason="WebSocket refused"))
+            self._log("rejected")
+
+    def _application_done(self, task: asyncio.Task[None]) -> None:
+        """Close what an application has left open, which it only does by failing."""
+        self._task = None
+        if not task.cancelled() and task.exception() is not None:
+            logger.error("exception inside application", exc_info=task.exception())
+        self._deny(500)
+        self.close(CloseCode.INTERNAL_ERROR, CloseReason.INTERNAL)
+
+    # In
+
+    def dataReceived(self, data: bytes) -> None:
+        """Take bytes of the client: a sign of life, whatever they are."""
+        self.pong_due = 0.0
+        if self._handshake is not None and len(self.data) > MAX_EARLY_BYTES:
+            self.dropConnection(abort=True)
+            return
+        self._dataReceived(data)
+
+    def consumeData(self) -> None:
+        """Read frames, until the application has enough to do.
+
+        Bytes that come before the handshake is answered wait; the base class would take them for
+        another handshake.
+        """
+        if self._handshake is not None:
+            return
+        if self.state not in (self.STATE_OPEN, self.STATE_CLOSING):
+            super().consumeData()
+            return
+        while not self._reading_paused and self.processData() and self.state:
+            pass
+
+    def onMessage(self, payload: bytes, isBinary: bool) -> None:
+        """Hand a message to the application; after a close nothing is looked at."""
+        if self.state != self.STATE_OPEN:
+            return
+        if isBinary:
+            message = {"type": "websocket.receive", "bytes": payload}
+        else:
+            message = {"type": "websocket.receive", "text": payload.decode("utf8")}
+        self._push(message, len(payload))
+        if self._inbox_is_full():
+            self._reading_paused = True
+            self.transport.pauseProducing()
+
+    def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
+        """Tell the consumer and the application that the client is gone."""
+        self.factory.closed(self)
+        self._handshake = None
+        if self.on_lost is not None:
+            self.on_lost()
+            self.on_lost = None
+        if self._task is None:
+            return
+        self._inbox.clear()
+        self._push({"type": "websocket.disconnect", "code": code or 1005}, 0)
+        self._log("disconnected")
+
+    # Out
+
+    def write(self, frames: bytes) -> None:
+        """Send complete frames; a client that lets too much pile up is closed."""
+        if self.state == self.STATE_OPEN:
+            self._transmit(frames)
+
+    def sendData(self, data: bytes, sync: bool = False, chopsize: int | None = None) -> None:
+        """Send bytes of the base class: handshake, control frames; in order with the others."""
+        self._transmit(data)
+
+    def buffered_bytes(self) -> int:
+        """Return how many bytes wait because the client does not read."""
+        transport = self.transport
+        if self._socket is None:
+            return 0
+        return int(len(transport.dataBuffer) - transport.offset + transport._tempDataLen)
+
+    def _transmit(self, data: bytes) -> None:
+        """Hand bytes to the socket at once if nothing waits before them, else to the transport."""
+        waiting = self.buffered_bytes()
+        if self._socket is not None and not waiting:
+            try:
+                sent = self._socket.send(data)
+            except BlockingIOError:
+                sent = 0
+            except OSError:
+                self.transport.write(data)  # it meets the error too, and reports the loss
+                return
+            if sent == len(data):
+                return
+            data = data[sent:]
+        if waiting + len(data) <= self.max_buffered_bytes or self._overflowed:
+            self.transport.write(data)
+            return
+        self._overflowed = True
+        if not waiting:
+            self.transport.write(data)  # a frame that has begun must end before the close frame
+        self.factory.slow_consumer()
+        self.close(CloseCode.TRY_AGAIN_LATER, CloseReason.SLOW_CONSUMER)
+
+    def close(self, code: CloseCode, reason: CloseReason) -> None:
+        """Send a close frame after what is buffered; without an answer to it, cut the socket."""
+        self._close(int(code), reason.value)
+
+    def _close(self, code: int, reason: str) -> None:
+        if self.state == self.STATE_CONNECTING:
+            self._deny(403)
+        elif self.state == self.STATE_OPEN:
+            self.sendCloseFrame(code=code, reasonUtf8=reason.encode()[:123] or None)
+            if self._reading_paused:
+                self._resume_reading()
+
+    def _fail_connection(self, code: int = 1001, reason: str = "") -> None:
+        """Close for an error in the client's bytes, with the contract's reason where it has one."""
+        self.failedByMe = True
+        if self.state == self.STATE_OPEN:
+            too_big = code == CloseCode.MESSAGE_TOO_BIG
+            self._close(code, CloseReason.TOO_BIG.value if too_big else reason)
+        elif self.state == self.STATE_CLOSING:
+            self.dropConnection(abort=False)
+
+    # Keepalive
+
+    def keep_alive(self, now: float, interval: float, timeout: float) -> None:
+        """Send a ping when one is due; drop a client that has not answered the last in time."""
+        if self.state != self.STATE_OPEN:
+            return
+        if self.pong_due and now >= self.pong_due:
+            self.wasNotCleanReason = "no pong"
+            self.dropConnection(abort=True)
+        elif now >= self.ping_due:
+            self.ping_due = now + interval
+            if not self.pong_due:
+                self.pong_due = now + timeout
+            self._transmit(PING_FRAME)
+
+    def check_timeouts(self) -> None:
+        """Do nothing: the base class's daily close is not wanted, pings are the factory's."""
+
+    def _log(self, action: str) -> None:
+        if self.server.action_logger:
+            address = ":".join(map(str, self.client_addr)) if self.client_addr else None
+            self.server.log_action("websocket", action, {"path": self.path, "client": address})

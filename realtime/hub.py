@@ -1,0 +1,263 @@
+"""The index of one process: subscription type -> fan-out groups -> connections. Pure.
+
+Connections with the same subscription type and filters share a fan-out group: a message is
+matched once, encoded once and framed once for all of them. Groups are found through one of their
+predicates (path -> value -> groups), so an event costs what its matches cost, not what there are
+subscriptions. The hub tells who gets which bytes; the node writes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import msgspec
+
+from realtime.filters import MISSING, Filter, Key, Path, Predicate, lookup_key
+from realtime.frames import header
+from realtime.protocol import (
+    SUBSCRIPTION_TYPES,
+    encode_data_head,
+    encode_data_tail,
+    format_timestamp,
+)
+
+
+class Outlet(Protocol):
+    """A connection as the hub sees it: somewhere to write frames."""
+
+    def write(self, frames: bytes) -> None:
+        """Send complete WebSocket frames; never waits."""
+
+
+class Message:
+    """A published message: its payload as JSON text, and the parts made of it when needed."""
+
+    __slots__ = ("_decoded", "head", "payload")
+
+    def __init__(self, kind: str, payload: bytes, timestamp: float) -> None:
+        self.payload = payload
+        # The data message up to the subscription id, shared by all who receive it.
+        self.head = encode_data_head(kind, payload, format_timestamp(timestamp))
+        self._decoded: Any = MISSING
+
+    @property
+    def decoded(self) -> Any:
+        """The payload as Python objects, decoded when first asked for."""
+        if self._decoded is MISSING:
+            self._decoded = msgspec.json.decode(self.payload)
+        return self._decoded
+
+
+class Subscription:
+    """One connection's subscription.
+
+    ``active`` while messages may be written: the node sets it once the client is to receive what
+    is published from then on, removal clears it.
+    """
+
+    __slots__ = ("active", "fan_out", "id", "outlet")
+
+    def __init__(self, outlet: Outlet, subscription_id: str, fan_out: FanOut) -> None:
+        self.outlet = outlet
+        self.id = subscription_id
+        self.fan_out = fan_out
+        self.active = False
+
+    @property
+    def type(self) -> str:
+        """The subscription type."""
+        return self.fan_out.type
+
+
+class Delivery(NamedTuple):
+    """The frames of so many messages for one subscription."""
+
+    subscription: Subscription
+    frames: bytes
+    messages: int
+
+
+class FanOut:
+    """The subscriptions of a type that have equal filters, so receive the same messages."""
+
+    __slots__ = ("_members", "filter", "indexed_by", "type")
+
+    def __init__(self, kind: str, compiled: Filter) -> None:
+        self.type = kind
+        self.filter = compiled
+        # The predicate under which the index has this group; None for the group without filters.
+        self.indexed_by: Predicate | None = None
+        # End of the data message, which has the subscription id -> the members with that id.
+        # Most share the derived id, so share whole frames.
+        self._members: dict[bytes, dict[Subscription, None]] = {}
+
+    def add(self, subscription: Subscription) -> None:
+        """Take a member in."""
+        self._members.setdefault(encode_data_tail(subscription.id), {})[subscription] = None
+
+    def discard(self, subscription: Subscription) -> bool:
+        """Let a member go; tell whether it was one."""
+        tail = encode_data_tail(subscription.id)
+        members = self._members.get(tail, {})
+        if subscription not in members:
+            return False
+        del members[subscription]
+        if not members:
+            del self._members[tail]
+        return True
+
+    def __bool__(self) -> bool:
+        return bool(self._members)
+
+    def deliveries(self, messages: Sequence[Message]) -> Iterator[Delivery]:
+        """Yield for each member the frames of *messages*, in order, as one piece of bytes."""
+        # Frames differ in their tails only: what is before them is made once for each length.
+        pieces: dict[int, list[bytes]] = {}
+        for tail, members in tuple(self._members.items()):
+            parts = pieces.get(len(tail))
+            if parts is None:
+                parts = pieces[len(tail)] = _pieces(messages, len(tail))
+            frames = tail.join(parts)
+            for subscription in tuple(members):
+                yield Delivery(subscription, frames, len(messages))
+
+
+def _pieces(messages: Sequence[Message], tail_length: int) -> list[bytes]:
+    """Return what goes before each tail, and an empty last piece: ``tail.join`` adds the tails."""
+    pieces = [header(len(message.head) + tail_length) + message.head for message in messages]
+    pieces.append(b"")
+    return pieces
+
+
+class Hub:
+    """All subscriptions of a process."""
+
+    def __init__(self) -> None:
+        self._indexes = {kind: TypeIndex(kind) for kind in SUBSCRIPTION_TYPES}
+
+    def subscribe(
+        self, outlet: Outlet, kind: str, compiled: Filter, subscription_id: str
+    ) -> Subscription:
+        """Add a subscription, not yet active."""
+        fan_out = self._indexes[kind].group(compiled)
+        subscription = Subscription(outlet, subscription_id, fan_out)
+        fan_out.add(subscription)
+        return subscription
+
+    def unsubscribe(self, subscription: Subscription) -> bool:
+        """Remove a subscription; tell whether it was there."""
+        subscription.active = False
+        fan_out = subscription.fan_out
+        was_member = fan_out.discard(subscription)
+        if not fan_out:
+            self._indexes[fan_out.type].remove(fan_out)
+        return was_member
+
+    def change_filter(self, subscription: Subscription, compiled: Filter) -> None:
+        """Let a subscription have other filters from now on."""
+        before = subscription.fan_out
+        subscription.fan_out = self._indexes[before.type].group(compiled)
+        if subscription.fan_out is before:
+            return
+        subscription.fan_out.add(subscription)
+        before.discard(subscription)
+        if not before:
+            self._indexes[before.type].remove(before)
+
+    def has_subscriptions(self, kind: str) -> bool:
+        """Tell whether anyone is subscribed to a type."""
+        return bool(self._indexes[kind].groups)
+
+    def deliveries(self, kind: str, messages: Iterable[Message]) -> Iterator[Delivery]:
+        """Yield a delivery for everyone whom any of *messages* concerns.
+
+        Messages that wait together leave together: each subscription comes at most once, with all
+        its frames in the order of the messages. The caller looks at ``active`` when it writes.
+        """
+        index = self._indexes[kind]
+        matched: dict[FanOut, list[Message]] = {}
+        for message in messages:
+            for fan_out in index.match(message):
+                matched.setdefault(fan_out, []).append(message)
+        for fan_out, its_messages in matched.items():
+            yield from fan_out.deliveries(its_messages)
+
+
+class TypeIndex:
+    """The fan-out groups of one subscription type, found by a predicate of theirs."""
+
+    def __init__(self, kind: str) -> None:
+        self._type = kind
+        self.groups: dict[Filter, FanOut] = {}
+        # The group without filters, which every message concerns.
+        self._unfiltered: FanOut | None = None
+        # Path -> key of a value -> the groups indexed by a predicate with that path and key.
+        self._by_path: dict[Path, dict[Key, dict[FanOut, None]]] = {}
+
+    def group(self, compiled: Filter) -> FanOut:
+        """Return the group with these filters, made if need be."""
+        fan_out = self.groups.get(compiled)
+        if fan_out is None:
+            fan_out = self.groups[compiled] = FanOut(self._type, compiled)
+            self._insert(fan_out)
+        return fan_out
+
+    def _insert(self, fan_out: FanOut) -> None:
+        if not fan_out.filter:
+            self._unfiltered = fan_out
+            return
+        predicate = min(fan_out.filter, key=self._crowding)
+        fan_out.indexed_by = predicate
+        if not predicate.keys:
+            return  # a conjunction that nothing satisfies
+        buckets = self._by_path.setdefault(predicate.path, {})
+        for key in predicate.keys:
+            buckets.setdefault(key, {})[fan_out] = None
+
+    def _crowding(self, predicate: Predicate) -> tuple[int, int, bool]:
+        """Rate a predicate as the one to index by: few groups beside it, few values, known path.
+
+        So a thousand filters on one event type and a user each end up under their users.
+        """
+        buckets = self._by_path.get(predicate.path)
+        if buckets is None:
+            return 0, len(predicate.keys), True
+        fullest = max((len(buckets.get(key, ())) for key in predicate.keys), default=0)
+        return fullest, len(predicate.keys), False
+
+    def remove(self, fan_out: FanOut) -> None:
+        """Forget an empty group, once."""
+        if self.groups.pop(fan_out.filter, None) is None:
+            return
+        predicate = fan_out.indexed_by
+        if predicate is None:
+            self._unfiltered = None
+            return
+        if not predicate.keys:
+            return
+        buckets = self._by_path[predicate.path]
+        for key in predicate.keys:
+            bucket = buckets[key]
+            del bucket[fan_out]
+            if not bucket:
+                del buckets[key]
+        if not buckets:
+            del self._by_path[predicate.path]
+
+    def match(self, message: Message) -> list[FanOut]:
+        """Return the groups whose filters the message satisfies."""
+        matched = [] if self._unfiltered is None else [self._unfiltered]
+        for path, buckets in self._by_path.items():
+            bucket = buckets.get(lookup_key(message.decoded, path))
+            if bucket:
+                matched += (group for group in bucket if _satisfies(group, path, message.decoded))
+        return matched
+
+
+def _satisfies(fan_out: FanOut, known: Path, payload: Any) -> bool:
+    """Check the predicates of a group but the one through which it was found."""
+    return all(
+        predicate.path == known or lookup_key(payload, predicate.path) in predicate.keys
+        for predicate in fan_out.filter
+    )

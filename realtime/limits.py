@@ -1,0 +1,85 @@
+"""Limits as pure decisions: the sliding minute of messages, the delay of failed logins. No clock.
+
+Every function takes the time, in seconds of a monotonic clock.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from enum import Enum
+
+WINDOW = 60.0
+FLOODING_FACTOR = 10
+
+
+class Verdict(Enum):
+    """What to do with a client's message."""
+
+    ACCEPT = "accept"
+    REFUSE = "refuse"
+    FLOODING = "flooding"
+
+
+class RateLimiter:
+    """The messages of one connection over the last 60 seconds.
+
+    A refused message does not count against the limit. More than ten times the limit of refused
+    messages within 60 seconds is flooding.
+    """
+
+    __slots__ = ("_accepted", "_refused", "_refused_since")
+
+    def __init__(self) -> None:
+        # Times of the accepted messages, oldest first; never more than the limit.
+        self._accepted: deque[float] = deque()
+        # Refusals since the first of the current 60 seconds.
+        self._refused = 0
+        self._refused_since = 0.0
+
+    def check(self, now: float, limit: int) -> Verdict:
+        """Count a message that arrives *now* and judge it."""
+        accepted = self._accepted
+        while accepted and accepted[0] <= now - WINDOW:
+            accepted.popleft()
+        if len(accepted) < limit:
+            accepted.append(now)
+            return Verdict.ACCEPT
+        if now - self._refused_since >= WINDOW:
+            self._refused, self._refused_since = 0, now
+        self._refused += 1
+        return Verdict.FLOODING if self._refused > FLOODING_FACTOR * limit else Verdict.REFUSE
+
+    def retry_after(self, now: float) -> float:
+        """Return the seconds until the next message is accepted, to the millisecond above."""
+        if not self._accepted:
+            return 0.0
+        return max(0.001, round(self._accepted[0] + WINDOW - now + 0.0005, 3))
+
+
+class FailureDelays:
+    """How long the answer to a failed authentication waits, growing with each from one address.
+
+    Only failures wait, so a valid token behind the same address is not slowed.
+    """
+
+    FREE = 30  # failures a minute that wait only a little
+    STEP = 0.02
+    LONGEST = 5.0
+    MAX_ADDRESSES = 10_000
+
+    def __init__(self) -> None:
+        # Address -> (failures in its current minute, when that began); oldest first.
+        self._failures: OrderedDict[str, tuple[int, float]] = OrderedDict()
+
+    def record(self, address: str, now: float) -> float:
+        """Count a failure of *address* and return the seconds its answer waits."""
+        count, since = self._failures.pop(address, (0, now))
+        if now - since >= WINDOW:
+            count, since = 0, now
+        count += 1
+        self._failures[address] = count, since
+        if len(self._failures) > self.MAX_ADDRESSES:
+            self._failures.popitem(last=False)
+        if count <= self.FREE:
+            return self.STEP * count
+        return min(self.LONGEST, self.STEP * self.FREE * 2.0 ** (count - self.FREE))

@@ -1,0 +1,88 @@
+"""``manage.py create_token``: make a token and print its secret, once."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, ArgumentTypeError
+from datetime import timedelta
+from typing import Any
+
+from django.core.exceptions import ValidationError
+from django.core.management.base import BaseCommand, CommandError
+from django.utils import timezone
+
+from realtime.auth import create_token
+from realtime.database import migrate_embedded
+from realtime.filters import parse_filter_options
+from realtime.protocol import SUBSCRIPTION_TYPES
+
+UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+
+class Command(BaseCommand):
+    """Prints the secret alone on standard output, so that a script can keep it."""
+
+    help = "Create an access token. The secret goes to standard output, the rest to standard error."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        """Declare name and rights."""
+        parser.add_argument("name")
+        parser.add_argument("--types", type=_types, help="subscription types, comma-separated; all")
+        parser.add_argument(
+            "--filter",
+            action="append",
+            default=[],
+            metavar="PATH=VALUE",
+            help="enforced on every subscription; repeat for several",
+        )
+        parser.add_argument("--expires", type=_duration, help="lifetime: a number and s, m, h or d")
+        parser.add_argument("--publish", action="store_true", help="may publish over HTTP")
+        parser.add_argument("--max-connections", type=int, help="connections at the same time")
+        parser.add_argument("--rate-limit", type=int, help="messages a minute")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Create the token."""
+        migrate_embedded()
+        fields: dict[str, Any] = {
+            "can_publish": options["publish"],
+            "max_connections": options["max_connections"],
+            "rate_limit_per_minute": options["rate_limit"],
+        }
+        if options["types"]:
+            fields["types"] = options["types"]
+        if options["expires"]:
+            fields["expires_at"] = timezone.now() + options["expires"]
+        try:
+            fields["filters"] = parse_filter_options(options["filter"])
+            token, secret = create_token(options["name"], **fields)
+        except ValidationError as error:
+            raise CommandError("; ".join(_explain(error))) from None
+        except ValueError as error:
+            raise CommandError(str(error)) from None
+        self.stderr.write(f"created {token}: {', '.join(token.types)}")
+        self.stdout.write(secret)
+
+
+def _explain(error: ValidationError) -> list[str]:
+    return [
+        f"{field.replace('_', '-')}: {' '.join(messages)}"
+        for field, messages in error.message_dict.items()
+    ]
+
+
+def _types(text: str) -> list[str]:
+    types = [item.strip() for item in text.split(",") if item.strip()]
+    unknown = [item for item in types if item not in SUBSCRIPTION_TYPES]
+    if unknown or not types:
+        raise ArgumentTypeError(f"{text!r}: subscription types are {', '.join(SUBSCRIPTION_TYPES)}")
+    return list(dict.fromkeys(types))
+
+
+def _duration(text: str) -> timedelta:
+    try:
+        duration = timedelta(**{UNITS[text[-1:]]: float(text[:-1])})
+        timezone.now() + duration  # within the calendar
+    except (KeyError, ValueError, OverflowError):
+        duration = timedelta()
+    if duration <= timedelta():
+        raise ArgumentTypeError(f"{text!r}: expected a number and s, m, h or d, such as 30d")
+    return duration

@@ -1,0 +1,21 @@
+"""``manage.py runserver``: Daphne's, with this project's server."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from daphne.management.commands.runserver import Command as DaphneCommand
+
+from realtime.database import migrate_embedded
+from realtime.server import StreamServer
+
+
+class Command(DaphneCommand):
+    """Runs the development server with autoreload."""
+
+    server_cls = StreamServer
+
+    def inner_run(self, *args: Any, **options: Any) -> None:
+        """Migrate the embedded database, then serve."""
+        migrate_embedded()
+        super().inner_run(*args, **options)

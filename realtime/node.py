@@ -1,0 +1,333 @@
+"""One per event loop: wires hub, broker, policy and statistics for the consumers.
+
+The hub tells, the node acts: it joins a group with a type's first subscription, leaves it with
+the last, writes what the hub hands out, and carries out what administrators change.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Coroutine
+from typing import Any, Protocol
+from weakref import WeakKeyDictionary
+
+from django.conf import settings
+
+from realtime.auth import Grant, GrantCache, digest, find_grant, live_grants, record_use
+from realtime.broker import Broker
+from realtime.database import Database, Unavailable
+from realtime.embedded import EmbeddedServer, EmbeddedServerError
+from realtime.filters import Filter
+from realtime.hub import Hub, Message, Outlet, Subscription
+from realtime.limits import FailureDelays
+from realtime.policy import (
+    POLL_INTERVAL,
+    Policy,
+    current_revision,
+    environment_policy,
+    load_policy,
+)
+from realtime.protocol import SUBSCRIPTION_TYPES, CloseCode, CloseReason
+from realtime.redis import close_async_clients, uses_embedded
+from realtime.stats import Stats
+
+logger = logging.getLogger(__name__)
+
+# A fan-out that takes longer lets others have their turn: replies, pings, handshakes.
+TURN = 0.005
+WRITES_BETWEEN_LOOKS = 64
+# How often the last use of tokens is written, and how old a policy may be to trust the cache.
+USE_INTERVAL = 60.0
+TRUSTED_AGE = 2 * POLL_INTERVAL
+
+
+class Client(Protocol):
+    """A connection as the node sees it."""
+
+    grant: Grant | None
+    connected_at: float
+
+    def apply_grant(self, grant: Grant) -> None:
+        """Take changed rights; subscriptions that they do not allow end."""
+
+    def end(self, code: CloseCode, reason: CloseReason) -> None:
+        """Close the connection; never waits."""
+
+    def restart(self, retry_after: float) -> None:
+        """Tell the client that the server restarts, and close the connection."""
+
+
+class Node:
+    """What the connections of one event loop share."""
+
+    def __init__(self, embedded: EmbeddedServer | None = None) -> None:
+        self.hub = Hub()
+        self.stats = Stats()
+        self.database = Database()
+        self.policy: Policy = environment_policy()
+        self.delays = FailureDelays()
+        self.draining = False
+        self._broker = Broker(self._deliver)
+        # Every open connection in the order of arrival; the value is unused.
+        self.clients: dict[Client, None] = {}
+        # Those that have yet to authenticate, oldest first.
+        self.waiting: dict[Client, None] = {}
+        # Token id -> its open connections.
+        self._by_token: dict[int, dict[Client, None]] = {}
+        self._grants = GrantCache()
+        self._used_tokens: set[int] = set()
+        # One at a time may join or leave a type's group.
+        self._joining = {kind: asyncio.Lock() for kind in SUBSCRIPTION_TYPES}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._started: asyncio.Task[None] | None = None
+        self._revision = -1
+        # Monotonic time of the last look at the revision that the database answered.
+        self._policy_checked = float("-inf")
+        self._embedded = embedded
+
+    # Life
+
+    async def start(self) -> None:
+        """Read the policy and begin to watch what may change; at once if that has been done."""
+        if self._started is None:
+            self._started = asyncio.create_task(self._start())
+        await asyncio.shield(self._started)
+
+    async def _start(self) -> None:
+        self.stats.is_running = True
+        if self._embedded is not None:
+            self._watch_embedded(self._embedded)
+            self.spawn(self._every(POLL_INTERVAL, self._check_embedded))
+        await self._poll()
+        self.spawn(self._every(POLL_INTERVAL, self._poll))
+        self.spawn(self._every(USE_INTERVAL, self._record_uses))
+
+    async def close(self) -> None:
+        """End everything this node runs."""
+        self.stats.is_running = False
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._broker.close()
+        await self._record_uses()
+        await close_async_clients()
+        self.database.close()
+        if self._embedded is not None:
+            self._embedded.stop()
+
+    def drain(self) -> None:
+        """Ask every client to come back elsewhere or later, each at a time of its own."""
+        self.draining = True
+        longest = max(1.0, self.policy.config.drain_timeout / 2)
+        for client in list(self.clients):
+            client.restart(round(random.uniform(0.1, longest), 3))  # noqa: S311 - spreads load
+
+    def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Run *work* in a task that ends with the node and is kept from the garbage collector."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _every(self, seconds: float, work: Any) -> None:
+        while True:
+            await asyncio.sleep(seconds)
+            try:
+                await work()
+            except Exception:
+                logger.exception("%s", work.__name__)
+
+    async def _check_embedded(self) -> None:
+        assert self._embedded is not None
+        if not self._embedded.is_running():
+            logger.warning("the embedded server is gone: starting it again")
+            self._watch_embedded(self._embedded)
+
+    @staticmethod
+    def _watch_embedded(server: EmbeddedServer) -> None:
+        try:
+            # On this thread on purpose: the server ends with the thread that started it.
+            server.ensure_running()
+        except EmbeddedServerError as error:
+            logger.error("%s", error)
+
+    # Policy
+
+    async def _poll(self) -> None:
+        """Look whether an administrator has changed anything, and if so, carry it out."""
+        try:
+            revision = await self.database.run(current_revision)
+            if revision != self._revision:
+                await self._apply_changes()
+                self._revision = revision
+        except Unavailable as error:
+            logger.warning("the database does not answer: %s", error)
+            return
+        self._policy_checked = time.monotonic()
+        self._end_expired(time.time())
+
+    async def _apply_changes(self) -> None:
+        self._grants.clear()
+        self.policy = await self.database.run(load_policy)
+        found = await self.database.run(live_grants, list(self._by_token))
+        for token_id, clients in list(self._by_token.items()):
+            state, grant = found.get(token_id, ("revoked", None))
+            for client in list(clients):
+                if grant is None or state == "revoked":
+                    client.end(CloseCode.POLICY_VIOLATION, CloseReason.TOKEN_REVOKED)
+                elif grant != client.grant:
+                    client.apply_grant(grant)
+
+    def _end_expired(self, now: float) -> None:
+        for clients in list(self._by_token.values()):
+            for client in list(clients):
+                expires_at = client.grant.expires_at if client.grant else None
+                if expires_at is not None and expires_at <= now:
+                    client.end(CloseCode.POLICY_VIOLATION, CloseReason.TOKEN_EXPIRED)
+
+    # Connections
+
+    def admit(self, client: Client) -> bool:
+        """Count a new connection in, unless the server is full of authenticated ones."""
+        if len(self.clients) >= self.policy.config.max_connections:
+            oldest = next(iter(self.waiting), None)
+            if oldest is None:
+                self.stats.refused_connections += 1
+                return False
+            oldest.end(CloseCode.TRY_AGAIN_LATER, CloseReason.CAPACITY)
+            self.forget(oldest)
+        self.clients[client] = None
+        if self.policy.config.require_auth:
+            self.waiting[client] = None
+        self.stats.active_clients = len(self.clients)
+        self.stats.total_connections += 1
+        return True
+
+    def forget(self, client: Client) -> None:
+        """Count a connection out; once or more."""
+        self.clients.pop(client, None)
+        self.waiting.pop(client, None)
+        self.stats.active_clients = len(self.clients)
+        self._release_token(client)
+
+    def _release_token(self, client: Client) -> None:
+        token_id = client.grant.token_id if client.grant else None
+        if token_id is None:
+            return
+        clients = self._by_token.get(token_id, {})
+        clients.pop(client, None)
+        if not clients:
+            self._by_token.pop(token_id, None)
+
+    def bind(self, client: Client, grant: Grant) -> bool:
+        """Give a connection the rights of a token, unless the token has connections enough."""
+        if grant.token_id is not None:
+            others = self._by_token.get(grant.token_id, {}).keys() - {client}
+            if grant.max_connections is not None and len(others) >= grant.max_connections:
+                return False
+        self._release_token(client)
+        client.grant = grant
+        self.waiting.pop(client, None)
+        if grant.token_id is not None:
+            self._by_token.setdefault(grant.token_id, {})[client] = None
+            self._used_tokens.add(grant.token_id)
+        return True
+
+    async def authenticate(self, secret: str) -> Grant | None:
+        """Return what a secret grants, if anything. Raises ``Unavailable``."""
+        secret_digest = digest(secret)
+        while True:
+            fresh = time.monotonic() - self._policy_checked < TRUSTED_AGE
+            if fresh and (known := self._grants.get(secret_digest, time.time())):
+                return known
+            generation = self._grants.generation
+            grant = await self.database.run(find_grant, secret_digest)
+            # What was read while an administrator's change came in may be from before it.
+            if generation == self._grants.generation:
+                break
+        if grant is not None:
+            self._grants.put(secret_digest, grant)
+        return grant
+
+    async def _record_uses(self) -> None:
+        used, self._used_tokens = self._used_tokens, set()
+        if used:
+            try:
+                await self.database.run(record_use, used)
+            except Unavailable as error:
+                logger.warning("the last use of %d tokens was not written: %s", len(used), error)
+
+    # Subscriptions
+
+    async def subscribe(
+        self, outlet: Outlet, kind: str, compiled: Filter, subscription_id: str
+    ) -> Subscription:
+        """Add a subscription. When it returns, what is published from now on is delivered.
+
+        Raises:
+            LayerUnavailable: the type's group could not be joined; nothing is left behind.
+        """
+        subscription = self.hub.subscribe(outlet, kind, compiled, subscription_id)
+        self.stats.subscriptions[kind] += 1
+        if not self._broker.has_joined(kind):
+            try:
+                await self._follow(kind)
+            except BaseException:
+                self.unsubscribe(subscription)
+                raise
+        subscription.active = True
+        return subscription
+
+    def unsubscribe(self, subscription: Subscription) -> None:
+        """Remove a subscription; once or more."""
+        kind = subscription.type
+        if not self.hub.unsubscribe(subscription):
+            return
+        self.stats.subscriptions[kind] -= 1
+        if not self.hub.has_subscriptions(kind):
+            self.spawn(self._follow(kind))
+
+    async def _follow(self, kind: str) -> None:
+        """Join or leave a type's group, as the hub needs it once it is this call's turn."""
+        async with self._joining[kind]:
+            if self.hub.has_subscriptions(kind):
+                await self._broker.join(kind)
+            else:
+                await self._broker.leave(kind)
+
+    async def _deliver(self, kind: str, messages: list[Message]) -> None:
+        """Write messages to everyone they concern, a few milliseconds at a time."""
+        self.stats.published[kind] += len(messages)
+        turn_ends = time.monotonic() + TURN
+        for written, delivery in enumerate(self.hub.deliveries(kind, messages), 1):
+            if delivery.subscription.active:
+                delivery.subscription.outlet.write(delivery.frames)
+                self.stats.messages_sent += delivery.messages
+            if written % WRITES_BETWEEN_LOOKS == 0 and time.monotonic() > turn_ends:
+                await asyncio.sleep(0)
+                turn_ends = time.monotonic() + TURN
+
+
+_nodes: WeakKeyDictionary[asyncio.AbstractEventLoop, Node] = WeakKeyDictionary()
+
+
+def get_node() -> Node:
+    """Return the running loop's node, made when first asked for."""
+    loop = asyncio.get_running_loop()
+    if loop not in _nodes:
+        prepare_node(loop, EmbeddedServer(settings.DATA_DIR) if uses_embedded() else None)
+    return _nodes[loop]
+
+
+def prepare_node(loop: asyncio.AbstractEventLoop, embedded: EmbeddedServer | None) -> Node:
+    """Make the node of a loop that is about to run, with the embedded server to keep running."""
+    node = _nodes[loop] = Node(embedded)
+    return node
+
+
+def running_nodes() -> list[Node]:
+    """Return the nodes of this process: one in a server, none in a publisher."""
+    return [node for node in _nodes.values() if node.stats.is_running]

@@ -1,0 +1,81 @@
+"""What is in force: the environment's configuration with the administrators' changes on top.
+
+Knows the database and the configuration, nothing of connections. Running servers read the
+revision, one row, each second (:data:`POLL_INTERVAL`) and load the policy anew when it changed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from django.db import transaction
+from django.db.models import F
+from django.db.models.signals import post_delete, post_save
+from django.dispatch import receiver
+
+from realtime.config import WEBSOCKET_PREFIX, WebSocketConfig, get_streaming_config
+from realtime.models import AccessToken, AllowedOrigin, ConfigurationRevision, Limits
+
+POLL_INTERVAL = 1.0
+LIMIT_FIELDS = (
+    "max_connections",
+    "auth_timeout_seconds",
+    "enable_rate_limiting",
+    "rate_limit_per_minute",
+    "max_subscriptions_per_client",
+    "max_message_size",
+    "max_buffered_bytes",
+)
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The configuration in force and which of its fields an administrator has set."""
+
+    config: WebSocketConfig
+    overridden: frozenset[str] = field(default_factory=frozenset)
+
+    def source(self, name: str) -> str:
+        """Say where the value of a field comes from: the admin, a variable or the default."""
+        if name in self.overridden:
+            return "set in the admin"
+        if name in self.config.model_fields_set:
+            return f"from {WEBSOCKET_PREFIX}{name.upper()}"
+        return "default"
+
+
+def environment_policy() -> Policy:
+    """Return the policy as the environment alone has it."""
+    return Policy(get_streaming_config().websocket)
+
+
+def load_policy() -> Policy:
+    """Read limits and origins from the database and lay them over the environment's."""
+    changes: dict[str, Any] = {}
+    limits = Limits.objects.filter(pk=1).values(*LIMIT_FIELDS).first() or {}
+    changes.update({name: value for name, value in limits.items() if value is not None})
+    origins = list(AllowedOrigin.objects.values_list("pattern", flat=True))
+    if origins:
+        changes["allowed_origins"] = origins
+    return Policy(get_streaming_config().websocket.model_copy(update=changes), frozenset(changes))
+
+
+def current_revision() -> int:
+    """Return the revision of what administrators manage: higher after every change."""
+    numbers = ConfigurationRevision.objects.filter(pk=1).values_list("number", flat=True)
+    return numbers.first() or 0
+
+
+def raise_revision() -> None:
+    """Let running servers know, once the current transaction is committed, of a change."""
+    with transaction.atomic():
+        ConfigurationRevision.objects.get_or_create(pk=1)
+        ConfigurationRevision.objects.filter(pk=1).update(number=F("number") + 1)
+
+
+@receiver([post_save, post_delete], sender=AccessToken)
+@receiver([post_save, post_delete], sender=AllowedOrigin)
+@receiver([post_save, post_delete], sender=Limits)
+def _revise(**kwargs: Any) -> None:
+    raise_revision()

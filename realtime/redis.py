@@ -1,0 +1,115 @@
+"""Where Redis or Valkey is, and connections to it: for the channel layer and for publishers.
+
+Knows URLs, time limits and retries, nothing of messages. Without ``REDIS_URL`` the server is the
+embedded one of the data directory (:mod:`realtime.embedded`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import redis
+import redis.asyncio
+from django.conf import settings
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.backoff import ExponentialBackoff
+from redis.retry import Retry
+
+from realtime.embedded import socket_path
+
+# Seconds. A server that does not answer in this time counts as away.
+CONNECT_TIMEOUT = 2.0
+ANSWER_TIMEOUT = 5.0
+HEALTH_CHECK_INTERVAL = 15
+MAX_CONNECTIONS = 8
+
+_CONNECTION_ERRORS = (redis.ConnectionError, redis.TimeoutError)
+
+
+def urls(data_dir: Path) -> list[str]:
+    """Return the servers' URLs: those of ``REDIS_URL``, else the embedded server's."""
+    given = [url.strip() for url in os.environ.get("REDIS_URL", "").split(",") if url.strip()]
+    return given or [f"unix://{socket_path(data_dir)}"]
+
+
+def uses_embedded() -> bool:
+    """Tell whether the embedded server is the channel layer's."""
+    return not os.environ.get("REDIS_URL", "").strip()
+
+
+def layer_hosts(data_dir: Path) -> list[dict[str, Any]]:
+    """Return the ``hosts`` of the channel layer's configuration.
+
+    One retry at most: a publisher hears of an outage quickly, and the layer's reader reconnects
+    by itself.
+    """
+    return [
+        {
+            "address": url,
+            "retry": AsyncRetry(ExponentialBackoff(cap=0.5, base=0.05), 1, _CONNECTION_ERRORS),
+            "socket_connect_timeout": CONNECT_TIMEOUT,
+            "socket_timeout": ANSWER_TIMEOUT,
+            "health_check_interval": HEALTH_CHECK_INTERVAL,
+        }
+        for url in urls(data_dir)
+    ]
+
+
+@lru_cache(maxsize=8)
+def sync_client(url: str) -> redis.Redis:
+    """Return this process's client for a server, safe to use from any thread.
+
+    Its pool opens a connection for each thread that publishes at the same moment, up to
+    :data:`MAX_CONNECTIONS`; further ones wait for a free connection.
+    """
+    pool = redis.BlockingConnectionPool.from_url(
+        url,
+        max_connections=MAX_CONNECTIONS,
+        timeout=ANSWER_TIMEOUT,
+        retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), 1, _CONNECTION_ERRORS),
+        socket_connect_timeout=CONNECT_TIMEOUT,
+        socket_timeout=ANSWER_TIMEOUT,
+        health_check_interval=HEALTH_CHECK_INTERVAL,
+    )
+    return redis.Redis(connection_pool=pool)
+
+
+# Event loop -> URL -> client: a connection belongs to the loop that opened it.
+_async_clients: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, redis.asyncio.Redis]] = (
+    WeakKeyDictionary()
+)
+
+
+def async_client(url: str) -> redis.asyncio.Redis:
+    """Return the running loop's client for a server."""
+    clients = _async_clients.setdefault(asyncio.get_running_loop(), {})
+    if url not in clients:
+        pool = redis.asyncio.BlockingConnectionPool.from_url(
+            url,
+            max_connections=MAX_CONNECTIONS,
+            timeout=ANSWER_TIMEOUT,
+            retry=AsyncRetry(ExponentialBackoff(cap=0.5, base=0.05), 1, _CONNECTION_ERRORS),
+            socket_connect_timeout=CONNECT_TIMEOUT,
+            socket_timeout=ANSWER_TIMEOUT,
+            health_check_interval=HEALTH_CHECK_INTERVAL,
+        )
+        clients[url] = redis.asyncio.Redis(connection_pool=pool)
+    return clients[url]
+
+
+async def close_async_clients() -> None:
+    """Close the running loop's connections."""
+    for client in _async_clients.pop(asyncio.get_running_loop(), {}).values():
+        await client.aclose(close_connection_pool=True)
+
+
+def layer_config() -> dict[str, Any]:
+    """Return the ``CONFIG`` of the configured channel layer; empty if it has none."""
+    layers: dict[str, Any] = settings.CHANNEL_LAYERS
+    config: dict[str, Any] = layers.get("default", {}).get("CONFIG", {})
+    return config

@@ -1,0 +1,145 @@
+"""Daphne's server, subclassed: its factory, keepalive and the orderly end on SIGTERM.
+
+Knows connections and the reactor; what a restart means to a client is the node's and the
+consumer's. :func:`install` makes any Daphne in this process use the factory, the ``daphne``
+command's too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+import daphne.server
+from daphne.server import Server
+from daphne.ws_protocol import WebSocketFactory
+from twisted.internet import defer, reactor, task
+
+from realtime.config import WebSocketConfig, get_streaming_config
+from realtime.connection import StreamProtocol
+from realtime.node import get_node
+
+logger = logging.getLogger(__name__)
+
+KEEPALIVE_INTERVAL = 0.25
+DRAIN_LOOK_INTERVAL = 0.02
+
+
+class StreamFactory(WebSocketFactory):
+    """Makes the connections of one server and looks after all of them."""
+
+    protocol = StreamProtocol
+
+    def __init__(self, server: Any, /, *args: Any, **kwargs: Any) -> None:
+        # Open connections in the order of their coming.
+        self.connections: dict[StreamProtocol, None] = {}
+        self._keepalive = task.LoopingCall(self._keep_alive)
+        super().__init__(server, *args, **kwargs)
+        reactor.addSystemEventTrigger("before", "shutdown", self.drain)
+
+    def setProtocolOptions(self, **options: Any) -> None:
+        """Take Daphne's options, but for those that the configuration decides."""
+        config = get_streaming_config().websocket
+        options |= {
+            "allowNullOrigin": True,
+            "failByDrop": False,
+            "autoPingInterval": 0,
+            "autoPingTimeout": 0,
+            "closeHandshakeTimeout": config.close_timeout,
+        }
+        super().setProtocolOptions(**options)
+        self.protocol = StreamProtocol.configured(self)
+        self._apply_limits(config)
+        self._keepalive.start(KEEPALIVE_INTERVAL, now=False)
+
+    def _apply_limits(self, config: WebSocketConfig) -> None:
+        """Let the limits in force hold, for the connections there are too."""
+        self.protocol.maxMessagePayloadSize = config.max_message_size
+        self.protocol.maxFramePayloadSize = config.max_message_size
+        self.protocol.max_buffered_bytes = config.max_buffered_bytes
+
+    def opened(self, connection: StreamProtocol) -> None:
+        """Begin to look after a connection."""
+        self.connections[connection] = None
+        connection.ping_due = time.monotonic() + get_node().policy.config.ping_interval
+
+    def closed(self, connection: StreamProtocol) -> None:
+        """Stop looking after a connection."""
+        self.connections.pop(connection, None)
+
+    @staticmethod
+    def slow_consumer() -> None:
+        """Count a client that was closed because it did not read."""
+        get_node().stats.slow_consumers += 1
+
+    def _keep_alive(self) -> None:
+        config = get_node().policy.config
+        self._apply_limits(config)
+        now = time.monotonic()
+        for connection in list(self.connections):
+            connection.keep_alive(now, config.ping_interval, config.ping_timeout)
+
+    def drain(self) -> defer.Deferred[Any]:
+        """Take no more connections and end those there are; fires when they are gone.
+
+        Clients get ``restarting``, then 1012. Those that have not closed within ``drain_timeout``
+        are cut.
+        """
+        return defer.Deferred.fromFuture(asyncio.ensure_future(self._drain()))
+
+    async def _drain(self) -> None:
+        node = get_node()
+        for listener in self.server_class.listeners:
+            listener.addCallback(lambda port: port.stopListening())
+        deadline = time.monotonic() + node.policy.config.drain_timeout
+        node.drain()
+        while self.connections and time.monotonic() < deadline:  # noqa: ASYNC110 - rare, and short
+            await asyncio.sleep(DRAIN_LOOK_INTERVAL)
+        for connection in list(self.connections):
+            connection.dropConnection(abort=True)
+        await node.close()
+
+
+class StreamServer(Server):
+    """Daphne's server for this project."""
+
+    def __init__(
+        self, *args: Any, on_listening: Callable[[str, int], None] | None = None, **kwargs: Any
+    ) -> None:
+        install()
+        self._on_listening = on_listening
+        self.failure = ""
+        super().__init__(*args, **kwargs)
+
+    def listen_success(self, port: Any) -> None:
+        """Say where the server listens, once it does."""
+        super().listen_success(port)
+        address = port.getHost()
+        if self._on_listening is not None and hasattr(address, "port"):
+            self._on_listening(address.host, address.port)
+
+    def listen_error(self, failure: Any) -> None:
+        """Remember why the server cannot listen, and stop."""
+        self.failure = failure.getErrorMessage()
+        super().listen_error(failure)
+
+    def kill_all_applications(self) -> defer.Deferred[Any]:
+        """Cancel the HTTP requests under way; the base class fails if one has only begun."""
+        tasks = [
+            details["application_instance"]
+            for details in self.connections.values()
+            if "application_instance" in details
+        ]
+        for application in tasks:
+            application.cancel()
+        return defer.Deferred.fromFuture(
+            asyncio.ensure_future(asyncio.gather(*tasks, return_exceptions=True))
+        )
+
+
+def install() -> None:
+    """Make every Daphne server of this process use this module's factory."""
+    daphne.server.WebSocketFactory = StreamFactory

@@ -1,0 +1,11 @@
+"""The app's HTTP paths."""
+
+from django.urls import path
+from django.views.generic import RedirectView
+
+from realtime import views
+
+urlpatterns = [
+    path("healthz", views.healthz, name="healthz"),
+    path("", RedirectView.as_view(pattern_name="admin:index"), name="index"),
+]

@@ -1,0 +1,191 @@
+"""A handle on a serving process, as backend code starts, asks and stops one.
+
+The process is ``manage.py serve``. Handle and process talk over a socket pair, a line of JSON
+each way (:class:`Control` is the process's end); when the handle's process dies, the server
+drains and ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from typing import Any
+
+from django.conf import settings
+
+from realtime.config import WEBSOCKET_PREFIX, WebSocketConfig, get_streaming_config
+from realtime.node import running_nodes
+from realtime.publishing import (
+    broadcast_aggregation,
+    broadcast_alert,
+    broadcast_event,
+    broadcast_metrics,
+    broadcast_prediction,
+    broadcast_system_status,
+)
+from realtime.stats import Stats
+
+START_TIMEOUT = 30.0
+ANSWER_TIMEOUT = 5.0
+
+
+class WebSocketServer:
+    """A server with a configuration, in a process of its own once it is started.
+
+    In a process that serves already it is a handle on that process itself, and ``start`` and
+    ``stop`` do nothing. The ``broadcast_*`` methods publish to whichever servers share the
+    channel layer, started or not.
+    """
+
+    broadcast_event = staticmethod(broadcast_event)
+    broadcast_metrics = staticmethod(broadcast_metrics)
+    broadcast_alert = staticmethod(broadcast_alert)
+    broadcast_prediction = staticmethod(broadcast_prediction)
+    broadcast_aggregation = staticmethod(broadcast_aggregation)
+    broadcast_system_status = staticmethod(broadcast_system_status)
+
+    def __init__(self, config: WebSocketConfig | None = None) -> None:
+        self.config = config or get_streaming_config().websocket
+        # ``http://host:port`` while the process serves; with port 0 it tells the port taken.
+        self.url = ""
+        self._process: subprocess.Popen[bytes] | None = None
+        self._control: socket.socket | None = None
+
+    async def start(self) -> None:
+        """Start the process and return when it accepts connections.
+
+        Raises:
+            RuntimeError: it ended or did not get ready in time; it says why on standard error.
+        """
+        if running_nodes() or self._is_alive():
+            return
+        self._spawn()
+        try:
+            answer = await asyncio.to_thread(self._ask, b"", START_TIMEOUT)
+            self.url = answer["listening"]
+        except (OSError, ValueError) as error:
+            await self.stop()
+            raise RuntimeError("the server did not start; see its messages above") from error
+
+    async def stop(self) -> None:
+        """Drain the process and return when it has ended."""
+        process, self._process = self._process, None
+        control, self._control = self._control, None
+        if process is not None and control is not None:
+            await asyncio.to_thread(_end, process, self.config.drain_timeout + ANSWER_TIMEOUT)
+            control.close()
+        self.url = ""
+
+    def get_stats(self) -> dict[str, Any]:
+        """Return the serving process's figures; with ``is_running`` false if there is none."""
+        nodes = running_nodes()
+        if nodes:
+            return nodes[0].stats.report(nodes[0].policy.config)
+        if self._is_alive():
+            try:
+                return self._ask(b"stats\n", ANSWER_TIMEOUT)
+            except (OSError, ValueError):
+                pass  # it has just ended
+        return Stats().report(self.config)
+
+    def _is_alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def _spawn(self) -> None:
+        ours, theirs = socket.socketpair()
+        environment = os.environ | environment_of(self.config)
+        environment["DJANGO_SETTINGS_MODULE"] = os.environ.get(
+            "DJANGO_SETTINGS_MODULE", settings.SETTINGS_MODULE
+        )
+        paths = (str(settings.BASE_DIR), os.environ.get("PYTHONPATH", ""))
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+        command = [sys.executable, "-m", "django", "serve", "--control-fd", str(theirs.fileno())]
+        with theirs:
+            self._process = subprocess.Popen(  # noqa: S603 - the command is our own
+                command,
+                env=environment,
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+            )
+        self._control = ours
+
+    def _ask(self, question: bytes, timeout: float) -> dict[str, Any]:
+        """Return the next answer. Raises ``OSError`` or ``ValueError`` if none comes."""
+        assert self._control is not None
+        self._control.settimeout(timeout)
+        self._control.sendall(question)
+        line = b""
+        while not line.endswith(b"\n"):
+            part = self._control.recv(65_536)
+            if not part:
+                raise ConnectionError("the server has ended")
+            line += part
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+
+class Control:
+    """The serving process's end of the socket pair."""
+
+    def __init__(self, descriptor: int, stop: Any) -> None:
+        self._socket = socket.socket(fileno=descriptor)
+        self._stop = stop
+
+    def listening(self, url: str) -> None:
+        """Tell the handle that the server accepts connections; from now on answer it."""
+        asyncio.get_running_loop().add_reader(self._socket, self._answer)
+        self._send({"listening": url})
+
+    def _answer(self) -> None:
+        if not self._socket.recv(1024):
+            asyncio.get_running_loop().remove_reader(self._socket)
+            self._stop()
+            return
+        for node in running_nodes():
+            self._send(node.stats.report(node.policy.config))
+
+    def _send(self, answer: dict[str, Any]) -> None:
+        self._socket.sendall(json.dumps(answer).encode() + b"\n")
+
+
+def environment_of(config: WebSocketConfig) -> dict[str, str]:
+    """Return the variables that give another process this configuration."""
+    variables = {}
+    for name, value in config.model_dump().items():
+        text = json.dumps(value) if isinstance(value, list | bool) else str(value or "none")
+        variables[WEBSOCKET_PREFIX + name.upper()] = str(value) if value == 0 else text
+    return variables
+
+
+def _end(process: subprocess.Popen[bytes], timeout: float) -> None:
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(timeout)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+_server: WebSocketServer | None = None
+
+
+async def get_websocket_server() -> WebSocketServer:
+    """Return this process's one handle, on the server that the environment configures."""
+    global _server
+    if _server is None:
+        _server = WebSocketServer()
+    return _server
+
+
+def get_stats() -> dict[str, Any]:
+    """Return this process's figures, under the documented keys and more."""
+    nodes = running_nodes()
+    if nodes:
+        return nodes[0].stats.report(nodes[0].policy.config)
+    return (_server or WebSocketServer()).get_stats()

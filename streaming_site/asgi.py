@@ -1,0 +1,22 @@
+"""The ASGI application: HTTP to Django, WebSockets to the ``realtime`` app."""
+
+import os
+import sys
+
+from django.core.asgi import get_asgi_application
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "streaming_site.settings")
+django_application = get_asgi_application()
+
+# Only now: these need Django's apps.
+from channels.routing import ProtocolTypeRouter
+
+from realtime.routing import websocket_application
+
+if "daphne.server" in sys.modules:
+    # Under the `daphne` command too, close codes and bounds are the contract's.
+    from realtime.server import install
+
+    install()
+
+application = ProtocolTypeRouter({"http": django_application, "websocket": websocket_application})
