@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from autobahn.twisted.websocket import ConnectionDeny
+from autobahn.websocket.compress import PerMessageDeflateOffer, PerMessageDeflateOfferAccept
 from daphne.utils import parse_x_forwarded_for
 from daphne.ws_protocol import WebSocketProtocol
 from twisted.internet import defer, tcp
@@ -30,6 +31,28 @@ INBOX_BYTES = 256 * 1024
 # What a client may send ahead before its handshake is answered.
 MAX_EARLY_BYTES = 64 * 1024
 PING_FRAME = b"\x89\x00"
+
+
+class _DeflateAccept(PerMessageDeflateOfferAccept):
+    """Accepts permessage-deflate without context takeover in either direction.
+
+    So a message is compressed once for all clients, and an idle client holds no window.
+    """
+
+    def get_extension_string(self) -> str:
+        """Return the parameters of the answer; a server may add these unasked (RFC 7692, 7.1.1)."""
+        return "permessage-deflate; server_no_context_takeover; client_no_context_takeover"
+
+
+def accept_deflate(offers: list[Any]) -> _DeflateAccept | None:
+    """Return the acceptance of a client's first usable offer.
+
+    One that asks for a smaller window is not: frames are shared by all clients.
+    """
+    for offer in offers:
+        if isinstance(offer, PerMessageDeflateOffer) and not offer.request_max_window_bits:
+            return _DeflateAccept(offer, request_no_context_takeover=True, no_context_takeover=True)
+    return None
 
 
 class _Log:
@@ -60,6 +83,7 @@ class StreamProtocol(WebSocketProtocol):
     client_addr: list[Any] | None = None
     path = ""
 
+    deflated = False
     # Called when the client is gone, before the application reads of it.
     on_lost: Callable[[], None] | None = None
     # The application's end of this connection; None until the handshake was read.
@@ -155,6 +179,7 @@ class StreamProtocol(WebSocketProtocol):
 
     def onOpen(self) -> None:
         """Begin to watch whether the client is alive."""
+        self.deflated = self._perMessageCompress is not None
         self.factory.opened(self)
         self._log("connected")
 
@@ -251,6 +276,8 @@ class StreamProtocol(WebSocketProtocol):
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
         """Hand a message to the application; after a close nothing is looked at."""
+        if self.deflated:
+            self._perMessageCompress._decompressor = None  # 40 KB that an idle client need not hold
         if self.state != self.STATE_OPEN:
             return
         if isBinary:

@@ -1,4 +1,4 @@
-"""WebSocket frames of the server (RFC 6455, section 5): header and text payload. Pure.
+"""WebSocket frames of the server (RFC 6455, section 5; RFC 7692 for compression). Pure.
 
 A frame is built once for all connections that receive the same message, so it is made here and
 not in each connection's protocol.
@@ -7,6 +7,7 @@ not in each connection's protocol.
 from __future__ import annotations
 
 import struct
+import zlib
 from collections.abc import Iterator
 
 _TEXT = 0x81  # FIN and opcode 1
@@ -39,3 +40,23 @@ def split_frames(frames: bytes) -> Iterator[bytes]:
             length, start = int.from_bytes(frames[start : start + 8], "big"), start + 8
         position = start + length
         yield frames[start:position]
+
+
+def deflate(data: bytes) -> bytes:
+    """Compress *data* as complete deflate blocks that end on a byte, to be followed by others."""
+    compressor = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    return compressor.compress(data) + compressor.flush(zlib.Z_SYNC_FLUSH)
+
+
+def stored_block(length: int) -> bytes:
+    """Return what precedes *length* bytes that go into a deflate stream as they are.
+
+    With it, what differs between clients follows what was compressed once for all of them
+    (RFC 1951, section 3.2.4). *length* is at most 65,535.
+    """
+    return struct.pack("<BHH", 0, length, length ^ 0xFFFF)
+
+
+# Ends a message after a stored block: the first byte of the empty block whose other four bytes
+# permessage-deflate leaves out (RFC 7692, section 7.2.1).
+STORED_END = b"\x00"

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 
 from realtime.filters import MISSING, Filter, Key, Path, Predicate, lookup_key
-from realtime.frames import header
+from realtime.frames import STORED_END, deflate, header, stored_block
 from realtime.protocol import (
     SUBSCRIPTION_TYPES,
     encode_data_head,
@@ -23,8 +23,15 @@ from realtime.protocol import (
 )
 
 
+# Bytes from which a message is compressed: below, it costs more than it saves.
+MIN_DEFLATED = 1024
+
+
 class Outlet(Protocol):
     """A connection as the hub sees it: somewhere to write frames."""
+
+    # Whether the client takes compressed messages (permessage-deflate).
+    deflated: bool
 
     def write(self, frames: bytes) -> None:
         """Send complete WebSocket frames; never waits."""
@@ -33,13 +40,25 @@ class Outlet(Protocol):
 class Message:
     """A published message: its payload as JSON text, and the parts made of it when needed."""
 
-    __slots__ = ("_decoded", "head", "payload")
+    __slots__ = ("_decoded", "_deflated_head", "head", "payload")
 
     def __init__(self, kind: str, payload: bytes, timestamp: float) -> None:
         self.payload = payload
         # The data message up to the subscription id, shared by all who receive it.
         self.head = encode_data_head(kind, payload, format_timestamp(timestamp))
         self._decoded: Any = MISSING
+        self._deflated_head = b""
+
+    def around_tail(self, tail_length: int, deflated: bool) -> tuple[bytes, bytes]:
+        """Return what goes before and after a tail of so many bytes to make a frame."""
+        length = len(self.head) + tail_length
+        if not deflated or length < MIN_DEFLATED:
+            return header(length) + self.head, b""
+        if not self._deflated_head:
+            self._deflated_head = deflate(self.head)
+        before = self._deflated_head + stored_block(tail_length)
+        length = len(before) + tail_length + len(STORED_END)
+        return header(length, deflated=True) + before, STORED_END
 
     @property
     def decoded(self) -> Any:
@@ -113,20 +132,28 @@ class FanOut:
     def deliveries(self, messages: Sequence[Message]) -> Iterator[Delivery]:
         """Yield for each member the frames of *messages*, in order, as one piece of bytes."""
         # Frames differ in their tails only: what is before them is made once for each length.
-        pieces: dict[int, list[bytes]] = {}
+        pieces: dict[tuple[int, bool], list[bytes]] = {}
         for tail, members in tuple(self._members.items()):
-            parts = pieces.get(len(tail))
-            if parts is None:
-                parts = pieces[len(tail)] = _pieces(messages, len(tail))
-            frames = tail.join(parts)
+            frames: dict[bool, bytes] = {}
             for subscription in tuple(members):
-                yield Delivery(subscription, frames, len(messages))
+                deflated = subscription.outlet.deflated
+                if deflated not in frames:
+                    key = len(tail), deflated
+                    if key not in pieces:
+                        pieces[key] = _pieces(messages, *key)
+                    frames[deflated] = tail.join(pieces[key])
+                yield Delivery(subscription, frames[deflated], len(messages))
 
 
-def _pieces(messages: Sequence[Message], tail_length: int) -> list[bytes]:
-    """Return what goes before each tail, and an empty last piece: ``tail.join`` adds the tails."""
-    pieces = [header(len(message.head) + tail_length) + message.head for message in messages]
-    pieces.append(b"")
+def _pieces(messages: Sequence[Message], tail_length: int, deflated: bool) -> list[bytes]:
+    """Return what is between the tails of the messages' frames, so that ``tail.join`` makes them."""
+    pieces = []
+    end = b""
+    for message in messages:
+        before, after = message.around_tail(tail_length, deflated)
+        pieces.append(end + before)
+        end = after
+    pieces.append(end)
     return pieces
 
 

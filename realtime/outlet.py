@@ -23,6 +23,7 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 class ConnectionOutlet(Protocol):
     """What a consumer writes to and closes. Neither ever waits."""
 
+    deflated: bool
     # Called when the client is gone, if the server tells before the application reads of it.
     on_lost: Callable[[], None] | None
 
@@ -36,6 +37,8 @@ class ConnectionOutlet(Protocol):
 class AsgiOutlet:
     """A bounded buffer and the task that empties it into the server's ``send``."""
 
+    # Whether to compress is the ASGI server's affair.
+    deflated = False
     on_lost: Callable[[], None] | None = None
 
     def __init__(self, send: Send, max_buffered: Callable[[], int]) -> None:

@@ -19,7 +19,7 @@ from daphne.ws_protocol import WebSocketFactory
 from twisted.internet import defer, reactor, task
 
 from realtime.config import WebSocketConfig, get_streaming_config
-from realtime.connection import StreamProtocol
+from realtime.connection import StreamProtocol, accept_deflate
 from realtime.node import get_node
 
 logger = logging.getLogger(__name__)
@@ -49,6 +49,7 @@ class StreamFactory(WebSocketFactory):
             "autoPingInterval": 0,
             "autoPingTimeout": 0,
             "closeHandshakeTimeout": config.close_timeout,
+            "perMessageCompressionAccept": accept_deflate if config.compression else _refuse,
         }
         super().setProtocolOptions(**options)
         self.protocol = StreamProtocol.configured(self)
@@ -138,6 +139,10 @@ class StreamServer(Server):
         return defer.Deferred.fromFuture(
             asyncio.ensure_future(asyncio.gather(*tasks, return_exceptions=True))
         )
+
+
+def _refuse(offers: list[Any]) -> None:
+    """Accept no offer of compression."""
 
 
 def install() -> None:
