@@ -91,6 +91,8 @@ class StreamProtocol(WebSocketProtocol):
     _handshake: defer.Deferred[Any] | None = None
     _reading_paused = False
     _overflowed = False
+    # Open, and nothing waits in the transport: bytes may go to the socket at once.
+    _clear = False
     # Set while the application waits for a message.
     _waiter: asyncio.Future[None] | None = None
     # Monotonic times: when the next ping is due, and until when something must come after one.
@@ -125,9 +127,10 @@ class StreamProtocol(WebSocketProtocol):
         self._inbox_bytes = 0
         # The HTTP channel is still registered and would go on pausing and resuming.
         self.transport.unregisterProducer()
-        plain = isinstance(self.transport, tcp.Connection) and not self.transport.TLS
-        # The socket for direct sends; None for transports that must see every byte.
-        self._socket = self.transport.getHandle() if plain else None
+        # A transport that adds nothing to the bytes, so that they may go past it.
+        self._is_plain = isinstance(self.transport, tcp.Connection) and not self.transport.TLS
+        if self._is_plain:
+            self._send_now = self.transport.getHandle().send
         scope = self._scope(request)
         self._log("connecting")
         self._handshake = defer.Deferred()
@@ -292,6 +295,7 @@ class StreamProtocol(WebSocketProtocol):
     def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
         """Tell the consumer and the application that the client is gone."""
         self.factory.closed(self)
+        self._clear = False
         self._handshake = None
         if self.on_lost is not None:
             self.on_lost()
@@ -305,8 +309,21 @@ class StreamProtocol(WebSocketProtocol):
     # Out
 
     def write(self, frames: bytes) -> None:
-        """Send complete frames; a client that lets too much pile up is closed."""
-        if self.state == self.STATE_OPEN:
+        """Send complete frames; a client that lets too much pile up is closed.
+
+        Every delivery comes through here, so the usual case is the first line.
+        """
+        if self._clear:
+            try:
+                sent = self._send_now(frames)
+            except OSError as error:
+                sent = 0
+                if not isinstance(error, BlockingIOError):
+                    self._clear = False  # the transport meets the error too, and reports the loss
+            if sent == len(frames):
+                return
+            self._buffer(frames[sent:], 0)
+        elif self.state == self.STATE_OPEN:
             self._transmit(frames)
 
     def sendData(self, data: bytes, sync: bool = False, chopsize: int | None = None) -> None:
@@ -316,24 +333,22 @@ class StreamProtocol(WebSocketProtocol):
     def buffered_bytes(self) -> int:
         """Return how many bytes wait because the client does not read."""
         transport = self.transport
-        if self._socket is None:
+        if not self._is_plain:
             return 0
         return int(len(transport.dataBuffer) - transport.offset + transport._tempDataLen)
 
     def _transmit(self, data: bytes) -> None:
-        """Hand bytes to the socket at once if nothing waits before them, else to the transport."""
+        """Send bytes in any state: after what waits, at once if nothing does."""
         waiting = self.buffered_bytes()
-        if self._socket is not None and not waiting:
-            try:
-                sent = self._socket.send(data)
-            except BlockingIOError:
-                sent = 0
-            except OSError:
-                self.transport.write(data)  # it meets the error too, and reports the loss
-                return
-            if sent == len(data):
-                return
-            data = data[sent:]
+        if self.state == self.STATE_OPEN and self._is_plain and not waiting:
+            self._clear = True
+            self.write(data)
+        else:
+            self._buffer(data, waiting)
+
+    def _buffer(self, data: bytes, waiting: int) -> None:
+        """Leave bytes to the transport, behind *waiting* others; close a client over its bound."""
+        self._clear = False
         if waiting + len(data) <= self.max_buffered_bytes or self._overflowed:
             self.transport.write(data)
             return
@@ -342,6 +357,16 @@ class StreamProtocol(WebSocketProtocol):
             self.transport.write(data)  # a frame that has begun must end before the close frame
         self.factory.slow_consumer()
         self.close(CloseCode.TRY_AGAIN_LATER, CloseReason.SLOW_CONSUMER)
+
+    def sendCloseFrame(self, *args: Any, **kwargs: Any) -> None:
+        """Send the last frame: nothing goes past what is buffered any more."""
+        super().sendCloseFrame(*args, **kwargs)
+        self._clear = False
+
+    def dropConnection(self, abort: bool = False) -> None:
+        """Close the socket."""
+        self._clear = False
+        super().dropConnection(abort)
 
     def close(self, code: CloseCode, reason: CloseReason) -> None:
         """Send a close frame after what is buffered; without an answer to it, cut the socket."""

@@ -22,7 +22,6 @@ from realtime.protocol import (
     format_timestamp,
 )
 
-
 # Bytes from which a message is compressed: below, it costs more than it saves.
 MIN_DEFLATED = 1024
 
@@ -90,63 +89,68 @@ class Subscription:
 
 
 class Delivery(NamedTuple):
-    """The frames of so many messages for one subscription."""
+    """The frames of so many messages, the same bytes for all of these subscriptions."""
 
-    subscription: Subscription
+    subscriptions: tuple[Subscription, ...]
     frames: bytes
     messages: int
+
+
+# End of the data message, which has the subscription id -> the members with that id.
+Members = dict[bytes, dict["Subscription", None]]
 
 
 class FanOut:
     """The subscriptions of a type that have equal filters, so receive the same messages."""
 
-    __slots__ = ("_members", "filter", "indexed_by", "type")
+    __slots__ = ("_deflated", "_plain", "filter", "indexed_by", "type")
 
     def __init__(self, kind: str, compiled: Filter) -> None:
         self.type = kind
         self.filter = compiled
         # The predicate under which the index has this group; None for the group without filters.
         self.indexed_by: Predicate | None = None
-        # End of the data message, which has the subscription id -> the members with that id.
-        # Most share the derived id, so share whole frames.
-        self._members: dict[bytes, dict[Subscription, None]] = {}
+        # Members by whether they take compressed messages. Most share the derived id, so share
+        # whole frames.
+        self._plain: Members = {}
+        self._deflated: Members = {}
+
+    def _members(self, subscription: Subscription) -> Members:
+        return self._deflated if subscription.outlet.deflated else self._plain
 
     def add(self, subscription: Subscription) -> None:
         """Take a member in."""
-        self._members.setdefault(encode_data_tail(subscription.id), {})[subscription] = None
+        tail = encode_data_tail(subscription.id)
+        self._members(subscription).setdefault(tail, {})[subscription] = None
 
     def discard(self, subscription: Subscription) -> bool:
         """Let a member go; tell whether it was one."""
         tail = encode_data_tail(subscription.id)
-        members = self._members.get(tail, {})
-        if subscription not in members:
+        members = self._members(subscription)
+        if subscription not in members.get(tail, ()):
             return False
-        del members[subscription]
-        if not members:
-            del self._members[tail]
+        del members[tail][subscription]
+        if not members[tail]:
+            del members[tail]
         return True
 
     def __bool__(self) -> bool:
-        return bool(self._members)
+        return bool(self._plain or self._deflated)
 
     def deliveries(self, messages: Sequence[Message]) -> Iterator[Delivery]:
-        """Yield for each member the frames of *messages*, in order, as one piece of bytes."""
-        # Frames differ in their tails only: what is before them is made once for each length.
-        pieces: dict[tuple[int, bool], list[bytes]] = {}
-        for tail, members in tuple(self._members.items()):
-            frames: dict[bool, bytes] = {}
-            for subscription in tuple(members):
-                deflated = subscription.outlet.deflated
-                if deflated not in frames:
-                    key = len(tail), deflated
-                    if key not in pieces:
-                        pieces[key] = _pieces(messages, *key)
-                    frames[deflated] = tail.join(pieces[key])
-                yield Delivery(subscription, frames[deflated], len(messages))
+        """Yield the frames of *messages*, in order, as one piece of bytes for equal members."""
+        for members, deflated in ((self._plain, False), (self._deflated, True)):
+            # Frames differ in their tails only: what is before them is made once per length.
+            pieces: dict[int, list[bytes]] = {}
+            for tail, subscriptions in tuple(members.items()):
+                parts = pieces.get(len(tail))
+                if parts is None:
+                    parts = pieces[len(tail)] = _pieces(messages, len(tail), deflated)
+                yield Delivery(tuple(subscriptions), tail.join(parts), len(messages))
 
 
 def _pieces(messages: Sequence[Message], tail_length: int, deflated: bool) -> list[bytes]:
-    """Return what is between the tails of the messages' frames, so that ``tail.join`` makes them."""
+    """Return what is between the tails of the messages' frames; ``tail.join`` makes the frames."""
     pieces = []
     end = b""
     for message in messages:
@@ -197,7 +201,7 @@ class Hub:
         return bool(self._indexes[kind].groups)
 
     def deliveries(self, kind: str, messages: Iterable[Message]) -> Iterator[Delivery]:
-        """Yield a delivery for everyone whom any of *messages* concerns.
+        """Yield what goes to whom of *messages*.
 
         Messages that wait together leave together: each subscription comes at most once, with all
         its frames in the order of the messages. The caller looks at ``active`` when it writes.

@@ -302,13 +302,19 @@ class Node:
         """Write messages to everyone they concern, a few milliseconds at a time."""
         self.stats.published[kind] += len(messages)
         turn_ends = time.monotonic() + TURN
-        for written, delivery in enumerate(self.hub.deliveries(kind, messages), 1):
-            if delivery.subscription.active:
-                delivery.subscription.outlet.write(delivery.frames)
-                self.stats.messages_sent += delivery.messages
-            if written % WRITES_BETWEEN_LOOKS == 0 and time.monotonic() > turn_ends:
-                await asyncio.sleep(0)
-                turn_ends = time.monotonic() + TURN
+        written = 0
+        for delivery in self.hub.deliveries(kind, messages):
+            subscriptions, frames, count = delivery
+            for start in range(0, len(subscriptions), WRITES_BETWEEN_LOOKS):
+                for subscription in subscriptions[start : start + WRITES_BETWEEN_LOOKS]:
+                    if subscription.active:
+                        subscription.outlet.write(frames)
+                        written += 1
+                        self.stats.messages_sent += count
+                if written >= WRITES_BETWEEN_LOOKS and time.monotonic() > turn_ends:
+                    await asyncio.sleep(0)
+                    turn_ends = time.monotonic() + TURN
+                    written = 0
 
 
 _nodes: WeakKeyDictionary[asyncio.AbstractEventLoop, Node] = WeakKeyDictionary()
