@@ -47,9 +47,14 @@ class Grant:
 ANONYMOUS = Grant(None, None, frozenset(SUBSCRIPTION_TYPES))
 
 
-def generate_secret() -> tuple[str, str]:
-    """Return a new secret and its public prefix, by which people and logs name the token."""
-    prefix = MARK + secrets.token_hex(PREFIX_CHARACTERS // 2)
+def generate_prefix() -> str:
+    """Return a new public prefix, by which people and logs name a token."""
+    return MARK + secrets.token_hex(PREFIX_CHARACTERS // 2)
+
+
+def generate_secret(prefix: str | None = None) -> tuple[str, str]:
+    """Return a new secret and the public prefix it begins with, a new one unless given."""
+    prefix = prefix or generate_prefix()
     random = base64.urlsafe_b64encode(secrets.token_bytes(SECRET_BYTES)).rstrip(b"=").decode()
     return f"{prefix}_{random}", prefix
 
@@ -72,9 +77,9 @@ def create_token(name: str, **fields: Any) -> tuple[AccessToken, str]:
     return token, secret
 
 
-def assign_secret(token: AccessToken) -> str:
+def assign_secret(token: AccessToken, prefix: str | None = None) -> str:
     """Give a token a new secret, to be saved by the caller, and return it."""
-    secret, token.prefix = generate_secret()
+    secret, token.prefix = generate_secret(prefix)
     token.digest = digest(secret)
     return secret
 

@@ -20,7 +20,7 @@ from pydantic import (
     Field,
     ValidationError,
 )
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
 from realtime.origins import check_pattern
 
@@ -46,8 +46,8 @@ def _parse_list(value: Any) -> Any:
 
         try:
             return json.loads(value)
-        except ValueError as error:
-            raise ValueError("a JSON array or values separated by commas") from error
+        except (ValueError, RecursionError) as error:
+            raise ValueError("expected a JSON array or values separated by commas") from error
     return value
 
 
@@ -115,36 +115,63 @@ def get_streaming_config() -> StreamingConfig:
 
 def read_config() -> StreamingConfig:
     """Read the environment anew. Raises :class:`ConfigurationError`."""
+    _refuse_single_underscores()
     try:
         return StreamingConfig()
+    except SettingsError:
+        raise ConfigurationError(_no_object()) from None
     except ValidationError as error:
         raise ConfigurationError(_explain(error)) from None
 
 
+def _refuse_single_underscores() -> None:
+    """Refuse ``STREAMING_WEBSOCKET_PORT`` and the like, which would say nothing otherwise."""
+    stem = WEBSOCKET_PREFIX.removesuffix("_")
+    for variable in os.environ:
+        upper = variable.upper()
+        if upper.startswith(stem) and not upper.startswith(WEBSOCKET_PREFIX):
+            name = upper.removeprefix(stem).lower()
+            raise ConfigurationError(f"{variable}: no such setting{_did_you_mean(name)}")
+
+
+def _no_object() -> str:
+    variable = f"{ENV_PREFIX}WEBSOCKET"
+    return f"{variable}={os.environ.get(variable)!r}: expected a JSON object of settings"
+
+
+def _did_you_mean(name: str) -> str:
+    close = difflib.get_close_matches(name, WebSocketConfig.model_fields, n=1)
+    return f"; did you mean {WEBSOCKET_PREFIX}{close[0].upper()}?" if close else ""
+
+
 def _explain(error: ValidationError) -> str:
     first = error.errors()[0]
-    name = str(first["loc"][1]) if len(first["loc"]) > 1 else ""
-    variable = f"{WEBSOCKET_PREFIX}{name.upper()}" if name else f"{ENV_PREFIX}WEBSOCKET"
+    if len(first["loc"]) < 2:
+        return _no_object()
+    name = str(first["loc"][1])
+    variable = f"{WEBSOCKET_PREFIX}{name.upper()}"
     if first["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(name, WebSocketConfig.model_fields, n=1)
-        hint = f"; did you mean {WEBSOCKET_PREFIX}{close[0].upper()}?" if close else ""
-        return f"{variable}: no such setting{hint}"
+        return f"{variable}: no such setting{_did_you_mean(name)}"
     value = os.environ.get(variable, first.get("input"))
     message = first["msg"].removeprefix("Value error, ")
     return f"{variable}={value!r}: {message[0].lower()}{message[1:]}{_allowed(name)}"
 
 
+# What a field without bounds takes.
+_WORDS: dict[Any, str] = {
+    str: "an address",
+    bool: "true or false",
+    list[str]: "origins separated by commas, or a JSON array",
+    Literal["deflate"] | None: "deflate or none",
+}
+
+
 def _allowed(name: str) -> str:
-    """Say the default of a field, which shows what kind of value it takes."""
-    field = WebSocketConfig.model_fields.get(name)
-    if field is None:
-        return ""
-    bounds = _bounds(field.metadata)
-    return (
-        f" (allowed: {bounds}; default {field.default!r})"
-        if bounds
-        else (f" (default {field.default!r})")
-    )
+    """Say what a field takes and its default, as one writes them in a variable."""
+    field = WebSocketConfig.model_fields[name]
+    default = ",".join(field.default) if name == "allowed_origins" else str(field.default).lower()
+    allowed = _WORDS.get(field.annotation) or _bounds(field.metadata)
+    return f" (allowed: {allowed}; default {default})"
 
 
 def _bounds(metadata: Iterable[Any]) -> str:

@@ -30,6 +30,8 @@ INBOX_MESSAGES = 16
 INBOX_BYTES = 256 * 1024
 # What a client may send ahead before its handshake is answered.
 MAX_EARLY_BYTES = 64 * 1024
+# What a client may still send after the server's close frame: the rest of a large message.
+MAX_BYTES_AFTER_CLOSE = 8 * 1024 * 1024
 PING_FRAME = b"\x89\x00"
 
 
@@ -91,6 +93,7 @@ class StreamProtocol(WebSocketProtocol):
     _handshake: defer.Deferred[Any] | None = None
     _reading_paused = False
     _overflowed = False
+    _bytes_after_close = 0
     # Open, and nothing waits in the transport: bytes may go to the socket at once.
     _clear = False
     # Set while the application waits for a message.
@@ -258,6 +261,11 @@ class StreamProtocol(WebSocketProtocol):
     def dataReceived(self, data: bytes) -> None:
         """Take bytes of the client: a sign of life, whatever they are."""
         self.pong_due = 0.0
+        if self.state == self.STATE_CLOSING:
+            self._bytes_after_close += len(data)
+            if self._bytes_after_close > MAX_BYTES_AFTER_CLOSE:
+                self.dropConnection(abort=True)
+                return
         if self._handshake is not None and len(self.data) > MAX_EARLY_BYTES:
             self.dropConnection(abort=True)
             return

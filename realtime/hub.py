@@ -200,6 +200,10 @@ class Hub:
         """Tell whether anyone is subscribed to a type."""
         return bool(self._indexes[kind].groups)
 
+    def count_groups(self) -> int:
+        """Return how many fan-out groups there are."""
+        return sum(len(index.groups) for index in self._indexes.values())
+
     def deliveries(self, kind: str, messages: Iterable[Message]) -> Iterator[Delivery]:
         """Yield what goes to whom of *messages*.
 

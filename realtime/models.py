@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, MinValueValidator
-from django.db import models
+from django.db import models, transaction
 from django.db.models import Q
 from django.utils import timezone
 
@@ -57,8 +57,9 @@ class RevisedQuerySet(models.QuerySet[Any]):
         """Update rows, then let running servers know."""
         from realtime.policy import raise_revision
 
-        changed = super().update(**kwargs)
-        raise_revision()
+        with transaction.atomic():
+            changed = super().update(**kwargs)
+            raise_revision()
         return changed
 
     def touch(self, **kwargs: Any) -> int:
@@ -108,6 +109,13 @@ class AccessToken(models.Model):
     def __str__(self) -> str:
         return f"{self.name} ({self.prefix})"
 
+    def clean(self) -> None:
+        """Check the filters that field validation skips as blank: ``[]`` is no object."""
+        if self.filters is None:
+            self.filters = {}
+        elif self.filters in ([], ""):
+            raise ValidationError({"filters": "filters: expected an object"})
+
     @property
     def state(self) -> str:
         """``active``, ``expired`` or ``revoked``."""
@@ -119,7 +127,7 @@ class AccessToken(models.Model):
 
 
 class AllowedOrigin(models.Model):
-    """An origin pattern that may connect. While there is any row, the environment's do not count."""
+    """An origin pattern that may connect; while there is any row, it overrides the environment."""
 
     pattern = models.CharField(
         max_length=255,

@@ -10,10 +10,11 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable, Iterator
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
+import psutil
 from django.conf import settings
 
 from realtime.auth import Grant, GrantCache, digest, find_grant, live_grants, record_use
@@ -39,6 +40,9 @@ logger = logging.getLogger(__name__)
 # A fan-out that takes longer lets others have their turn: replies, pings, handshakes.
 TURN = 0.005
 WRITES_BETWEEN_LOOKS = 64
+# Bytes that leave in one write to a connection. What waits beyond waits here, where it exists
+# once, and not in the buffer of each connection.
+BYTES_AT_ONCE = 128 * 1024
 # How often the last use of tokens is written, and how old a policy may be to trust the cache.
 USE_INTERVAL = 60.0
 TRUSTED_AGE = 2 * POLL_INTERVAL
@@ -87,6 +91,7 @@ class Node:
         # Monotonic time of the last look at the revision that the database answered.
         self._policy_checked = float("-inf")
         self._embedded = embedded
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     # Life
 
@@ -97,6 +102,7 @@ class Node:
         await asyncio.shield(self._started)
 
     async def _start(self) -> None:
+        self._loop = asyncio.get_running_loop()
         self.stats.is_running = True
         if self._embedded is not None:
             self._watch_embedded(self._embedded)
@@ -124,6 +130,26 @@ class Node:
         longest = max(1.0, self.policy.config.drain_timeout / 2)
         for client in list(self.clients):
             client.restart(round(random.uniform(0.1, longest), 3))  # noqa: S311 - spreads load
+
+    def report(self) -> dict[str, Any]:
+        """Return the statistics, with what this process holds: to find what it should not.
+
+        ``timers`` are those of the event loop that have not been cancelled. May be called from
+        any thread.
+        """
+        scheduled = tuple(getattr(self._loop, "_scheduled", ()))
+        timers = [timer for timer in scheduled if not timer.cancelled()]
+        return self.stats.report(self.policy.config) | {
+            "process": {
+                "resident_bytes": psutil.Process().memory_info().rss,
+                "tasks": len(asyncio.all_tasks(self._loop)) if self._loop else 0,
+                "timers": len(timers),
+                "connections": len(self.clients),
+                "waiting": len(self.waiting),
+                "tokens": len(self._by_token),
+                "fan_out_groups": self.hub.count_groups(),
+            }
+        }
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Run *work* in a task that ends with the node and is kept from the garbage collector."""
@@ -303,18 +329,37 @@ class Node:
         self.stats.published[kind] += len(messages)
         turn_ends = time.monotonic() + TURN
         written = 0
-        for delivery in self.hub.deliveries(kind, messages):
-            subscriptions, frames, count = delivery
-            for start in range(0, len(subscriptions), WRITES_BETWEEN_LOOKS):
-                for subscription in subscriptions[start : start + WRITES_BETWEEN_LOOKS]:
-                    if subscription.active:
-                        subscription.outlet.write(frames)
-                        written += 1
-                        self.stats.messages_sent += count
-                if written >= WRITES_BETWEEN_LOOKS and time.monotonic() > turn_ends:
-                    await asyncio.sleep(0)
-                    turn_ends = time.monotonic() + TURN
-                    written = 0
+        for part in _parts(messages):
+            for subscriptions, frames, count in self.hub.deliveries(kind, part):
+                for start in range(0, len(subscriptions), WRITES_BETWEEN_LOOKS):
+                    few = subscriptions[start : start + WRITES_BETWEEN_LOOKS]
+                    self._write(few, frames, count)
+                    written += len(few)
+                    if written >= WRITES_BETWEEN_LOOKS and time.monotonic() > turn_ends:
+                        await asyncio.sleep(0)
+                        turn_ends = time.monotonic() + TURN
+                        written = 0
+            if part[-1] is not messages[-1]:
+                await asyncio.sleep(0)  # so that sockets take in what was written
+
+    def _write(self, subscriptions: Iterable[Subscription], frames: bytes, count: int) -> None:
+        for subscription in subscriptions:
+            if subscription.active:
+                subscription.outlet.write(frames)
+                self.stats.messages_sent += count
+
+
+def _parts(messages: list[Message]) -> Iterator[list[Message]]:
+    """Cut messages into parts that a client which reads can take in at once."""
+    part: list[Message] = []
+    size = 0
+    for message in messages:
+        if part and size + len(message.head) > BYTES_AT_ONCE:
+            yield part
+            part, size = [], 0
+        part.append(message)
+        size += len(message.head)
+    yield part
 
 
 _nodes: WeakKeyDictionary[asyncio.AbstractEventLoop, Node] = WeakKeyDictionary()

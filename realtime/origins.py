@@ -23,14 +23,14 @@ def parse_origin(text: str) -> Origin | None:
         port = parts.port
     except ValueError:
         return None
-    scheme, host = parts.scheme.lower(), parts.hostname
-    if not host or "@" in parts.netloc or parts.path or parts.query or parts.fragment:
+    scheme, host = parts.scheme.lower(), (parts.hostname or "").rstrip(".")
+    if not scheme or not host or "@" in parts.netloc or parts.path or parts.query or parts.fragment:
         return None
     if text != text.strip() or any(character.isspace() for character in text):
         return None
     if port is None:
         port = DEFAULT_PORTS.get(scheme, 0)
-    return scheme, host.rstrip("."), port
+    return scheme, host, port
 
 
 def check_pattern(pattern: str) -> None:

@@ -85,7 +85,7 @@ class WebSocketServer:
         """Return the serving process's figures; with ``is_running`` false if there is none."""
         nodes = running_nodes()
         if nodes:
-            return nodes[0].stats.report(nodes[0].policy.config)
+            return nodes[0].report()
         if self._is_alive():
             try:
                 return self._ask(b"stats\n", ANSWER_TIMEOUT)
@@ -148,7 +148,7 @@ class Control:
             self._stop()
             return
         for node in running_nodes():
-            self._send(node.stats.report(node.policy.config))
+            self._send(node.report())
 
     def _send(self, answer: dict[str, Any]) -> None:
         self._socket.sendall(json.dumps(answer).encode() + b"\n")
@@ -187,5 +187,5 @@ def get_stats() -> dict[str, Any]:
     """Return this process's figures, under the documented keys and more."""
     nodes = running_nodes()
     if nodes:
-        return nodes[0].stats.report(nodes[0].policy.config)
+        return nodes[0].report()
     return (_server or WebSocketServer()).get_stats()

@@ -17,16 +17,23 @@ for _name in [name for name in os.environ if name.startswith("STREAMING_WEBSOCKE
 for _name in ("REDIS_URL", "DATABASE_URL", "DJANGO_DEBUG", "DJANGO_TLS", "DJANGO_ALLOWED_HOSTS"):
     os.environ.pop(_name, None)
 
+from tests.support import Server
+
+
+def pytest_unconfigure() -> None:
+    """Remove the data directory."""
+    _data_dir.cleanup()
+
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Server"]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server with default settings, but for a rate limit that tests do not meet."""
     with Server(tmp_path_factory.mktemp("server"), rate_limit_per_minute="100000") as running:
         yield running
 
 
 @pytest.fixture(scope="session")
-def token(server: "Server") -> str:
+def token(server: Server) -> str:
     """A token of that server with all rights."""
     return server.token("--publish")
 
@@ -35,6 +42,3 @@ def token(server: "Server") -> str:
 def data_dir(tmp_path: Path) -> Path:
     """An empty data directory."""
     return tmp_path
-
-
-from tests.support import Server  # noqa: E402 - after the environment is set

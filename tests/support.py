@@ -68,6 +68,7 @@ class Server:
         self._arguments = arguments
         self._variables = variables
         self._names = itertools.count(1)
+        self._publisher: subprocess.Popen[bytes] | None = None
         self.output = ""
         self.port = 0
 
@@ -84,6 +85,8 @@ class Server:
         return self
 
     def __exit__(self, *error: object) -> None:
+        if self._publisher is not None:
+            self._publisher.communicate()  # its standard input ends, and so does it
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             try:
@@ -131,10 +134,24 @@ class Server:
         return done.stdout.strip()
 
     def publish(self, kind: str, *payloads: dict[str, Any]) -> None:
-        """Publish from another process."""
-        lines = "\n".join(json.dumps(payload) for payload in payloads)
-        done = self.manage("publish", kind, "-", stdin=lines)
-        assert done.returncode == 0, done.stderr
+        """Publish from another process; return when it has."""
+        if self._publisher is None or self._publisher.poll() is not None:
+            self._publisher = subprocess.Popen(
+                [sys.executable, "-m", "tests.publisher"],
+                env=environment(
+                    self.data_dir,
+                    **self._variables,
+                    DJANGO_SETTINGS_MODULE="streaming_site.settings",
+                ),
+                cwd=ROOT,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+            )
+        stdin, stdout = self._publisher.stdin, self._publisher.stdout
+        assert stdin is not None and stdout is not None
+        stdin.write(json.dumps([kind, payloads]).encode() + b"\n")
+        stdin.flush()
+        assert stdout.readline() == b"published\n"
 
 
 class Client:

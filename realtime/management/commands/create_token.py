@@ -58,7 +58,7 @@ class Command(BaseCommand):
             raise CommandError("; ".join(_explain(error))) from None
         except ValueError as error:
             raise CommandError(str(error)) from None
-        self.stderr.write(f"created {token}: {', '.join(token.types)}")
+        self.stderr.write(f"created {token}: {', '.join(token.types)}", self.style.SUCCESS)
         self.stdout.write(secret)
 
 

@@ -6,7 +6,6 @@ from argparse import ArgumentParser
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
-from django.db.models import Q
 
 from realtime.auth import revoke
 from realtime.database import migrate_embedded
@@ -26,7 +25,9 @@ class Command(BaseCommand):
         """Revoke the one token that is meant."""
         migrate_embedded()
         wanted = options["token"]
-        found = list(AccessToken.objects.filter(Q(name=wanted) | Q(prefix=wanted)))
+        # A prefix names one token, whatever another one is called.
+        found = list(AccessToken.objects.filter(prefix=wanted))
+        found = found or list(AccessToken.objects.filter(name=wanted))
         active = [token for token in found if token.revoked_at is None]
         if not found:
             raise CommandError(f"no token is named {wanted!r} or has this prefix")
@@ -34,7 +35,7 @@ class Command(BaseCommand):
             prefixes = ", ".join(token.prefix for token in active)
             raise CommandError(f"{wanted!r} is ambiguous: give one of the prefixes {prefixes}")
         if not active:
-            self.stderr.write(f"{wanted} is revoked already")
+            self.stderr.write(f"{wanted} is revoked already", self.style.WARNING)
             return
         revoke(active)
-        self.stderr.write(f"revoked {active[0]}")
+        self.stderr.write(f"revoked {active[0]}", self.style.SUCCESS)

@@ -19,6 +19,8 @@ from realtime.demo.welcome import DemoAccess, demo_access, welcome
 from realtime.embedded import EmbeddedServer, EmbeddedServerError
 from realtime.redis import uses_embedded
 
+DEMO_STOP_TIMEOUT = 3.0
+
 
 class Command(BaseCommand):
     """Migrates the embedded database, starts the embedded Valkey, runs Daphne."""
@@ -87,9 +89,7 @@ class Command(BaseCommand):
         try:
             server.run()
         finally:
-            if self._demo is not None:
-                self._demo.terminate()
-                self._demo.wait()
+            self._stop_demo()
         if server.failure:
             raise CommandError(f"cannot listen on port {options['port']}: {server.failure}")
 
@@ -110,9 +110,21 @@ class Command(BaseCommand):
         self.stdout.write(welcome(access, port))
         self.stdout.flush()
         command = [sys.executable, str(settings.BASE_DIR / "manage.py"), "replay_demo"]
+        command += ["--parent", str(os.getpid())]
         if self._options["demo_speed"]:
             command += ["--speed", str(self._options["demo_speed"])]
-        self._demo = subprocess.Popen(command)  # noqa: S603 - the command is our own
+        # In a session of its own: Ctrl-C is for the server, which ends the demo.
+        self._demo = subprocess.Popen(command, start_new_session=True)  # noqa: S603 - our own
+
+    def _stop_demo(self) -> None:
+        if self._demo is None:
+            return
+        self._demo.terminate()
+        try:
+            self._demo.wait(DEMO_STOP_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            self._demo.kill()
+            self._demo.wait()
 
 
 def _raise_file_limit() -> None:

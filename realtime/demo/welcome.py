@@ -1,0 +1,96 @@
+"""What ``serve --demo`` gives and prints: a token, a user for the admin, a line to paste.
+
+Knows the token and user tables and the data directory, where it keeps the secrets it made, so that
+they stay the same from start to start.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from django.contrib.auth import get_user_model
+
+from realtime.auth import create_token, find_grant
+from realtime.auth import digest as secret_digest
+
+NAME = "demo"
+
+
+@dataclass(frozen=True)
+class DemoAccess:
+    """The demo's secrets. ``password`` is empty where the site had a superuser already."""
+
+    token: str
+    password: str
+
+
+def demo_access(data_dir: Path) -> DemoAccess:
+    """Return the demo's token and admin password, made anew if they do not work any more."""
+    path = data_dir / "demo.json"
+    access = _read(path)
+    if access is None or find_grant(secret_digest(access.token)) is None:
+        token = create_token(NAME, can_publish=True)[1]
+        access = DemoAccess(token, access.password if access else _make_superuser())
+        _write(path, access)
+    return access
+
+
+def _read(path: Path) -> DemoAccess | None:
+    try:
+        return DemoAccess(**json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _write(path: Path, access: DemoAccess) -> None:
+    path.touch(mode=0o600)
+    path.write_text(json.dumps(asdict(access)))
+
+
+def _make_superuser() -> str:
+    """Make a superuser with a random password if the site has none; return the password."""
+    users = get_user_model()
+    if users.objects.filter(is_superuser=True).exists():
+        return ""
+    password = secrets.token_urlsafe(9)
+    users.objects.create_superuser(NAME, password=password)
+    return password
+
+
+def welcome(access: DemoAccess, port: int) -> str:
+    """Return what a newcomer reads: where everything is, and two lines to paste."""
+    lines = ["", "A week of New York flights (2013) is being replayed.", ""]
+    if access.password:
+        lines.append(
+            f"  admin    http://localhost:{port}/admin/  user {NAME}, password {access.password}"
+        )
+    lines += [
+        f"  token    {access.token}",
+        f"  socket   ws://localhost:{port}/ws/",
+        "",
+        f"Paste into the console of a browser (F12) at http://localhost:{port}/ :",
+        "",
+        f"  ws = new WebSocket('ws://localhost:{port}/ws/'); "
+        "ws.onmessage = m => console.log(m.data); ws.onopen = () => { "
+        f"ws.send('{_auth(access)}'); ws.send('{_SUBSCRIBE}') }}",
+        "",
+        "or send these two lines with any WebSocket client:",
+        "",
+        f"  {_auth(access)}",
+        f"  {_SUBSCRIBE}",
+        "",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+_SUBSCRIBE = json.dumps(
+    {"type": "subscribe", "data": {"type": "events", "filters": {"event_type": "departure"}}}
+)
+
+
+def _auth(access: DemoAccess) -> str:
+    return json.dumps({"type": "auth", "data": {"token": access.token}})

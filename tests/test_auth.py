@@ -1,0 +1,216 @@
+"""Tokens: how a secret is made and stored, what it grants, and when no more."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.core.exceptions import ValidationError
+from django.utils import timezone
+from hypothesis import given
+from hypothesis import strategies as st
+
+from realtime import auth
+from realtime.auth import (
+    ANONYMOUS,
+    Grant,
+    GrantCache,
+    assign_secret,
+    create_token,
+    digest,
+    find_grant,
+    generate_prefix,
+    generate_secret,
+    grant_of,
+    live_grants,
+    record_use,
+    revoke,
+)
+from realtime.filters import compile_filters
+from realtime.models import AccessToken
+from realtime.policy import current_revision
+from realtime.protocol import SUBSCRIPTION_TYPES
+
+PAST = timezone.now() - timedelta(minutes=1)
+
+
+# Secrets
+
+
+def test_a_secret_is_a_prefix_and_256_random_bits() -> None:
+    secret, prefix = generate_secret()
+    assert re.fullmatch(r"rt_[0-9a-f]{8}", prefix)
+    # 43 characters of base64 are 32 bytes.
+    assert re.fullmatch(rf"{prefix}_[A-Za-z0-9_-]{{43}}", secret)
+
+
+def test_no_two_secrets_are_the_same() -> None:
+    assert len({generate_secret()[0] for _ in range(100)}) == 100
+
+
+def test_a_secret_for_a_given_prefix() -> None:
+    prefix = generate_prefix()
+    first, second = generate_secret(prefix), generate_secret(prefix)
+    assert first[1] == second[1] == prefix
+    assert first[0] != second[0]
+
+
+@given(st.text(st.characters(exclude_categories=[])))
+def test_the_digest_is_sha_256_and_takes_any_text(text: str) -> None:
+    assert digest(text) == hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+
+
+# Tokens in the database
+
+
+@pytest.mark.django_db
+class TestTokens:
+    """Making, finding and ending tokens."""
+
+    def test_only_the_digest_is_stored(self) -> None:
+        token, secret = create_token("reader")
+        row = AccessToken.objects.filter(pk=token.pk).values().get()
+        assert bytes(row["digest"]) == hashlib.sha256(secret.encode()).digest()
+        random = secret.removeprefix(token.prefix)
+        assert not [name for name, value in row.items() if random in str(value)]
+
+    def test_a_wrong_field_is_refused_and_nothing_is_stored(self) -> None:
+        with pytest.raises(ValidationError, match="Subscription types are events"):
+            create_token("reader", types=["nothing"])
+        assert not AccessToken.objects.exists()
+
+    def test_a_new_secret_ends_the_old_one(self) -> None:
+        token, old = create_token("reader")
+        new = assign_secret(token)
+        token.save()
+        assert find_grant(digest(old)) is None
+        assert find_grant(digest(new)) is not None
+
+    def test_a_secret_finds_its_grant(self) -> None:
+        expires_at = timezone.now() + timedelta(days=1)
+        token, secret = create_token(
+            "reader",
+            types=["events", "alerts"],
+            filters={"tenant_id": "acme"},
+            expires_at=expires_at,
+            rate_limit_per_minute=5,
+            max_connections=2,
+            can_publish=True,
+            can_view_stats=True,
+        )
+        assert find_grant(digest(secret)) == Grant(
+            token_id=token.pk,
+            prefix=token.prefix,
+            types=frozenset({"events", "alerts"}),
+            filters=compile_filters({"tenant_id": "acme"}),
+            expires_at=expires_at.timestamp(),
+            rate_limit_per_minute=5,
+            max_connections=2,
+            can_publish=True,
+            can_view_stats=True,
+        )
+
+    @pytest.mark.parametrize("change", [{"revoked_at": PAST}, {"expires_at": PAST}])
+    def test_a_token_that_ended_grants_nothing(self, change: dict[str, Any]) -> None:
+        _, secret = create_token("reader")
+        AccessToken.objects.update(**change)
+        assert find_grant(digest(secret)) is None
+
+    def test_an_unknown_secret_grants_nothing(self) -> None:
+        token, secret = create_token("reader")
+        for wrong in ("", "x", token.prefix, secret[:-1], f"{secret} ", secret.upper()):
+            assert find_grant(digest(wrong)) is None
+
+    def test_revoking_counts_those_that_were_not_revoked(self) -> None:
+        tokens = [create_token(name)[0] for name in "abc"]
+        assert revoke(tokens[:1]) == 1
+        first = AccessToken.objects.get(pk=tokens[0].pk).revoked_at
+        revision = current_revision()
+        assert revoke(tokens[:2]) == 1
+        assert AccessToken.objects.get(pk=tokens[0].pk).revoked_at == first
+        assert AccessToken.objects.get(pk=tokens[2].pk).state == "active"
+        assert current_revision() > revision
+
+    def test_the_state_of_live_tokens(self) -> None:
+        active, revoked, gone = (create_token(name)[0] for name in "abc")
+        revoke([revoked])
+        ids = [active.pk, revoked.pk, gone.pk]
+        gone.delete()
+        found = live_grants(ids)
+        assert {pk: state for pk, (state, _) in found.items()} == {
+            active.pk: "active",
+            revoked.pk: "revoked",
+        }
+        assert found[active.pk][1] == grant_of(active)
+
+    def test_more_live_tokens_than_a_query_takes(self) -> None:
+        token = create_token("reader")[0]
+        assert list(live_grants([*range(10**6, 10**6 + 2000), token.pk])) == [token.pk]
+
+    def test_recording_the_use_of_tokens(self) -> None:
+        used, unused = create_token("used")[0], create_token("unused")[0]
+        before, revision = timezone.now(), current_revision()
+        record_use([used.pk])
+        used.refresh_from_db()
+        unused.refresh_from_db()
+        assert used.last_used_at is not None
+        assert used.last_used_at >= before
+        assert unused.last_used_at is None
+        assert current_revision() == revision
+
+
+def test_anonymous_clients_have_all_types_and_no_other_right() -> None:
+    assert ANONYMOUS.types == set(SUBSCRIPTION_TYPES)
+    assert not ANONYMOUS.can_publish
+    assert not ANONYMOUS.can_view_stats
+
+
+# The cache
+
+
+def grant(expires_at: float | None = None) -> Grant:
+    return Grant(1, "rt_1", frozenset({"events"}), expires_at=expires_at)
+
+
+def test_a_cached_grant_is_found_until_it_expires() -> None:
+    cache = GrantCache()
+    cache.put(b"digest", grant(expires_at=10.0))
+    assert cache.get(b"digest", 9.9) == grant(expires_at=10.0)
+    assert cache.get(b"digest", 10.0) is None
+    assert cache.get(b"other", 0.0) is None
+
+
+def test_a_grant_without_expiry_stays() -> None:
+    cache = GrantCache()
+    cache.put(b"digest", grant())
+    assert cache.get(b"digest", 1e12) == grant()
+
+
+def test_clearing_the_cache_begins_a_generation() -> None:
+    cache = GrantCache()
+    cache.put(b"digest", grant())
+    cache.clear()
+    assert cache.get(b"digest", 0.0) is None
+    assert cache.generation == 1
+
+
+@given(st.lists(st.binary(max_size=1)))
+def test_the_cache_is_bounded_and_keeps_the_newest(digests: Iterable[bytes]) -> None:
+    cache = GrantCache()
+    cache.MAX_ENTRIES = 3
+    newest = None
+    for newest in digests:
+        cache.put(newest, grant())
+    assert len(cache._grants) <= 3
+    assert newest is None or cache.get(newest, 0.0) is not None
+
+
+def test_the_module_reveals_no_secret_of_a_token() -> None:
+    # The one function that returns a stored token's secret is the one that makes it.
+    token = AccessToken(name="reader")
+    secret = auth.assign_secret(token)
+    assert secret.removeprefix(token.prefix) not in f"{token!r}{token}{grant_of}"
