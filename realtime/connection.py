@@ -18,7 +18,7 @@ from autobahn.twisted.websocket import ConnectionDeny
 from autobahn.websocket.compress import PerMessageDeflateOffer, PerMessageDeflateOfferAccept
 from daphne.utils import parse_x_forwarded_for
 from daphne.ws_protocol import WebSocketProtocol
-from twisted.internet import defer, tcp
+from twisted.internet import defer, reactor, tcp
 
 from realtime.outlet import OUTLET_EXTENSION
 from realtime.protocol import CloseCode, CloseReason
@@ -372,9 +372,12 @@ class StreamProtocol(WebSocketProtocol):
         self._clear = False
 
     def dropConnection(self, abort: bool = False) -> None:
-        """Close the socket."""
+        """Close the socket: by a reset only if the closing handshake has failed."""
         self._clear = False
-        super().dropConnection(abort)
+        if self.wasClean and self.buffered_bytes():
+            # The client has said goodbye, so may never read what still waits for it.
+            reactor.callLater(self.closeHandshakeTimeout, self.transport.abortConnection)
+        super().dropConnection(abort and not self.wasClean)
 
     def close(self, code: CloseCode, reason: CloseReason) -> None:
         """Send a close frame after what is buffered; without an answer to it, cut the socket."""
