@@ -98,7 +98,8 @@ class StreamProtocol(WebSocketProtocol):
     _clear = False
     # Set while the application waits for a message.
     _waiter: asyncio.Future[None] | None = None
-    # Monotonic times: when the next ping is due, and until when something must come after one.
+    # Monotonic times: when the next ping is due, and until when something must come after the
+    # last (0 once it has). The factory acts on them.
     ping_due = 0.0
     pong_due = 0.0
 
@@ -402,17 +403,9 @@ class StreamProtocol(WebSocketProtocol):
 
     # Keepalive
 
-    def keep_alive(self, now: float, interval: float, timeout: float) -> None:
-        """Send a ping when one is due; drop a client that has not answered the last in time."""
-        if self.state != self.STATE_OPEN:
-            return
-        if self.pong_due and now >= self.pong_due:
-            self.wasNotCleanReason = "no pong"
-            self.dropConnection(abort=True)
-        elif now >= self.ping_due:
-            self.ping_due = now + interval
-            if not self.pong_due:
-                self.pong_due = now + timeout
+    def ping(self) -> None:
+        """Send a ping frame."""
+        if self.state == self.STATE_OPEN:
             self._transmit(PING_FRAME)
 
     def check_timeouts(self) -> None:

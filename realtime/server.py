@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -34,8 +35,10 @@ class StreamFactory(WebSocketFactory):
     protocol = StreamProtocol
 
     def __init__(self, server: Any, /, *args: Any, **kwargs: Any) -> None:
-        # Open connections in the order of their coming.
-        self.connections: dict[StreamProtocol, None] = {}
+        # Open connections in the order in which their next pings are due.
+        self.connections: OrderedDict[StreamProtocol, None] = OrderedDict()
+        # Those that were pinged and may not have answered, in the order of their deadlines.
+        self._awaited: OrderedDict[StreamProtocol, None] = OrderedDict()
         self._keepalive = task.LoopingCall(self._keep_alive)
         super().__init__(server, *args, **kwargs)
         reactor.addSystemEventTrigger("before", "shutdown", self.drain)
@@ -68,8 +71,9 @@ class StreamFactory(WebSocketFactory):
         connection.ping_due = time.monotonic() + get_node().policy.config.ping_interval
 
     def closed(self, connection: StreamProtocol) -> None:
-        """Stop looking after a connection."""
+        """Stop looking after a connection; once or more."""
         self.connections.pop(connection, None)
+        self._awaited.pop(connection, None)
 
     @staticmethod
     def slow_consumer() -> None:
@@ -80,8 +84,28 @@ class StreamFactory(WebSocketFactory):
         config = get_node().policy.config
         self._apply_limits(config)
         now = time.monotonic()
-        for connection in list(self.connections):
-            connection.keep_alive(now, config.ping_interval, config.ping_timeout)
+        self._drop_silent(now)
+        while self.connections:
+            connection = next(iter(self.connections))
+            if connection.ping_due > now:
+                break
+            connection.ping_due = now + config.ping_interval
+            self.connections.move_to_end(connection)
+            if not connection.pong_due:
+                connection.pong_due = now + config.ping_timeout
+                self._awaited[connection] = None
+                self._awaited.move_to_end(connection)
+            connection.ping()
+
+    def _drop_silent(self, now: float) -> None:
+        """Drop the connections from which nothing has come in time after a ping."""
+        while self._awaited:
+            connection = next(iter(self._awaited))
+            if connection.pong_due > now:
+                break
+            del self._awaited[connection]
+            if connection.pong_due:  # else something came
+                connection.dropConnection(abort=True)
 
     def drain(self) -> defer.Deferred[Any]:
         """Take no more connections and end those there are; fires when they are gone.
