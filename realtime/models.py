@@ -62,6 +62,15 @@ class RevisedQuerySet(models.QuerySet[Any]):
             raise_revision()
         return changed
 
+    def bulk_create(self, *args: Any, **kwargs: Any) -> list[Any]:
+        """Insert rows, then let running servers know."""
+        from realtime.policy import raise_revision
+
+        with transaction.atomic():
+            created = super().bulk_create(*args, **kwargs)
+            raise_revision()
+        return created
+
     def touch(self, **kwargs: Any) -> int:
         """Update rows that no server needs to hear of, such as the last use of a token."""
         return super().update(**kwargs)
@@ -88,8 +97,8 @@ class AccessToken(models.Model):
         verbose_name="enforced filters",
         help_text='Only matching messages reach this token, e.g. {"tenant_id": "acme"}.',
     )
-    can_publish = models.BooleanField(default=False)
-    can_view_stats = models.BooleanField(default=False)
+    can_publish = models.BooleanField("may publish", default=False)
+    can_view_stats = models.BooleanField("may view statistics", default=False)
     rate_limit_per_minute = models.PositiveIntegerField(
         null=True, blank=True, validators=[MinValueValidator(1)], help_text="Empty: the server's."
     )

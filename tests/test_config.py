@@ -116,7 +116,7 @@ def test_the_process_reads_its_environment_once(set_variable: SetVariable) -> No
 
 def test_a_configuration_cannot_be_changed() -> None:
     with pytest.raises(ValidationError, match="frozen"):
-        WebSocketConfig().port = 1  # type: ignore[misc]
+        WebSocketConfig().port = 1
 
 
 @pytest.mark.parametrize(

@@ -35,8 +35,8 @@ def run(*arguments: str) -> tuple[str, str]:
 
 def create(*arguments: str) -> AccessToken:
     run("create_token", *arguments)
-    token: AccessToken = AccessToken.objects.first()
-    return token
+    newest: AccessToken = AccessToken.objects.all()[0]
+    return newest
 
 
 def refusal(*arguments: str) -> str:

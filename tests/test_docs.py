@@ -1,0 +1,109 @@
+"""The tables of the documentation say what the code does."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from django.core.management import get_commands, load_command_class
+from pydantic_core import PydanticUndefined
+
+from realtime.config import WEBSOCKET_PREFIX, WebSocketConfig
+from realtime.policy import LIMIT_FIELDS
+from realtime.protocol import ERROR_TEXTS, PAYLOAD_KEYS, CloseCode, CloseReason, ErrorCode
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+PROTOCOL = (ROOT / "docs/protocol.md").read_text()
+CONFIGURATION = (ROOT / "docs/configuration.md").read_text()
+
+
+def rows(text: str, heading: str) -> list[list[str]]:
+    """Return the cells of the first table after a heading, without its head."""
+    section = text.split(f"\n{heading}\n", 1)[1]
+    lines = re.search(r"(?:^\|.*\n)+", section, re.MULTILINE)
+    assert lines is not None
+    table = [
+        [cell.strip().strip("`") for cell in line.strip().strip("|").split("|")]
+        for line in lines[0].splitlines()
+    ]
+    return table[2:]
+
+
+def as_variable(value: object) -> str:
+    """Write a default as a variable holds it."""
+    return json.dumps(value) if isinstance(value, bool | list) else str(value)
+
+
+def test_every_setting_is_documented_with_its_default() -> None:
+    documented = {row[0]: row[1] for row in rows(CONFIGURATION, "## The WebSocket server")}
+    fields = WebSocketConfig.model_fields.items()
+    assert PydanticUndefined not in [field.default for _, field in fields]
+    assert documented == {
+        WEBSOCKET_PREFIX + name.upper(): as_variable(field.default) for name, field in fields
+    }
+
+
+def test_the_settings_of_the_readme_are_those_of_the_documentation() -> None:
+    documented = {
+        row[0]
+        for heading in ("## The WebSocket server", "## The site")
+        for row in rows(CONFIGURATION, heading)
+    }
+    assert {row[0] for row in rows(README, "## Settings")} <= documented
+
+
+def test_every_variable_of_the_settings_is_documented() -> None:
+    read = set(
+        re.findall(
+            r'"((?:DJANGO|STREAMING|REDIS|DATABASE)_[A-Z_]+)"',
+            "".join(
+                (ROOT / path).read_text()
+                for path in (
+                    "streaming_site/settings.py",
+                    "realtime/embedded.py",
+                    "realtime/redis.py",
+                    "realtime/database.py",
+                )
+            ),
+        )
+    )
+    documented = {row[0] for row in rows(CONFIGURATION, "## The site")}
+    assert read - {"DJANGO_SETTINGS_MODULE"} <= documented
+
+
+def test_every_error_code_is_documented_with_its_text() -> None:
+    documented = {row[0]: row[1].rstrip("… ") for row in rows(PROTOCOL, "## Server to client")}
+    assert documented == {code.value: ERROR_TEXTS[code].strip() for code in ErrorCode}
+
+
+def test_every_close_code_and_reason_is_documented() -> None:
+    table = rows(PROTOCOL, "## Close codes")
+    assert {int(row[0]) for row in table} == {int(code) for code in CloseCode}
+    documented = {reason.strip() for row in table for reason in row[1].split(";")}
+    assert {reason.value for reason in CloseReason} <= documented
+
+
+def test_every_subscription_type_is_documented_with_its_key() -> None:
+    documented = {row[0]: row[1] for row in rows(PROTOCOL, "### Subscription types")}
+    assert documented == PAYLOAD_KEYS
+
+
+def test_the_commands_of_the_project_are_documented_with_their_options() -> None:
+    text = "\n".join(row[0] for row in rows(README, "## Commands"))
+    ours = [name for name, app in get_commands().items() if app == "realtime"]
+    assert set(ours) == set(re.findall(r"manage\.py (\w+)", text))
+    for name in ours:
+        if name == "runserver":
+            continue
+        line = "\n".join(row for row in text.splitlines() if f"manage.py {name}" in row)
+        parser = load_command_class("realtime", name).create_parser("manage.py", name)
+        for option in re.findall(r"--[a-z-]+", line):
+            assert option in parser.format_help(), f"{name} has no {option}"
+
+
+@pytest.mark.parametrize("name", LIMIT_FIELDS)
+def test_limits_of_the_admin_are_settings(name: str) -> None:
+    assert name in WebSocketConfig.model_fields
