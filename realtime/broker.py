@@ -8,6 +8,7 @@ here is subscribed to the type. Knows nothing of connections: what arrives goes 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 import uuid
@@ -104,10 +105,9 @@ class _Receiver:
             await self._layer.group_send(
                 self._group, {"type": "stream.probe", "probe": self._probe}
             )
-            try:
-                await asyncio.wait_for(self.joined.wait(), PROBE_INTERVAL)
-            except TimeoutError:
-                continue
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(PROBE_INTERVAL):
+                    await self.joined.wait()
 
     async def stop(self) -> None:
         try:
@@ -116,9 +116,11 @@ class _Receiver:
                     await self._layer.group_discard(self._group, self._channel)
         except Exception as error:
             logger.warning("leaving %s: %s", self._group, error)
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
 
     async def _receive(self) -> None:
         """Hand on what arrives, until cancelled. One channel's messages are handed on in order."""

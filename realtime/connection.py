@@ -19,6 +19,7 @@ from autobahn.websocket.compress import PerMessageDeflateOffer, PerMessageDeflat
 from daphne.utils import parse_x_forwarded_for
 from daphne.ws_protocol import WebSocketProtocol
 from twisted.internet import defer, reactor, tcp
+from twisted.internet.protocol import connectionDone
 
 from realtime.outlet import OUTLET_EXTENSION
 from realtime.protocol import CloseCode, CloseReason
@@ -57,6 +58,10 @@ def accept_deflate(offers: list[Any]) -> _DeflateAccept | None:
     return None
 
 
+# Attributes of a connection that outlive it.
+_KEPT = ("_inbox", "_inbox_bytes", "_task", "_waiter", "client_addr", "path", "server")
+
+
 class _Log:
     """The base class's log without what any client could fill it with."""
 
@@ -81,6 +86,7 @@ class StreamProtocol(WebSocketProtocol):
     """
 
     log = _Log()
+    state = WebSocketProtocol.STATE_CLOSED
     max_buffered_bytes = 1024 * 1024
     client_addr: list[Any] | None = None
     path = ""
@@ -92,6 +98,8 @@ class StreamProtocol(WebSocketProtocol):
     _task: asyncio.Task[None] | None = None
     _handshake: defer.Deferred[Any] | None = None
     _reading_paused = False
+    # The transport adds nothing to the bytes, so that they may go past it.
+    _is_plain = False
     _overflowed = False
     _bytes_after_close = 0
     # Open, and nothing waits in the transport: bytes may go to the socket at once.
@@ -131,7 +139,6 @@ class StreamProtocol(WebSocketProtocol):
         self._inbox_bytes = 0
         # The HTTP channel is still registered and would go on pausing and resuming.
         self.transport.unregisterProducer()
-        # A transport that adds nothing to the bytes, so that they may go past it.
         self._is_plain = isinstance(self.transport, tcp.Connection) and not self.transport.TLS
         if self._is_plain:
             self._send_now = self.transport.getHandle().send
@@ -315,6 +322,14 @@ class StreamProtocol(WebSocketProtocol):
         self._push({"type": "websocket.disconnect", "code": code or 1005}, 0)
         self._log("disconnected")
 
+    def connectionLost(self, reason: Any = connectionDone) -> None:
+        """Let go of all that the base classes hold, much of it in cycles with this object.
+
+        What is left serves the application until it has read that the client is gone.
+        """
+        super().connectionLost(reason)
+        self.__dict__ = {name: self.__dict__[name] for name in _KEPT if name in self.__dict__}
+
     # Out
 
     def write(self, frames: bytes) -> None:
@@ -341,9 +356,9 @@ class StreamProtocol(WebSocketProtocol):
 
     def buffered_bytes(self) -> int:
         """Return how many bytes wait because the client does not read."""
-        transport = self.transport
         if not self._is_plain:
             return 0
+        transport = self.transport
         return int(len(transport.dataBuffer) - transport.offset + transport._tempDataLen)
 
     def _transmit(self, data: bytes) -> None:

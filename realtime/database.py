@@ -49,7 +49,8 @@ class Database:
         loop = asyncio.get_running_loop()
         call = loop.run_in_executor(self._executor, lambda: _call(function, *args, **kwargs))
         try:
-            return await asyncio.wait_for(call, self._timeout)
+            async with asyncio.timeout(self._timeout):
+                return await call
         except TimeoutError:
             raise Unavailable("the database did not answer in time") from None
         except Error as error:

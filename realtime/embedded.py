@@ -125,21 +125,23 @@ class EmbeddedServer:
 
     def is_running(self) -> bool:
         """Tell whether the server is there, whoever started it."""
-        if self._process is not None:
-            return self._process.poll() is None
+        if self._process is not None and self._process.poll() is None:
+            return True
         return is_answering(self.socket)
 
     def stop(self) -> None:
         """End the server if this process started it."""
         process, self._process = self._process, None
-        if process is None or process.poll() is not None:
+        if process is None:
             return
-        process.terminate()
+        process.terminate()  # nothing happens if it has ended
         try:
             process.wait(STOP_TIMEOUT)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        assert process.stdin is not None
+        process.stdin.close()
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -149,14 +151,18 @@ class EmbeddedServer:
             yield
 
     def _start(self) -> None:
+        self.stop()  # one that has ended leaves its pipe behind
         binary = find_binary()
         for directory in (self._directory, self.socket.parent):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         command = [binary, *self._options()]
-        if sys.platform == "linux":
-            self._process = _spawn(command, preexec_fn=_die_with(os.getpid()))
-        else:
-            self._process = _spawn(["/bin/sh", "-c", _WATCHING_SHELL, "sh", *command])
+        try:
+            if sys.platform == "linux":
+                self._process = _spawn(command, preexec_fn=_die_with(os.getpid()))
+            else:
+                self._process = _spawn(["/bin/sh", "-c", _WATCHING_SHELL, "sh", *command])
+        except OSError as error:
+            raise EmbeddedServerError(f"{binary} cannot be run: {error.strerror}") from None
         self._wait_until_answering()
 
     def _options(self) -> list[str]:
@@ -188,9 +194,18 @@ class EmbeddedServer:
             time.sleep(0.01)
 
 
-# Ends the server when its standard input, a pipe from the process that started it, is closed.
-_WATCHING_SHELL = '"$@" </dev/null & child=$!; trap "kill $child; wait $child; exit" TERM; \
-(wait $child; kill $$) & read _; kill $child; wait $child'
+# Runs the server and ends it when standard input, a pipe from the process that started it, is
+# closed. The last wait is for a server that a signal to the shell has told to end.
+_WATCHING_SHELL = """
+exec 3<&0
+"$@" </dev/null 3<&- & server=$!
+trap 'kill $server' TERM
+(read _ <&3; kill $server) 2>/dev/null & watcher=$!
+wait $server; status=$?
+wait $server 2>/dev/null
+kill $watcher 2>/dev/null
+exit $status
+"""
 
 
 def _spawn(

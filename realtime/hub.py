@@ -63,7 +63,10 @@ class Message:
     def decoded(self) -> Any:
         """The payload as Python objects, decoded when first asked for."""
         if self._decoded is MISSING:
-            self._decoded = msgspec.json.decode(self.payload)
+            try:
+                self._decoded = msgspec.json.decode(self.payload)
+            except (RecursionError, ValueError):
+                self._decoded = None  # no filter finds a value in what cannot be read here
         return self._decoded
 
 
@@ -263,8 +266,9 @@ class TypeIndex:
 
     def remove(self, fan_out: FanOut) -> None:
         """Forget an empty group, once."""
-        if self.groups.pop(fan_out.filter, None) is None:
-            return
+        if self.groups.get(fan_out.filter) is not fan_out:
+            return  # it is forgotten already, and may have a successor
+        del self.groups[fan_out.filter]
         predicate = fan_out.indexed_by
         if predicate is None:
             self._unfiltered = None

@@ -82,4 +82,5 @@ class FailureDelays:
             self._failures.popitem(last=False)
         if count <= self.FREE:
             return self.STEP * count
-        return min(self.LONGEST, self.STEP * self.FREE * 2.0 ** (count - self.FREE))
+        doublings = min(count - self.FREE, 16)  # the longest is reached before
+        return min(self.LONGEST, self.STEP * self.FREE * 2.0**doublings)

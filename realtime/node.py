@@ -45,6 +45,7 @@ WRITES_BETWEEN_LOOKS = 64
 BYTES_AT_ONCE = 128 * 1024
 # How often the last use of tokens is written, and how old a policy may be to trust the cache.
 USE_INTERVAL = 60.0
+CLOSE_TIMEOUT = 2.0
 TRUSTED_AGE = 2 * POLL_INTERVAL
 
 
@@ -114,9 +115,11 @@ class Node:
     async def close(self) -> None:
         """End everything this node runs."""
         self.stats.is_running = False
-        for task in self._tasks:
+        tasks = list(self._tasks)
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if tasks:
+            await asyncio.wait(tasks, timeout=CLOSE_TIMEOUT)
         await self._broker.close()
         await self._record_uses()
         await close_async_clients()
@@ -159,7 +162,7 @@ class Node:
         return task
 
     async def _every(self, seconds: float, work: Any) -> None:
-        while True:
+        while self.stats.is_running:
             await asyncio.sleep(seconds)
             try:
                 await work()

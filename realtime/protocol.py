@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import IntEnum, StrEnum
+from math import isfinite
 from typing import Any
 
 import msgspec
@@ -300,18 +301,22 @@ def encode_payload(payload: Any) -> bytes:
         raise ValueError(f"payload: expected an object, got {type(payload).__name__}")
     try:
         text = _encoder.encode(payload)
-    except (TypeError, RecursionError, UnicodeError, OverflowError, msgspec.EncodeError) as error:
+    except (TypeError, ValueError, RecursionError, OverflowError, msgspec.EncodeError) as error:
         raise ValueError(f"payload: not JSON ({error})") from None
     if b"null" in text and _holds_nan(payload):
         raise ValueError("payload: not JSON (NaN and infinite numbers have no JSON form)")
     return text
 
 
-def _holds_nan(value: Any) -> bool:
-    if isinstance(value, float):
-        return value != value or value in (float("inf"), float("-inf"))
-    if isinstance(value, dict):
-        return any(_holds_nan(item) for item in value.values())
-    if isinstance(value, list | tuple | set | frozenset):
-        return any(_holds_nan(item) for item in value)
+def _holds_nan(payload: Any) -> bool:
+    # Not recursive: what could be encoded may be nested deeper than Python calls may be.
+    waiting = [payload]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, float) and not isfinite(value):
+            return True
+        if isinstance(value, dict):
+            waiting.extend(value.values())
+        elif isinstance(value, list | tuple | set | frozenset):
+            waiting.extend(value)
     return False

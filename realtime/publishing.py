@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import redis
-from asgiref.sync import async_to_sync
+from asgiref.sync import async_to_sync, sync_to_async
 from channels.layers import get_channel_layer
 from channels_redis.pubsub import RedisPubSubChannelLayer
 from channels_redis.utils import _consistent_hash
@@ -81,9 +81,17 @@ def publish(
 
 
 async def apublish(
-    kind: str, payload: dict[str, Any], *, idempotency_key: str | None = None
+    kind: str,
+    payload: dict[str, Any],
+    *,
+    on_commit: bool = False,
+    idempotency_key: str | None = None,
 ) -> Position | None:
     """Publish one payload; the coroutine form of :func:`publish`."""
+    if on_commit:  # transactions are those of the thread that runs synchronous code
+        return await sync_to_async(publish)(
+            kind, payload, on_commit=True, idempotency_key=idempotency_key
+        )
     _check_type(kind)
     await _asend(kind, [_encode(payload)], idempotency_key)
     return None
@@ -186,17 +194,27 @@ def _send(kind: str, bodies: list[bytes], idempotency_key: str | None) -> None:
 async def _asend(kind: str, bodies: list[bytes], idempotency_key: str | None) -> None:
     layer = get_channel_layer()
     if not isinstance(layer, RedisPubSubChannelLayer):
-        await layer.group_send(group_name(kind), _message(bodies))
+        await _send_through(layer, kind, bodies)
         return
     url, channel = _address(kind)
     data = layer.serialize(_message(bodies))
+    client = await async_client(url)
     try:
         if idempotency_key is None:
-            await async_client(url).publish(channel, data)
+            await client.publish(channel, data)
         else:
-            arguments = _once(kind, idempotency_key)
-            await async_client(url).eval(_PUBLISH_ONCE, 1, *arguments, channel, data)
+            await client.eval(_PUBLISH_ONCE, 1, *_once(kind, idempotency_key), channel, data)
     except (redis.RedisError, OSError) as error:
+        raise PublishError(f"the channel layer did not confirm the message: {error}") from error
+
+
+async def _send_through(layer: Any, kind: str, bodies: list[bytes]) -> None:
+    """Send through a layer of another kind, whose errors this module does not know."""
+    if layer is None:
+        raise PublishError("no channel layer is configured")
+    try:
+        await layer.group_send(group_name(kind), _message(bodies))
+    except Exception as error:
         raise PublishError(f"the channel layer did not confirm the message: {error}") from error
 
 

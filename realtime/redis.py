@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import AsyncGenerator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -79,33 +80,49 @@ def sync_client(url: str) -> redis.Redis:
     return redis.Redis(connection_pool=pool)
 
 
-# Event loop -> URL -> client: a connection belongs to the loop that opened it.
-_async_clients: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, redis.asyncio.Redis]] = (
-    WeakKeyDictionary()
-)
+# Event loop -> URL -> client and the generator that owns it: a connection belongs to the loop
+# that opened it.
+_async_clients: WeakKeyDictionary[
+    asyncio.AbstractEventLoop, dict[str, tuple[redis.asyncio.Redis, AsyncGenerator[Any]]]
+] = WeakKeyDictionary()
 
 
-def async_client(url: str) -> redis.asyncio.Redis:
-    """Return the running loop's client for a server."""
+async def async_client(url: str) -> redis.asyncio.Redis:
+    """Return the running loop's client for a server; its connections end with the loop."""
     clients = _async_clients.setdefault(asyncio.get_running_loop(), {})
     if url not in clients:
-        pool = redis.asyncio.BlockingConnectionPool.from_url(
-            url,
-            max_connections=MAX_CONNECTIONS,
-            timeout=ANSWER_TIMEOUT,
-            retry=AsyncRetry(ExponentialBackoff(cap=0.5, base=0.05), 1, _CONNECTION_ERRORS),
-            socket_connect_timeout=CONNECT_TIMEOUT,
-            socket_timeout=ANSWER_TIMEOUT,
-            health_check_interval=HEALTH_CHECK_INTERVAL,
-        )
-        clients[url] = redis.asyncio.Redis(connection_pool=pool)
-    return clients[url]
+        owner = _own_client(url)
+        clients[url] = await anext(owner), owner
+    return clients[url][0]
+
+
+async def _own_client(url: str) -> AsyncGenerator[redis.asyncio.Redis]:
+    """Yield a client and close it at the end: a loop that ends closes its generators first.
+
+    Otherwise each ``async_to_sync(apublish)``, which has a loop of its own, would leave a
+    connection behind.
+    """
+    pool = redis.asyncio.BlockingConnectionPool.from_url(
+        url,
+        max_connections=MAX_CONNECTIONS,
+        timeout=ANSWER_TIMEOUT,
+        retry=AsyncRetry(ExponentialBackoff(cap=0.5, base=0.05), 1, _CONNECTION_ERRORS),
+        socket_connect_timeout=CONNECT_TIMEOUT,
+        socket_timeout=ANSWER_TIMEOUT,
+        health_check_interval=HEALTH_CHECK_INTERVAL,
+    )
+    client = redis.asyncio.Redis(connection_pool=pool)
+    try:
+        yield client
+    finally:
+        _async_clients.get(asyncio.get_running_loop(), {}).pop(url, None)
+        await client.aclose(close_connection_pool=True)
 
 
 async def close_async_clients() -> None:
     """Close the running loop's connections."""
-    for client in _async_clients.pop(asyncio.get_running_loop(), {}).values():
-        await client.aclose(close_connection_pool=True)
+    for _, owner in list(_async_clients.get(asyncio.get_running_loop(), {}).values()):
+        await owner.aclose()
 
 
 def layer_config() -> dict[str, Any]:

@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 KEEPALIVE_INTERVAL = 0.25
 DRAIN_LOOK_INTERVAL = 0.02
+# Of the time for a drain, how much clients have to close; the rest is for this process's own end.
+CLIENTS_SHARE = 0.8
 
 
 class StreamFactory(WebSocketFactory):
@@ -110,8 +112,8 @@ class StreamFactory(WebSocketFactory):
     def drain(self) -> defer.Deferred[Any]:
         """Take no more connections and end those there are; fires when they are gone.
 
-        Clients get ``restarting``, then 1012. Those that have not closed within ``drain_timeout``
-        are cut.
+        Clients get ``restarting``, then 1012. Those that have not closed in most of
+        ``drain_timeout`` are cut.
         """
         return defer.Deferred.fromFuture(asyncio.ensure_future(self._drain()))
 
@@ -119,7 +121,7 @@ class StreamFactory(WebSocketFactory):
         node = get_node()
         for listener in self.server_class.listeners:
             listener.addCallback(lambda port: port.stopListening())
-        deadline = time.monotonic() + node.policy.config.drain_timeout
+        deadline = time.monotonic() + node.policy.config.drain_timeout * CLIENTS_SHARE
         node.drain()
         while self.connections and time.monotonic() < deadline:  # noqa: ASYNC110 - rare, and short
             await asyncio.sleep(DRAIN_LOOK_INTERVAL)
@@ -150,6 +152,24 @@ class StreamServer(Server):
         """Remember why the server cannot listen, and stop."""
         self.failure = failure.getErrorMessage()
         super().listen_error(failure)
+
+    def application_checker(self) -> None:
+        """Forget requests that have ended.
+
+        One that became a WebSocket is not used again but would hold itself, its HTTP channel and
+        its headers in cycles until the garbage collector runs.
+        """
+        upgraded = [
+            request
+            for request, details in self.connections.items()
+            if "disconnected" in details and request.application_queue is None
+        ]
+        super().application_checker()
+        for request in upgraded:
+            if request not in self.connections:
+                if request.channel is not None:
+                    vars(request.channel).clear()
+                vars(request).clear()
 
     def kill_all_applications(self) -> defer.Deferred[Any]:
         """Cancel the HTTP requests under way; the base class fails if one has only begun."""

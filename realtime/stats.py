@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from realtime.config import WebSocketConfig
 from realtime.protocol import SUBSCRIPTION_TYPES
+
+if TYPE_CHECKING:
+    from realtime.config import WebSocketConfig
 
 
 @dataclass(slots=True)

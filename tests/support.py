@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import itertools
 import json
@@ -10,13 +11,16 @@ import os
 import re
 import select
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
+import psutil
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
@@ -62,6 +66,8 @@ class Server:
     """A ``manage.py serve`` process of its own data directory and port."""
 
     command: tuple[str, ...] = ("serve", "--host", "127.0.0.1", "--port", "0")
+    # Whether the test provokes a fault of the server: else its log may hold no traceback.
+    may_fail = False
 
     def __init__(self, data_dir: Path, *arguments: str, **variables: str) -> None:
         self.data_dir = data_dir
@@ -69,13 +75,14 @@ class Server:
         self._variables = variables
         self._names = itertools.count(1)
         self._publisher: subprocess.Popen[bytes] | None = None
+        self._administrator: subprocess.Popen[bytes] | None = None
         self.output = ""
         self.port = 0
 
     def __enter__(self) -> Self:
         self._log = (self.data_dir / f"server-{time.monotonic_ns()}.log").open("w+b")
         self.process = subprocess.Popen(
-            [sys.executable, str(ROOT / "manage.py"), *self.command, *self._arguments],
+            [*self.program(), *self._arguments],
             env=environment(self.data_dir, **self._variables),
             cwd=ROOT,
             stdout=subprocess.PIPE,
@@ -84,9 +91,14 @@ class Server:
         self._wait_until_listening()
         return self
 
+    def program(self) -> list[str]:
+        """Return the command that serves."""
+        return [sys.executable, str(ROOT / "manage.py"), *self.command]
+
     def __exit__(self, *error: object) -> None:
-        if self._publisher is not None:
-            self._publisher.communicate()  # its standard input ends, and so does it
+        for helper in (self._publisher, self._administrator):
+            if helper is not None:
+                helper.communicate()  # its standard input ends, and so does it
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             try:
@@ -97,6 +109,8 @@ class Server:
         assert self.process.stdout is not None
         self.process.stdout.close()
         self._log.close()
+        if error[:1] in ((), (None,)) and not self.may_fail:
+            assert "Traceback" not in self.log(), self.log()
 
     def _wait_until_listening(self) -> None:
         assert self.process.stdout is not None
@@ -135,23 +149,91 @@ class Server:
 
     def publish(self, kind: str, *payloads: dict[str, Any]) -> None:
         """Publish from another process; return when it has."""
+        assert self.try_to_publish(kind, *payloads) == "published"
+
+    def try_to_publish(self, kind: str, *payloads: dict[str, Any]) -> str:
+        """Publish from another process; return ``published`` or what went wrong."""
         if self._publisher is None or self._publisher.poll() is not None:
-            self._publisher = subprocess.Popen(
-                [sys.executable, "-m", "tests.publisher"],
-                env=environment(
-                    self.data_dir,
-                    **self._variables,
-                    DJANGO_SETTINGS_MODULE="streaming_site.settings",
-                ),
-                cwd=ROOT,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-            )
-        stdin, stdout = self._publisher.stdin, self._publisher.stdout
-        assert stdin is not None and stdout is not None
-        stdin.write(json.dumps([kind, payloads]).encode() + b"\n")
-        stdin.flush()
-        assert stdout.readline() == b"published\n"
+            self._publisher = self._start_helper("tests.publisher")
+        return _ask(self._publisher, [kind, payloads])
+
+    def _start_helper(self, module: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, "-m", module],
+            env=environment(
+                self.data_dir,
+                **self._variables,
+                DJANGO_SETTINGS_MODULE="streaming_site.settings",
+            ),
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+
+    def administer(self, statements: str, **values: Any) -> Any:
+        """Run Python in another process, an administrator's; return what is in ``result``."""
+        if self._administrator is None or self._administrator.poll() is not None:
+            self._administrator = self._start_helper("tests.end_to_end.administrator")
+        answer = json.loads(_ask(self._administrator, [statements, values]))
+        assert "error" not in answer, answer["error"]
+        return answer["result"]
+
+    def new_token(self, **fields: Any) -> str:
+        """Create a token with these fields of the model, quickly; return its secret."""
+        name = fields.pop("name", f"token-{next(self._names)}")
+        secret: str = self.administer(
+            "result = create_token(name, **fields)[1]", name=name, fields=fields
+        )
+        return secret
+
+    def valkey(self) -> list[psutil.Process]:
+        """Return the embedded Valkey's processes that this server started."""
+        return [
+            child
+            for child in psutil.Process(self.process.pid).children()
+            if "python" not in child.name()
+        ]
+
+
+class OtherServer(Server):
+    """A server that another command starts; it does not say when it listens."""
+
+    def __init__(self, data_dir: Path, *program: str, **variables: str) -> None:
+        """``{port}`` in the program stands for the port, a free one."""
+        super().__init__(data_dir, **variables)
+        self._program = program
+        self._port = free_port()
+
+    def program(self) -> list[str]:
+        """Return the command that serves."""
+        return [sys.executable, *(part.format(port=self._port) for part in self._program)]
+
+    def _wait_until_listening(self) -> None:
+        def is_listening() -> bool:
+            assert self.process.poll() is None, self.log()
+            with contextlib.suppress(OSError), socket.socket() as probe:
+                probe.connect(("127.0.0.1", self._port))
+                return True
+            return False
+
+        wait_until(is_listening, START_TIMEOUT)
+        self.port = self._port
+
+
+def free_port() -> int:
+    """Return a port on which nobody listens."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+        return port
+
+
+def _ask(helper: subprocess.Popen[bytes], question: Any) -> str:
+    """Write a line to a helper process and return the line that it answers."""
+    assert helper.stdin is not None and helper.stdout is not None
+    helper.stdin.write(json.dumps(question).encode() + b"\n")
+    helper.stdin.flush()
+    return helper.stdout.readline().decode().strip()
 
 
 class Client:
@@ -217,6 +299,137 @@ class Client:
             received = closed.rcvd
         assert received is not None, "the connection was cut without a close frame"
         assert (received.code, received.reason) == (code, reason)
+
+    async def expect_nothing_but_close(self, code: int, reason: str) -> None:
+        """Check that the server closes, and sends no message before."""
+        with contextlib.suppress(ConnectionClosed):
+            message = await self.receive()
+            raise AssertionError(f"received {message}")
+        await self.expect_close(code, reason)
+
+
+class Frame(NamedTuple):
+    """A WebSocket frame, as it is on the wire."""
+
+    first_byte: int
+    payload: bytes
+
+
+TEXT, BINARY, CLOSE, PING, PONG = 0x81, 0x82, 0x88, 0x89, 0x8A
+
+
+class RawClient:
+    """A client that sends the bytes it is told and answers nothing by itself."""
+
+    def __init__(self, server: Server, path: bytes = b"/ws/") -> None:
+        self.socket = socket.create_connection(("127.0.0.1", server.port), TIMEOUT)
+        self._received = b""
+        self._path = path
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.socket.close()
+
+    def shake_hands(self, *headers: bytes) -> bytes:
+        """Send a handshake and return the status line and headers of the answer."""
+        lines = (
+            b"GET " + self._path + b" HTTP/1.1",
+            b"Host: localhost",
+            b"Upgrade: websocket",
+            b"Connection: Upgrade",
+            b"Sec-WebSocket-Key: " + base64.b64encode(b"a nonce of bytes"),
+            b"Sec-WebSocket-Version: 13",
+            *headers,
+        )
+        self.socket.sendall(b"\r\n".join(lines) + b"\r\n\r\n")
+        return self.read_head()
+
+    def read_head(self) -> bytes:
+        """Return the status line and headers of the answer to a handshake."""
+        while b"\r\n\r\n" not in self._received:
+            self._receive()
+        answer, _, self._received = self._received.partition(b"\r\n\r\n")
+        return answer
+
+    def connect(self) -> Self:
+        """Complete the handshake."""
+        answer = self.shake_hands()
+        assert answer.startswith(b"HTTP/1.1 101 "), answer
+        return self
+
+    def send(self, first_byte: int, payload: bytes = b"", *, masked: bool = True) -> None:
+        """Send a frame, with an empty mask."""
+        mask = 0x80 if masked else 0
+        length = len(payload)
+        if length < 126:
+            head = struct.pack("!BB", first_byte, mask | length)
+        elif length < 65_536:
+            head = struct.pack("!BBH", first_byte, mask | 126, length)
+        else:
+            head = struct.pack("!BBQ", first_byte, mask | 127, length)
+        self.socket.sendall(head + bytes(4 if masked else 0) + payload)
+
+    def send_message(self, message: dict[str, Any]) -> None:
+        """Send a message in one text frame."""
+        self.send(TEXT, json.dumps(message).encode())
+
+    def read_frame(self) -> Frame:
+        """Return the next frame of the server."""
+        first, length = self._take(2)
+        if length >= 126:
+            (length,) = struct.unpack(
+                *(("!H", self._take(2)) if length == 126 else ("!Q", self._take(8)))
+            )
+        return Frame(first, self._take(length))
+
+    def read_message(self) -> dict[str, Any]:
+        """Return the next message."""
+        frame = self.read_frame()
+        assert frame.first_byte == TEXT, frame
+        message: dict[str, Any] = json.loads(frame.payload)
+        return message
+
+    def expect_close(self, code: int, reason: str | None = None) -> str:
+        """Check that the next frame closes; return its reason."""
+        frame = self.read_frame()
+        assert frame.first_byte == CLOSE, frame
+        (received,) = struct.unpack("!H", frame.payload[:2])
+        text = frame.payload[2:].decode()
+        assert received == code and reason in (None, text), (received, text)
+        return text
+
+    def say_goodbye(self) -> None:
+        """Answer the server's close frame; check that it ends the connection."""
+        with contextlib.suppress(OSError):  # it has, if the client closed first
+            self.send(CLOSE)
+        self.expect_end()
+
+    def expect_end(self) -> None:
+        """Check that the server ends the TCP connection without another byte."""
+        assert self._received == b""
+        with contextlib.suppress(ConnectionResetError):
+            assert self.socket.recv(1) == b""
+
+    def drain(self) -> bytes:
+        """Return what has come until the server ends the connection; also if by a reset."""
+        with contextlib.suppress(ConnectionResetError):
+            while part := self.socket.recv(65_536):
+                self._received += part
+        drained, self._received = self._received, b""
+        return drained
+
+    def _take(self, count: int) -> bytes:
+        while len(self._received) < count:
+            self._receive()
+        taken, self._received = self._received[:count], self._received[count:]
+        return taken
+
+    def _receive(self) -> None:
+        part = self.socket.recv(65_536)
+        assert part, f"the connection ended after {self._received!r}"
+        self._received += part
 
 
 @contextlib.asynccontextmanager

@@ -7,6 +7,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 from argparse import ArgumentParser
 from typing import Any
 
@@ -82,10 +83,11 @@ class Command(BaseCommand):
             on_listening=self._on_listening,
             verbosity=2,  # errors inside Twisted reach the log
         )
+        config = get_streaming_config().websocket
         descriptor = options["control_fd"]
         self._control = None if descriptor is None else Control(descriptor, server.stop)
         prepare_node(reactor._asyncioEventloop, embedded if uses_embedded() else None)
-        _stop_on_signals(server, reactor, embedded)
+        _stop_on_signals(server, reactor, embedded, max(1.0, config.drain_timeout))
         try:
             server.run()
         finally:
@@ -134,15 +136,21 @@ def _raise_file_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def _stop_on_signals(server: Any, reactor: Any, embedded: EmbeddedServer) -> None:
-    """Drain on the first SIGTERM or SIGINT, end at once on the second."""
-    received: list[int] = []
+def _stop_on_signals(server: Any, reactor: Any, embedded: EmbeddedServer, longest: float) -> None:
+    """Drain on the first SIGTERM or SIGINT; end on the second, or after *longest* seconds."""
+
+    def end() -> None:
+        embedded.stop()
+        os._exit(0)
+
+    # Should the drain hang, the process still ends.
+    watchdog = threading.Timer(longest, end)
+    watchdog.daemon = True
 
     def stop(number: int, frame: Any) -> None:
-        received.append(number)
-        if len(received) > 1:
-            embedded.stop()
-            os._exit(0)
+        if watchdog.is_alive():
+            end()
+        watchdog.start()
         reactor.callFromThread(server.stop)
 
     signal.signal(signal.SIGTERM, stop)

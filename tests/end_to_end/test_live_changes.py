@@ -1,0 +1,312 @@
+"""What an administrator changes in another process reaches running servers within 2 seconds."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from websockets.exceptions import ConnectionClosed
+
+from tests.support import Client, Server, client, running
+
+
+@pytest.fixture(scope="module")
+def managed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server of its own, since its limits and origins change."""
+    with running(
+        tmp_path_factory.mktemp("managed"),
+        rate_limit_per_minute="100000",
+        allowed_origins="https://environment.example",
+    ) as server:
+        server.publish("events")  # starts the publisher
+        server.administer("")
+        yield server
+
+
+@pytest.fixture
+def everything(managed: Server) -> str:
+    """A token with all rights."""
+    return managed.new_token()
+
+
+@pytest.fixture
+def limits(managed: Server) -> Iterator[Callable[..., None]]:
+    """Set limits, until the test ends."""
+
+    def change(**values: Any) -> None:
+        managed.administer("Limits(**values).save()", values=values)
+
+    yield change
+    managed.administer("Limits.objects.all().delete()")
+
+
+class Deadline:
+    """The 2 seconds that a change may take, from now on."""
+
+    def __init__(self, start: float | None = None) -> None:
+        self._start = time.monotonic() if start is None else start
+
+    def check(self) -> None:
+        """Check that they are not over; a slow machine gets a little more."""
+        assert time.monotonic() - self._start < 2.3
+
+    async def wait_for(self, condition: Callable[[], Awaitable[bool]]) -> None:
+        """Ask until the condition holds, in time."""
+        while not await condition():
+            self.check()
+            await asyncio.sleep(0.05)
+
+
+class TestLimits:
+    """The limits of the admin override the environment's."""
+
+    async def test_limits_apply_to_connections_there_are(
+        self, managed: Server, everything: str, limits: Callable[..., None]
+    ) -> None:
+        async with client(managed, everything) as page, client(managed, everything) as talkative:
+            await page.subscribe("events")
+            for _ in range(20):
+                await talkative.expect_silence()
+            limits(max_subscriptions_per_client=1, max_message_size=2000, rate_limit_per_minute=20)
+            deadline = Deadline()
+
+            async def is_limited() -> bool:
+                reply = await talkative.call({"type": "ping"})
+                return bool(reply["type"] == "error")
+
+            await deadline.wait_for(is_limited)
+            await page.send({"type": "subscribe", "data": {"type": "alerts"}})
+            await page.expect_error("too_many_subscriptions")
+            deadline.check()
+
+            async def is_too_big() -> bool:
+                await page.send({"type": "ping", "padding": "x" * 2000})
+                try:
+                    await page.receive()
+                except ConnectionClosed as closed:
+                    assert closed.rcvd is not None
+                    assert (closed.rcvd.code, closed.rcvd.reason) == (1009, "message too big")
+                    return True
+                return False
+
+            await deadline.wait_for(is_too_big)
+
+    async def test_limits_apply_to_new_connections(
+        self, managed: Server, everything: str, limits: Callable[..., None]
+    ) -> None:
+        async with client(managed, everything) as first, client(managed, everything) as second:
+            limits(max_connections=2, auth_timeout_seconds=1)
+            deadline = Deadline()
+
+            async def is_full() -> bool:
+                async with client(managed) as newcomer:
+                    try:
+                        await newcomer.call({"type": "ping"})
+                    except ConnectionClosed as closed:
+                        return closed.rcvd is not None and closed.rcvd.code == 1013
+                    return False
+
+            await deadline.wait_for(is_full)
+            await second.socket.close()
+            async with client(managed) as silent:
+                await silent.expect_close(1008, "authentication timeout", timeout=3)
+            await first.expect_silence()
+
+    async def test_without_limits_the_environments_are_in_force_again(
+        self, managed: Server, everything: str, limits: Callable[..., None]
+    ) -> None:
+        async with client(managed, everything) as page:
+
+            async def may_subscribe() -> bool:
+                data = {"type": "events", "filters": {"a": 1}}
+                reply = await page.call({"type": "subscribe", "data": data})
+                return bool(reply["type"] == "subscribed")
+
+            async def may_not_subscribe() -> bool:
+                data = {"type": "events", "filters": {"b": 1}}
+                reply = await page.call({"type": "subscribe", "data": data})
+                if reply["type"] == "subscribed":
+                    found = {"subscription_id": reply["subscription_id"]}
+                    await page.call({"type": "unsubscribe", "data": found})
+                return bool(reply["type"] == "error")
+
+            await page.subscribe("events")
+            limits(max_subscriptions_per_client=1)
+            await Deadline().wait_for(may_not_subscribe)
+            managed.administer("Limits.objects.update(max_subscriptions_per_client=None)")
+            await Deadline().wait_for(may_subscribe)
+
+
+class TestOrigins:
+    """Origins of the admin replace the environment's while there are any."""
+
+    async def test_origins(self, managed: Server, everything: str) -> None:
+        async def allowed(origin: str) -> bool:
+            async with client(managed, origin=origin) as page:
+                try:
+                    return bool((await page.call({"type": "ping"}))["type"] == "pong")
+                except ConnectionClosed as closed:
+                    assert closed.rcvd is not None
+                    assert (closed.rcvd.code, closed.rcvd.reason) == (1008, "origin not allowed")
+                    return False
+
+        environments, admins = "https://environment.example", "https://admin.example"
+
+        async def as_in_the_admin() -> bool:
+            return await allowed(admins) and not await allowed(environments)
+
+        async def as_in_the_environment() -> bool:
+            return await allowed(environments) and not await allowed(admins)
+
+        assert await as_in_the_environment()
+        async with client(managed, everything, origin=environments) as page:
+            managed.administer("AllowedOrigin(pattern=pattern).save()", pattern=admins)
+            await Deadline().wait_for(as_in_the_admin)
+            await page.expect_silence()  # it was allowed when it came
+        managed.administer("AllowedOrigin.objects.get().delete()")
+        await Deadline().wait_for(as_in_the_environment)
+
+
+class TestTokens:
+    """What happens to a token happens to its live connections."""
+
+    @pytest.fixture
+    def token(self, managed: Server) -> str:
+        """A token named so that statements find it."""
+        managed.administer("AccessToken.objects.filter(name='it').update(name='was it')")
+        return managed.new_token(name="it")
+
+    async def close_all(
+        self, managed: Server, token: str, bystander: str, act: Callable[[], object], reason: str
+    ) -> None:
+        """Check that an act closes the connections of a token, and no other."""
+        async with (
+            client(managed, token) as first,
+            client(managed, token) as second,
+            client(managed, bystander) as other,
+        ):
+            await asyncio.to_thread(act)
+            deadline = Deadline()
+            for page in (first, second):
+                await page.expect_nothing_but_close(1008, reason)
+            deadline.check()
+            await other.expect_silence()
+            reply = await other.call({"type": "auth", "data": {"token": token}})
+            assert reply["type"] == "auth_failed"
+            await other.expect_silence()
+
+    async def test_revoked_by_name(self, managed: Server, everything: str) -> None:
+        token = managed.new_token(name="to be revoked")
+
+        def act() -> None:
+            done = managed.manage("revoke_token", "to be revoked")
+            assert done.returncode == 0, done.stderr
+
+        await self.close_all(managed, token, everything, act, "token revoked")
+
+    async def test_revoked_by_prefix_in_the_database(
+        self, managed: Server, token: str, everything: str
+    ) -> None:
+        def act() -> None:
+            managed.administer(
+                "token = AccessToken.objects.get(name='it')\n"
+                "token.revoked_at = timezone.now()\n"
+                "token.save()"
+            )
+
+        await self.close_all(managed, token, everything, act, "token revoked")
+
+    async def test_deleted(self, managed: Server, token: str, everything: str) -> None:
+        def act() -> None:
+            managed.administer("AccessToken.objects.get(name='it').delete()")
+
+        await self.close_all(managed, token, everything, act, "token revoked")
+
+    async def test_expired_by_an_administrator(
+        self, managed: Server, token: str, everything: str
+    ) -> None:
+        def act() -> None:
+            managed.administer(
+                "AccessToken.objects.filter(name='it').update(expires_at=timezone.now())"
+            )
+
+        await self.close_all(managed, token, everything, act, "token expired")
+
+    async def test_expired_by_time(self, managed: Server, everything: str) -> None:
+        lifetime = timedelta(seconds=1)
+        expires_at = datetime.now(UTC) + lifetime
+        token = managed.new_token(name="short", expires_at=expires_at.isoformat())
+        async with client(managed, token) as page, client(managed, everything) as other:
+            await page.subscribe("events")
+            await page.expect_nothing_but_close(1008, "token expired")
+            late = datetime.now(UTC) - expires_at
+            assert timedelta() <= late < timedelta(seconds=2.3)
+            reply = await other.call({"type": "auth", "data": {"token": token}})
+            assert reply["type"] == "auth_failed"
+
+    async def test_fewer_types_then_more(self, managed: Server, token: str) -> None:
+        async with client(managed, token) as page:
+            events = await page.subscribe("events")
+            metrics = await page.subscribe("metrics")
+            managed.administer("AccessToken.objects.filter(name='it').update(types=['metrics'])")
+            deadline = Deadline()
+            reply = await page.receive()
+            deadline.check()
+            assert (reply["type"], reply["subscription_id"]) == ("unsubscribed", events)
+            assert reply["data"] == {"reason": "forbidden"}
+            await page.send({"type": "subscribe", "data": {"type": "events"}})
+            await page.expect_error("forbidden")
+            managed.publish("events", {"n": 1})
+            managed.publish("metrics", {"n": 2})
+            assert (await page.receive())["subscription_id"] == metrics
+            managed.administer(
+                "token = AccessToken.objects.get(name='it')\n"
+                "token.types = ['metrics', 'events']\n"
+                "token.save()"
+            )
+
+            async def may_subscribe() -> bool:
+                reply = await page.call({"type": "subscribe", "data": {"type": "events"}})
+                return bool(reply["type"] == "subscribed")
+
+            await Deadline().wait_for(may_subscribe)
+
+    async def test_filters_and_the_rate_limit(self, managed: Server, token: str) -> None:
+        async with client(managed, token) as page:
+            await page.subscribe("events", {"m": [1, 2]})
+            managed.administer(
+                "AccessToken.objects.filter(name='it')"
+                ".update(filters={'m': [2, 3]}, rate_limit_per_minute=5)"
+            )
+
+            async def is_limited() -> bool:
+                return bool((await page.call({"type": "ping"}))["type"] == "error")
+
+            await Deadline().wait_for(is_limited)
+            managed.publish("events", {"m": 1}, {"m": 2}, {"m": 3})
+            assert await page.expect_data("event") == {"m": 2}
+            managed.administer("AccessToken.objects.filter(name='it').update(filters={})")
+
+            async def gets_more() -> bool:
+                managed.publish("events", {"m": 1})
+                await page.send({"type": "ping"})
+                return bool((await page.receive())["type"] == "data")
+
+            await Deadline().wait_for(gets_more)
+
+    async def test_a_new_token_is_valid_at_once(self, managed: Server) -> None:
+        async with client(managed) as page:
+            await page.authenticate(managed.new_token())
+
+    async def test_a_connection_with_another_token_by_now_is_left_alone(
+        self, managed: Server, token: str, everything: str
+    ) -> None:
+        async with client(managed, token) as page, client(managed, token) as witness:
+            await page.authenticate(everything)
+            managed.administer("AccessToken.objects.get(name='it').delete()")
+            await witness.expect_nothing_but_close(1008, "token revoked")
+            await page.expect_silence()

@@ -1,0 +1,437 @@
+"""The hub: who receives which bytes, in which order, through any sequence of changes."""
+
+from __future__ import annotations
+
+import gc
+import json
+import zlib
+from collections.abc import Iterable
+from types import FunctionType, ModuleType
+from typing import Any, NamedTuple
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
+
+from realtime.filters import (
+    EVERYTHING,
+    Filter,
+    compile_filters,
+    conjunction,
+    derive_subscription_id,
+)
+from realtime.hub import Hub, Message, Subscription
+from realtime.protocol import PAYLOAD_KEYS, SUBSCRIPTION_TYPES
+
+TIME = 1_704_110_400.0
+TIMESTAMP = "2024-01-01T12:00:00.000Z"
+
+
+class RecordingOutlet:
+    """A connection that keeps what is written to it."""
+
+    def __init__(self, deflated: bool = False) -> None:
+        self.deflated = deflated
+        self.written = b""
+
+    def write(self, frames: bytes) -> None:
+        """Keep the frames."""
+        self.written += frames
+
+    def take(self) -> list[dict[str, Any]]:
+        """Return the messages received since the last look."""
+        received, self.written = list(read_messages(self.written, self.deflated)), b""
+        return received
+
+
+def read_messages(frames: bytes, deflated: bool) -> Iterable[dict[str, Any]]:
+    """Read unmasked text frames as RFC 6455 and RFC 7692 have them."""
+    while frames:
+        first, length = frames[0], frames[1]
+        assert first & 0xBF == 0x81, "a text frame, whole, without reserved bits but RSV1"
+        start = 2
+        if length >= 126:
+            start = 4 if length == 126 else 10
+            length = int.from_bytes(frames[2:start], "big")
+        payload, frames = frames[start : start + length], frames[start + length :]
+        assert len(payload) == length
+        if first & 0x40:
+            assert deflated, "compressed for a client that does not take it"
+            payload = zlib.decompressobj(-15).decompress(payload + b"\x00\x00\xff\xff")
+        yield json.loads(payload)
+
+
+def message(kind: str, payload: Any) -> Message:
+    """Return a published message."""
+    return Message(kind, json.dumps(payload).encode(), TIME)
+
+
+def deliver(hub: Hub, kind: str, *payloads: Any) -> None:
+    """Do with what is published what the node does."""
+    for subscriptions, frames, count in hub.deliveries(kind, [message(kind, p) for p in payloads]):
+        assert count > 0
+        for subscription in subscriptions:
+            if subscription.active:
+                subscription.outlet.write(frames)
+
+
+def subscribe(
+    hub: Hub, outlet: RecordingOutlet, kind: str, wanted: Any = None, own_id: str | None = None
+) -> Subscription:
+    """Subscribe, actively."""
+    compiled = compile_filters(wanted)
+    subscription_id = own_id or derive_subscription_id(kind, compiled)
+    subscription = hub.subscribe(outlet, kind, compiled, subscription_id)
+    subscription.active = True
+    return subscription
+
+
+def expected_message(kind: str, payload: Any, subscription_id: str) -> dict[str, Any]:
+    """Return the ``data`` message of the contract."""
+    return {
+        "type": "data",
+        "data": {PAYLOAD_KEYS[kind]: payload, "subscription_type": kind},
+        "timestamp": TIMESTAMP,
+        "metadata": {},
+        "subscription_id": subscription_id,
+    }
+
+
+def naive_match(wanted: dict[str, list[Any]], payload: Any) -> bool:
+    """Tell whether *payload* has one of the wanted values at every path."""
+    for path, values in wanted.items():
+        here = payload
+        for step in path.split("."):
+            here = here.get(step, ...) if isinstance(here, dict) else ...
+        if not any(type(here) is type(value) and here == value for value in values):
+            return False
+    return True
+
+
+def reachable(*roots: object) -> int:
+    """Count the objects that are held through *roots*, classes, code and constants aside."""
+    seen: dict[int, object] = {}
+    waiting: list[object] = list(roots)
+    while waiting:
+        item = waiting.pop()
+        if id(item) in seen or isinstance(item, type | FunctionType | ModuleType | str | int):
+            continue
+        seen[id(item)] = item
+        waiting.extend(gc.get_referents(item))
+    return len(seen)
+
+
+@pytest.mark.parametrize("kind", SUBSCRIPTION_TYPES)
+@pytest.mark.parametrize("deflated", [False, True])
+@pytest.mark.parametrize("size", [1, 200, 5_000, 200_000])
+def test_a_subscriber_receives_the_data_message(kind: str, deflated: bool, size: int) -> None:
+    hub, outlet = Hub(), RecordingOutlet(deflated)
+    subscription = subscribe(hub, outlet, kind)
+    payload = {"text": "é" * size}
+    deliver(hub, kind, payload)
+    assert outlet.take() == [expected_message(kind, payload, subscription.id)]
+
+
+def test_a_large_message_is_compressed_for_those_who_take_it() -> None:
+    hub, plain, deflated = Hub(), RecordingOutlet(), RecordingOutlet(deflated=True)
+    for outlet in (plain, deflated):
+        subscribe(hub, outlet, "events")
+    deliver(hub, "events", {"text": "x" * 10_000})
+    assert len(deflated.written) < 1000 < len(plain.written)
+    assert deflated.take() == plain.take()
+
+
+def test_the_published_text_is_delivered_byte_for_byte() -> None:
+    hub, outlet = Hub(), RecordingOutlet()
+    subscribe(hub, outlet, "events", {"n": 1})
+    text = b'{ "n":1.0, "text":"\\u00e9", "n":1e0 }'
+    [delivery] = hub.deliveries("events", [Message("events", text, TIME)])
+    assert text in delivery.frames
+
+
+def test_other_types_receive_nothing() -> None:
+    hub = Hub()
+    outlets = {kind: RecordingOutlet() for kind in SUBSCRIPTION_TYPES}
+    for kind, outlet in outlets.items():
+        subscribe(hub, outlet, kind)
+    deliver(hub, "alerts", {"n": 1})
+    assert [kind for kind, outlet in outlets.items() if outlet.take()] == ["alerts"]
+
+
+def test_equal_subscriptions_are_handed_the_same_bytes() -> None:
+    hub = Hub()
+    for _ in range(100):
+        subscribe(hub, RecordingOutlet(), "events", {"a": 1, "b": "x"})
+    subscribe(hub, RecordingOutlet(), "events", {"b": ["x"], "a": 1.0})
+    [delivery] = hub.deliveries("events", [message("events", {"a": 1, "b": "x"})])
+    assert len(delivery.subscriptions) == 101
+    assert hub.count_groups() == 1
+
+
+def test_ids_of_different_lengths_each_reach_their_own() -> None:
+    hub = Hub()
+    outlets = {
+        (own_id, deflated): RecordingOutlet(deflated)
+        for own_id in ("a", "b", "ab", "x" * 64)
+        for deflated in (False, True)
+    }
+    for (own_id, _), outlet in outlets.items():
+        subscribe(hub, outlet, "events", None, own_id)
+    deliver(hub, "events", {"n": 1}, {"n": 2, "text": "y" * 3000})
+    for (own_id, _), outlet in outlets.items():
+        assert [received["subscription_id"] for received in outlet.take()] == [own_id] * 2
+
+
+def test_a_batch_keeps_its_order_and_comes_in_one_piece() -> None:
+    hub, outlet = Hub(), RecordingOutlet(deflated=True)
+    subscribe(hub, outlet, "events", {"even": True})
+    payloads = [{"n": n, "even": n % 2 == 0, "text": "x" * (n % 3 * 1000)} for n in range(100)]
+    batch = [message("events", payload) for payload in payloads]
+    [delivery] = hub.deliveries("events", batch)
+    assert delivery.messages == 50
+    numbers = [m["data"]["event"]["n"] for m in read_messages(delivery.frames, True)]
+    assert numbers == list(range(0, 100, 2))
+
+
+def test_an_empty_batch_and_no_match_give_nothing() -> None:
+    hub = Hub()
+    subscribe(hub, RecordingOutlet(), "events", {"a": 1})
+    assert list(hub.deliveries("events", [])) == []
+    assert list(hub.deliveries("events", [message("events", {"a": 2})])) == []
+    assert list(hub.deliveries("metrics", [message("metrics", {"a": 1})])) == []
+
+
+def test_a_subscription_is_not_active_until_it_is_told() -> None:
+    hub, outlet = Hub(), RecordingOutlet()
+    subscription = hub.subscribe(outlet, "events", EVERYTHING, "id")
+    assert not subscription.active
+    deliver(hub, "events", {"n": 1})
+    subscription.active = True
+    deliver(hub, "events", {"n": 2})
+    assert [received["data"]["event"] for received in outlet.take()] == [{"n": 2}]
+
+
+def test_one_who_leaves_during_a_delivery_gets_nothing_more() -> None:
+    hub = Hub()
+    outlets = [RecordingOutlet() for _ in range(3)]
+    subscriptions = [subscribe(hub, outlet, "events") for outlet in outlets]
+    batch = [message("events", {"n": 1})]
+    for delivery in hub.deliveries("events", batch):
+        for subscription in delivery.subscriptions:
+            if subscription.active:
+                subscription.outlet.write(delivery.frames)
+            for other in subscriptions:
+                hub.unsubscribe(other)
+    assert sum(len(outlet.take()) for outlet in outlets) == 1
+    assert hub.count_groups() == 0
+
+
+def test_one_who_comes_during_a_delivery_hurts_nobody() -> None:
+    hub, first = Hub(), RecordingOutlet()
+    subscribe(hub, first, "events")
+    subscribe(hub, first, "events", {"n": 1})
+    for subscriptions, frames, _ in hub.deliveries("events", [message("events", {"n": 1})]):
+        for subscription in subscriptions:
+            subscription.outlet.write(frames)
+        for number in range(10):
+            subscribe(hub, RecordingOutlet(), "events", None, f"late-{number}")
+            subscribe(hub, RecordingOutlet(), "events", {"n": number})
+    assert len(first.take()) == 2
+
+
+def test_leaving_twice_is_told() -> None:
+    hub = Hub()
+    subscription = subscribe(hub, RecordingOutlet(), "events", {"a": 1})
+    again = subscribe(hub, RecordingOutlet(), "events", {"a": 1})
+    assert hub.unsubscribe(subscription) is True
+    assert hub.unsubscribe(subscription) is False
+    assert hub.has_subscriptions("events")
+    assert hub.unsubscribe(again) is True
+    assert not hub.has_subscriptions("events")
+    # One that is gone cannot take its successor with it.
+    successor = subscribe(hub, RecordingOutlet(), "events", {"a": 1})
+    assert hub.unsubscribe(again) is False
+    assert hub.has_subscriptions("events")
+    assert hub.unsubscribe(successor) is True
+
+
+def test_a_changed_filter_holds_from_then_on() -> None:
+    hub, outlet = Hub(), RecordingOutlet()
+    subscription = subscribe(hub, outlet, "events", {"a": 1})
+    for wanted in ({"a": 2}, {"a": 2}, {}, {"a": [1, 2], "b": "x"}, {"a": 1}):
+        hub.change_filter(subscription, compile_filters(wanted))
+        assert hub.count_groups() == 1
+        assert subscription.type == "events"
+        deliver(hub, "events", {"a": 1}, {"a": 2, "b": "x"})
+        received = [m["data"]["event"]["a"] for m in outlet.take()]
+        compiled = {path: v if isinstance(v, list) else [v] for path, v in wanted.items()}
+        assert received == [
+            payload["a"]
+            for payload in ({"a": 1}, {"a": 2, "b": "x"})
+            if naive_match(compiled, payload)
+        ]
+
+
+def test_a_filter_that_nothing_satisfies_costs_nothing_and_leaves_nothing() -> None:
+    hub, outlet = Hub(), RecordingOutlet()
+    nothing = conjunction(compile_filters({"a": 1}), compile_filters({"a": 2}))
+    subscription = subscribe(hub, outlet, "events")
+    hub.change_filter(subscription, nothing)
+    deliver(hub, "events", {"a": 1}, {"a": 2}, {}, {"a": []})
+    assert not outlet.written
+    assert hub.unsubscribe(subscription)
+    assert hub.count_groups() == 0
+
+
+@pytest.mark.parametrize("payload", [{"a": []}, {"a": {}}, {"a": {"b": {}}}, {"a": {"b": [1]}}, {}])
+def test_payloads_of_other_shapes_match_nothing(payload: Any) -> None:
+    hub, outlet = Hub(), RecordingOutlet()
+    subscribe(hub, outlet, "events", {"a.b": [1, None]})
+    deliver(hub, "events", payload)
+    assert not outlet.written
+
+
+def test_a_message_that_no_filter_can_read_is_delivered_to_those_without() -> None:
+    hub, everything, filtered = Hub(), RecordingOutlet(), RecordingOutlet()
+    subscribe(hub, everything, "events")
+    subscribe(hub, filtered, "events", {"a": 1})
+    deep = Message("events", b'{"a":' * 20_000 + b"1" + b"}" * 20_000, TIME)
+    deliveries = list(hub.deliveries("events", [deep, message("events", {"a": 1})]))
+    counts = {d.subscriptions[0].outlet: d.messages for d in deliveries}
+    assert counts == {everything: 2, filtered: 1}
+
+
+def test_many_come_and_go_and_nothing_stays() -> None:
+    hub = Hub()
+    empty = reachable(hub)
+    subscriptions = [
+        subscribe(hub, RecordingOutlet(n % 2 == 0), kind, {"user": n, "a.b": [n % 7, "x"]}, own)
+        for n in range(200)
+        for kind in ("events", "metrics")
+        for own in (None, f"own-{n}")
+    ]
+    assert hub.count_groups() == 400
+    deliver(hub, "events", *({"user": n, "a": {"b": "x"}} for n in range(200)))
+    outlets = [subscription.outlet for subscription in subscriptions]
+    for subscription in subscriptions[::2] + subscriptions[1::2]:
+        hub.unsubscribe(subscription)
+    assert hub.count_groups() == 0
+    assert not any(hub.has_subscriptions(kind) for kind in SUBSCRIPTION_TYPES)
+    assert reachable(hub) == empty
+    assert sum(bool(o.written) for o in outlets if isinstance(o, RecordingOutlet)) == 400
+
+
+# Random sequences against a naive evaluator
+
+VALUES: list[Any] = [None, True, False, 0, 1, "1", "x"]
+PATHS = ["a", "b", "a.b"]
+values = st.sampled_from(VALUES)
+wanted_filters = st.dictionaries(
+    st.sampled_from(PATHS), st.lists(values, min_size=1, max_size=3), max_size=3
+)
+payloads = st.fixed_dictionaries(
+    {},
+    optional={
+        "a": values | st.fixed_dictionaries({}, optional={"b": values}),
+        "b": values | st.just([1]),
+        # How long a text comes with it: plain, compressed, in a frame of the longest header.
+        "text": st.sampled_from([0, 1500, 70_000]),
+    },
+)
+kinds = st.sampled_from(["events", "alerts"])
+
+
+class Member(NamedTuple):
+    """A subscription, and what is known about it without the hub."""
+
+    subscription: Subscription
+    outlet: RecordingOutlet
+    kind: str
+    wanted: list[dict[str, list[Any]]]
+
+
+class HubMachine(RuleBasedStateMachine):
+    """Clients come, go and change their filters while messages are published."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hub = Hub()
+        self.empty = reachable(self.hub)
+        self.members: dict[int, Member] = {}
+
+    subscriptions: Bundle[Member] = Bundle("subscriptions")
+
+    @rule(
+        target=subscriptions,
+        kind=kinds,
+        wanted=wanted_filters,
+        own_id=st.none() | st.sampled_from(["a", "b", "longer-id"]),
+        deflated=st.booleans(),
+    )
+    def subscribe(
+        self, kind: str, wanted: dict[str, list[Any]], own_id: str | None, deflated: bool
+    ) -> Member:
+        """A client subscribes."""
+        outlet = RecordingOutlet(deflated)
+        subscription = subscribe(self.hub, outlet, kind, wanted, own_id)
+        member = Member(subscription, outlet, kind, [wanted])
+        self.members[id(member)] = member
+        return member
+
+    @rule(member=consumes(subscriptions))
+    def unsubscribe(self, member: Member) -> None:
+        """A client leaves."""
+        assert self.hub.unsubscribe(member.subscription) is True
+        assert self.hub.unsubscribe(member.subscription) is False
+        del self.members[id(member)]
+
+    @rule(member=subscriptions, wanted=wanted_filters)
+    def change_filter(self, member: Member, wanted: dict[str, list[Any]]) -> None:
+        """A client's rights change so that other filters hold."""
+        self.hub.change_filter(member.subscription, compile_filters(wanted))
+        member.wanted[:] = [wanted]
+
+    @rule(member=subscriptions, enforced=wanted_filters)
+    def narrow_filter(self, member: Member, enforced: dict[str, list[Any]]) -> None:
+        """A client's rights change so that further filters hold."""
+        both: Filter = EVERYTHING
+        member.wanted.append(enforced)
+        for wanted in member.wanted:
+            both = conjunction(both, compile_filters(wanted))
+        self.hub.change_filter(member.subscription, both)
+
+    @rule(kind=kinds, batch=st.lists(payloads, max_size=4))
+    def publish(self, kind: str, batch: list[dict[str, Any]]) -> None:
+        """Messages come in; each goes to exactly those who want it, in order."""
+        numbered = [
+            payload | {"n": number, "text": "y" * payload.get("text", 0)}
+            for number, payload in enumerate(batch)
+        ]
+        deliver(self.hub, kind, *numbered)
+        for member in self.members.values():
+            assert member.outlet.take() == [
+                expected_message(kind, payload, member.subscription.id)
+                for payload in numbered
+                if member.kind == kind
+                and all(naive_match(wanted, payload) for wanted in member.wanted)
+            ]
+
+    @invariant()
+    def groups_are_known(self) -> None:
+        """Types with subscribers are told from those without."""
+        for kind in SUBSCRIPTION_TYPES:
+            expected = any(member.kind == kind for member in self.members.values())
+            assert self.hub.has_subscriptions(kind) is expected
+        assert self.hub.count_groups() <= len(self.members)
+
+    def teardown(self) -> None:
+        """After all have left, nothing is held."""
+        for member in self.members.values():
+            self.hub.unsubscribe(member.subscription)
+        assert self.hub.count_groups() == 0
+        assert reachable(self.hub) == self.empty
+
+
+TestRandomSequences = HubMachine.TestCase
+TestRandomSequences.settings = settings(deadline=None, max_examples=60, stateful_step_count=30)

@@ -1,0 +1,152 @@
+"""Limits: the sliding minute against a naive count, flooding, and the delay of failed logins."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from realtime.limits import FLOODING_FACTOR, WINDOW, FailureDelays, RateLimiter, Verdict
+
+thorough = settings(deadline=None, max_examples=200)
+
+# Steps of a clock in parts of a second that floats hold exactly.
+pauses = st.lists(st.integers(0, 40 * 1024).map(lambda ticks: ticks / 1024), max_size=60)
+START = 10_000.0
+
+
+def accepted(limiter: RateLimiter, now: float, limit: int, count: int) -> int:
+    """Send so many messages at once; return how many are accepted."""
+    return sum(limiter.check(now, limit) is Verdict.ACCEPT for _ in range(count))
+
+
+def test_the_window_is_a_minute_and_flooding_ten_times_the_limit() -> None:
+    assert (WINDOW, FLOODING_FACTOR) == (60.0, 10)
+
+
+def test_the_limit_holds_to_the_message() -> None:
+    limiter = RateLimiter()
+    assert [limiter.check(START + n / 8, 60) for n in range(61)] == [Verdict.ACCEPT] * 60 + [
+        Verdict.REFUSE
+    ]
+
+
+def test_the_minute_slides() -> None:
+    limiter = RateLimiter()
+    assert accepted(limiter, START, 2, 1) == 1
+    assert accepted(limiter, START + 30, 2, 2) == 1
+    assert accepted(limiter, START + 59.5, 2, 1) == 0
+    assert accepted(limiter, START + 60, 2, 2) == 1  # the first is a minute old
+    assert accepted(limiter, START + 89.5, 2, 1) == 0
+    assert accepted(limiter, START + 90, 2, 2) == 1
+
+
+def test_a_refused_message_does_not_count() -> None:
+    limiter = RateLimiter()
+    assert accepted(limiter, START, 5, 5) == 5
+    assert accepted(limiter, START + 59, 5, 50) == 0
+    assert accepted(limiter, START + 60, 5, 5) == 5
+
+
+def test_a_quiet_client_waits_for_nothing() -> None:
+    limiter = RateLimiter()
+    assert limiter.retry_after(START) == 0.0
+
+
+@given(st.integers(1, 5), pauses)
+@thorough
+def test_agrees_with_a_naive_count(limit: int, steps: list[float]) -> None:
+    limiter, times, now = RateLimiter(), list[float](), START
+    for step in steps:
+        now += step
+        in_the_last_minute = [then for then in times if now - then < 60]
+        fits = len(in_the_last_minute) < limit
+        assert (limiter.check(now, limit) is Verdict.ACCEPT) is fits
+        if fits:
+            times.append(now)
+        else:
+            retry_after = limiter.retry_after(now)
+            first_free = in_the_last_minute[-limit] + 60 - now
+            assert first_free <= retry_after <= first_free + 0.001_001
+            assert retry_after == round(retry_after, 3) > 0
+
+
+@given(st.integers(1, 5), pauses)
+@thorough
+def test_who_waits_as_told_is_accepted(limit: int, steps: list[float]) -> None:
+    limiter, now = RateLimiter(), START
+    for step in steps:
+        now += step
+        if limiter.check(now, limit) is not Verdict.ACCEPT:
+            now += limiter.retry_after(now)
+            assert limiter.check(now, limit) is Verdict.ACCEPT
+
+
+@pytest.mark.parametrize("limit", [1, 7])
+def test_more_than_ten_times_the_limit_refused_in_a_minute_is_flooding(limit: int) -> None:
+    limiter = RateLimiter()
+    assert accepted(limiter, START, limit, limit) == limit
+    verdicts = [limiter.check(START + 59, limit) for _ in range(10 * limit + 1)]
+    assert verdicts == [Verdict.REFUSE] * 10 * limit + [Verdict.FLOODING]
+
+
+def test_refusals_of_more_than_a_minute_ago_are_no_flooding() -> None:
+    limiter = RateLimiter()
+    now = START
+    for _ in range(20):  # ten refusals a minute, as many as may be
+        assert accepted(limiter, now, 1, 11) == 1
+        now += WINDOW
+
+
+def test_a_limit_that_changes_holds_at_once() -> None:
+    limiter = RateLimiter()
+    assert accepted(limiter, START, 10, 10) == 10
+    assert accepted(limiter, START + 1, 15, 10) == 5
+    assert accepted(limiter, START + 2, 5, 1) == 0
+    assert accepted(limiter, START + 60, 5, 1) == 0  # five of the second round are left
+    assert accepted(limiter, START + 61, 5, 10) == 5
+
+
+# Failed authentications
+
+
+def test_the_delay_grows_to_a_bound() -> None:
+    delays = FailureDelays()
+    waits = [delays.record("10.0.0.1", START) for _ in range(60)]
+    assert waits == sorted(waits)
+    assert 0 < waits[0] < 0.1
+    assert sum(waits[:3]) < 0.5  # who mistypes a token hardly notices
+    assert waits[-1] == FailureDelays.LONGEST
+
+
+def test_addresses_do_not_slow_each_other() -> None:
+    delays = FailureDelays()
+    first = delays.record("10.0.0.1", START)
+    for _ in range(100):
+        delays.record("10.0.0.2", START)
+    assert delays.record("10.0.0.3", START) == first
+
+
+def test_a_minute_later_the_delay_is_short_again() -> None:
+    delays = FailureDelays()
+    first = delays.record("10.0.0.1", START)
+    for _ in range(100):
+        delays.record("10.0.0.1", START + 59)
+    assert delays.record("10.0.0.1", START + 60) == first
+
+
+def test_addresses_are_forgotten_oldest_first() -> None:
+    delays = FailureDelays()
+    first = delays.record("busy", START)
+    for number in range(FailureDelays.MAX_ADDRESSES - 1):
+        delays.record(f"address {number}", START)
+    assert delays.record("busy", START) > first  # still known, and now the newest
+    delays.record("one more", START)
+    assert delays.record("busy", START) > 2 * first
+    assert delays.record("address 0", START) == first
+
+
+def test_a_great_many_failures_wait_the_longest() -> None:
+    delays = FailureDelays()
+    assert {delays.record("a", START) for _ in range(5000)} >= {FailureDelays.LONGEST}
+    assert delays.record("a", START) == FailureDelays.LONGEST
