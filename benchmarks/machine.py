@@ -127,7 +127,7 @@ def resident_bytes(pid: int) -> int:
     return resident
 
 
-def describe() -> dict[str, str | int]:
+def describe() -> dict[str, str | int | float]:
     """Return what a reader of the figures should know of this machine."""
     system = os.uname()
     return {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -50,6 +51,8 @@ def begin(
             chosen.missing[name] = f"not installed: {reason}"
         else:
             chosen.present.append(PEERS[name])
+    # What others do on the machine shows here; figures are good when it is near 0.
+    chosen.load = round(os.getloadavg()[0], 1)
     machine.prepare()
     gc.disable()
     return chosen
@@ -96,19 +99,22 @@ def finish(
     tables: Sequence[str],
 ) -> None:
     """Print the tables, or everything as JSON."""
+    facts = machine.describe() | {"load before": options.load}
     if options.json:
         result = {
             "benchmark": name,
-            "machine": machine.describe(),
+            "machine": facts,
             "settings": {"runs": options.runs, "quick": options.quick} | settings,
             "medians": medians,
             "missing": options.missing,
         }
         print(json.dumps(result, indent=2))
         return
-    facts = machine.describe()
-    print(f"{facts['cpu']}, {facts['cores']} cores, {facts['system']}; {settings}")
-    print("\n\n".join(["", *tables]))
+    settings = {"runs": options.runs} | settings
+    for described in (facts, settings):
+        print(", ".join(f"{key}: {value}" for key, value in described.items()))
+    for table_text in tables:
+        print(f"\n{table_text}")
     if options.missing:
         print("\nnot measured:")
         for peer, reason in options.missing.items():

@@ -371,14 +371,15 @@ class StreamProtocol(WebSocketProtocol):
             self._buffer(data, waiting)
 
     def _buffer(self, data: bytes, waiting: int) -> None:
-        """Leave bytes to the transport, behind *waiting* others; close a client over its bound."""
+        """Leave bytes to the transport, behind *waiting* others; close a client over its bound.
+
+        One for whom nothing waits may always have one more write, however large.
+        """
         self._clear = False
-        if waiting + len(data) <= self.max_buffered_bytes or self._overflowed:
+        if not waiting or waiting + len(data) <= self.max_buffered_bytes or self._overflowed:
             self.transport.write(data)
             return
         self._overflowed = True
-        if not waiting:
-            self.transport.write(data)  # a frame that has begun must end before the close frame
         self.factory.slow_consumer()
         self.close(CloseCode.TRY_AGAIN_LATER, CloseReason.SLOW_CONSUMER)
 

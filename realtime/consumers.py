@@ -122,7 +122,7 @@ class StreamConsumer(AsyncJsonWebsocketConsumer):
         self.address = (self.scope.get("client") or ("",))[0]
         config = self.node.policy.config
         if self.node.draining:
-            self.end(CloseCode.SERVICE_RESTART, CloseReason.RESTARTING)
+            self.restart(self.node.restart_delay())
         elif not origin_allowed(_origin(self.scope), config.allowed_origins):
             self.node.stats.refused_connections += 1
             self.end(CloseCode.POLICY_VIOLATION, CloseReason.ORIGIN)

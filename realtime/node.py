@@ -130,9 +130,13 @@ class Node:
     def drain(self) -> None:
         """Ask every client to come back elsewhere or later, each at a time of its own."""
         self.draining = True
-        longest = max(1.0, self.policy.config.drain_timeout / 2)
         for client in list(self.clients):
-            client.restart(round(random.uniform(0.1, longest), 3))  # noqa: S311 - spreads load
+            client.restart(self.restart_delay())
+
+    def restart_delay(self) -> float:
+        """Return after how many seconds a client should come back: each another, to spread them."""
+        longest = max(1.0, self.policy.config.drain_timeout / 2)
+        return round(random.uniform(0.1, longest), 3)  # noqa: S311 - spreads load
 
     def report(self) -> dict[str, Any]:
         """Return the statistics, with what this process holds: to find what it should not.

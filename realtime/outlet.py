@@ -51,14 +51,18 @@ class AsgiOutlet:
         self._task = asyncio.create_task(self._run())
 
     def write(self, frames: bytes) -> None:
-        """Buffer *frames*; a client that lets too much pile up is closed."""
+        """Buffer *frames*; a client that lets too much pile up is closed.
+
+        One that has read all before may always have one more, however large.
+        """
         if self._closing is not None:
+            return
+        if self._buffered and self._buffered + len(frames) > self._max_buffered():
+            self.close(CloseCode.TRY_AGAIN_LATER, CloseReason.SLOW_CONSUMER)
             return
         self._frames.append(frames)
         self._buffered += len(frames)
         self._wake.set()
-        if self._buffered > self._max_buffered():
-            self.close(CloseCode.TRY_AGAIN_LATER, CloseReason.SLOW_CONSUMER)
 
     def close(self, code: CloseCode, reason: CloseReason) -> None:
         """Close after what is buffered."""

@@ -17,7 +17,7 @@ from typing import Any
 import daphne.server
 from daphne.server import Server
 from daphne.ws_protocol import WebSocketFactory
-from twisted.internet import defer, reactor, task
+from twisted.internet import defer, reactor, task, tcp
 
 from realtime.config import WebSocketConfig, get_streaming_config
 from realtime.connection import StreamProtocol, accept_deflate
@@ -119,8 +119,7 @@ class StreamFactory(WebSocketFactory):
 
     async def _drain(self) -> None:
         node = get_node()
-        for listener in self.server_class.listeners:
-            listener.addCallback(lambda port: port.stopListening())
+        await _stop_listening()
         deadline = time.monotonic() + node.policy.config.drain_timeout * CLIENTS_SHARE
         node.drain()
         while self.connections and time.monotonic() < deadline:  # noqa: ASYNC110 - rare, and short
@@ -149,9 +148,15 @@ class StreamServer(Server):
             self._on_listening(address.host, address.port)
 
     def listen_error(self, failure: Any) -> None:
-        """Remember why the server cannot listen, and stop."""
+        """Remember why the server cannot listen, and stop.
+
+        The log says it too, unless there is someone who asked to know.
+        """
         self.failure = failure.getErrorMessage()
-        super().listen_error(failure)
+        if self._on_listening is None:
+            super().listen_error(failure)
+        else:
+            self.stop()
 
     def application_checker(self) -> None:
         """Forget requests that have ended.
@@ -183,6 +188,16 @@ class StreamServer(Server):
         return defer.Deferred.fromFuture(
             asyncio.ensure_future(asyncio.gather(*tasks, return_exceptions=True))
         )
+
+
+async def _stop_listening() -> None:
+    """Close the sockets this process listens on: who is told to leave must not come back here.
+
+    Daphne does not keep them; the reactor does.
+    """
+    loop = asyncio.get_running_loop()
+    for port in [reader for reader in reactor.getReaders() if isinstance(reader, tcp.Port)]:
+        await defer.maybeDeferred(port.stopListening).asFuture(loop)
 
 
 def _refuse(offers: list[Any]) -> None:

@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from typing import Any
 
 from django.conf import settings
@@ -55,6 +56,9 @@ class WebSocketServer:
         self.url = ""
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
+        # One at a time may start the process, and one may wait for an answer of it.
+        self._starting = asyncio.Lock()
+        self._asking = threading.Lock()
 
     async def start(self) -> None:
         """Start the process and return when it accepts connections.
@@ -62,8 +66,12 @@ class WebSocketServer:
         Raises:
             RuntimeError: it ended or did not get ready in time; it says why on standard error.
         """
-        if running_nodes() or self._is_alive():
-            return
+        async with self._starting:
+            if not running_nodes() and not self._is_alive():
+                await self.stop()  # one that has ended by itself leaves its control socket
+                await self._start()
+
+    async def _start(self) -> None:
         self._spawn()
         try:
             answer = await asyncio.to_thread(self._ask, b"", START_TIMEOUT)
@@ -117,15 +125,18 @@ class WebSocketServer:
 
     def _ask(self, question: bytes, timeout: float) -> dict[str, Any]:
         """Return the next answer. Raises ``OSError`` or ``ValueError`` if none comes."""
-        assert self._control is not None
-        self._control.settimeout(timeout)
-        self._control.sendall(question)
+        control = self._control
+        if control is None:
+            raise ConnectionError("the server has been stopped")
         line = b""
-        while not line.endswith(b"\n"):
-            part = self._control.recv(65_536)
-            if not part:
-                raise ConnectionError("the server has ended")
-            line += part
+        with self._asking:
+            control.settimeout(timeout)
+            control.sendall(question)
+            while not line.endswith(b"\n"):
+                part = control.recv(65_536)
+                if not part:
+                    raise ConnectionError("the server has ended")
+                line += part
         answer: dict[str, Any] = json.loads(line)
         return answer
 

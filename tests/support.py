@@ -15,6 +15,7 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -74,8 +75,9 @@ class Server:
         self._arguments = arguments
         self._variables = variables
         self._names = itertools.count(1)
-        self._publisher: subprocess.Popen[bytes] | None = None
-        self._administrator: subprocess.Popen[bytes] | None = None
+        # What publishes and administers; started when it is first asked, one question at a time.
+        self._helper: subprocess.Popen[bytes] | None = None
+        self._asking = threading.Lock()
         self.output = ""
         self.port = 0
 
@@ -96,9 +98,8 @@ class Server:
         return [sys.executable, str(ROOT / "manage.py"), *self.command]
 
     def __exit__(self, *error: object) -> None:
-        for helper in (self._publisher, self._administrator):
-            if helper is not None:
-                helper.communicate()  # its standard input ends, and so does it
+        if self._helper is not None:
+            self._helper.communicate()  # its standard input ends, and so does it
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             try:
@@ -153,13 +154,25 @@ class Server:
 
     def try_to_publish(self, kind: str, *payloads: dict[str, Any]) -> str:
         """Publish from another process; return ``published`` or what went wrong."""
-        if self._publisher is None or self._publisher.poll() is not None:
-            self._publisher = self._start_helper("tests.publisher")
-        return _ask(self._publisher, [kind, payloads])
+        done: str = self.administer(
+            "result = publish(kind, payloads)", kind=kind, payloads=payloads
+        )
+        return done
 
-    def _start_helper(self, module: str) -> subprocess.Popen[bytes]:
+    def administer(self, statements: str, **values: Any) -> Any:
+        """Run Python in another process, an administrator's; return what is in ``result``."""
+        with self._asking:
+            helper = self._helper = self._helper or self._start_helper()
+            assert helper.stdin is not None and helper.stdout is not None
+            helper.stdin.write(json.dumps([statements, values]).encode() + b"\n")
+            helper.stdin.flush()
+            answer = json.loads(helper.stdout.readline())
+        assert "error" not in answer, answer["error"]
+        return answer["result"]
+
+    def _start_helper(self) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
-            [sys.executable, "-m", module],
+            [sys.executable, "-m", "tests.end_to_end.administrator"],
             env=environment(
                 self.data_dir,
                 **self._variables,
@@ -169,14 +182,6 @@ class Server:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
-
-    def administer(self, statements: str, **values: Any) -> Any:
-        """Run Python in another process, an administrator's; return what is in ``result``."""
-        if self._administrator is None or self._administrator.poll() is not None:
-            self._administrator = self._start_helper("tests.end_to_end.administrator")
-        answer = json.loads(_ask(self._administrator, [statements, values]))
-        assert "error" not in answer, answer["error"]
-        return answer["result"]
 
     def new_token(self, **fields: Any) -> str:
         """Create a token with these fields of the model, quickly; return its secret."""
@@ -226,14 +231,6 @@ def free_port() -> int:
         found.bind(("127.0.0.1", 0))
         port: int = found.getsockname()[1]
         return port
-
-
-def _ask(helper: subprocess.Popen[bytes], question: Any) -> str:
-    """Write a line to a helper process and return the line that it answers."""
-    assert helper.stdin is not None and helper.stdout is not None
-    helper.stdin.write(json.dumps(question).encode() + b"\n")
-    helper.stdin.flush()
-    return helper.stdout.readline().decode().strip()
 
 
 class Client:

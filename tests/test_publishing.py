@@ -17,7 +17,6 @@ import redis as redis_library
 from asgiref.sync import async_to_sync, sync_to_async
 from channels.layers import get_channel_layer
 from channels_redis.pubsub import RedisPubSubChannelLayer
-from django.conf import settings
 from django.db import transaction
 from django.test import override_settings
 
@@ -33,12 +32,24 @@ IN_MEMORY = {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}
 LARGEST = 1024 * 1024
 
 
+@contextmanager
+def layer_of(data_dir: Path) -> Iterator[None]:
+    """Use a data directory of one's own, with its embedded server."""
+    config = {"hosts": layer_hosts(data_dir), "prefix": "realtime"}
+    backend = "channels_redis.pubsub.RedisPubSubChannelLayer"
+    layers = {"default": {"BACKEND": backend, "CONFIG": config}}
+    with override_settings(CHANNEL_LAYERS=layers, DATA_DIR=data_dir):
+        yield
+
+
 @pytest.fixture(scope="module")
-def valkey() -> Iterator[EmbeddedServer]:
+def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
     """The server of this process's channel layer."""
-    server = EmbeddedServer(settings.DATA_DIR)
+    data_dir = tmp_path_factory.mktemp("valkey")
+    server = EmbeddedServer(data_dir)
     server.ensure_running()
-    yield server
+    with layer_of(data_dir):
+        yield server
     server.stop()
 
 
@@ -51,15 +62,6 @@ def layer(request: pytest.FixtureRequest) -> Iterator[str]:
     else:
         with override_settings(CHANNEL_LAYERS=IN_MEMORY):
             yield request.param
-
-
-@contextmanager
-def layer_of(data_dir: Path) -> Iterator[None]:
-    """Use the embedded server of another data directory."""
-    config = {"hosts": layer_hosts(data_dir), "prefix": "realtime"}
-    backend = "channels_redis.pubsub.RedisPubSubChannelLayer"
-    with override_settings(CHANNEL_LAYERS={"default": {"BACKEND": backend, "CONFIG": config}}):
-        yield
 
 
 def connections_opened(valkey: EmbeddedServer) -> int:

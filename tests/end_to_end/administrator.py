@@ -1,7 +1,7 @@
 """A process that runs the Python it is told on standard input, with Django set up.
 
-An administrator at ``manage.py shell``, but for the second it takes to start: tests keep one. A
-line is ``[statements, {name: value, ...}]``; the answer is what they leave in ``result``.
+A publisher, and an administrator at ``manage.py shell``, but for the second it takes to start:
+tests keep one. A line is ``[statements, {name: value, ...}]``; the answer is what they leave in ``result``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,14 @@ def main() -> None:
     from channels.layers import get_channel_layer
     from django.utils import timezone
 
-    from realtime import auth, models
+    from realtime import PublishError, auth, models, publish_many
+
+    def publish(kind: str, payloads: list[dict[str, Any]]) -> str:
+        try:
+            publish_many(kind, payloads)
+        except PublishError as error:
+            return f"error: {error}"
+        return "published"
 
     known = {
         "AccessToken": models.AccessToken,
@@ -28,6 +35,7 @@ def main() -> None:
         "Limits": models.Limits,
         "create_token": auth.create_token,
         "get_channel_layer": get_channel_layer,
+        "publish": publish,
         "timezone": timezone,
     }
     for line in sys.stdin:

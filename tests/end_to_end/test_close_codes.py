@@ -216,13 +216,13 @@ class TestKeepalive:
     def keep_alive_and_fall_silent(server: Server) -> None:
         with RawClient(server).connect() as silent, RawClient(server).connect() as alive:
             times = [time.monotonic()]
-            for _ in range(4):
+            for _ in range(3):
                 ping = alive.read_frame()
                 assert ping.first_byte == PING
                 times.append(time.monotonic())
                 alive.send(PONG, ping.payload)
             for before, after in itertools.pairwise(times):
-                assert 0.7 < after - before < 1.9
+                assert 0.5 < after - before < 3
             # Pinged as often as the other at first, but cut long since.
             assert silent.drain().count(b"\x89\x00") in (1, 2)
             alive.send_message({"type": "ping"})
@@ -230,8 +230,8 @@ class TestKeepalive:
 
     def test_who_does_not_answer_a_close_frame_is_cut(self, lively: Server) -> None:
         with RawClient(lively).connect() as raw:
+            started = time.monotonic()
             raw.send(0x83)
             raw.expect_close(1002)
-            started = time.monotonic()
             raw.expect_end()
-            assert 0.5 < time.monotonic() - started < 3
+            assert 0.7 < time.monotonic() - started < 5

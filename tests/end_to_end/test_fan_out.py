@@ -69,11 +69,13 @@ async def test_a_compressed_message_ends_with_the_clients_own_id(
 
 
 async def test_replies_keep_their_place_between_deliveries(server: Server, token: str) -> None:
-    async with small_client(server, token) as page, client(server, token) as publisher:
+    async with small_client(server, token) as page, client(server, token) as witness:
         await page.subscribe("metrics")
-        await publisher.expect_silence()
+        await witness.subscribe("metrics")
         # The client reads nothing yet, so that deliveries wait in the server's buffer.
         await asyncio.to_thread(server.publish, "metrics", *payloads(5, 30_000))
+        for _ in range(5):
+            await witness.expect_data("metrics")  # it comes after the other
         await page.send({"type": "ping"})
         kinds = [(await page.receive())["type"] for _ in range(6)]
         assert kinds == ["data"] * 5 + ["pong"]

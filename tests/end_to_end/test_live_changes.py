@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from tests.support import Client, Server, client, running
+from tests.support import Server, client, running
 
 
 @pytest.fixture(scope="module")
@@ -22,8 +22,7 @@ def managed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         rate_limit_per_minute="100000",
         allowed_origins="https://environment.example",
     ) as server:
-        server.publish("events")  # starts the publisher
-        server.administer("")
+        server.administer("")  # it has started
         yield server
 
 

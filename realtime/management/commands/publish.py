@@ -36,13 +36,15 @@ class Command(BaseCommand):
         """Publish, or say in one line why not."""
         try:
             if options["payload"] == "-":
-                self._publish_lines(options["type"], sys.stdin.fileno(), options["skip_invalid"])
+                self._publish_lines(options["type"], _input(), options["skip_invalid"])
             else:
                 publish(options["type"], _decode(options["payload"]))
         except ValueError as error:
             raise CommandError(str(error)) from None
         except PublishError as error:
             raise CommandError(f"{error}. Is a server running? See manage.py serve.") from None
+        except KeyboardInterrupt:
+            raise CommandError("interrupted", returncode=130) from None
 
     def _publish_lines(self, kind: str, source: int, skip_invalid: bool) -> None:
         progress = _Progress(sys.stderr)
@@ -71,6 +73,13 @@ class Command(BaseCommand):
             if not skip_invalid:
                 raise ValueError(f"line {number}: {error}") from None
             self.stderr.write(f"line {number}: {error}; skipped")
+
+
+def _input() -> int:
+    """Return the descriptor of standard input. Raises ``ValueError`` if there is none."""
+    if sys.stdin is None:
+        raise ValueError("standard input is closed")
+    return sys.stdin.fileno()
 
 
 def _read_lines(source: int) -> Iterator[list[bytes]]:
