@@ -53,7 +53,8 @@ class StreamFactory(WebSocketFactory):
             "failByDrop": False,
             "autoPingInterval": 0,
             "autoPingTimeout": 0,
-            "closeHandshakeTimeout": config.close_timeout,
+            # Autobahn's timers go off up to a second early.
+            "closeHandshakeTimeout": config.close_timeout + 1,
             "perMessageCompressionAccept": accept_deflate if config.compression else _refuse,
         }
         super().setProtocolOptions(**options)

@@ -20,7 +20,7 @@ from typing import Any
 from django.conf import settings
 
 from realtime.config import WEBSOCKET_PREFIX, WebSocketConfig, get_streaming_config
-from realtime.node import running_nodes
+from realtime.node import get_node, running_nodes
 from realtime.publishing import (
     broadcast_aggregation,
     broadcast_alert,
@@ -67,8 +67,8 @@ class WebSocketServer:
             RuntimeError: it ended or did not get ready in time; it says why on standard error.
         """
         async with self._starting:
-            if not running_nodes() and not self._is_alive():
-                await self.stop()  # one that has ended by itself leaves its control socket
+            if not running_nodes() and await asyncio.to_thread(self._ask_stats) is None:
+                await self.stop()  # one that has ended by itself, or is about to
                 await self._start()
 
     async def _start(self) -> None:
@@ -94,15 +94,16 @@ class WebSocketServer:
         nodes = running_nodes()
         if nodes:
             return nodes[0].report()
-        if self._is_alive():
-            try:
-                return self._ask(b"stats\n", ANSWER_TIMEOUT)
-            except (OSError, ValueError):
-                pass  # it has just ended
-        return Stats().report(self.config)
+        return self._ask_stats() or Stats().report(self.config)
 
-    def _is_alive(self) -> bool:
-        return self._process is not None and self._process.poll() is None
+    def _ask_stats(self) -> dict[str, Any] | None:
+        """Return the process's figures; ``None`` if there is none that answers."""
+        if self._process is None or self._process.poll() is not None:
+            return None
+        try:
+            return self._ask(b"stats\n", ANSWER_TIMEOUT)
+        except (OSError, ValueError):
+            return None
 
     def _spawn(self) -> None:
         ours, theirs = socket.socketpair()
@@ -150,6 +151,10 @@ class Control:
 
     def listening(self, url: str) -> None:
         """Tell the handle that the server accepts connections; from now on answer it."""
+        self._begun = asyncio.ensure_future(self._begin(url))
+
+    async def _begin(self, url: str) -> None:
+        await get_node().start()  # so that there are figures before the first client comes
         asyncio.get_running_loop().add_reader(self._socket, self._answer)
         self._send({"listening": url})
 

@@ -1,7 +1,8 @@
 """A process that runs the Python it is told on standard input, with Django set up.
 
 A publisher, and an administrator at ``manage.py shell``, but for the second it takes to start:
-tests keep one. A line is ``[statements, {name: value, ...}]``; the answer is what they leave in ``result``.
+tests keep one. A line is ``[statements, {name: value, ...}]``; the answer is what they leave in
+``result``.
 """
 
 from __future__ import annotations

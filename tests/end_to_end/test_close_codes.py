@@ -234,4 +234,4 @@ class TestKeepalive:
             raw.send(0x83)
             raw.expect_close(1002)
             raw.expect_end()
-            assert 0.7 < time.monotonic() - started < 5
+            assert 1 <= time.monotonic() - started < 5

@@ -46,13 +46,11 @@ def check_restarting(message: dict[str, Any]) -> float:
 
 
 async def test_sigterm_drains(data_dir: Path) -> None:
-    with running(data_dir) as server:
+    with running(data_dir, require_auth="false") as server:
         assert server.output == f"listening on http://127.0.0.1:{server.port}\n"
         (valkey,) = server.valkey()
-        token = server.new_token()
         async with AsyncExitStack() as stack:
-            pages = [await stack.enter_async_context(client(server, token)) for _ in range(10)]
-            pages += [await stack.enter_async_context(client(server)) for _ in range(2)]
+            pages = [await stack.enter_async_context(client(server)) for _ in range(10)]
             await pages[0].subscribe("events")
             started = time.monotonic()
             server.process.terminate()
@@ -67,24 +65,26 @@ async def test_sigterm_drains(data_dir: Path) -> None:
 
 
 def test_a_drain_takes_no_newcomers_and_no_longer_than_it_may(data_dir: Path) -> None:
-    with running(data_dir, drain_timeout="2", require_auth="false") as server:
-        # One is connected, but without a handshake as yet.
-        with RawClient(server).connect() as stubborn, RawClient(server) as early:
-            stubborn.send_message({"type": "ping"})
-            assert stubborn.read_message()["type"] == "pong"
-            started = time.monotonic()
-            server.process.send_signal(signal.SIGINT)  # Ctrl-C
-            check_restarting(stubborn.read_message())
-            stubborn.expect_close(1012, "server restarting")
-            wait_until(lambda: refuses_connections(server))
-            answer = early.shake_hands()
-            assert answer.startswith(b"HTTP/1.1 101 "), answer
-            check_restarting(early.read_message())
-            early.expect_close(1012, "server restarting")
-            # It says no goodbye, and the server goes nevertheless.
-            assert server.process.wait(TIMEOUT) == 0
-            assert time.monotonic() - started < 3
-            assert stubborn.drain() == b""
+    with (
+        running(data_dir, drain_timeout="2", require_auth="false") as server,
+        RawClient(server).connect() as stubborn,
+        RawClient(server) as early,  # connected, but without a handshake as yet
+    ):
+        stubborn.send_message({"type": "ping"})
+        assert stubborn.read_message()["type"] == "pong"
+        started = time.monotonic()
+        server.process.send_signal(signal.SIGINT)  # Ctrl-C
+        check_restarting(stubborn.read_message())
+        stubborn.expect_close(1012, "server restarting")
+        wait_until(lambda: refuses_connections(server))
+        answer = early.shake_hands()
+        assert answer.startswith(b"HTTP/1.1 101 "), answer
+        check_restarting(early.read_message())
+        early.expect_close(1012, "server restarting")
+        # They say no goodbye, and the server goes nevertheless.
+        assert server.process.wait(TIMEOUT) == 0
+        assert time.monotonic() - started < 3
+        assert stubborn.drain() == b""
 
 
 @pytest.mark.parametrize("number", range(3))
@@ -167,18 +167,20 @@ async def test_the_embedded_valkey_is_started_again(data_dir: Path) -> None:
 async def test_two_servers_with_two_data_directories(
     server: Server, token: str, data_dir: Path
 ) -> None:
-    with running(data_dir) as second:
-        assert second.port != server.port
-        async with client(server, token) as page, client(second, second.new_token()) as other:
-            await page.subscribe("events")
-            await other.subscribe("events")
-            server.publish("events", {"from": "the first"})
-            second.publish("events", {"from": "the second"})
-            assert await page.expect_data("event") == {"from": "the first"}
-            assert await other.expect_data("event") == {"from": "the second"}
+    with running(data_dir, require_auth="false") as second:
+        assert second.port != server.port and len(second.valkey()) == 1
+        async with client(server, token) as page, client(second) as other:
             reply = await other.call({"type": "auth", "data": {"token": token}})
             assert reply["type"] == "auth_failed"
-            await page.expect_silence()
+            await page.subscribe("events")
+            await other.subscribe("events")
+            server.publish("events", {"n": 1})
+            assert await page.expect_data("event") == {"n": 1}
+            await other.expect_silence()
+    async with client(server, token) as page:  # the other one's end is not its own
+        await page.subscribe("events")
+        server.publish("events", {"n": 2})
+        assert await page.expect_data("event") == {"n": 2}
 
 
 def check_one_line(done: subprocess.CompletedProcess[str], *words: str) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from tests.support import Server, client, running
+from tests.support import Client, Server, client, running
 
 
 @pytest.fixture(scope="module")
@@ -179,73 +180,60 @@ class TestTokens:
         managed.administer("AccessToken.objects.filter(name='it').update(name='was it')")
         return managed.new_token(name="it")
 
-    async def close_all(
-        self, managed: Server, token: str, bystander: str, act: Callable[[], object], reason: str
+    async def test_what_ends_a_token_ends_its_connections(
+        self, managed: Server, everything: str
     ) -> None:
-        """Check that an act closes the connections of a token, and no other."""
-        async with (
-            client(managed, token) as first,
-            client(managed, token) as second,
-            client(managed, bystander) as other,
-        ):
-            await asyncio.to_thread(act)
+        row = "row = AccessToken.objects.filter(name=name)\n"
+        acts: dict[str, tuple[str, str]] = {
+            "revoked": ("row.update(revoked_at=timezone.now())", "token revoked"),
+            "revoked and saved": (
+                "row = row.get(); row.revoked_at = timezone.now(); row.save()",
+                "token revoked",
+            ),
+            "deleted": ("row.get().delete()", "token revoked"),
+            "all deleted": ("row.delete()", "token revoked"),
+            "expired": ("row.update(expires_at=timezone.now())", "token expired"),
+        }
+        tokens = {name: managed.new_token(name=name) for name in acts}
+        async with AsyncExitStack() as stack:
+
+            async def connect(token: str) -> Client:
+                return await stack.enter_async_context(client(managed, token))
+
+            other = await connect(everything)
+            pages = {name: [await connect(token) for _ in "12"] for name, token in tokens.items()}
             deadline = Deadline()
-            for page in (first, second):
-                await page.expect_nothing_but_close(1008, reason)
+            for name, (statements, _) in acts.items():
+                managed.administer(row + statements, name=name)
+            for name, (_, reason) in acts.items():
+                for page in pages[name]:
+                    await page.expect_nothing_but_close(1008, reason)
             deadline.check()
             await other.expect_silence()
-            reply = await other.call({"type": "auth", "data": {"token": token}})
-            assert reply["type"] == "auth_failed"
+        for token in tokens.values():
+            async with client(managed) as page:
+                reply = await page.call({"type": "auth", "data": {"token": token}})
+                assert reply["type"] == "auth_failed"
+
+    async def test_revoke_token(self, managed: Server, everything: str) -> None:
+        token = managed.new_token()
+        async with client(managed) as page, client(managed, everything) as other:
+            prefix = (await page.authenticate(token))["data"]["token"]
+            done = await asyncio.to_thread(managed.manage, "revoke_token", prefix)
+            assert done.returncode == 0, done.stderr
+            deadline = Deadline()
+            await page.expect_nothing_but_close(1008, "token revoked")
+            deadline.check()
             await other.expect_silence()
 
-    async def test_revoked_by_name(self, managed: Server, everything: str) -> None:
-        token = managed.new_token(name="to be revoked")
-
-        def act() -> None:
-            done = managed.manage("revoke_token", "to be revoked")
-            assert done.returncode == 0, done.stderr
-
-        await self.close_all(managed, token, everything, act, "token revoked")
-
-    async def test_revoked_by_prefix_in_the_database(
-        self, managed: Server, token: str, everything: str
-    ) -> None:
-        def act() -> None:
-            managed.administer(
-                "token = AccessToken.objects.get(name='it')\n"
-                "token.revoked_at = timezone.now()\n"
-                "token.save()"
-            )
-
-        await self.close_all(managed, token, everything, act, "token revoked")
-
-    async def test_deleted(self, managed: Server, token: str, everything: str) -> None:
-        def act() -> None:
-            managed.administer("AccessToken.objects.get(name='it').delete()")
-
-        await self.close_all(managed, token, everything, act, "token revoked")
-
-    async def test_expired_by_an_administrator(
-        self, managed: Server, token: str, everything: str
-    ) -> None:
-        def act() -> None:
-            managed.administer(
-                "AccessToken.objects.filter(name='it').update(expires_at=timezone.now())"
-            )
-
-        await self.close_all(managed, token, everything, act, "token expired")
-
-    async def test_expired_by_time(self, managed: Server, everything: str) -> None:
-        lifetime = timedelta(seconds=1)
-        expires_at = datetime.now(UTC) + lifetime
-        token = managed.new_token(name="short", expires_at=expires_at.isoformat())
-        async with client(managed, token) as page, client(managed, everything) as other:
+    async def test_expired_by_time(self, managed: Server) -> None:
+        expires_at = datetime.now(UTC) + timedelta(seconds=1)
+        token = managed.new_token(expires_at=expires_at.isoformat())
+        async with client(managed, token) as page:
             await page.subscribe("events")
             await page.expect_nothing_but_close(1008, "token expired")
             late = datetime.now(UTC) - expires_at
             assert timedelta() <= late < timedelta(seconds=2.3)
-            reply = await other.call({"type": "auth", "data": {"token": token}})
-            assert reply["type"] == "auth_failed"
 
     async def test_fewer_types_then_more(self, managed: Server, token: str) -> None:
         async with client(managed, token) as page:
