@@ -15,7 +15,6 @@ from typing import Any
 from urllib.parse import unquote
 
 from autobahn.twisted.websocket import ConnectionDeny
-from autobahn.websocket.compress import PerMessageDeflateOffer, PerMessageDeflateOfferAccept
 from daphne.utils import parse_x_forwarded_for
 from daphne.ws_protocol import WebSocketProtocol
 from twisted.internet import defer, reactor, tcp
@@ -34,28 +33,6 @@ MAX_EARLY_BYTES = 64 * 1024
 # What a client may still send after the server's close frame: the rest of a large message.
 MAX_BYTES_AFTER_CLOSE = 8 * 1024 * 1024
 PING_FRAME = b"\x89\x00"
-
-
-class _DeflateAccept(PerMessageDeflateOfferAccept):
-    """Accepts permessage-deflate without context takeover in either direction.
-
-    So a message is compressed once for all clients, and an idle client holds no window.
-    """
-
-    def get_extension_string(self) -> str:
-        """Return the parameters of the answer; a server may add these unasked (RFC 7692, 7.1.1)."""
-        return "permessage-deflate; server_no_context_takeover; client_no_context_takeover"
-
-
-def accept_deflate(offers: list[Any]) -> _DeflateAccept | None:
-    """Return the acceptance of a client's first usable offer.
-
-    One that asks for a smaller window is not: frames are shared by all clients.
-    """
-    for offer in offers:
-        if isinstance(offer, PerMessageDeflateOffer) and not offer.request_max_window_bits:
-            return _DeflateAccept(offer, request_no_context_takeover=True, no_context_takeover=True)
-    return None
 
 
 # Attributes of a connection that outlive it.

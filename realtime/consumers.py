@@ -75,7 +75,6 @@ class StreamConsumer(AsyncJsonWebsocketConsumer):
         self.node: Node = get_node()
         self.outlet: ConnectionOutlet | None = None
         self.grant: Grant | None = None
-        self.connected_at = time.time()
         self.address = ""
         # Subscription id -> the subscription and the client's own filters.
         self.subscriptions: dict[str, tuple[Subscription, Filter]] = {}

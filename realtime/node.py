@@ -11,7 +11,7 @@ import logging
 import random
 import time
 from collections.abc import Coroutine, Iterable, Iterator
-from typing import Any, Protocol
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import psutil
@@ -33,6 +33,7 @@ from realtime.policy import (
 )
 from realtime.protocol import SUBSCRIPTION_TYPES, CloseCode, CloseReason
 from realtime.redis import close_async_clients, uses_embedded
+from realtime.roster import Client, Roster
 from realtime.stats import Stats
 
 logger = logging.getLogger(__name__)
@@ -49,39 +50,18 @@ CLOSE_TIMEOUT = 2.0
 TRUSTED_AGE = 2 * POLL_INTERVAL
 
 
-class Client(Protocol):
-    """A connection as the node sees it."""
-
-    grant: Grant | None
-    connected_at: float
-
-    def apply_grant(self, grant: Grant) -> None:
-        """Take changed rights; subscriptions that they do not allow end."""
-
-    def end(self, code: CloseCode, reason: CloseReason) -> None:
-        """Close the connection; never waits."""
-
-    def restart(self, retry_after: float) -> None:
-        """Tell the client that the server restarts, and close the connection."""
-
-
 class Node:
     """What the connections of one event loop share."""
 
     def __init__(self, embedded: EmbeddedServer | None = None) -> None:
         self.hub = Hub()
+        self.roster = Roster()
         self.stats = Stats()
         self.database = Database()
         self.policy: Policy = environment_policy()
         self.delays = FailureDelays()
         self.draining = False
         self._broker = Broker(self._deliver)
-        # Every open connection in the order of arrival; the value is unused.
-        self.clients: dict[Client, None] = {}
-        # Those that have yet to authenticate, oldest first.
-        self.waiting: dict[Client, None] = {}
-        # Token id -> its open connections.
-        self._by_token: dict[int, dict[Client, None]] = {}
         self._grants = GrantCache()
         self._used_tokens: set[int] = set()
         # One at a time may join or leave a type's group.
@@ -130,7 +110,7 @@ class Node:
     def drain(self) -> None:
         """Ask every client to come back elsewhere or later, each at a time of its own."""
         self.draining = True
-        for client in list(self.clients):
+        for client in list(self.roster.clients):
             client.restart(self.restart_delay())
 
     def restart_delay(self) -> float:
@@ -151,9 +131,9 @@ class Node:
                 "resident_bytes": psutil.Process().memory_info().rss,
                 "tasks": len(asyncio.all_tasks(self._loop)) if self._loop else 0,
                 "timers": len(timers),
-                "connections": len(self.clients),
-                "waiting": len(self.waiting),
-                "tokens": len(self._by_token),
+                "connections": len(self.roster.clients),
+                "waiting": len(self.roster.waiting),
+                "tokens": len(self.roster.by_token),
                 "fan_out_groups": self.hub.count_groups(),
             }
         }
@@ -200,13 +180,14 @@ class Node:
             logger.warning("the database does not answer: %s", error)
             return
         self._policy_checked = time.monotonic()
-        self._end_expired(time.time())
+        for client in self.roster.expired(time.time()):
+            client.end(CloseCode.POLICY_VIOLATION, CloseReason.TOKEN_EXPIRED)
 
     async def _apply_changes(self) -> None:
         self._grants.clear()
         self.policy = await self.database.run(load_policy)
-        found = await self.database.run(live_grants, list(self._by_token))
-        for token_id, clients in list(self._by_token.items()):
+        found = await self.database.run(live_grants, list(self.roster.by_token))
+        for token_id, clients in list(self.roster.by_token.items()):
             state, grant = found.get(token_id, ("revoked", None))
             for client in list(clients):
                 if grant is None or state == "revoked":
@@ -214,58 +195,28 @@ class Node:
                 elif grant != client.grant:
                     client.apply_grant(grant)
 
-    def _end_expired(self, now: float) -> None:
-        for clients in list(self._by_token.values()):
-            for client in list(clients):
-                expires_at = client.grant.expires_at if client.grant else None
-                if expires_at is not None and expires_at <= now:
-                    client.end(CloseCode.POLICY_VIOLATION, CloseReason.TOKEN_EXPIRED)
-
     # Connections
 
     def admit(self, client: Client) -> bool:
         """Count a new connection in, unless the server is full of authenticated ones."""
-        if len(self.clients) >= self.policy.config.max_connections:
-            oldest = next(iter(self.waiting), None)
-            if oldest is None:
-                self.stats.refused_connections += 1
-                return False
-            oldest.end(CloseCode.TRY_AGAIN_LATER, CloseReason.CAPACITY)
-            self.forget(oldest)
-        self.clients[client] = None
-        if self.policy.config.require_auth:
-            self.waiting[client] = None
-        self.stats.active_clients = len(self.clients)
+        config = self.policy.config
+        if not self.roster.admit(client, config.max_connections, config.require_auth):
+            self.stats.refused_connections += 1
+            return False
+        self.stats.active_clients = len(self.roster.clients)
         self.stats.total_connections += 1
         return True
 
     def forget(self, client: Client) -> None:
         """Count a connection out; once or more."""
-        self.clients.pop(client, None)
-        self.waiting.pop(client, None)
-        self.stats.active_clients = len(self.clients)
-        self._release_token(client)
-
-    def _release_token(self, client: Client) -> None:
-        token_id = client.grant.token_id if client.grant else None
-        if token_id is None:
-            return
-        clients = self._by_token.get(token_id, {})
-        clients.pop(client, None)
-        if not clients:
-            self._by_token.pop(token_id, None)
+        self.roster.forget(client)
+        self.stats.active_clients = len(self.roster.clients)
 
     def bind(self, client: Client, grant: Grant) -> bool:
         """Give a connection the rights of a token, unless the token has connections enough."""
+        if not self.roster.bind(client, grant):
+            return False
         if grant.token_id is not None:
-            others = self._by_token.get(grant.token_id, {}).keys() - {client}
-            if grant.max_connections is not None and len(others) >= grant.max_connections:
-                return False
-        self._release_token(client)
-        client.grant = grant
-        self.waiting.pop(client, None)
-        if grant.token_id is not None:
-            self._by_token.setdefault(grant.token_id, {})[client] = None
             self._used_tokens.add(grant.token_id)
         return True
 

@@ -19,8 +19,9 @@ from daphne.server import Server
 from daphne.ws_protocol import WebSocketFactory
 from twisted.internet import defer, reactor, task, tcp
 
+from realtime.compression import accept_deflate, refuse_compression
 from realtime.config import WebSocketConfig, get_streaming_config
-from realtime.connection import StreamProtocol, accept_deflate
+from realtime.connection import StreamProtocol
 from realtime.node import get_node
 
 logger = logging.getLogger(__name__)
@@ -55,7 +56,9 @@ class StreamFactory(WebSocketFactory):
             "autoPingTimeout": 0,
             # Autobahn's timers go off up to a second early.
             "closeHandshakeTimeout": config.close_timeout + 1,
-            "perMessageCompressionAccept": accept_deflate if config.compression else _refuse,
+            "perMessageCompressionAccept": accept_deflate
+            if config.compression
+            else refuse_compression,
         }
         super().setProtocolOptions(**options)
         self.protocol = StreamProtocol.configured(self)
@@ -199,10 +202,6 @@ async def _stop_listening() -> None:
     loop = asyncio.get_running_loop()
     for port in [reader for reader in reactor.getReaders() if isinstance(reader, tcp.Port)]:
         await defer.maybeDeferred(port.stopListening).asFuture(loop)
-
-
-def _refuse(offers: list[Any]) -> None:
-    """Accept no offer of compression."""
 
 
 def install() -> None:

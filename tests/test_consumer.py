@@ -237,7 +237,7 @@ async def test_one_who_disconnects_leaves_nothing(node: Node) -> None:
     assert node.stats.active_clients == 0
     assert node.report()["total_subscriptions"] == 0
     assert node.hub.count_groups() == 0
-    assert not node.clients
+    assert not node.roster.clients
 
 
 async def test_the_figures_are_counted(node: Node) -> None:

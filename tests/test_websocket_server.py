@@ -45,7 +45,7 @@ asyncio.run(main())
 
 
 @pytest.fixture(scope="module", autouse=True)
-def own_data_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def own_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Let this process and the servers that it starts share a data directory of their own."""
     data_dir = tmp_path_factory.mktemp("server")
     layer = {
@@ -57,7 +57,7 @@ def own_data_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
         override_settings(CHANNEL_LAYERS={"default": layer}, DATA_DIR=data_dir),
     ):
         patch.setenv("STREAMING_DATA_DIR", str(data_dir))
-        yield
+        yield data_dir
 
 
 def config(**values: Any) -> WebSocketConfig:
@@ -212,11 +212,11 @@ async def test_one_that_cannot_start_says_so(capfd: pytest.CaptureFixture[str]) 
     assert psutil.Process().children() == before
 
 
-def test_the_server_ends_with_the_handles_killed_process(data_dir: Path) -> None:
+def test_the_server_ends_with_the_handles_killed_process(own_directory: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", PROGRAM],
         env=environment(
-            data_dir, DJANGO_SETTINGS_MODULE="streaming_site.settings", drain_timeout="1"
+            own_directory, DJANGO_SETTINGS_MODULE="streaming_site.settings", drain_timeout="1"
         ),
         cwd=ROOT,
         stdin=subprocess.PIPE,

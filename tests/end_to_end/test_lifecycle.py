@@ -17,7 +17,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
-from tests.support import TIMEOUT, RawClient, Server, client, manage, running, wait_until
+from tests.support import TIMEOUT, RawClient, Server, client, free_port, manage, running, wait_until
 
 RESTARTING = {"error": "Server restarting", "code": "restarting"}
 
@@ -162,6 +162,21 @@ async def test_the_embedded_valkey_is_started_again(data_dir: Path) -> None:
             server.publish("metrics", {"n": 1})
             assert await page.expect_data("metrics") == {"n": 1}
         assert len(server.valkey()) == 1
+
+
+async def test_a_channel_layer_that_does_not_answer(data_dir: Path) -> None:
+    nobody = f"redis://127.0.0.1:{free_port()}"
+    with running(data_dir, REDIS_URL=nobody, require_auth="false") as server:
+        assert server.valkey() == []
+        async with client(server) as page:
+            for _ in range(2):
+                await page.send({"type": "subscribe", "data": {"type": "events"}})
+                error = await page.expect_error("unavailable")
+                assert error.pop("details")["retry_after"] > 0
+                assert error == {"error": "Temporarily unavailable", "code": "unavailable"}
+            await page.expect_silence()
+            reply = await page.call({"type": "auth", "data": {"token": server.new_token()}})
+            assert reply["type"] == "auth_success"
 
 
 async def test_two_servers_with_two_data_directories(

@@ -23,6 +23,7 @@ class Command(BaseCommand):
     """Publishes one payload, or newline-delimited JSON from standard input."""
 
     help = "Publish a JSON object, or with - one from each line of standard input."
+    requires_system_checks = ()  # `check --deploy` has them; a start should be quick
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Declare type and payload."""
