@@ -71,6 +71,8 @@ class StreamProtocol(WebSocketProtocol):
     deflated = False
     # Called when the client is gone, before the application reads of it.
     on_lost: Callable[[], None] | None = None
+    # Called when the client is closed because it lets too much pile up.
+    on_overflow: Callable[[], None] | None = None
     # The application's end of this connection; None until the handshake was read.
     _task: asyncio.Task[None] | None = None
     _handshake: defer.Deferred[Any] | None = None
@@ -292,7 +294,7 @@ class StreamProtocol(WebSocketProtocol):
         self._handshake = None
         if self.on_lost is not None:
             self.on_lost()
-            self.on_lost = None
+        self.on_lost = self.on_overflow = None
         if self._task is None:
             return
         self._inbox.clear()
@@ -357,8 +359,9 @@ class StreamProtocol(WebSocketProtocol):
             self.transport.write(data)
             return
         self._overflowed = True
-        self.factory.slow_consumer()
         self.close(CloseCode.TRY_AGAIN_LATER, CloseReason.SLOW_CONSUMER)
+        if self.on_overflow is not None:
+            self.on_overflow()
 
     def sendCloseFrame(self, *args: Any, **kwargs: Any) -> None:
         """Send the last frame: nothing goes past what is buffered any more."""

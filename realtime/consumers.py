@@ -118,6 +118,7 @@ class StreamConsumer(AsyncJsonWebsocketConsumer):
             self.base_send, lambda: self.node.policy.config.max_buffered_bytes
         )
         self.outlet.on_lost = self.gone
+        self.outlet.on_overflow = self._lag
         self.address = (self.scope.get("client") or ("",))[0]
         config = self.node.policy.config
         if self.node.draining:
@@ -193,6 +194,11 @@ class StreamConsumer(AsyncJsonWebsocketConsumer):
         self.subscriptions.clear()
         self.node.forget(self)
 
+    def _lag(self) -> None:
+        """Forget a client that the outlet closes because it does not read."""
+        self.node.stats.slow_consumers += 1
+        self.gone()
+
     def restart(self, retry_after: float) -> None:
         """Ask the client to come back after so many seconds, and close."""
         error = ProtocolError(ErrorCode.RESTARTING, details={"retry_after": retry_after})
@@ -217,14 +223,15 @@ class StreamConsumer(AsyncJsonWebsocketConsumer):
             return
         own_limit = self.grant.rate_limit_per_minute if self.grant else None
         now = time.monotonic()
-        verdict = self._limiter.check(now, own_limit or config.rate_limit_per_minute)
+        limit = own_limit or config.rate_limit_per_minute
+        verdict = self._limiter.check(now, limit)
         if verdict is Verdict.ACCEPT:
             return
         self.node.stats.rate_limited += 1
         if verdict is Verdict.FLOODING:
             self.end(CloseCode.POLICY_VIOLATION, CloseReason.FLOODING)
         raise ProtocolError(
-            ErrorCode.RATE_LIMITED, details={"retry_after": self._limiter.retry_after(now)}
+            ErrorCode.RATE_LIMITED, details={"retry_after": self._limiter.retry_after(now, limit)}
         )
 
     async def _authenticate(self, command: Auth) -> None:

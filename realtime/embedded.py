@@ -74,7 +74,10 @@ def socket_path(data_dir: Path) -> Path:
     if len(os.fsencode(path)) <= MAX_SOCKET_PATH:
         return path
     digest = hashlib.sha256(os.fsencode(data_dir)).hexdigest()[:16]
-    return Path(tempfile.gettempdir()) / f"realtime-{os.getuid()}-{digest}" / "valkey.sock"
+    directory = Path(tempfile.gettempdir()) / f"realtime-{os.getuid()}-{digest}"
+    if directory.exists() and directory.lstat().st_uid != os.getuid():
+        sys.exit(f"error: {directory} belongs to another user: set a shorter STREAMING_DATA_DIR")
+    return directory / "valkey.sock"
 
 
 def find_binary() -> str:

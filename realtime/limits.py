@@ -49,11 +49,12 @@ class RateLimiter:
         self._refused += 1
         return Verdict.FLOODING if self._refused > FLOODING_FACTOR * limit else Verdict.REFUSE
 
-    def retry_after(self, now: float) -> float:
+    def retry_after(self, now: float, limit: int) -> float:
         """Return the seconds until the next message is accepted, to the millisecond above."""
-        if not self._accepted:
+        excess = len(self._accepted) - limit
+        if excess < 0:
             return 0.0
-        return max(0.001, round(self._accepted[0] + WINDOW - now + 0.0005, 3))
+        return max(0.001, round(self._accepted[excess] + WINDOW - now + 0.0005, 3))
 
 
 class FailureDelays:

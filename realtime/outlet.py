@@ -26,6 +26,8 @@ class ConnectionOutlet(Protocol):
     deflated: bool
     # Called when the client is gone, if the server tells before the application reads of it.
     on_lost: Callable[[], None] | None
+    # Called when the client is closed because it lets too much pile up.
+    on_overflow: Callable[[], None] | None
 
     def write(self, frames: bytes) -> None:
         """Send complete WebSocket frames."""
@@ -40,6 +42,7 @@ class AsgiOutlet:
     # Whether to compress is the ASGI server's affair.
     deflated = False
     on_lost: Callable[[], None] | None = None
+    on_overflow: Callable[[], None] | None = None
 
     def __init__(self, send: Send, max_buffered: Callable[[], int]) -> None:
         self._send = send
@@ -59,6 +62,8 @@ class AsgiOutlet:
             return
         if self._buffered and self._buffered + len(frames) > self._max_buffered():
             self.close(CloseCode.TRY_AGAIN_LATER, CloseReason.SLOW_CONSUMER)
+            if self.on_overflow is not None:
+                self.on_overflow()
             return
         self._frames.append(frames)
         self._buffered += len(frames)

@@ -81,11 +81,6 @@ class StreamFactory(WebSocketFactory):
         self.connections.pop(connection, None)
         self._awaited.pop(connection, None)
 
-    @staticmethod
-    def slow_consumer() -> None:
-        """Count a client that was closed because it did not read."""
-        get_node().stats.slow_consumers += 1
-
     def _keep_alive(self) -> None:
         config = get_node().policy.config
         self._apply_limits(config)

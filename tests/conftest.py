@@ -2,27 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-# Before Django reads its settings: tests have a data directory of their own.
-_data_dir = tempfile.TemporaryDirectory(prefix="realtime-tests-")
-os.environ["STREAMING_DATA_DIR"] = _data_dir.name
-for _name in [name for name in os.environ if name.startswith("STREAMING_WEBSOCKET__")]:
-    del os.environ[_name]
-for _name in ("REDIS_URL", "DATABASE_URL", "DJANGO_DEBUG", "DJANGO_TLS", "DJANGO_ALLOWED_HOSTS"):
-    os.environ.pop(_name, None)
-
 from tests.support import Server
-
-
-def pytest_unconfigure() -> None:
-    """Remove the data directory."""
-    _data_dir.cleanup()
 
 
 @pytest.fixture(scope="session")

@@ -50,7 +50,7 @@ def test_a_refused_message_does_not_count() -> None:
 
 def test_a_quiet_client_waits_for_nothing() -> None:
     limiter = RateLimiter()
-    assert limiter.retry_after(START) == 0.0
+    assert limiter.retry_after(START, 1) == 0.0
 
 
 @given(st.integers(1, 5), pauses)
@@ -65,7 +65,7 @@ def test_agrees_with_a_naive_count(limit: int, steps: list[float]) -> None:
         if fits:
             times.append(now)
         else:
-            retry_after = limiter.retry_after(now)
+            retry_after = limiter.retry_after(now, limit)
             first_free = in_the_last_minute[-limit] + 60 - now
             assert first_free <= retry_after <= first_free + 0.001_001
             assert retry_after == round(retry_after, 3) > 0
@@ -78,8 +78,18 @@ def test_who_waits_as_told_is_accepted(limit: int, steps: list[float]) -> None:
     for step in steps:
         now += step
         if limiter.check(now, limit) is not Verdict.ACCEPT:
-            now += limiter.retry_after(now)
+            now += limiter.retry_after(now, limit)
             assert limiter.check(now, limit) is Verdict.ACCEPT
+
+
+def test_who_waits_as_told_after_the_limit_was_lowered_is_accepted() -> None:
+    limiter = RateLimiter()
+    for second in range(10):
+        assert limiter.check(START + second, 10) is Verdict.ACCEPT
+    now = START + 10
+    assert limiter.check(now, 3) is Verdict.REFUSE
+    now += limiter.retry_after(now, 3)
+    assert limiter.check(now, 3) is Verdict.ACCEPT
 
 
 @pytest.mark.parametrize("limit", [1, 7])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 import resource
@@ -87,7 +88,7 @@ class Command(BaseCommand):
         config = get_streaming_config().websocket
         descriptor = options["control_fd"]
         self._control = None if descriptor is None else Control(descriptor, server.stop)
-        prepare_node(reactor._asyncioEventloop, embedded if uses_embedded() else None)
+        self._node = prepare_node(reactor._asyncioEventloop, embedded if uses_embedded() else None)
         _settle_collector()
         _stop_on_signals(server, reactor, embedded, max(1.0, config.drain_timeout))
         try:
@@ -105,6 +106,8 @@ class Command(BaseCommand):
     def _after_start(self, url: str, port: int) -> None:
         self.stdout.write(f"listening on {url}")
         self.stdout.flush()
+        # Now, not with the first client: changes are followed and Valkey is kept running from here.
+        self._starting = asyncio.ensure_future(self._node.start())
         if self._control is not None:
             self._control.listening(url)
         if self._demo_access is not None:
