@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import logging
 import secrets
 from collections import OrderedDict
 from collections.abc import Iterable
@@ -17,9 +18,11 @@ from typing import Any
 
 from django.utils import timezone
 
-from realtime.filters import EVERYTHING, Filter, compile_filters
+from realtime.filters import EVERYTHING, Filter, FilterError, compile_filters
 from realtime.models import AccessToken
 from realtime.protocol import SUBSCRIPTION_TYPES
+
+logger = logging.getLogger(__name__)
 
 SECRET_BYTES = 32
 PREFIX_CHARACTERS = 8
@@ -95,7 +98,7 @@ def revoke(tokens: Iterable[AccessToken]) -> int:
 def find_grant(secret_digest: bytes) -> Grant | None:
     """Return what the token with this digest grants; ``None`` if unknown, revoked or expired."""
     token = AccessToken.objects.filter(digest=secret_digest).first()
-    return grant_of(token) if token is not None and token.state == "active" else None
+    return _grant_if_valid(token) if token is not None and token.state == "active" else None
 
 
 def grant_of(token: AccessToken) -> Grant:
@@ -115,13 +118,24 @@ def grant_of(token: AccessToken) -> Grant:
 
 
 def live_grants(token_ids: Iterable[int]) -> dict[int, tuple[str, Grant]]:
-    """Return state and grant of the tokens that still exist, by token id."""
+    """Return state and grant of the tokens that exist and can be read, by token id."""
     found: dict[int, tuple[str, Grant]] = {}
     ids = list(token_ids)
     for start in range(0, len(ids), 500):  # SQLite takes a bounded number of parameters
         for token in AccessToken.objects.filter(pk__in=ids[start : start + 500]):
-            found[token.pk] = token.state, grant_of(token)
+            grant = _grant_if_valid(token)
+            if grant is not None:
+                found[token.pk] = token.state, grant
     return found
+
+
+def _grant_if_valid(token: AccessToken) -> Grant | None:
+    """Return what a token grants: nothing if someone has written filters that cannot be read."""
+    try:
+        return grant_of(token)
+    except FilterError as error:
+        logger.error("the token %s grants nothing: %s", token, error)
+        return None
 
 
 def record_use(token_ids: Iterable[int]) -> None:

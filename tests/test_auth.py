@@ -212,3 +212,15 @@ def test_the_text_of_a_token_does_not_hold_its_secret() -> None:
     token = AccessToken(name="reader")
     random = assign_secret(token).removeprefix(token.prefix)
     assert random not in f"{token!r} {token} {grant_of(token)}"
+
+
+@pytest.mark.django_db
+def test_a_token_whose_filters_cannot_be_read_grants_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    token, secret = create_token("written past the admin")
+    other, _ = create_token("beside it")
+    AccessToken.objects.filter(pk=token.pk).touch(filters={"a..b": 1})
+    assert find_grant(digest(secret)) is None
+    assert list(live_grants([token.pk, other.pk])) == [other.pk]
+    assert "empty step" in caplog.text
