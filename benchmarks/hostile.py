@@ -1,9 +1,10 @@
 """Hostile clients: what they cost the others in latency, and the server in memory.
 
 A hundred clients that behave receive 20 messages a second. Beside them, 20 that never read what
-they asked for (1 MB/s each), 20 of the same that send a ping each second, and 5 that send pings as
-fast as they can without reading the answers; who is closed comes back at once. Then: how long
-a ping waits while messages fan out to 2,000 connections. Only this project's server is measured.
+they asked for (1 MB/s each), 20 of the same that send a ping each second, and one and five that
+send pings as fast as they can without reading the answers; who is closed comes back at once. Then:
+how long a ping waits while messages fan out to 2,000 connections. Only this project's server is
+measured.
 """
 
 from __future__ import annotations
@@ -133,6 +134,7 @@ def measure(peer: Peer, options: argparse.Namespace) -> dict[str, Figures]:
                 for title, count, pause, subscribes in (
                     ("20 that never read", 20, 3600.0, True),
                     ("20 that never read and ping", 20, 1.0, True),
+                    ("one that floods", 1, 0.0, False),
                     ("5 that flood", 5, 0.0, False),
                 ):
                     hostile = Hostile(peer, server, count, pause, subscribes)

@@ -32,6 +32,8 @@ INBOX_BYTES = 256 * 1024
 MAX_EARLY_BYTES = 64 * 1024
 # What a client may still send after the server's close frame: the rest of a large message.
 MAX_BYTES_AFTER_CLOSE = 8 * 1024 * 1024
+# And how many frames, or parts of them, are read for its answer: a flood would keep the loop busy.
+MAX_STEPS_AFTER_CLOSE = 2000
 PING_FRAME = b"\x89\x00"
 
 
@@ -81,6 +83,7 @@ class StreamProtocol(WebSocketProtocol):
     _is_plain = False
     _overflowed = False
     _bytes_after_close = 0
+    _steps_after_close = 0
     # Open, and nothing waits in the transport: bytes may go to the socket at once.
     _clear = False
     # Set while the application waits for a message.
@@ -179,7 +182,9 @@ class StreamProtocol(WebSocketProtocol):
     # The application's side
 
     async def _receive(self) -> dict[str, Any]:
-        """ASGI's ``receive``."""
+        """ASGI's ``receive``: one message in a turn of the loop, so that a flood is not alone."""
+        if self._inbox:
+            await asyncio.sleep(0)
         while not self._inbox:
             self._waiter = asyncio.get_running_loop().create_future()
             try:
@@ -188,7 +193,7 @@ class StreamProtocol(WebSocketProtocol):
                 self._waiter = None
         message, size = self._inbox.popleft()
         self._inbox_bytes -= size
-        if self._reading_paused and not self._inbox_is_full():
+        if self._reading_paused and self._inbox_is_low():
             self._resume_reading()
         return message
 
@@ -200,6 +205,9 @@ class StreamProtocol(WebSocketProtocol):
 
     def _inbox_is_full(self) -> bool:
         return len(self._inbox) >= INBOX_MESSAGES or self._inbox_bytes >= INBOX_BYTES
+
+    def _inbox_is_low(self) -> bool:
+        return len(self._inbox) <= INBOX_MESSAGES // 2 and self._inbox_bytes <= INBOX_BYTES // 2
 
     def _resume_reading(self) -> None:
         self._reading_paused = False
@@ -270,7 +278,10 @@ class StreamProtocol(WebSocketProtocol):
             super().consumeData()
             return
         while not self._reading_paused and self.processData() and self.state:
-            pass
+            if self.state == self.STATE_CLOSING:
+                self._steps_after_close += 1
+                if self._steps_after_close > MAX_STEPS_AFTER_CLOSE:
+                    self.dropConnection(abort=True)
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
         """Hand a message to the application; after a close nothing is looked at."""
