@@ -41,6 +41,13 @@ PING_FRAME = b"\x89\x00"
 _KEPT = ("_inbox", "_inbox_bytes", "_task", "_waiter", "client_addr", "path", "server")
 
 
+def _lowest_transport(transport: Any) -> Any:
+    """Return the TCP connection under *transport*, which may be TLS; None if there is none."""
+    while transport is not None and not isinstance(transport, tcp.Connection):
+        transport = getattr(transport, "transport", None)
+    return transport
+
+
 class _Log:
     """The base class's log without what any client could fill it with."""
 
@@ -81,6 +88,8 @@ class StreamProtocol(WebSocketProtocol):
     _reading_paused = False
     # The transport adds nothing to the bytes, so that they may go past it.
     _is_plain = False
+    # The TCP connection at the bottom, whose buffer is what waits; None once it is gone.
+    _lowest: Any = None
     _overflowed = False
     _bytes_after_close = 0
     _steps_after_close = 0
@@ -121,7 +130,8 @@ class StreamProtocol(WebSocketProtocol):
         self._inbox_bytes = 0
         # The HTTP channel is still registered and would go on pausing and resuming.
         self.transport.unregisterProducer()
-        self._is_plain = isinstance(self.transport, tcp.Connection) and not self.transport.TLS
+        self._lowest = _lowest_transport(self.transport)
+        self._is_plain = self._lowest is self.transport and not self.transport.TLS
         if self._is_plain:
             self._send_now = self.transport.getHandle().send
         scope = self._scope(request)
@@ -346,9 +356,9 @@ class StreamProtocol(WebSocketProtocol):
 
     def buffered_bytes(self) -> int:
         """Return how many bytes wait because the client does not read."""
-        if not self._is_plain:
+        transport = self._lowest
+        if transport is None:
             return 0
-        transport = self.transport
         return int(len(transport.dataBuffer) - transport.offset + transport._tempDataLen)
 
     def _transmit(self, data: bytes) -> None:
