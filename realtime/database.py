@@ -8,9 +8,11 @@ delays every client. Here a few threads serve it, and a caller waits no longer t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import logging
 import os
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
@@ -23,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 THREADS = 4
 TIMEOUT = 5.0
+CLOSE_TIMEOUT = 1.0
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -57,8 +60,11 @@ class Database:
             raise Unavailable(str(error)) from error
 
     def close(self) -> None:
-        """Let the threads end, without waiting for one that hangs."""
-        self._executor.shutdown(wait=False, cancel_futures=True)
+        """Let the threads close their connections and end; one that hangs is not waited for."""
+        together = threading.Barrier(THREADS)
+        for _ in range(THREADS):
+            self._executor.submit(_close_connections, together)
+        self._executor.shutdown(wait=False)
 
 
 def _call(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -71,6 +77,13 @@ def _call(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     except (OperationalError, InterfaceError):
         connections.close_all()
         return function(*args, **kwargs)
+
+
+def _close_connections(together: threading.Barrier) -> None:
+    """Close this thread's connections, and stay until the others have taken their turns too."""
+    connections.close_all()
+    with contextlib.suppress(threading.BrokenBarrierError):
+        together.wait(CLOSE_TIMEOUT)
 
 
 def migrate_embedded() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from django.db import connections
 
 from tests.support import Server
 
@@ -21,6 +22,16 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def token(server: Server) -> str:
     """A token of that server with all rights."""
     return server.token("--publish")
+
+
+@pytest.fixture(scope="session")
+def django_db_modify_db_settings(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep the tests' database in a file, as in use.
+
+    Django never closes connections to one in memory, so those of other threads would stay open.
+    """
+    path = tmp_path_factory.mktemp("database") / "test.sqlite3"
+    connections["default"].settings_dict["TEST"]["NAME"] = str(path)
 
 
 @pytest.fixture
