@@ -5,6 +5,7 @@
     python -m benchmarks.filters      what an event costs among 10, 1,000 and 10,000 filters
     python -m benchmarks.connections  handshakes/s and memory per idle connection
     python -m benchmarks.publish      messages/s into the system from one process
+    python -m benchmarks.drain        5,000 clients whose server ends: their queue at the next one
 
 Each takes ``--quick``, ``--json`` and ``--peers a,b``; ``--install`` fetches the Node peers first.
 Servers run on the first core, the load generator and the publisher on the second; runs of the

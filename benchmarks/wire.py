@@ -11,8 +11,8 @@ _ACCEPT = base64.b64encode(
 )
 _MASK = b"\x37\xfa\x21\x3d"
 _TEXT = 0x81  # FIN and opcode 1
-_CLOSE = 0x88
-CLOSE_FRAME = bytes((_CLOSE, 0x82)) + bytes(4) + (1000).to_bytes(2, "big")
+CLOSE = 0x88
+CLOSE_FRAME = bytes((CLOSE, 0x82)) + bytes(4) + (1000).to_bytes(2, "big")
 
 
 class LoadError(Exception):
@@ -58,7 +58,7 @@ def frame_end(buffer: bytes | bytearray, start: int) -> int:
         return 0
     length = buffer[start + 1]
     if buffer[start] != _TEXT or length > 127:
-        kind = "close" if buffer[start] == _CLOSE else "unexpected"
+        kind = "close" if buffer[start] == CLOSE else "unexpected"
         raise LoadError(f"{kind} frame: {bytes(buffer[start : start + 80])!r}")
     if length < 126:
         return start + 2 + length
@@ -83,6 +83,20 @@ def take_texts(buffer: bytearray) -> list[bytes]:
         start = end
     del buffer[:start]
     return texts
+
+
+def take_frame(buffer: bytearray) -> tuple[int, bytes] | None:
+    """Remove a complete frame of any kind from *buffer*; return its first byte and its payload."""
+    if len(buffer) < 2:
+        return None
+    width = {126: 2, 127: 8}.get(buffer[1], 0)
+    start = 2 + width
+    end = start + (int.from_bytes(buffer[2:start], "big") if width else buffer[1])
+    if len(buffer) < max(start, end):
+        return None
+    frame = buffer[0], bytes(buffer[start:end])
+    del buffer[:end]
+    return frame
 
 
 def count_frames(buffer: bytearray, start: int) -> tuple[int, int]:

@@ -12,8 +12,8 @@ The map::
           ^
     consumers    the conversation with one client: auth, subscribe, unsubscribe, ping
 
-Core, without Django, asyncio or a clock: ``protocol``, ``filters``, ``frames``, ``hub``,
-``limits``, ``origins``, ``stats``. Everything else is edge.
+Core, without Django, asyncio or a clock: ``protocol``, ``draining``, ``filters``, ``frames``,
+``hub``, ``limits``, ``origins``, ``stats``. Everything else is edge.
 
 What this package exports is imported when it is first used, since most of it needs Django's apps.
 """
@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from realtime.config import StreamingConfig, WebSocketConfig, get_streaming_config
+    from realtime.protocol import Position
     from realtime.publishing import (
-        Position,
         PublishError,
         apublish,
         broadcast_aggregation,
@@ -44,7 +44,7 @@ _MODULES = {
     "StreamingConfig": "config",
     "WebSocketConfig": "config",
     "get_streaming_config": "config",
-    "Position": "publishing",
+    "Position": "protocol",
     "PublishError": "publishing",
     "apublish": "publishing",
     "broadcast_aggregation": "publishing",

@@ -2,7 +2,8 @@
 
 The only module that receives from the channel layer. A received message does not say from which
 group it came, so each type has a channel of its own, member of that type's group while anyone
-here is subscribed to the type. Knows nothing of connections: what arrives goes to a callback.
+here is subscribed to the type. Knows nothing of connections: what arrives goes to the type's feed
+(:mod:`realtime.feed`), which puts it in order.
 """
 
 from __future__ import annotations
@@ -12,14 +13,15 @@ import contextlib
 import logging
 import time
 import uuid
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 from channels.layers import get_channel_layer
 
+from realtime.feed import Batch, Deliver, Feed, Tell
 from realtime.hub import Message
-from realtime.protocol import encode_payload
-from realtime.publishing import group_name
+from realtime.log import LogUnavailable, get_log, read_position, unpack
+from realtime.protocol import Position, encode_payload
+from realtime.redis import group_name
 
 logger = logging.getLogger(__name__)
 
@@ -29,8 +31,9 @@ JOIN_TIMEOUT = 5.0
 RETRY_INTERVAL = 1.0
 # Messages taken in one turn. More wait in the channel's queue, so that the loop is not held up.
 MAX_BATCH = 512
-
-Deliver = Callable[[str, list[Message]], Awaitable[None]]
+# Seconds between looks at the newest positions, and until what is under way must have come.
+HEAD_INTERVAL = 1.0
+GRACE = 0.1
 
 
 class LayerUnavailable(Exception):
@@ -38,11 +41,15 @@ class LayerUnavailable(Exception):
 
 
 class Broker:
-    """The group memberships of one event loop."""
+    """The group memberships of one event loop, and a watch over what they have missed."""
 
-    def __init__(self, deliver: Deliver) -> None:
+    def __init__(self, deliver: Deliver, tell: Tell) -> None:
         self._deliver = deliver
+        self._tell = tell
         self._receivers: dict[str, _Receiver] = {}
+        self._watch: asyncio.Task[None] | None = None
+        # Whether the log answered when it was last asked.
+        self.log_answers = True
 
     async def join(self, kind: str) -> None:
         """Become a member of a type's group; return when messages sent from now on arrive.
@@ -52,7 +59,11 @@ class Broker:
         """
         if kind in self._receivers:
             return
-        receiver = self._receivers[kind] = _Receiver(kind, self._deliver)
+        try:
+            feed = Feed(kind, get_log(), self._deliver, self._tell)
+        except LogUnavailable as error:
+            raise LayerUnavailable(str(error)) from error
+        receiver = self._receivers[kind] = _Receiver(feed)
         try:
             async with asyncio.timeout(JOIN_TIMEOUT):
                 await receiver.start()
@@ -61,6 +72,12 @@ class Broker:
             if isinstance(error, asyncio.CancelledError):
                 raise
             raise LayerUnavailable(str(error) or type(error).__name__) from error
+        if self._watch is None:
+            self._watch = asyncio.create_task(self._watch_heads(), name="broker watch")
+
+    def feed(self, kind: str) -> Feed:
+        """Return what a joined type's group and log bring."""
+        return self._receivers[kind].feed
 
     def has_joined(self, kind: str) -> bool:
         """Tell whether what is sent to a type's group arrives here."""
@@ -75,17 +92,45 @@ class Broker:
 
     async def close(self) -> None:
         """Leave every group."""
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
         for kind in list(self._receivers):
             await self.leave(kind)
+
+    async def _watch_heads(self) -> None:
+        """Ask again and again for the newest positions: a group may lose a last message."""
+        while True:
+            await asyncio.sleep(HEAD_INTERVAL)
+            try:
+                await self._look_at_heads()
+                self.log_answers = True
+            except LogUnavailable as error:
+                if self.log_answers:
+                    logger.warning("the log does not answer: %s", error)
+                self.log_answers = False
+            except Exception:
+                logger.exception("looking at the log")
+
+    async def _look_at_heads(self) -> None:
+        feeds = [receiver.feed for receiver in self._receivers.values() if receiver.joined.is_set()]
+        since = {feed: feed.next for feed in feeds}
+        heads = await get_log().heads(feed.kind for feed in feeds)
+        missing = {
+            feed: feed.next for feed in feeds if feed.is_missing(heads[feed.kind], since[feed])
+        }
+        if missing:  # or under way: what moves on will find its gaps by itself
+            await asyncio.sleep(GRACE)
+            still = [feed for feed, offset in missing.items() if feed.next == offset]
+            await asyncio.gather(*(feed.catch_up() for feed in still))
 
 
 class _Receiver:
     """The channel of one subscription type and the task that reads it."""
 
-    def __init__(self, kind: str, deliver: Deliver) -> None:
-        self._kind = kind
-        self._group = group_name(kind)
-        self._deliver = deliver
+    def __init__(self, feed: Feed) -> None:
+        self.feed = feed
+        self._group = group_name(feed.kind)
         self._layer: Any = get_channel_layer()
         self._channel = ""
         self._task: asyncio.Task[None] | None = None
@@ -94,11 +139,10 @@ class _Receiver:
         self._probe = uuid.uuid4().hex
 
     async def start(self) -> None:
-        if self._layer is None:
-            raise LayerUnavailable("no channel layer is configured")
+        await self.feed.start()
         self._channel = await self._layer.new_channel()
         await self._layer.group_add(self._group, self._channel)
-        self._task = asyncio.create_task(self._receive(), name=f"broker {self._kind}")
+        self._task = asyncio.create_task(self._receive(), name=f"broker {self.feed.kind}")
         # The layer returns before the server has confirmed the membership, so what another
         # process sends now could still be missed. A message to the group shows when it works.
         while not self.joined.is_set():
@@ -123,37 +167,42 @@ class _Receiver:
                 await task
 
     async def _receive(self) -> None:
-        """Hand on what arrives, until cancelled. One channel's messages are handed on in order."""
+        """Hand on what arrives, until cancelled."""
         while True:
             try:
-                messages = self._read(await self._layer.receive(self._channel))
-                await self._drain(messages)
-                if messages:
-                    await self._deliver(self._kind, messages)
+                batches = self._read(await self._layer.receive(self._channel))
+                await self._drain(batches)
+                if batches:
+                    await self.feed.take(batches)
+            except LogUnavailable as error:
+                logger.warning("messages of %s are late: %s", self._group, error)
             except Exception:
                 logger.exception("receiving from %s", self._group)
                 await asyncio.sleep(RETRY_INTERVAL)
 
-    async def _drain(self, messages: list[Message]) -> None:
+    async def _drain(self, batches: list[Batch]) -> None:
         """Add what else has arrived already."""
         queue = self._waiting()
-        while queue is not None and not queue.empty() and len(messages) < MAX_BATCH:
-            messages += self._read(await self._layer.receive(self._channel))
+        count = sum(len(batch.messages) for batch in batches)
+        while queue is not None and not queue.empty() and count < MAX_BATCH:
+            more = self._read(await self._layer.receive(self._channel))
+            batches += more
+            count += sum(len(batch.messages) for batch in more)
 
     def _waiting(self) -> asyncio.Queue[Any] | None:
         """Return the layer's queue for this channel, if it lets one see it."""
         queue = getattr(self._layer, "channels", {}).get(self._channel)
         return queue if isinstance(queue, asyncio.Queue) else None
 
-    def _read(self, message: dict[str, Any]) -> list[Message]:
+    def _read(self, message: dict[str, Any]) -> list[Batch]:
         """Return the published messages in a group message. What is none is logged and dropped."""
         kind = message.get("type")
         if kind == "stream.batch":
-            timestamp = message["timestamp"]
-            return [Message(self._kind, body, timestamp) for body in message["bodies"]]
+            return [self._read_batch(message)]
         if kind == "stream.message":
             try:
-                return [Message(self._kind, encode_payload(message.get("payload")), time.time())]
+                body = encode_payload(message.get("payload"))
+                return [Batch(None, [Message(self.feed.kind, body, time.time())])]
             except ValueError as error:
                 logger.warning("dropped a message to %s: %s", self._group, error)
         elif kind == "stream.probe":
@@ -162,3 +211,11 @@ class _Receiver:
         else:
             logger.warning("dropped a message to %s: unknown type %r", self._group, kind)
         return []
+
+    def _read_batch(self, message: dict[str, Any]) -> Batch:
+        first = read_position(message["position"])
+        messages = [
+            Message(self.feed.kind, body, message["timestamp"], Position(first.epoch, offset))
+            for offset, body in enumerate(unpack(message["messages"]), first.offset)
+        ]
+        return Batch(first, messages)

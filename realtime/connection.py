@@ -378,6 +378,12 @@ class StreamProtocol(WebSocketProtocol):
         self._clear = False
         if not waiting or waiting + len(data) <= self.max_buffered_bytes or self._overflowed:
             self.transport.write(data)
+        else:
+            self.overflow()
+
+    def overflow(self) -> None:
+        """Close a client that does not read what it is sent; once or more."""
+        if self._overflowed:
             return
         self._overflowed = True
         self.close(CloseCode.TRY_AGAIN_LATER, CloseReason.SLOW_CONSUMER)

@@ -21,7 +21,6 @@ from realtime.broker import LayerUnavailable
 from realtime.database import Unavailable
 from realtime.filters import (
     Filter,
-    FilterError,
     compile_filters,
     conjunction,
     derive_subscription_id,
@@ -40,6 +39,7 @@ from realtime.protocol import (
     Command,
     ErrorCode,
     Ping,
+    Position,
     ProtocolError,
     Subscribe,
     Unsubscribe,
@@ -48,6 +48,7 @@ from realtime.protocol import (
     format_timestamp,
     parse,
 )
+from realtime.replay import Replay, Request, read_request
 
 logger = logging.getLogger(__name__)
 
@@ -163,7 +164,7 @@ class StreamConsumer(AsyncJsonWebsocketConsumer):
                 case Unsubscribe():
                     self._unsubscribe(content)
                 case Ping():
-                    self._reply("pong", metadata=content.metadata)
+                    self._reply("pong", self._positions(), metadata=content.metadata)
         except ProtocolError as error:
             raise _with_metadata(error, content) from None
 
@@ -200,7 +201,9 @@ class StreamConsumer(AsyncJsonWebsocketConsumer):
         self.gone()
 
     def restart(self, retry_after: float) -> None:
-        """Ask the client to come back after so many seconds, and close."""
+        """Ask the client to come back after so many seconds, and close; unless it has ended."""
+        if self._ended:
+            return
         error = ProtocolError(ErrorCode.RESTARTING, details={"retry_after": retry_after})
         self._send(encode_error(error, time.time()))
         self.end(CloseCode.SERVICE_RESTART, CloseReason.RESTARTING)
@@ -275,31 +278,45 @@ class StreamConsumer(AsyncJsonWebsocketConsumer):
 
     async def _subscribe(self, command: Subscribe) -> None:
         assert self.grant is not None
-        kind, own = _read_subscription(command)
+        kind, own, request = _read_subscription(command)
         if kind not in self.grant.types:
             raise ProtocolError(ErrorCode.FORBIDDEN)
         subscription_id = self._find_id(kind, own, command.subscription_id)
+        replay = None
         if subscription_id not in self.subscriptions:
-            await self._add(subscription_id, kind, own)
-        data = {"type": kind, "filters": command.filters or {}}
+            replay = await self._add(subscription_id, kind, own, request)
+        position = replay.live_from if replay else self._position(subscription_id)
+        data = {
+            "type": kind,
+            "filters": command.filters or {},
+            **position._asdict(),
+            "recovered": replay is not None and replay.recovered,
+            "replayed": replay.replayed if replay else 0,
+        }
         self._reply("subscribed", data, subscription_id, command.metadata)
+        if replay is not None:
+            await self.node.go_live(replay)
 
-    async def _add(self, subscription_id: str, kind: str, own: Filter) -> None:
+    async def _add(self, subscription_id: str, kind: str, own: Filter, request: Request) -> Replay:
         grant = self.grant
         assert grant is not None and self.outlet is not None
         enforced = conjunction(own, grant.filters)
         try:
-            subscription = await self.node.subscribe(self.outlet, kind, enforced, subscription_id)
+            replay = await self.node.subscribe(
+                self.outlet, kind, enforced, subscription_id, request
+            )
         except LayerUnavailable as error:
             logger.warning("subscribing to %s: %s", kind, error)
             raise ProtocolError(ErrorCode.UNAVAILABLE, details=_RETRY) from None
         # Meanwhile the client may have gone, or its rights may have changed.
-        grant = self.grant
-        if self._ended or grant is None or kind not in grant.types:
-            self.node.unsubscribe(subscription)
-            raise ProtocolError(ErrorCode.FORBIDDEN)
-        self.subscriptions[subscription_id] = subscription, own
-        self.node.hub.change_filter(subscription, conjunction(own, grant.filters))
+        now = self.grant
+        if self._ended or now is not grant:
+            self.node.unsubscribe(replay.subscription)
+            if self._ended or now is None or kind not in now.types:
+                raise ProtocolError(ErrorCode.FORBIDDEN)
+            return await self._add(subscription_id, kind, own, request)
+        self.subscriptions[subscription_id] = replay.subscription, own
+        return replay
 
     def _find_id(self, kind: str, own: Filter, chosen: str | None) -> str:
         """Return the id under which the client has this subscription, or will have it."""
@@ -320,6 +337,14 @@ class StreamConsumer(AsyncJsonWebsocketConsumer):
     def _is_same(self, subscription_id: str, kind: str, own: Filter) -> bool:
         subscription, filters = self.subscriptions[subscription_id]
         return subscription.type == kind and filters == own
+
+    def _position(self, subscription_id: str) -> Position:
+        return self.node.position(self.subscriptions[subscription_id][0])
+
+    def _positions(self) -> dict[str, Any] | None:
+        """Return up to where each subscription has been sent all that matches."""
+        positions = {known: self._position(known)._asdict() for known in self.subscriptions}
+        return {"positions": positions} if positions else None
 
     def _unsubscribe(self, command: Unsubscribe) -> None:
         if command.subscription_id not in self.subscriptions:
@@ -366,7 +391,7 @@ def _origin(scope: dict[str, Any]) -> str | None:
     return None
 
 
-def _read_subscription(command: Subscribe) -> tuple[str, Filter]:
+def _read_subscription(command: Subscribe) -> tuple[str, Filter, Request]:
     kind = command.type
     if not isinstance(kind, str) or kind not in SUBSCRIPTION_TYPES:
         raise ProtocolError(
@@ -374,6 +399,6 @@ def _read_subscription(command: Subscribe) -> tuple[str, Filter]:
             f"type: expected one of {', '.join(SUBSCRIPTION_TYPES)}",
         )
     try:
-        return kind, compile_filters(command.filters)
-    except FilterError as error:
+        return kind, compile_filters(command.filters), read_request(command.resume, command.rewind)
+    except ValueError as error:
         raise ProtocolError(ErrorCode.INVALID_SUBSCRIPTION, str(error)) from None

@@ -13,18 +13,22 @@ import fcntl
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import ParamSpec, TypeVar
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, ParamSpec, TypeVar
 
 from django.conf import settings
-from django.core.management import call_command
+from django.core.management import CommandError, call_command
 from django.db import Error, InterfaceError, OperationalError, connections
 
 logger = logging.getLogger(__name__)
 
 THREADS = 4
 TIMEOUT = 5.0
+# Of the calls that are late, so many may hold a thread before there are no more new ones.
+MAX_HANGING = 32
+RETRY_WITHIN = 1.0
 CLOSE_TIMEOUT = 1.0
 
 P = ParamSpec("P")
@@ -40,7 +44,9 @@ class Database:
 
     def __init__(self, timeout: float = TIMEOUT) -> None:
         self._timeout = timeout
-        self._executor = ThreadPoolExecutor(THREADS, thread_name_prefix="realtime-database")
+        self._executor = _threads()
+        # Call that nobody waits for any more -> the executor in whose thread it hangs.
+        self._hanging: dict[Future[Any], ThreadPoolExecutor] = {}
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Return what *function* returns.
@@ -49,33 +55,63 @@ class Database:
             Unavailable: the database failed or did not answer in time. A call that is late goes
                 on in its thread; its result is dropped.
         """
-        loop = asyncio.get_running_loop()
-        call = loop.run_in_executor(self._executor, lambda: _call(function, *args, **kwargs))
+        executor = self._executor
+        call = executor.submit(lambda: _call(function, *args, **kwargs))
         try:
             async with asyncio.timeout(self._timeout):
-                return await call
+                return await asyncio.wrap_future(call)
         except TimeoutError:
             raise Unavailable("the database did not answer in time") from None
         except Error as error:
-            raise Unavailable(str(error)) from error
+            raise Unavailable(str(error).partition("\n")[0]) from error
+        finally:
+            self._leave(call, executor)
+
+    def _leave(self, call: Future[Any], executor: ThreadPoolExecutor) -> None:
+        """Leave a call; if all threads hang in calls that were left, take new threads.
+
+        The database may be back long before they notice, if they ever do.
+        """
+        if call.done():
+            return
+        if not call.cancel():  # it has begun
+            self._hanging[call] = executor
+        self._hanging = {late: where for late, where in self._hanging.items() if not late.done()}
+        hanging_here = sum(where is self._executor for where in self._hanging.values())
+        if hanging_here == THREADS and len(self._hanging) <= MAX_HANGING:
+            _retire(self._executor)
+            self._executor = _threads()
 
     def close(self) -> None:
         """Let the threads close their connections and end; one that hangs is not waited for."""
-        together = threading.Barrier(THREADS)
-        for _ in range(THREADS):
-            self._executor.submit(_close_connections, together)
-        self._executor.shutdown(wait=False)
+        _retire(self._executor)
+
+
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(THREADS, thread_name_prefix="realtime-database")
+
+
+def _retire(executor: ThreadPoolExecutor) -> None:
+    """Let an executor's threads close their connections and end, each when it can."""
+    together = threading.Barrier(THREADS)
+    for _ in range(THREADS):
+        executor.submit(_close_connections, together)
+    executor.shutdown(wait=False)
 
 
 def _call(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Call *function* with this thread's connection, and once more with a new one if it broke.
 
-    The connection stays open between calls, so it may have died since the one before.
+    The connection stays open between calls, so it may have died since the one before. A failure
+    that took its time is no such death.
     """
+    began = time.monotonic()
     try:
         return function(*args, **kwargs)
     except (OperationalError, InterfaceError):
         connections.close_all()
+        if time.monotonic() - began > RETRY_WITHIN:
+            raise
         return function(*args, **kwargs)
 
 
@@ -87,9 +123,16 @@ def _close_connections(together: threading.Barrier) -> None:
 
 
 def migrate_embedded() -> None:
-    """Bring the embedded database up to date; one that ``DATABASE_URL`` names is left alone."""
+    """Bring the embedded database up to date; one that ``DATABASE_URL`` names is left alone.
+
+    Raises:
+        django.core.management.CommandError: it cannot be used.
+    """
     if os.environ.get("DATABASE_URL"):
         return
     with (settings.DATA_DIR / "migrate.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # two commands at the same first time
-        call_command("migrate", verbosity=0, interactive=False)
+        try:
+            call_command("migrate", verbosity=0, interactive=False)
+        except Error as error:
+            raise CommandError(f"the database in {settings.DATA_DIR}: {error}") from None

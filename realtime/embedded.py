@@ -94,14 +94,31 @@ def find_binary() -> str:
     )
 
 
-def is_answering(path: Path) -> bool:
-    """Tell whether a server answers PING on a socket."""
-    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as client:
+def _call(path: Path, *command: str) -> bytes:
+    """Send a command to a server and return the first bytes of its answer."""
+    parts = [f"*{len(command)}", *(f"${len(part.encode())}\r\n{part}" for part in command), ""]
+    with socket.socket(socket.AF_UNIX) as client:
         client.settimeout(1.0)
         client.connect(str(path))
-        client.sendall(b"PING\r\n")
-        return client.recv(16).startswith(b"+PONG")
+        client.sendall("\r\n".join(parts).encode())
+        return client.recv(1024)
+
+
+def is_answering(path: Path) -> bool:
+    """Tell whether a server answers PING on a socket."""
+    with contextlib.suppress(OSError):
+        return _call(path, "PING").startswith(b"+PONG")
     return False
+
+
+def _boot_id() -> str:
+    """Return what identifies the time since the machine was started; "" where nothing does."""
+    with contextlib.suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text()
+    return ""
+
+
+_FORGET_HEADS = "for _, key in ipairs(redis.call('KEYS', '*:head')) do redis.call('DEL', key) end"
 
 
 class EmbeddedServer:
@@ -111,6 +128,8 @@ class EmbeddedServer:
         self.socket = socket_path(data_dir)
         self._directory = data_dir / "valkey"
         self._lock = data_dir / "valkey.lock"
+        # Holds the boot during which a server runs, or ran and was killed.
+        self._boot = self._directory / "boot"
         # The server, if this process started it.
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -137,9 +156,11 @@ class EmbeddedServer:
         process, self._process = self._process, None
         if process is None:
             return
+        was_running = process.poll() is None
         process.terminate()  # nothing happens if it has ended
         try:
-            process.wait(STOP_TIMEOUT)
+            if process.wait(STOP_TIMEOUT) == 0 and was_running:
+                self._boot.unlink(missing_ok=True)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -167,6 +188,18 @@ class EmbeddedServer:
         except OSError as error:
             raise EmbeddedServerError(f"{binary} cannot be run: {error.strerror}") from None
         self._wait_until_answering()
+        self._begin_anew_after_power_cut()
+
+    def _begin_anew_after_power_cut(self) -> None:
+        """Forget the logs if the machine went down while the server ran.
+
+        The file system may have lost the last second of them, so that offsets would be given
+        again to other messages. Without their heads they begin a new epoch, and clients know.
+        """
+        boot = _boot_id()
+        if self._boot.exists() and self._boot.read_text() != boot:
+            _call(self.socket, "EVAL", _FORGET_HEADS, "0")
+        self._boot.write_text(boot)
 
     def _options(self) -> list[str]:
         options = {

@@ -13,10 +13,11 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
-from realtime.filters import MISSING, Filter, Key, Path, Predicate, lookup_key
+from realtime.filters import MISSING, Filter, Key, Path, Predicate, lookup_key, matches
 from realtime.frames import STORED_END, deflate, header, stored_block
 from realtime.protocol import (
     SUBSCRIPTION_TYPES,
+    Position,
     encode_data_head,
     encode_data_tail,
     format_timestamp,
@@ -39,13 +40,24 @@ class Outlet(Protocol):
 class Message:
     """A published message: its payload as JSON text, and the parts made of it when needed."""
 
-    __slots__ = ("_decoded", "_deflated_head", "head", "payload")
+    __slots__ = ("_decoded", "_deflated_head", "head", "offset", "payload", "timestamp")
 
-    def __init__(self, kind: str, payload: bytes, timestamp: float) -> None:
+    def __init__(
+        self, kind: str, payload: bytes, timestamp: float, position: Position | None = None
+    ) -> None:
         self.payload = payload
+        # Time of publishing, in seconds since 1970.
+        self.timestamp = timestamp
+        # Offset in the type's log; 0 if it is not there.
+        self.offset = 0 if position is None else position.offset
         # The data message up to the subscription id, shared by all who receive it.
-        self.head = encode_data_head(kind, payload, format_timestamp(timestamp))
+        self.head = encode_data_head(kind, payload, format_timestamp(timestamp), position)
         self._decoded: Any = MISSING
+        self._deflated_head = b""
+
+    def release(self) -> None:
+        """Let go of what can be made anew."""
+        self._decoded = MISSING
         self._deflated_head = b""
 
     def around_tail(self, tail_length: int, deflated: bool) -> tuple[bytes, bytes]:
@@ -89,6 +101,18 @@ class Subscription:
     def type(self) -> str:
         """The subscription type."""
         return self.fan_out.type
+
+    def select(self, messages: Iterable[Message]) -> list[Message]:
+        """Return those of *messages* that the filters let through."""
+        compiled = self.fan_out.filter
+        if not compiled:
+            return list(messages)
+        return [message for message in messages if matches(compiled, message.decoded)]
+
+    def frames(self, messages: Sequence[Message]) -> bytes:
+        """Return the frames of *messages* for this subscription alone."""
+        tail = encode_data_tail(self.id)
+        return tail.join(_pieces(messages, len(tail), self.outlet.deflated))
 
 
 class Delivery(NamedTuple):
@@ -139,6 +163,11 @@ class FanOut:
 
     def __bool__(self) -> bool:
         return bool(self._plain or self._deflated)
+
+    def __iter__(self) -> Iterator[Subscription]:
+        for members in (self._plain, self._deflated):
+            for subscriptions in tuple(members.values()):
+                yield from tuple(subscriptions)
 
     def deliveries(self, messages: Sequence[Message]) -> Iterator[Delivery]:
         """Yield the frames of *messages*, in order, as one piece of bytes for equal members."""
@@ -202,6 +231,11 @@ class Hub:
     def has_subscriptions(self, kind: str) -> bool:
         """Tell whether anyone is subscribed to a type."""
         return bool(self._indexes[kind].groups)
+
+    def subscriptions(self, kind: str) -> Iterator[Subscription]:
+        """Yield the subscriptions of a type."""
+        for fan_out in tuple(self._indexes[kind].groups.values()):
+            yield from fan_out
 
     def count_groups(self) -> int:
         """Return how many fan-out groups there are."""

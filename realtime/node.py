@@ -18,12 +18,17 @@ import psutil
 from django.conf import settings
 
 from realtime.auth import Grant, GrantCache, digest, find_grant, live_grants, record_use
-from realtime.broker import Broker
+from realtime.broker import Broker, LayerUnavailable
 from realtime.database import Database, Unavailable
+from realtime.draining import Drain
 from realtime.embedded import EmbeddedServer, EmbeddedServerError
+from realtime.feed import Lost
 from realtime.filters import Filter
-from realtime.hub import Hub, Message, Outlet, Subscription
+from realtime.frames import text_frame
+from realtime.hub import Hub, Message, Subscription
 from realtime.limits import FailureDelays
+from realtime.log import LogUnavailable
+from realtime.outlet import ConnectionOutlet
 from realtime.policy import (
     POLL_INTERVAL,
     Policy,
@@ -31,8 +36,18 @@ from realtime.policy import (
     environment_policy,
     load_policy,
 )
-from realtime.protocol import SUBSCRIPTION_TYPES, CloseCode, CloseReason
+from realtime.protocol import (
+    SUBSCRIPTION_TYPES,
+    CloseCode,
+    CloseReason,
+    ErrorCode,
+    Position,
+    ProtocolError,
+    encode_error,
+)
+from realtime.readiness import DRAINING, look_around
 from realtime.redis import close_async_clients, uses_embedded
+from realtime.replay import Replay, Request
 from realtime.roster import Client, Roster
 from realtime.stats import Stats
 
@@ -61,9 +76,15 @@ class Node:
         self.policy: Policy = environment_policy()
         self.delays = FailureDelays()
         self.draining = False
-        self._broker = Broker(self._deliver)
+        # When whom to tell, once draining.
+        self._drain: Drain | None = None
+        # The look at database and channel layer that is under way, or the last one.
+        self._looking: asyncio.Task[list[str]] | None = None
+        self._broker = Broker(self._deliver, self._tell_all)
         self._grants = GrantCache()
         self._used_tokens: set[int] = set()
+        # Subscriptions that are not live yet.
+        self._replays: dict[Subscription, tuple[Replay, asyncio.Task[None] | None]] = {}
         # One at a time may join or leave a type's group.
         self._joining = {kind: asyncio.Lock() for kind in SUBSCRIPTION_TYPES}
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -107,16 +128,33 @@ class Node:
         if self._embedded is not None:
             self._embedded.stop()
 
-    def drain(self) -> None:
+    async def drain(self) -> None:
         """Ask every client to come back elsewhere or later, each at a time of its own."""
         self.draining = True
-        for client in list(self.roster.clients):
-            client.restart(self.restart_delay())
+        clients = list(self.roster.clients)
+        plan = self._drain = Drain(len(clients), self.policy.config.drain_timeout)
+        started = time.monotonic()
+        for number, client in enumerate(clients):
+            early = started + plan.told_at(number) - time.monotonic()
+            if early > 0:
+                await asyncio.sleep(early)
+            client.restart(plan.retry_after(number, random.random()))  # noqa: S311 - spreads load
 
     def restart_delay(self) -> float:
-        """Return after how many seconds a client should come back: each another, to spread them."""
-        longest = max(1.0, self.policy.config.drain_timeout / 2)
-        return round(random.uniform(0.1, longest), 3)  # noqa: S311 - spreads load
+        """Return after how many seconds a client that comes during a drain should come back."""
+        plan = self._drain or Drain(0, self.policy.config.drain_timeout)
+        return plan.retry_after_late(random.random())  # noqa: S311 - spreads load
+
+    async def readiness(self) -> list[str]:
+        """Say why clients should go elsewhere; nothing if this node can serve them.
+
+        Who asks while others wait for the answer gets the same: probes do not add up.
+        """
+        if self.draining:
+            return [DRAINING]
+        if self._looking is None or self._looking.done():
+            self._looking = self.spawn(look_around(self.database))
+        return await asyncio.shield(self._looking)
 
     def report(self) -> dict[str, Any]:
         """Return the statistics, with what this process holds: to find what it should not.
@@ -247,26 +285,56 @@ class Node:
     # Subscriptions
 
     async def subscribe(
-        self, outlet: Outlet, kind: str, compiled: Filter, subscription_id: str
-    ) -> Subscription:
-        """Add a subscription. When it returns, what is published from now on is delivered.
+        self,
+        outlet: ConnectionOutlet,
+        kind: str,
+        compiled: Filter,
+        subscription_id: str,
+        request: Request,
+    ) -> Replay:
+        """Add a subscription; it receives what :meth:`go_live` then sends, and live messages.
 
         Raises:
-            LayerUnavailable: the type's group could not be joined; nothing is left behind.
+            LayerUnavailable: the type's group could not be joined or its log not be read; nothing
+                is left behind.
         """
         subscription = self.hub.subscribe(outlet, kind, compiled, subscription_id)
         self.stats.subscriptions[kind] += 1
-        if not self._broker.has_joined(kind):
-            try:
+        try:
+            if not self._broker.has_joined(kind):
                 await self._follow(kind)
-            except BaseException:
-                self.unsubscribe(subscription)
-                raise
-        subscription.active = True
-        return subscription
+            replay = Replay(subscription, outlet, self._broker.feed(kind), self)
+            self._replays[subscription] = replay, None
+            await replay.plan(request)
+        except BaseException as error:
+            self.unsubscribe(subscription)
+            if isinstance(error, LogUnavailable):
+                raise LayerUnavailable(str(error)) from error
+            raise
+        return replay
+
+    async def go_live(self, replay: Replay) -> None:
+        """Send what a new subscription is to receive first; what takes longer goes on by itself."""
+        if replay.is_quick() and await replay.go_live():
+            del self._replays[replay.subscription]
+        else:
+            task = self.spawn(self._run(replay))
+            self._replays[replay.subscription] = replay, task
+
+    async def _run(self, replay: Replay) -> None:
+        await replay.run()
+        self._replays.pop(replay.subscription, None)
+
+    def position(self, subscription: Subscription) -> Position:
+        """Return the position up to which everything that matches has been sent."""
+        replay, _ = self._replays.get(subscription, (None, None))
+        return self._broker.feed(subscription.type).position if replay is None else replay.position
 
     def unsubscribe(self, subscription: Subscription) -> None:
         """Remove a subscription; once or more."""
+        _, task = self._replays.pop(subscription, (None, None))
+        if task is not None:
+            task.cancel()
         kind = subscription.type
         if not self.hub.unsubscribe(subscription):
             return
@@ -299,6 +367,21 @@ class Node:
                         written = 0
             if part[-1] is not messages[-1]:
                 await asyncio.sleep(0)  # so that sockets take in what was written
+
+    def _tell_all(self, kind: str, lost: Lost) -> None:
+        """Tell every live subscription of a type what it will not receive."""
+        logger.warning("%s: offsets from %d are lost (%s)", kind, lost.first, lost.reason)
+        for subscription in self.hub.subscriptions(kind):
+            if subscription.active:
+                self.tell(subscription, lost)
+
+    def tell(self, subscription: Subscription, lost: Lost) -> None:
+        """Tell a subscription what it will not receive."""
+        details = {"from": lost.first, "to": lost.last, "reason": lost.reason}
+        error = ProtocolError(ErrorCode.DATA_LOST, details=details)
+        text = encode_error(error, time.time(), subscription.id)
+        subscription.outlet.write(text_frame(text))
+        self.stats.messages_sent += 1
 
     def _write(self, subscriptions: Iterable[Subscription], frames: bytes, count: int) -> None:
         for subscription in subscriptions:

@@ -32,6 +32,12 @@ class ConnectionOutlet(Protocol):
     def write(self, frames: bytes) -> None:
         """Send complete WebSocket frames."""
 
+    def buffered_bytes(self) -> int:
+        """Return how many bytes wait because the client does not read."""
+
+    def overflow(self) -> None:
+        """Close a client that does not read what it is sent."""
+
     def close(self, code: CloseCode, reason: CloseReason) -> None:
         """Send what is buffered, then close. What is written later is dropped."""
 
@@ -61,13 +67,21 @@ class AsgiOutlet:
         if self._closing is not None:
             return
         if self._buffered and self._buffered + len(frames) > self._max_buffered():
-            self.close(CloseCode.TRY_AGAIN_LATER, CloseReason.SLOW_CONSUMER)
-            if self.on_overflow is not None:
-                self.on_overflow()
+            self.overflow()
             return
         self._frames.append(frames)
         self._buffered += len(frames)
         self._wake.set()
+
+    def buffered_bytes(self) -> int:
+        """Return how many bytes wait because the server has not taken them."""
+        return self._buffered
+
+    def overflow(self) -> None:
+        """Close a client that does not read what it is sent."""
+        self.close(CloseCode.TRY_AGAIN_LATER, CloseReason.SLOW_CONSUMER)
+        if self.on_overflow is not None:
+            self.on_overflow()
 
     def close(self, code: CloseCode, reason: CloseReason) -> None:
         """Close after what is buffered."""

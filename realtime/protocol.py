@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import IntEnum, StrEnum
 from math import isfinite
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -31,6 +31,13 @@ MAX_METADATA_BYTES = 1024
 SUBSCRIPTION_ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}\Z")
 
 
+class Position(NamedTuple):
+    """A place in a type's log: the message with this offset. Offset 0 is before the first."""
+
+    epoch: str
+    offset: int
+
+
 class ErrorCode(StrEnum):
     """Codes of ``error`` messages; :data:`ERROR_TEXTS` has their exact texts."""
 
@@ -43,6 +50,7 @@ class ErrorCode(StrEnum):
     UNKNOWN_SUBSCRIPTION = "unknown_subscription"
     DUPLICATE_SUBSCRIPTION = "duplicate_subscription"
     TOO_MANY_SUBSCRIPTIONS = "too_many_subscriptions"
+    DATA_LOST = "data_lost"
     RESTARTING = "restarting"
     UNAVAILABLE = "unavailable"
 
@@ -58,6 +66,7 @@ ERROR_TEXTS = {
     ErrorCode.UNKNOWN_SUBSCRIPTION: "Unknown subscription",
     ErrorCode.DUPLICATE_SUBSCRIPTION: "Duplicate subscription",
     ErrorCode.TOO_MANY_SUBSCRIPTIONS: "Too many subscriptions",
+    ErrorCode.DATA_LOST: "Data lost",
     ErrorCode.RESTARTING: "Server restarting",
     ErrorCode.UNAVAILABLE: "Temporarily unavailable",
 }
@@ -123,10 +132,12 @@ class Auth(Command):
 
 @dataclass(slots=True)
 class Subscribe(Command):
-    """``type`` and ``filters`` are as sent: the subscription's own rules are checked later."""
+    """The parts of ``data`` are as sent: the subscription's own rules are checked later."""
 
     type: Any
     filters: Any
+    resume: Any
+    rewind: Any
     subscription_id: str | None
 
 
@@ -225,7 +236,8 @@ def _read_subscribe(
         raise _invalid("data: required")
     if chosen_id is not None and not SUBSCRIPTION_ID.match(chosen_id):
         raise _invalid("subscription_id: expected 1 to 64 characters of A-Z a-z 0-9 _ . : -")
-    return Subscribe(metadata, data.get("type"), data.get("filters"), chosen_id)
+    get = data.get
+    return Subscribe(metadata, get("type"), get("filters"), get("resume"), get("rewind"), chosen_id)
 
 
 def _read_unsubscribe(
@@ -261,12 +273,14 @@ def encode(
     return _encoder.encode(message)
 
 
-def encode_error(error: ProtocolError, timestamp: float) -> bytes:
-    """Encode the ``error`` message for *error*."""
+def encode_error(
+    error: ProtocolError, timestamp: float, subscription_id: str | None = None
+) -> bytes:
+    """Encode the ``error`` message for *error*, which may concern a subscription."""
     data: dict[str, Any] = {"error": str(error), "code": error.code}
     if error.details is not None:
         data["details"] = error.details
-    return encode("error", timestamp, data, metadata=error.metadata)
+    return encode("error", timestamp, data, subscription_id, error.metadata)
 
 
 _DATA_HEADS = {
@@ -275,15 +289,20 @@ _DATA_HEADS = {
 _DATA_MIDDLES = {
     kind: b',"subscription_type":"%b"},"timestamp":"' % kind.encode() for kind in PAYLOAD_KEYS
 }
-DATA_ID = b'","metadata":{},"subscription_id":"'
+_NO_POSITION = '","metadata":{},"subscription_id":"'
+_POSITION = '","metadata":{"epoch":"%s","offset":%d},"subscription_id":"'
 
 
-def encode_data_head(kind: str, payload: bytes, timestamp: str) -> bytes:
+def encode_data_head(
+    kind: str, payload: bytes, timestamp: str, position: Position | None = None
+) -> bytes:
     """Encode a ``data`` message up to its subscription id, which differs between clients.
 
-    *payload* is JSON text; what follows is :func:`encode_data_tail`.
+    *payload* is JSON text, the epoch of *position* needs no escapes in JSON; what follows is
+    :func:`encode_data_tail`.
     """
-    return b"".join((_DATA_HEADS[kind], payload, _DATA_MIDDLES[kind], timestamp.encode(), DATA_ID))
+    end = timestamp + (_NO_POSITION if position is None else _POSITION % position)
+    return b"".join((_DATA_HEADS[kind], payload, _DATA_MIDDLES[kind], end.encode()))
 
 
 def encode_data_tail(subscription_id: str) -> bytes:

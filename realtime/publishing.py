@@ -1,56 +1,49 @@
-"""Publishing: a payload goes in, encoded once, and out to the group of its type.
+"""Publishing: a payload goes into the log of its type and out to the type's group.
 
-Works from any thread, view, task or shell. Knows the channel layer's group names and message
-format; nothing of who receives. With a Redis layer the synchronous functions use a pooled client
-of their own, because each ``async_to_sync(group_send)`` would open a connection.
+Works from any thread, view, task or shell. Knows the group messages' format, nothing of who
+receives. With the pub/sub layer one call of a pooled client does both, since each
+``async_to_sync(group_send)`` would open a connection.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-import redis
 from asgiref.sync import async_to_sync, sync_to_async
 from channels.layers import get_channel_layer
 from channels_redis.pubsub import RedisPubSubChannelLayer
-from channels_redis.utils import _consistent_hash
 from django.db import transaction
 
 from realtime.config import get_streaming_config
-from realtime.protocol import SUBSCRIPTION_TYPES, encode_payload
-from realtime.redis import async_client, layer_config, sync_client
+from realtime.log import (
+    NO_POSITION,
+    Append,
+    Batch,
+    LogUnavailable,
+    get_log,
+    pack,
+    position_text,
+)
+from realtime.protocol import SUBSCRIPTION_TYPES, Position, encode_payload
+from realtime.redis import group_name
 
-GROUP_PREFIX = "realtime."
+logger = logging.getLogger(__name__)
+
 # A group message larger than this is sent in parts: servers cut off a subscriber that lets much
 # pile up (client-output-buffer-limit), and readers should not decode megabytes at a time.
 MAX_BATCH_BYTES = 512 * 1024
 MAX_BATCH_MESSAGES = 1000
-
-_PUBLISH_ONCE = """
-if redis.call('SET', KEYS[1], '1', 'NX', 'EX', ARGV[1]) then
-  redis.call('PUBLISH', ARGV[2], ARGV[3])
-end
-return 1
-"""
+# Appending more at once would keep the server from others for more than some milliseconds.
+MAX_APPEND_BYTES = 8 * 1024 * 1024
+MAX_APPEND_MESSAGES = 5000
 
 
 class PublishError(Exception):
     """The message may not have been published: the channel layer did not confirm it."""
-
-
-class Position(NamedTuple):
-    """Where a message is in its type's log."""
-
-    epoch: str
-    offset: int
-
-
-def group_name(kind: str) -> str:
-    """Return the channel-layer group of a subscription type."""
-    return GROUP_PREFIX + kind
 
 
 def publish(
@@ -60,24 +53,24 @@ def publish(
     on_commit: bool = False,
     idempotency_key: str | None = None,
 ) -> Position | None:
-    """Publish one payload to everyone subscribed to *kind*.
+    """Publish one payload to everyone subscribed to *kind*; return its position in the log.
 
     With *on_commit* it is published when the current database transaction commits, and not at all
-    if it rolls back. A message with an *idempotency_key* that was used within ``history_ttl`` is
-    not published again.
+    if it rolls back; the position is then ``None``. A message with an *idempotency_key* that was
+    used within ``history_ttl`` is not published again: the first one's position is returned.
 
     Raises:
         ValueError: unknown subscription type; the payload is no JSON object or larger than
             ``max_message_size``.
-        PublishError: the channel layer did not confirm the message.
+        PublishError: the log may not have the message. To try again with the same
+            *idempotency_key* is safe.
     """
     _check_type(kind)
     body = _encode(payload)
     if on_commit:
-        transaction.on_commit(lambda: _send(kind, [body], idempotency_key))
-    else:
-        _send(kind, [body], idempotency_key)
-    return None
+        transaction.on_commit(lambda: _append(kind, [body], idempotency_key))
+        return None
+    return _append(kind, [body], idempotency_key)
 
 
 async def apublish(
@@ -93,19 +86,26 @@ async def apublish(
             kind, payload, on_commit=True, idempotency_key=idempotency_key
         )
     _check_type(kind)
-    await _asend(kind, [_encode(payload)], idempotency_key)
-    return None
+    return await _aappend(kind, [_encode(payload)], idempotency_key)
 
 
-def publish_many(kind: str, payloads: Iterable[dict[str, Any]]) -> list[Position]:
-    """Publish payloads in order, many in one group message.
+def publish_many(
+    kind: str, payloads: Iterable[dict[str, Any]], *, idempotency_key: str | None = None
+) -> list[Position]:
+    """Publish payloads in order, in one round trip; return their positions.
 
+    More than :data:`MAX_APPEND_MESSAGES` or :data:`MAX_APPEND_BYTES` take one for each such part.
     Raises as :func:`publish`. Nothing is published if a payload is invalid.
     """
     _check_type(kind)
-    for batch in _batches([_encode(payload) for payload in payloads]):
-        _send(kind, batch, None)
-    return []
+    bodies = [_encode(payload) for payload in payloads]
+    positions: list[Position] = []
+    parts = _cut(bodies, MAX_APPEND_BYTES, MAX_APPEND_MESSAGES)
+    for number, part in enumerate(parts):
+        key = None if idempotency_key is None else f"{idempotency_key}:{number}"
+        first = _append(kind, part, key)
+        positions += (Position(first.epoch, first.offset + n) for n in range(len(part)))
+    return positions
 
 
 async def broadcast_event(event: dict[str, Any]) -> None:
@@ -158,10 +158,15 @@ def _encode(payload: Any) -> bytes:
 
 def _batches(bodies: Sequence[bytes]) -> Iterable[list[bytes]]:
     """Cut *bodies* into lists that are small enough for one group message."""
+    return _cut(bodies, MAX_BATCH_BYTES, MAX_BATCH_MESSAGES)
+
+
+def _cut(bodies: Sequence[bytes], most_bytes: int, most: int) -> Iterable[list[bytes]]:
+    """Cut *bodies* into lists of so many and so many bytes, but of one at least."""
     batch: list[bytes] = []
     size = 0
     for body in bodies:
-        if batch and (size + len(body) > MAX_BATCH_BYTES or len(batch) == MAX_BATCH_MESSAGES):
+        if batch and (size + len(body) > most_bytes or len(batch) == most):
             yield batch
             batch, size = [], 0
         batch.append(body)
@@ -170,63 +175,94 @@ def _batches(bodies: Sequence[bytes]) -> Iterable[list[bytes]]:
         yield batch
 
 
-def _message(bodies: list[bytes]) -> dict[str, Any]:
-    """Return the group message that carries encoded payloads; see ``broker`` for its reader."""
-    return {"type": "stream.batch", "bodies": bodies, "timestamp": time.time()}
+def _message(packed: bytes, timestamp: float, position: str) -> dict[str, Any]:
+    """Return the group message that carries packed payloads; see ``broker`` for its reader."""
+    return {
+        "type": "stream.batch",
+        "position": position,
+        "timestamp": timestamp,
+        "messages": packed,
+    }
 
 
-def _send(kind: str, bodies: list[bytes], idempotency_key: str | None) -> None:
-    layer = get_channel_layer()
-    if not isinstance(layer, RedisPubSubChannelLayer):
-        async_to_sync(_asend)(kind, bodies, idempotency_key)
-        return
-    url, channel = _address(kind)
-    data = layer.serialize(_message(bodies))
-    try:
-        if idempotency_key is None:
-            sync_client(url).publish(channel, data)
-        else:
-            sync_client(url).eval(_PUBLISH_ONCE, 1, *_once(kind, idempotency_key), channel, data)
-    except (redis.RedisError, OSError) as error:
-        raise PublishError(f"the channel layer did not confirm the message: {error}") from error
+class _Publication:
+    """Payloads of one type on their way into the log and out to the group."""
+
+    def __init__(self, kind: str, bodies: list[bytes], idempotency_key: str | None) -> None:
+        self.layer: Any = get_channel_layer()
+        self.timestamp = time.time()
+        # A message of the layer's own making can be completed and sent by the log's server, in
+        # the same round trip; unless it is encrypted, or a layer changes how messages are sent.
+        self.is_announced = _sends_plainly(self.layer)
+        batches = [self._batch(part) for part in _batches(bodies)]
+        self.append = Append(kind, batches, self.timestamp, **_once(idempotency_key))
+
+    def _batch(self, bodies: list[bytes]) -> Batch:
+        packed = pack(bodies)
+        if self.is_announced:
+            data = self.layer.serialize(_message(packed, self.timestamp, NO_POSITION))
+            before, found, after = data.partition(NO_POSITION.encode())
+            if found and after.endswith(packed):
+                return Batch(bodies, packed, before, after.removesuffix(packed))
+            self.is_announced = False
+        return Batch(bodies, packed)
+
+    async def announce(self, first: Position) -> None:
+        """Send through the layer what its server has not sent by itself.
+
+        It is in the log, so whoever misses it here finds it there.
+        """
+        offset = first.offset
+        for batch in self.append.batches:
+            position = position_text(Position(first.epoch, offset))
+            message = _message(batch.packed, self.timestamp, position)
+            try:
+                await self.layer.group_send(group_name(self.append.kind), message)
+            except Exception as error:  # of a layer whose errors this module does not know
+                logger.warning("the channel layer did not take a message: %s", error)
+            offset += len(batch.bodies)
 
 
-async def _asend(kind: str, bodies: list[bytes], idempotency_key: str | None) -> None:
-    layer = get_channel_layer()
-    if not isinstance(layer, RedisPubSubChannelLayer):
-        await _send_through(layer, kind, bodies)
-        return
-    url, channel = _address(kind)
-    data = layer.serialize(_message(bodies))
-    client = await async_client(url)
-    try:
-        if idempotency_key is None:
-            await client.publish(channel, data)
-        else:
-            await client.eval(_PUBLISH_ONCE, 1, *_once(kind, idempotency_key), channel, data)
-    except (redis.RedisError, OSError) as error:
-        raise PublishError(f"the channel layer did not confirm the message: {error}") from error
+def _sends_plainly(layer: Any) -> bool:
+    return (
+        isinstance(layer, RedisPubSubChannelLayer)
+        and not hasattr(type(layer), "group_send")
+        and "group_send" not in vars(layer)
+    )
 
 
-async def _send_through(layer: Any, kind: str, bodies: list[bytes]) -> None:
-    """Send through a layer of another kind, whose errors this module does not know."""
-    if layer is None:
-        raise PublishError("no channel layer is configured")
-    try:
-        await layer.group_send(group_name(kind), _message(bodies))
-    except Exception as error:
-        raise PublishError(f"the channel layer did not confirm the message: {error}") from error
-
-
-def _address(kind: str) -> tuple[str, str]:
-    """Return the server and the Redis channel on which the layer carries a type's group."""
-    config = layer_config()
-    channel = f"{config.get('prefix', 'asgi')}__group__{group_name(kind)}"
-    servers = [host["address"] for host in config["hosts"]]
-    return servers[_consistent_hash(channel, len(servers))], channel
-
-
-def _once(kind: str, idempotency_key: str) -> tuple[str, int]:
-    """Return the key that remembers an idempotency key, and for how many seconds."""
+def _once(idempotency_key: str | None) -> dict[str, Any]:
+    """Return what identifies an append that may be repeated, and for how many seconds."""
+    if idempotency_key is None:
+        return {}  # one of its own, for this attempt and its retry
     digest = hashlib.sha256(idempotency_key.encode("utf-8", "surrogatepass")).hexdigest()
-    return f"realtime:once:{kind}:{digest}", get_streaming_config().websocket.history_ttl
+    return {"once": digest, "once_ttl": get_streaming_config().websocket.history_ttl}
+
+
+def _append(kind: str, bodies: list[bytes], idempotency_key: str | None) -> Position:
+    """Append and announce; return the first message's position. Raises :class:`PublishError`."""
+    publication = _Publication(kind, bodies, idempotency_key)
+    if not publication.is_announced:
+        return async_to_sync(_complete)(publication)
+    try:
+        return get_log().append(publication.append)
+    except LogUnavailable as error:
+        raise _not_confirmed(error) from error
+
+
+async def _aappend(kind: str, bodies: list[bytes], idempotency_key: str | None) -> Position:
+    return await _complete(_Publication(kind, bodies, idempotency_key))
+
+
+async def _complete(publication: _Publication) -> Position:
+    try:
+        position = await get_log().aappend(publication.append)
+    except LogUnavailable as error:
+        raise _not_confirmed(error) from error
+    if not publication.is_announced:
+        await publication.announce(position)
+    return position
+
+
+def _not_confirmed(error: LogUnavailable) -> PublishError:
+    return PublishError(f"the channel layer did not confirm the message: {error}")

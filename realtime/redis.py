@@ -16,6 +16,7 @@ from weakref import WeakKeyDictionary
 
 import redis
 import redis.asyncio
+from channels_redis.utils import _consistent_hash
 from django.conf import settings
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import ExponentialBackoff
@@ -23,13 +24,16 @@ from redis.retry import Retry
 
 from realtime.embedded import socket_path
 
+GROUP_PREFIX = "realtime."
 # Seconds. A server that does not answer in this time counts as away.
 CONNECT_TIMEOUT = 2.0
-ANSWER_TIMEOUT = 5.0
+ANSWER_TIMEOUT = 3.0
 HEALTH_CHECK_INTERVAL = 15
 MAX_CONNECTIONS = 8
 
-_CONNECTION_ERRORS = (redis.ConnectionError, redis.TimeoutError)
+# What is tried once more: a connection may have died since it was last used. A server that does
+# not answer in time will not the second time either.
+_TRIED_AGAIN = (redis.ConnectionError,)
 
 
 def urls(data_dir: Path) -> list[str]:
@@ -52,7 +56,7 @@ def layer_hosts(data_dir: Path) -> list[dict[str, Any]]:
     return [
         {
             "address": url,
-            "retry": AsyncRetry(ExponentialBackoff(cap=0.5, base=0.05), 1, _CONNECTION_ERRORS),
+            "retry": AsyncRetry(ExponentialBackoff(cap=0.5, base=0.05), 1, _TRIED_AGAIN),
             "socket_connect_timeout": CONNECT_TIMEOUT,
             "socket_timeout": ANSWER_TIMEOUT,
             "health_check_interval": HEALTH_CHECK_INTERVAL,
@@ -72,7 +76,7 @@ def sync_client(url: str) -> redis.Redis:
         url,
         max_connections=MAX_CONNECTIONS,
         timeout=ANSWER_TIMEOUT,
-        retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), 1, _CONNECTION_ERRORS),
+        retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), 1, _TRIED_AGAIN),
         socket_connect_timeout=CONNECT_TIMEOUT,
         socket_timeout=ANSWER_TIMEOUT,
         health_check_interval=HEALTH_CHECK_INTERVAL,
@@ -106,7 +110,7 @@ async def _own_client(url: str) -> AsyncGenerator[redis.asyncio.Redis]:
         url,
         max_connections=MAX_CONNECTIONS,
         timeout=ANSWER_TIMEOUT,
-        retry=AsyncRetry(ExponentialBackoff(cap=0.5, base=0.05), 1, _CONNECTION_ERRORS),
+        retry=AsyncRetry(ExponentialBackoff(cap=0.5, base=0.05), 1, _TRIED_AGAIN),
         socket_connect_timeout=CONNECT_TIMEOUT,
         socket_timeout=ANSWER_TIMEOUT,
         health_check_interval=HEALTH_CHECK_INTERVAL,
@@ -130,3 +134,16 @@ def layer_config() -> dict[str, Any]:
     layers: dict[str, Any] = settings.CHANNEL_LAYERS
     config: dict[str, Any] = layers.get("default", {}).get("CONFIG", {})
     return config
+
+
+def group_name(kind: str) -> str:
+    """Return the channel-layer group of a subscription type."""
+    return GROUP_PREFIX + kind
+
+
+def group_address(kind: str) -> tuple[str, str]:
+    """Return the server and the Redis channel on which the layer carries a type's group."""
+    config = layer_config()
+    channel = f"{config.get('prefix', 'asgi')}__group__{group_name(kind)}"
+    servers = [host["address"] for host in config["hosts"]]
+    return servers[_consistent_hash(channel, len(servers))], channel

@@ -8,10 +8,11 @@ command's too.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import daphne.server
@@ -27,9 +28,12 @@ from realtime.node import get_node
 logger = logging.getLogger(__name__)
 
 KEEPALIVE_INTERVAL = 0.25
+BACKLOG = 4096
 DRAIN_LOOK_INTERVAL = 0.02
-# Of the time for a drain, how much clients have to close; the rest is for this process's own end.
+# Of the time for a drain, when clients must have closed, and when this process's own end is due.
 CLIENTS_SHARE = 0.8
+OWN_SHARE = 0.95
+SHORTEST_END = 1.0
 
 
 class StreamFactory(WebSocketFactory):
@@ -111,33 +115,49 @@ class StreamFactory(WebSocketFactory):
     def drain(self) -> defer.Deferred[Any]:
         """Take no more connections and end those there are; fires when they are gone.
 
-        Clients get ``restarting``, then 1012. Those that have not closed in most of
-        ``drain_timeout`` are cut.
+        Clients get ``restarting``, then 1012, a few at a time. Those that have not closed in most
+        of ``drain_timeout`` are cut, and so are HTTP requests that have no answer by then.
         """
         return defer.Deferred.fromFuture(asyncio.ensure_future(self._drain()))
 
     async def _drain(self) -> None:
         node = get_node()
+        started, allowed = time.monotonic(), node.policy.config.drain_timeout
         await _stop_listening()
-        deadline = time.monotonic() + node.policy.config.drain_timeout * CLIENTS_SHARE
-        node.drain()
-        while self.connections and time.monotonic() < deadline:  # noqa: ASYNC110 - rare, and short
+        await node.drain()
+        deadline = started + allowed * CLIENTS_SHARE
+        await asyncio.sleep(DRAIN_LOOK_INTERVAL)  # what is being sent to and fro arrives
+        while self._is_busy() and time.monotonic() < deadline:  # noqa: ASYNC110 - rare, and short
             await asyncio.sleep(DRAIN_LOOK_INTERVAL)
         for connection in list(self.connections):
             connection.dropConnection(abort=True)
-        await node.close()
+        for request in _requests(self.server_class):
+            request.cancel()
+        ends = started + max(allowed * OWN_SHARE, SHORTEST_END)
+        with contextlib.suppress(TimeoutError):  # database or channel layer do not answer
+            async with asyncio.timeout(ends - time.monotonic()):
+                await node.close()
+
+    def _is_busy(self) -> bool:
+        """Tell whether a connection is open or an HTTP request under way."""
+        return bool(self.connections or _requests(self.server_class))
 
 
 class StreamServer(Server):
     """Daphne's server for this project."""
 
     def __init__(
-        self, *args: Any, on_listening: Callable[[str, int], None] | None = None, **kwargs: Any
+        self,
+        application: Any,
+        endpoints: Iterable[str],
+        *,
+        on_listening: Callable[[str, int], None] | None = None,
+        **options: Any,
     ) -> None:
         install()
         self._on_listening = on_listening
         self.failure = ""
-        super().__init__(*args, **kwargs)
+        super().__init__(application, [*map(_with_backlog, endpoints)], **options)
 
     def listen_success(self, port: Any) -> None:
         """Say where the server listens, once it does."""
@@ -175,18 +195,28 @@ class StreamServer(Server):
                     vars(request.channel).clear()
                 vars(request).clear()
 
-    def kill_all_applications(self) -> defer.Deferred[Any]:
-        """Cancel the HTTP requests under way; the base class fails if one has only begun."""
-        tasks = [
-            details["application_instance"]
-            for details in self.connections.values()
-            if "application_instance" in details
-        ]
-        for application in tasks:
-            application.cancel()
-        return defer.Deferred.fromFuture(
-            asyncio.ensure_future(asyncio.gather(*tasks, return_exceptions=True))
-        )
+    def kill_all_applications(self) -> None:
+        """Leave the HTTP requests under way to the drain, which lets them end first.
+
+        The base class cancels them at once, and fails if one has only begun.
+        """
+
+
+def _with_backlog(endpoint: str) -> str:
+    """Let more connections wait to be accepted than Twisted's 50.
+
+    Beyond, the system drops a client's first packet, and the client tries again after a second or
+    three: a crowd that comes back together, or a short pause of the loop, is enough.
+    """
+    if endpoint.startswith("tcp:") and ":backlog=" not in endpoint:
+        return f"{endpoint}:backlog={BACKLOG}"
+    return endpoint
+
+
+def _requests(server: Server) -> list[asyncio.Task[Any]]:
+    """Return the applications that serve HTTP requests."""
+    applications = [details.get("application_instance") for details in server.connections.values()]
+    return [task for task in applications if task is not None and not task.done()]
 
 
 async def _stop_listening() -> None:

@@ -7,5 +7,6 @@ from realtime import views
 
 urlpatterns = [
     path("healthz", views.healthz, name="healthz"),
+    path("readyz", views.readyz, name="readyz"),
     path("", RedirectView.as_view(pattern_name="admin:index"), name="index"),
 ]

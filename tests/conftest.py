@@ -7,7 +7,11 @@ from pathlib import Path
 
 import pytest
 from django.db import connections
+from django.test import override_settings
 
+from realtime.config import WEBSOCKET_PREFIX, get_streaming_config
+from realtime.embedded import EmbeddedServer
+from tests.layers import IN_MEMORY, Configure, running_valkey
 from tests.support import Server
 
 
@@ -38,3 +42,34 @@ def django_db_modify_db_settings(tmp_path_factory: pytest.TempPathFactory) -> No
 def data_dir(tmp_path: Path) -> Path:
     """An empty data directory."""
     return tmp_path
+
+
+@pytest.fixture(scope="module")
+def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
+    """The server of this process's channel layer."""
+    with running_valkey(tmp_path_factory.mktemp("valkey")) as server:
+        yield server
+
+
+@pytest.fixture(params=["valkey", "in-memory"])
+def layer(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each of the channel layers in turn."""
+    if request.param == "valkey":
+        request.getfixturevalue("valkey")
+        yield request.param
+    else:
+        with override_settings(CHANNEL_LAYERS=IN_MEMORY):
+            yield request.param
+
+
+@pytest.fixture
+def configure(monkeypatch: pytest.MonkeyPatch) -> Iterator[Configure]:
+    """Set variables as if the process had started with them."""
+
+    def set_variables(**values: str) -> None:
+        for name, value in values.items():
+            monkeypatch.setenv(WEBSOCKET_PREFIX + name.upper(), value)
+        get_streaming_config.cache_clear()
+
+    yield set_variables
+    get_streaming_config.cache_clear()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import fcntl
 import itertools
 import json
 import os
@@ -28,6 +29,9 @@ from websockets.exceptions import ConnectionClosed
 ROOT = Path(__file__).resolve().parent.parent
 START_TIMEOUT = 30.0
 TIMEOUT = 10.0
+
+# A place in a log, as messages carry it: {"epoch": ..., "offset": ...}.
+Position = dict[str, Any]
 
 
 def environment(data_dir: Path, **variables: str) -> dict[str, str]:
@@ -148,14 +152,27 @@ class Server:
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
-    def publish(self, kind: str, *payloads: dict[str, Any]) -> None:
-        """Publish from another process; return when it has."""
-        assert self.try_to_publish(kind, *payloads) == "published"
+    def publish(self, kind: str, *payloads: dict[str, Any]) -> list[Position]:
+        """Publish from another process; return the messages' positions."""
+        positions: list[Position] = self.administer(
+            "result = [position._asdict() for position in publish_many(kind, payloads)]",
+            kind=kind,
+            payloads=payloads,
+        )
+        return positions
+
+    def publish_singly(self, kind: str, *payloads: dict[str, Any]) -> None:
+        """Publish from another process, one message after another, as fast as it goes."""
+        self.administer(
+            "from realtime import publish\nfor payload in payloads: publish(kind, payload)",
+            kind=kind,
+            payloads=payloads,
+        )
 
     def try_to_publish(self, kind: str, *payloads: dict[str, Any]) -> str:
         """Publish from another process; return ``published`` or what went wrong."""
         done: str = self.administer(
-            "result = publish(kind, payloads)", kind=kind, payloads=payloads
+            "result = try_to_publish(kind, payloads)", kind=kind, payloads=payloads
         )
         return done
 
@@ -267,6 +284,26 @@ class Client:
         assert reply["type"] == "subscribed", reply
         subscription_id: str = reply["subscription_id"]
         return subscription_id
+
+    async def subscribed(self, kind: str, **data: Any) -> dict[str, Any]:
+        """Subscribe, successfully; return the data of the answer."""
+        reply = await self.call({"type": "subscribe", "data": {"type": kind} | data})
+        assert reply["type"] == "subscribed", reply
+        answer: dict[str, Any] = reply["data"]
+        return answer
+
+    async def expect_positions(self, positions: list[Position]) -> None:
+        """Check that the next messages are the data messages of these positions."""
+        for position in positions:
+            message = await self.receive()
+            assert message["type"] == "data" and message["metadata"] == position, message
+
+    async def positions(self) -> dict[str, Position]:
+        """Return what the answer to a ping says: the position of each subscription."""
+        reply = await self.call({"type": "ping"})
+        assert reply["type"] == "pong", reply
+        found: dict[str, Position] = reply["data"]["positions"]
+        return found
 
     async def expect_data(self, key: str) -> Any:
         """Return the payload of the next message, a data message with this key."""
@@ -439,6 +476,38 @@ async def client(server: Server, token: str | None = None, **options: Any) -> As
         if token is not None:
             await connected.authenticate(token)
         yield connected
+
+
+async def newest(server: Server, token: str | None, kind: str = "events") -> Position:
+    """Return the newest position of a type."""
+    async with client(server, token) as page:
+        answer = await page.subscribed(kind)
+    return {"epoch": answer["epoch"], "offset": answer["offset"]}
+
+
+def following(position: Position, count: int) -> list[Position]:
+    """Return the next positions after one."""
+    epoch, offset = position["epoch"], position["offset"]
+    return [{"epoch": epoch, "offset": offset + n} for n in range(1, count + 1)]
+
+
+def is_gone(process: psutil.Process) -> bool:
+    """Tell whether a process has ended, though nobody may have collected it."""
+    try:
+        return bool(process.status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
+
+
+@contextlib.contextmanager
+def locked_database(server: Server) -> Iterator[None]:
+    """Hold all of SQLite's locks: who asks the server's database waits and gets no answer.
+
+    These are the eight bytes from 120 on of the shared memory's file (sqlite.org/walformat.html).
+    """
+    with (server.data_dir / "db.sqlite3-shm").open("r+b") as file:
+        fcntl.lockf(file, fcntl.LOCK_EX, 8, 120)
+        yield
 
 
 def wait_until(condition: Callable[[], bool], timeout: float = TIMEOUT) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,60 +14,28 @@ import pytest
 import redis as redis_library
 from asgiref.sync import sync_to_async
 from channels.layers import get_channel_layer
-from channels_redis.pubsub import RedisPubSubChannelLayer
 from django.test import override_settings
 
 from realtime import PublishError, publish
 from realtime import broker as broker_module
 from realtime.broker import Broker, LayerUnavailable
 from realtime.embedded import EmbeddedServer
+from realtime.feed import Lost
 from realtime.hub import Message
 from realtime.protocol import SUBSCRIPTION_TYPES
 from realtime.publishing import apublish, publish_many
-from realtime.redis import close_async_clients, layer_hosts
+from realtime.redis import close_async_clients
+from tests.layers import IN_MEMORY, close_layer, layer_of, until
 from tests.support import TIMEOUT
-
-IN_MEMORY = {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}
-
-
-@contextmanager
-def layer_of(data_dir: Path) -> Iterator[None]:
-    """Use a data directory of one's own, with its embedded server."""
-    config = {"hosts": layer_hosts(data_dir), "prefix": "realtime"}
-    backend = "channels_redis.pubsub.RedisPubSubChannelLayer"
-    layers = {"default": {"BACKEND": backend, "CONFIG": config}}
-    with override_settings(CHANNEL_LAYERS=layers, DATA_DIR=data_dir):
-        yield
-
-
-@pytest.fixture(scope="module")
-def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
-    """The server of this process's channel layer."""
-    data_dir = tmp_path_factory.mktemp("valkey")
-    server = EmbeddedServer(data_dir)
-    server.ensure_running()
-    with layer_of(data_dir):
-        yield server
-    server.stop()
-
-
-@pytest.fixture(params=["valkey", "in-memory"])
-def layer(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Each of the channel layers in turn."""
-    if request.param == "valkey":
-        request.getfixturevalue("valkey")
-        yield request.param
-    else:
-        with override_settings(CHANNEL_LAYERS=IN_MEMORY):
-            yield request.param
 
 
 class Arrivals:
-    """What a broker has handed on."""
+    """What a broker has handed on and told."""
 
     def __init__(self) -> None:
         self.messages: list[tuple[str, Message]] = []
         self.batches: list[int] = []
+        self.told: list[tuple[str, Lost]] = []
         self._changed = asyncio.Event()
 
     async def deliver(self, kind: str, messages: list[Message]) -> None:
@@ -75,6 +43,10 @@ class Arrivals:
         self.messages += [(kind, message) for message in messages]
         self.batches.append(len(messages))
         self._changed.set()
+
+    def tell(self, kind: str, lost: Lost) -> None:
+        """Take what the broker says is lost."""
+        self.told.append((kind, lost))
 
     async def take(self, count: int) -> list[tuple[str, Any]]:
         """Wait for so many messages; return all there are, as type and payload."""
@@ -90,7 +62,7 @@ class Arrivals:
 async def running_broker() -> AsyncIterator[tuple[Broker, Arrivals]]:
     """Run a broker and what it delivers to."""
     arrivals = Arrivals()
-    broker = Broker(arrivals.deliver)
+    broker = Broker(arrivals.deliver, arrivals.tell)
     try:
         yield broker, arrivals
     finally:
@@ -100,10 +72,7 @@ async def running_broker() -> AsyncIterator[tuple[Broker, Arrivals]]:
 async def end(broker: Broker) -> None:
     """Close a broker and the connections of the layer below."""
     await broker.close()
-    layer = get_channel_layer()
-    if isinstance(layer, RedisPubSubChannelLayer):
-        await layer.flush()
-    await close_async_clients()
+    await close_layer()
 
 
 async def send(kind: str, message: dict[str, Any]) -> None:
@@ -241,22 +210,15 @@ async def test_a_message_that_fails_does_not_end_the_delivery(
             raise failures.pop()
         await arrivals.deliver(kind, messages)
 
-    broker = Broker(fail_once)
+    broker = Broker(fail_once, arrivals.tell)
     await broker.join("events")
     await apublish("events", {"n": 1})
-    await wait_for(lambda: not failures)
+    await until(lambda: not failures)
     await send("events", {"type": "stream.batch"})
     await send("events", {"type": "stream.message", "payload": {"n": 2}})
     assert await arrivals.take(1) == [("events", {"n": 2})]
     assert "ZeroDivisionError" in caplog.text
     await end(broker)
-
-
-async def wait_for(condition: Callable[[], bool]) -> None:
-    """Let the loop run until *condition* holds."""
-    async with asyncio.timeout(TIMEOUT):
-        while not condition():  # noqa: ASYNC110 - what it waits for has no event
-            await asyncio.sleep(0.001)
 
 
 # When the layer does not answer
@@ -316,7 +278,7 @@ async def test_cancelled_joining_leaves_nothing(monkeypatch: pytest.MonkeyPatch)
             with monkeypatch.context() as patch:
                 patch.setattr(layer, "group_send", swallow)
                 joining = asyncio.create_task(broker.join("events"))
-                await wait_for(lambda: bool(layer.groups))
+                await until(lambda: bool(layer.groups))
                 joining.cancel()
                 with pytest.raises(asyncio.CancelledError):
                     await joining
@@ -336,7 +298,7 @@ async def test_messages_arrive_again_after_the_server_was_restarted(data_dir: Pa
                 with pytest.raises(PublishError):
                     publish("events", {"n": 0})
                 server.ensure_running()
-                await wait_for(lambda: subscribers(server, "events") == 1)
+                await until(lambda: subscribers(server, "events") == 1)
                 publish("events", {"n": 1})
                 assert await arrivals.take(1) == [("events", {"n": 1})]
     finally:

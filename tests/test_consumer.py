@@ -4,71 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from pathlib import Path
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 from asgiref.sync import sync_to_async
-from channels.layers import get_channel_layer
 from channels.testing import WebsocketCommunicator
-from channels_redis.pubsub import RedisPubSubChannelLayer
 from django.conf import settings
 from django.test import override_settings
 
 from realtime import apublish
 from realtime.auth import create_token
-from realtime.config import WEBSOCKET_PREFIX, get_streaming_config
 from realtime.consumers import StreamConsumer
 from realtime.embedded import EmbeddedServer
 from realtime.node import Node, get_node
 from realtime.outlet import OUTLET_EXTENSION, AsgiOutlet
 from realtime.protocol import CloseCode, CloseReason
-from realtime.redis import layer_hosts
 from realtime.routing import websocket_application
+from tests.layers import IN_MEMORY, Configure, close_layer, until
 from tests.support import TIMEOUT
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-IN_MEMORY = {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}
 
-Configure = Callable[..., None]
-
-
-@contextmanager
-def layer_of(data_dir: Path) -> Iterator[None]:
-    """Use a data directory of one's own, with its embedded server."""
-    config = {"hosts": layer_hosts(data_dir), "prefix": "realtime"}
-    backend = "channels_redis.pubsub.RedisPubSubChannelLayer"
-    layers = {"default": {"BACKEND": backend, "CONFIG": config}}
-    with override_settings(CHANNEL_LAYERS=layers, DATA_DIR=data_dir):
-        yield
-
-
-@pytest.fixture(scope="module")
-def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
-    """The server of this process's channel layer."""
-    data_dir = tmp_path_factory.mktemp("valkey")
-    server = EmbeddedServer(data_dir)
-    server.ensure_running()
-    with layer_of(data_dir):
-        yield server
-    server.stop()
-
-
-@pytest.fixture
-def configure(monkeypatch: pytest.MonkeyPatch) -> Iterator[Configure]:
-    """Set variables as if the process had started with them."""
-
-    def set_variables(**values: str) -> None:
-        for name, value in values.items():
-            monkeypatch.setenv(WEBSOCKET_PREFIX + name.upper(), value)
-        get_streaming_config.cache_clear()
-
-    set_variables(require_auth="false")
-    yield set_variables
-    get_streaming_config.cache_clear()
+@pytest.fixture(autouse=True)
+def open_to_all(configure: Configure) -> None:
+    """Ask for no token, unless a test says otherwise."""
+    configure(require_auth="false")
 
 
 @pytest.fixture(params=["valkey", "in-memory"])
@@ -81,9 +44,7 @@ async def node(
         node = get_node()
         yield node
         await node.close()
-        layer = get_channel_layer()
-        if isinstance(layer, RedisPubSubChannelLayer):
-            await layer.flush()
+        await close_layer()
 
 
 class Page:
@@ -133,13 +94,6 @@ async def connected(path: str = "/ws/", **options: Any) -> AsyncIterator[Page]:
         yield Page(communicator)
     finally:
         await communicator.disconnect(timeout=TIMEOUT)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Let the loop run until *condition* holds."""
-    async with asyncio.timeout(TIMEOUT):
-        while not condition():  # noqa: ASYNC110 - what it waits for has no event
-            await asyncio.sleep(0.001)
 
 
 @pytest.mark.parametrize("path", ["/", "/ws", "/ws/"])

@@ -11,7 +11,17 @@ import pytest
 
 from tests.support import ROOT
 
-CORE = ("protocol", "filters", "frames", "hub", "limits", "origins", "stats")
+CORE = (
+    "protocol",
+    "draining",
+    "filters",
+    "frames",
+    "hub",
+    "limits",
+    "origins",
+    "sequence",
+    "stats",
+)
 FORBIDDEN = {
     "asyncio",
     "autobahn",

@@ -13,6 +13,8 @@ from pydantic_core import PydanticUndefined
 from realtime.config import WEBSOCKET_PREFIX, WebSocketConfig
 from realtime.policy import LIMIT_FIELDS
 from realtime.protocol import ERROR_TEXTS, PAYLOAD_KEYS, CloseCode, CloseReason, ErrorCode
+from realtime.readiness import DATABASE, DRAINING, LAYER
+from realtime.urls import urlpatterns
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -89,6 +91,13 @@ def test_every_close_code_and_reason_is_documented() -> None:
 def test_every_subscription_type_is_documented_with_its_key() -> None:
     documented = {row[0]: row[1] for row in rows(PROTOCOL, "### Subscription types")}
     assert documented == PAYLOAD_KEYS
+
+
+def test_every_health_path_is_documented_with_its_causes() -> None:
+    documented = {row[0].strip("/") for row in rows(CONFIGURATION, "## Health and restarts")}
+    assert documented == {str(path.pattern) for path in urlpatterns if path.name in documented}
+    for cause in (DRAINING, DATABASE, LAYER):
+        assert f"`{cause}`" in CONFIGURATION
 
 
 def test_the_commands_of_the_project_are_documented_with_their_options() -> None:

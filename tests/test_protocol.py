@@ -13,7 +13,6 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from realtime.protocol import (
-    DATA_ID,
     ERROR_TEXTS,
     MAX_METADATA_BYTES,
     PAYLOAD_KEYS,
@@ -24,6 +23,7 @@ from realtime.protocol import (
     Command,
     ErrorCode,
     Ping,
+    Position,
     ProtocolError,
     Subscribe,
     Unsubscribe,
@@ -67,6 +67,17 @@ near_messages = st.fixed_dictionaries(
         "unknown": json_values,
     },
 )
+
+
+def subscribe(
+    kind: Any = None,
+    filters: Any = None,
+    resume: Any = None,
+    rewind: Any = None,
+    chosen_id: str | None = None,
+) -> Subscribe:
+    """Return a command without metadata."""
+    return Subscribe(None, kind, filters, resume, rewind, chosen_id)
 
 
 def read(message: Any) -> Command:
@@ -171,18 +182,28 @@ def test_the_close_reasons_are_the_contracts_and_fit_a_close_frame() -> None:
         ({"type": "ping"}, Ping(None)),
         ({"type": "ping", "data": {"any": "thing"}, "unknown": [1]}, Ping(None)),
         ({"type": "ping", "timestamp": "not even a time"}, Ping(None)),
-        ({"type": "subscribe", "data": {"type": "events"}}, Subscribe(None, "events", None, None)),
+        ({"type": "subscribe", "data": {"type": "events"}}, subscribe("events")),
         (
             {
                 "type": "subscribe",
                 "data": {"type": "alerts", "filters": {"a.b": [1, None]}},
                 "subscription_id": "mine",
             },
-            Subscribe(None, "alerts", {"a.b": [1, None]}, "mine"),
+            subscribe("alerts", {"a.b": [1, None]}, chosen_id="mine"),
+        ),
+        (
+            {
+                "type": "subscribe",
+                "data": {"type": "events", "resume": {"epoch": "e", "offset": 7}, "rewind": 5},
+            },
+            subscribe("events", resume={"epoch": "e", "offset": 7}, rewind=5),
         ),
         # The subscription's own rules come later, with an error of their own.
-        ({"type": "subscribe", "data": {"type": 1, "filters": 2}}, Subscribe(None, 1, 2, None)),
-        ({"type": "subscribe", "data": {}}, Subscribe(None, None, None, None)),
+        (
+            {"type": "subscribe", "data": {"type": 1, "filters": 2, "resume": 3, "rewind": "4"}},
+            subscribe(1, 2, 3, "4"),
+        ),
+        ({"type": "subscribe", "data": {}}, subscribe()),
         ({"type": "unsubscribe", "data": {"subscription_id": "x"}}, Unsubscribe(None, "x")),
         ({"type": "unsubscribe", "subscription_id": "x"}, Unsubscribe(None, "x")),
         (
@@ -456,6 +477,9 @@ def test_every_error_is_sent_with_text_and_code(code: ErrorCode) -> None:
     assert message["data"] == {"error": words + explanation, "code": code.value}
     with_details = encode_error(ProtocolError(code, details={"retry_after": 1.5}), NOON)
     assert json.loads(with_details)["data"]["details"] == {"retry_after": 1.5}
+    of_a_subscription = encode_error(ProtocolError(code), NOON, "an-id")
+    assert json.loads(of_a_subscription)["subscription_id"] == "an-id"
+    assert "subscription_id" not in json.loads(with_details)
 
 
 @given(text, st.dictionaries(text, json_values, max_size=4), text)
@@ -469,15 +493,24 @@ def test_encoding_loses_nothing(kind: str, data: dict[str, Any], subscription_id
 
 @pytest.mark.parametrize("kind", SUBSCRIPTION_TYPES)
 def test_a_data_message_is_the_documents(kind: str) -> None:
-    head = encode_data_head(kind, b'{"n":1}', "2024-01-01T12:00:00.000Z")
-    assert head.endswith(DATA_ID)
-    assert json.loads(head + encode_data_tail("an-id")) == {
+    expected = {
         "type": "data",
         "data": {PAYLOAD_KEYS[kind]: {"n": 1}, "subscription_type": kind},
         "timestamp": "2024-01-01T12:00:00.000Z",
-        "metadata": {},
+        "metadata": {"epoch": "0123456789abcdef", "offset": 12345678901234567},
         "subscription_id": "an-id",
     }
+    position = Position("0123456789abcdef", 12345678901234567)
+    head = encode_data_head(kind, b'{"n":1}', "2024-01-01T12:00:00.000Z", position)
+    assert json.loads(head + encode_data_tail("an-id")) == expected
+    head = encode_data_head(kind, b'{"n":1}', "2024-01-01T12:00:00.000Z")
+    assert json.loads(head + encode_data_tail("an-id")) == expected | {"metadata": {}}
+
+
+def test_what_differs_between_clients_comes_last() -> None:
+    head = encode_data_head("events", b"{}", "2024-01-01T12:00:00.000Z", Position("e", 1))
+    assert head.endswith(b'"subscription_id":"')
+    assert encode_data_tail("an-id") == b'an-id"}'
 
 
 # What a publisher gives

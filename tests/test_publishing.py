@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,45 +23,19 @@ from django.test import override_settings
 import realtime
 from realtime import PublishError, apublish, publish, publish_many
 from realtime.embedded import EmbeddedServer
-from realtime.protocol import SUBSCRIPTION_TYPES
-from realtime.publishing import MAX_BATCH_BYTES, MAX_BATCH_MESSAGES, check_payload
+from realtime.log import read_position, unpack
+from realtime.protocol import SUBSCRIPTION_TYPES, Position
+from realtime.publishing import (
+    MAX_APPEND_MESSAGES,
+    MAX_BATCH_BYTES,
+    MAX_BATCH_MESSAGES,
+    check_payload,
+)
 from realtime.redis import MAX_CONNECTIONS, layer_hosts
+from tests.layers import close_layer, layer_of
 from tests.support import TIMEOUT, Server, client
 
-IN_MEMORY = {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}
 LARGEST = 1024 * 1024
-
-
-@contextmanager
-def layer_of(data_dir: Path) -> Iterator[None]:
-    """Use a data directory of one's own, with its embedded server."""
-    config = {"hosts": layer_hosts(data_dir), "prefix": "realtime"}
-    backend = "channels_redis.pubsub.RedisPubSubChannelLayer"
-    layers = {"default": {"BACKEND": backend, "CONFIG": config}}
-    with override_settings(CHANNEL_LAYERS=layers, DATA_DIR=data_dir):
-        yield
-
-
-@pytest.fixture(scope="module")
-def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
-    """The server of this process's channel layer."""
-    data_dir = tmp_path_factory.mktemp("valkey")
-    server = EmbeddedServer(data_dir)
-    server.ensure_running()
-    with layer_of(data_dir):
-        yield server
-    server.stop()
-
-
-@pytest.fixture(params=["valkey", "in-memory"])
-def layer(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Each of the channel layers in turn."""
-    if request.param == "valkey":
-        request.getfixturevalue("valkey")
-        yield request.param
-    else:
-        with override_settings(CHANNEL_LAYERS=IN_MEMORY):
-            yield request.param
 
 
 def connections_opened(valkey: EmbeddedServer) -> int:
@@ -79,12 +53,14 @@ def open_connections(valkey: EmbeddedServer) -> int:
 
 
 class Reader:
-    """What any Channels consumer in a type's group sees."""
+    """What a Channels consumer in a type's group sees that knows messages by their positions."""
 
     def __init__(self, layer: Any, channel: str) -> None:
         self._layer = layer
         self._channel = channel
         self._payloads: list[Any] = []
+        # Those of all messages so far.
+        self.positions: list[Position] = []
 
     async def take(self, count: int) -> list[Any]:
         """Return the next so many payloads."""
@@ -92,9 +68,17 @@ class Reader:
             while len(self._payloads) < count:
                 message = await self._layer.receive(self._channel)
                 if message["type"] == "stream.batch":
-                    self._payloads += [json.loads(body) for body in message["bodies"]]
+                    self._read(message)
         taken, self._payloads = self._payloads[:count], self._payloads[count:]
         return taken
+
+    def _read(self, message: dict[str, Any]) -> None:
+        first = read_position(message["position"])
+        for offset, body in enumerate(unpack(message["messages"]), first.offset):
+            position = Position(first.epoch, offset)
+            if position not in self.positions:  # else a repeat
+                self.positions.append(position)
+                self._payloads.append(json.loads(body))
 
     async def expect_nothing_before(self, kind: str) -> None:
         """Check that nothing has been published but what is published now."""
@@ -118,8 +102,7 @@ async def reading(kind: str) -> AsyncIterator[Reader]:
         yield Reader(layer, channel)
     finally:
         await layer.group_discard(group, channel)
-        if isinstance(layer, RedisPubSubChannelLayer):
-            await layer.flush()
+        await close_layer()
 
 
 # Who receives
@@ -176,18 +159,30 @@ async def test_synchronous_code_may_call_the_coroutine(layer: str) -> None:
         assert await reader.take(1) == [{"n": 1}]
 
 
+async def test_what_is_published_has_the_positions_that_are_returned(layer: str) -> None:
+    async with reading("events") as reader:
+        first = await apublish("events", {"n": 1})
+        assert first is not None and first.offset > 0
+        second = await sync_to_async(publish)("events", {"n": 2})
+        more = await sync_to_async(publish_many)("events", [{"n": 3}, {"n": 4}])
+        assert [first, second, *more] == [Position(first.epoch, first.offset + n) for n in range(4)]
+        assert await reader.take(4) == [{"n": n} for n in (1, 2, 3, 4)]
+        assert reader.positions == [first, second, *more]
+
+
 async def test_many_keep_their_order_in_parts_of_bounded_size(layer: str) -> None:
     count = 2 * MAX_BATCH_MESSAGES + 1
     sent = [{"n": n, "text": "x" * (5000 if n % 7 == 0 else 5)} for n in range(count)]
     assert sum(len(json.dumps(payload)) for payload in sent) > 2 * MAX_BATCH_BYTES
     async with reading("events") as reader:
-        await sync_to_async(publish_many)("events", (payload for payload in sent))
+        positions = await sync_to_async(publish_many)("events", (payload for payload in sent))
         assert await reader.take(count) == sent
+        assert reader.positions == positions
 
 
 async def test_publishing_nothing_sends_nothing(layer: str) -> None:
     async with reading("events") as reader:
-        await sync_to_async(publish_many)("events", [])
+        assert await sync_to_async(publish_many)("events", []) == []
         await reader.expect_nothing_before("events")
 
 
@@ -317,8 +312,8 @@ async def test_on_commit_publishes_nothing_after_a_rollback(layer: str) -> None:
 @pytest.mark.django_db(transaction=True)
 async def test_on_commit_without_a_transaction_publishes_at_once(layer: str) -> None:
     async with reading("events") as reader:
-        await sync_to_async(publish)("events", {"n": 1}, on_commit=True)
-        await apublish("events", {"n": 2}, on_commit=True)
+        assert await sync_to_async(publish)("events", {"n": 1}, on_commit=True) is None
+        assert await apublish("events", {"n": 2}, on_commit=True) is None
         assert await reader.take(2) == [{"n": 1}, {"n": 2}]
 
 
@@ -343,41 +338,56 @@ def test_on_commit_refuses_a_wrong_payload_at_once() -> None:
 # Once
 
 
-async def test_the_same_key_publishes_once(valkey: EmbeddedServer) -> None:
+async def test_the_same_key_publishes_once_and_gives_the_first_position(layer: str) -> None:
+    once = sync_to_async(publish)
     async with reading("events") as reader:
-        for n in (1, 2):
-            publish("events", {"n": n}, idempotency_key="order-1")
-            await apublish("events", {"n": 10 + n}, idempotency_key="order-2")
-            await apublish("events", {"n": 20 + n}, idempotency_key="order-1")
+        first = await once("events", {"n": 1}, idempotency_key="order-1")
+        other = await apublish("events", {"n": 11}, idempotency_key="order-2")
+        for n in (2, 3):
+            assert await once("events", {"n": n}, idempotency_key="order-1") == first
+            assert await apublish("events", {"n": n}, idempotency_key="order-1") == first
+            assert await apublish("events", {"n": n}, idempotency_key="order-2") == other
         assert await reader.take(2) == [{"n": 1}, {"n": 11}]
+        assert reader.positions == [first, other]
         await reader.expect_nothing_before("events")
 
 
-async def test_a_key_belongs_to_its_type(valkey: EmbeddedServer) -> None:
+async def test_many_with_one_key_are_published_once(layer: str) -> None:
+    many = partial(sync_to_async(publish_many), "events", idempotency_key="all of them")
+    payloads = [{"n": n} for n in range(2 * MAX_APPEND_MESSAGES + 1)]
+    async with reading("events") as reader:
+        positions = await many(payloads)
+        assert await many(payloads) == positions
+        assert await reader.take(len(payloads)) == payloads
+        await reader.expect_nothing_before("events")
+
+
+async def test_a_key_belongs_to_its_type(layer: str) -> None:
     async with reading("metrics") as reader:
-        publish("alerts", {"n": 1}, idempotency_key="same")
-        publish("metrics", {"n": 2}, idempotency_key="same")
+        await apublish("alerts", {"n": 1}, idempotency_key="same")
+        await apublish("metrics", {"n": 2}, idempotency_key="same")
         assert await reader.take(1) == [{"n": 2}]
 
 
 @pytest.mark.parametrize("key", ["", "é" * 10_000, "a\x00b", "\ud800"])
-async def test_any_text_is_a_key(valkey: EmbeddedServer, key: str) -> None:
+async def test_any_text_is_a_key(layer: str, key: str) -> None:
     async with reading("events") as reader:
-        publish("events", {"n": 1}, idempotency_key=key)
-        publish("events", {"n": 2}, idempotency_key=key)
+        await apublish("events", {"n": 1}, idempotency_key=key)
+        await apublish("events", {"n": 2}, idempotency_key=key)
         assert await reader.take(1) == [{"n": 1}]
         await reader.expect_nothing_before("events")
 
 
-async def test_of_twenty_threads_with_one_key_one_publishes(valkey: EmbeddedServer) -> None:
+async def test_of_twenty_threads_with_one_key_one_publishes(layer: str) -> None:
     async with reading("events") as reader:
         with ThreadPoolExecutor(20) as threads:
             loop = asyncio.get_running_loop()
             once = partial(publish, "events", idempotency_key="race")
-            await asyncio.gather(
+            positions = await asyncio.gather(
                 *(loop.run_in_executor(threads, once, {"n": n}) for n in range(20))
             )
         await reader.take(1)
+        assert set(positions) == set(reader.positions)
         await reader.expect_nothing_before("events")
 
 

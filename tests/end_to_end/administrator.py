@@ -23,7 +23,7 @@ def main() -> None:
 
     from realtime import PublishError, auth, models, publish_many
 
-    def publish(kind: str, payloads: list[dict[str, Any]]) -> str:
+    def try_to_publish(kind: str, payloads: list[dict[str, Any]]) -> str:
         try:
             publish_many(kind, payloads)
         except PublishError as error:
@@ -36,7 +36,8 @@ def main() -> None:
         "Limits": models.Limits,
         "create_token": auth.create_token,
         "get_channel_layer": get_channel_layer,
-        "publish": publish,
+        "publish_many": publish_many,
+        "try_to_publish": try_to_publish,
         "timezone": timezone,
     }
     for line in sys.stdin:

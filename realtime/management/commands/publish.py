@@ -20,9 +20,12 @@ PROGRESS_SECONDS = 0.5
 
 
 class Command(BaseCommand):
-    """Publishes one payload, or newline-delimited JSON from standard input."""
+    """Publishes one payload, printing its offset, or newline-delimited JSON from standard input."""
 
-    help = "Publish a JSON object, or with - one from each line of standard input."
+    help = (
+        "Publish a JSON object and print its offset, or with - one object from each line of "
+        "standard input."
+    )
     requires_system_checks = ()  # `check --deploy` has them; a start should be quick
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -39,7 +42,8 @@ class Command(BaseCommand):
             if options["payload"] == "-":
                 self._publish_lines(options["type"], _input(), options["skip_invalid"])
             else:
-                publish(options["type"], _decode(options["payload"]))
+                position = publish(options["type"], _decode(options["payload"]))
+                self.stdout.write(str(position.offset if position else ""))
         except ValueError as error:
             raise CommandError(str(error)) from None
         except PublishError as error:

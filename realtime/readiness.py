@@ -1,0 +1,64 @@
+"""Whether what a node needs is there: the database and the channel layer, asked directly.
+
+Each answers within a second or counts as away. Knows how to ask, nothing of who wants to know.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+import redis
+from channels.layers import get_channel_layer
+from channels_redis.pubsub import RedisPubSubChannelLayer
+
+from realtime.database import Database, Unavailable
+from realtime.policy import current_revision
+from realtime.redis import async_client, layer_config
+
+logger = logging.getLogger(__name__)
+
+TIMEOUT = 1.0
+# What a probe is told. Details, such as addresses, are in the log: anyone may ask.
+DRAINING = "draining"
+DATABASE = "the database does not answer"
+LAYER = "the channel layer does not answer"
+# A group that nobody is a member of.
+_GROUP = "realtime-readiness"
+
+
+async def look_around(database: Database) -> list[str]:
+    """Return what is away."""
+    answers = await asyncio.gather(
+        _ask(DATABASE, lambda: database.run(current_revision)), _ask(LAYER, _ask_layer)
+    )
+    return [away for away in answers if away]
+
+
+async def _ask(away: str, question: Callable[[], Awaitable[object]]) -> str:
+    """Return *away* if no answer comes."""
+    try:
+        async with asyncio.timeout(TIMEOUT):
+            await question()
+    except (Unavailable, redis.RedisError, OSError) as error:  # a TimeoutError is an OSError
+        logger.warning("not ready: %s: %s", away, error or type(error).__name__)
+        return away
+    return ""
+
+
+async def _ask_layer() -> None:
+    """Ask the servers of the layer, or the layer itself if it is of another kind."""
+    layer = get_channel_layer()
+    if layer is None:
+        raise ConnectionError("none is configured")
+    if isinstance(layer, RedisPubSubChannelLayer):
+        addresses = {host["address"] for host in layer_config()["hosts"]}
+        await asyncio.gather(*(_ping(address) for address in addresses))
+    else:
+        await layer.group_send(_GROUP, {"type": "readiness"})
+
+
+async def _ping(address: str) -> None:
+    client = await async_client(address)
+    await client.ping()

@@ -1,0 +1,274 @@
+"""What one subscription receives before it is live: the messages since it was away, in order.
+
+Knows one subscription, its type's feed and its connection's buffer. Waits for that client and for
+the log, and nobody waits for it: live delivery goes on meanwhile, and the subscription joins it
+when it has come up to it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from realtime.feed import Feed, Lost, Range
+from realtime.hub import Message, Subscription
+from realtime.log import READ_ENTRIES, LogUnavailable
+from realtime.outlet import ConnectionOutlet
+from realtime.protocol import Position
+
+if TYPE_CHECKING:
+    from realtime.node import Node
+
+logger = logging.getLogger(__name__)
+
+MAX_REWIND = 1000
+# Bytes in one write, and of messages that are kept between counting and sending them.
+PIECE_BYTES = 64 * 1024
+HELD_BYTES = 256 * 1024
+# Seconds a client may take to read enough for the next piece.
+PATIENCE = 10.0
+BUFFER_LOOK_INTERVAL = 0.02
+RETRY_INTERVAL = 1.0
+
+
+class Request(NamedTuple):
+    """What a client asks for: to go on after a position, or to have the newest few."""
+
+    resume: Position | None = None
+    rewind: int = 0
+
+
+def read_request(resume: Any, rewind: Any) -> Request:
+    """Read what a client sent as ``resume`` and ``rewind``. Raises ``ValueError``."""
+    return Request(
+        None if resume is None else _read_position(resume),
+        0 if rewind is None else _read_count(rewind),
+    )
+
+
+def _read_position(resume: Any) -> Position:
+    if not isinstance(resume, dict):
+        raise ValueError("resume: expected an object with epoch and offset")
+    epoch, offset = resume.get("epoch"), resume.get("offset")
+    if not isinstance(epoch, str):
+        raise ValueError("resume.epoch: expected a string")
+    if type(offset) is not int or offset < 0:
+        raise ValueError("resume.offset: expected an integer of 0 or more")
+    return Position(epoch, offset)
+
+
+def _read_count(rewind: Any) -> int:
+    if type(rewind) is not int or not 0 <= rewind <= MAX_REWIND:
+        raise ValueError(f"rewind: expected an integer from 0 to {MAX_REWIND}")
+    return rewind
+
+
+class Replay:
+    """One subscription's way from a position in the log to live delivery."""
+
+    def __init__(
+        self,
+        subscription: Subscription,
+        outlet: ConnectionOutlet,
+        feed: Feed,
+        node: Node,
+    ) -> None:
+        self.subscription = subscription
+        # Where replay ends and live delivery begins, as the client is told.
+        self.live_from = feed.position
+        # Up to here everything that matches has been sent.
+        self.position = feed.position
+        # Whether nothing is missing between the position asked for and the replayed messages.
+        self.recovered = False
+        self.replayed = 0
+        self._outlet = outlet
+        self._feed = feed
+        self._node = node
+        # The first messages to send, up to an offset; more is read when they have been sent.
+        self._held: list[Message] = []
+        self._held_until = self.position.offset
+
+    # Before the client is told
+
+    async def plan(self, request: Request) -> None:
+        """Find out what is to be replayed. Raises ``LogUnavailable``."""
+        if request.resume is not None:
+            await self._count(await self._find_resumed(request.resume))
+        if request.rewind and not self.recovered:
+            await self._count(await self._find_rewound(request.rewind))
+
+    async def _find_resumed(self, resume: Position) -> int:
+        """Return the offset after which to replay."""
+        if resume.epoch != self.live_from.epoch or resume.offset > self.live_from.offset:
+            # The client may have been ahead of what has come to this process.
+            await self._feed.catch_up()
+            self.live_from = self._feed.position
+        if resume.epoch != self.live_from.epoch:
+            return 0
+        self.recovered = resume.offset <= self.live_from.offset
+        return min(resume.offset, self.live_from.offset)
+
+    async def _find_rewound(self, wanted: int) -> int:
+        """Return the offset after which so many retained messages match, or all that do."""
+        high = self.live_from.offset
+        while high > 0:
+            low = max(0, high - READ_ENTRIES)
+            matching: list[int] = []
+            oldest = None
+            async for found in self._ranges(low, high):
+                matching += (m.offset for m in self.subscription.select(found.messages))
+                oldest = oldest or found.first
+            if len(matching) >= wanted:
+                return matching[-wanted] - 1
+            if oldest != low + 1:  # nothing before it is retained
+                return low
+            wanted -= len(matching)
+            high = low
+        return 0
+
+    async def _count(self, start: int) -> None:
+        """Count the messages to replay after an offset, and hold the first of them."""
+        self.position = Position(self.live_from.epoch, start)
+        self._held, self._held_until, self.replayed = [], start, 0
+        room = HELD_BYTES
+        after = start
+        async for found in self._ranges(start, self.live_from.offset):
+            if found.first > after + 1:
+                self.recovered = False
+            after = found.first + len(found.messages) - 1
+            matching = self.subscription.select(found.messages)
+            self.replayed += len(matching)
+            if room > 0:
+                room -= _size(matching)
+                self._held += matching
+                self._held_until = after
+
+    async def _ranges(self, after: int, until: int) -> AsyncIterator[Range]:
+        """Yield what is retained after one offset and until another; at last an empty range if
+        there is nothing up to the end."""
+        while after < until:
+            found = await self._feed.read(after)
+            if found.epoch != self.live_from.epoch:
+                raise LogUnavailable("another log has begun")
+            messages = _until(found.messages, until)
+            first = messages[0].offset if messages else until + 1
+            yield Range(found.epoch, found.head, first, messages)
+            after = messages[-1].offset if messages else until
+            await asyncio.sleep(0)
+
+    # After the client has been told
+
+    async def run(self) -> None:
+        """Send what is to be replayed and all that comes meanwhile, until it is live."""
+        while not await self.go_live():
+            try:
+                if not await self._send_next():
+                    self._outlet.overflow()
+                    return
+            except LogUnavailable as error:
+                logger.warning("replaying %s: %s", self.subscription.type, error)
+                await asyncio.sleep(RETRY_INTERVAL)
+
+    def is_quick(self) -> bool:
+        """Tell whether :meth:`go_live` need not wait for a fan-out."""
+        return not self._feed.lock.locked()
+
+    async def go_live(self) -> bool:
+        """Send the rest and go live, if the rest is at hand and the client can take it."""
+        async with self._feed.lock:
+            found = self._feed.read_at_hand(self._held_until)
+            if found is None or found.epoch != self.position.epoch:
+                return False
+            rest = self._held + self.subscription.select(found.messages)
+            if rest and _size(rest) > self._room():
+                return False
+            self._write(rest)
+            self.subscription.active = True
+            return True
+
+    async def _send_next(self) -> bool:
+        """Send some of what comes next; tell whether the client has read enough for that."""
+        if not self._held:
+            await self._read_next()
+        for piece in _pieces(
+            self._held, min(PIECE_BYTES, self._node.policy.config.max_buffered_bytes // 4)
+        ):
+            if not await self._wait_for_client(_size(piece)):
+                return False
+            self._write(piece)
+            self.position = self.position._replace(offset=piece[-1].offset)
+        self.position = self.position._replace(offset=self._held_until)
+        self._held = []
+        return True
+
+    async def _read_next(self) -> None:
+        """Hold what comes next, of what has been delivered to those who are live."""
+        until = self._feed.position
+        after = self._held_until
+        found = await self._feed.read(after)
+        if found.epoch != self.position.epoch:
+            await self._follow(found.epoch)
+            return
+        messages = _until(found.messages, until.offset)
+        first = messages[0].offset if messages else until.offset + 1
+        if first > after + 1:
+            self._node.tell(self.subscription, Lost(after + 1, first - 1, "trimmed"))
+        self._held = self.subscription.select(messages)
+        self._held_until = messages[-1].offset if messages else max(after, until.offset)
+
+    async def _follow(self, epoch: str) -> None:
+        """Go on with another log, once the feed has found it too."""
+        if self._feed.position.epoch != epoch:
+            await self._feed.catch_up()
+        self._node.tell(self.subscription, Lost(self._held_until + 1, None, "epoch_changed"))
+        self.position = Position(self._feed.position.epoch, 0)
+        self._held_until = 0
+
+    def _room(self) -> int:
+        """Return how many bytes the client's buffer takes, half of it left for live messages."""
+        waiting = self._outlet.buffered_bytes()
+        return max(
+            self._node.policy.config.max_buffered_bytes // 2 - waiting, 1 if not waiting else 0
+        )
+
+    async def _wait_for_client(self, size: int) -> bool:
+        """Wait until there is room for so many bytes; tell whether there was, in good time."""
+        deadline = time.monotonic() + PATIENCE
+        while self._outlet.buffered_bytes() and size > self._room():
+            if time.monotonic() > deadline:
+                return False
+            await asyncio.sleep(BUFFER_LOOK_INTERVAL)
+        return True
+
+    def _write(self, messages: list[Message]) -> None:
+        if messages:
+            self._outlet.write(self.subscription.frames(messages))
+            self._node.stats.messages_sent += len(messages)
+
+
+def _size(messages: list[Message]) -> int:
+    return sum(len(message.head) for message in messages)
+
+
+def _until(messages: list[Message], offset: int) -> list[Message]:
+    """Return the messages up to an offset."""
+    if not messages or messages[-1].offset <= offset:
+        return messages
+    return messages[: max(0, offset - messages[0].offset + 1)]
+
+
+def _pieces(messages: list[Message], most_bytes: int) -> Iterator[list[Message]]:
+    """Cut messages into pieces of so many bytes, but of one message at least."""
+    piece: list[Message] = []
+    size = 0
+    for message in messages:
+        if piece and size + len(message.head) > most_bytes:
+            yield piece
+            piece, size = [], 0
+        piece.append(message)
+        size += len(message.head)
+    if piece:
+        yield piece

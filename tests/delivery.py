@@ -1,0 +1,292 @@
+"""What tests of delivery share: a clock, a log that fails, and what one client can know."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import selectors
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+from realtime.broker import LayerUnavailable
+from realtime.filters import compile_filters
+from realtime.frames import split_frames, text_frame
+from realtime.hub import Subscription
+from realtime.log import Chunk, LogUnavailable, MemoryLog
+from realtime.node import Node
+from realtime.protocol import CloseCode, CloseReason, Position, encode
+from realtime.replay import Request
+
+KIND = "events"
+EPOCH_OF_TIME = 1_704_110_400.0
+# Turns of a loop in which no time passes: more than anything needs.
+MOST_TURNS = 5000
+
+
+class Timeless(selectors.SelectSelector):
+    """Lets time pass instead of waiting; the clock of its loop and of the code under test."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+        self._turns = 0
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        """Return at once."""
+        assert timeout is not None, "everyone waits for someone else"
+        self._turns = 0 if timeout > 0 else self._turns + 1
+        assert self._turns < MOST_TURNS, "someone is busy without end"
+        self.now += max(0.0, timeout)
+        return super().select(0)
+
+    def time(self) -> float:
+        """Return seconds since 1970."""
+        return EPOCH_OF_TIME + self.now
+
+    def monotonic(self) -> float:
+        """Return seconds since the loop began."""
+        return self.now
+
+
+class FickleLog(MemoryLog):
+    """A log that can be slow, be away for readers, and lose everything."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_away = False
+        self.delay = 0.0
+
+    async def _answer(self) -> None:
+        await asyncio.sleep(self.delay)
+        if self.is_away:
+            raise LogUnavailable("away")
+
+    async def read(self, kind: str, after: int) -> Chunk:
+        """Return what is retained when the answer comes."""
+        await self._answer()
+        return await super().read(kind, after)
+
+    async def heads(self, kinds: Iterable[str]) -> dict[str, Position]:
+        """Return positions of the moment when the answer comes."""
+        await self._answer()
+        return await super().heads(kinds)
+
+    def flush(self) -> None:
+        """Lose everything."""
+        self._streams.clear()
+
+    def lose_newest(self, count: int) -> None:
+        """Lose what was appended last, as a server does that had not written it to its disk."""
+        stream = self._stream(KIND)
+        stream.head -= count
+        for _ in range(count):
+            stream.entries.pop()
+
+    def state(self) -> LogState:
+        """Return what a reader would find now."""
+        stream = self._stream(KIND)
+        stream.trim(EPOCH_OF_TIME + asyncio.get_running_loop().time())
+        return LogState(stream.epoch, stream.head - len(stream.entries) + 1, stream.head)
+
+
+class LogState(NamedTuple):
+    """The log at one moment: its epoch, and the oldest retained offset and the newest."""
+
+    epoch: str
+    oldest: int
+    head: int
+
+
+class Session:
+    """A connection with one subscription, as a consumer has it, and what its client has to read."""
+
+    deflated = False
+    on_lost: Callable[[], None] | None = None
+    on_overflow: Callable[[], None] | None = None
+
+    def __init__(self, node: Node, log: FickleLog, request: Request) -> None:
+        self.node = node
+        self.request = request
+        self.subscription: Subscription | None = None
+        self.ended = False
+        # Messages that the client has not read, each with the log as it was then.
+        self.unread: list[tuple[bytes, LogState]] = []
+        self._log = log
+
+    def write(self, frames: bytes) -> None:
+        """Buffer frames, within the bound."""
+        if self.ended:
+            return
+        waiting = self.buffered_bytes()
+        if waiting and waiting + len(frames) > self.node.policy.config.max_buffered_bytes:
+            self.overflow()
+        else:
+            state = self._log.state()
+            self.unread += [(text, state) for text in split_frames(frames)]
+
+    def buffered_bytes(self) -> int:
+        """Return how many bytes the client has not read."""
+        return sum(len(text) for text, _ in self.unread)
+
+    def overflow(self) -> None:
+        """Close a client that does not read."""
+        self.end()
+
+    def close(self, code: CloseCode, reason: CloseReason) -> None:
+        """Only consumers close."""
+        raise AssertionError(reason)
+
+    def end(self) -> None:
+        """The connection is gone."""
+        self.ended = True
+        if self.subscription is not None:
+            self.node.unsubscribe(self.subscription)
+
+    async def subscribe(self, wanted: dict[str, Any]) -> None:
+        """Subscribe and answer; end if that cannot be."""
+        compiled = compile_filters(wanted)
+        try:
+            replay = await self.node.subscribe(self, KIND, compiled, "id", self.request)
+        except LayerUnavailable:
+            self.ended = True
+            return
+        if self.ended:
+            self.node.unsubscribe(replay.subscription)
+            return
+        self.subscription = replay.subscription
+        found = {"recovered": replay.recovered, "replayed": replay.replayed}
+        self._reply("subscribed", replay.live_from._asdict() | found)
+        await self.node.go_live(replay)
+
+    def pong(self) -> None:
+        """Say up to where everything has been sent."""
+        if self.subscription is not None:
+            self._reply("pong", self.node.position(self.subscription)._asdict())
+
+    def _reply(self, kind: str, data: dict[str, Any]) -> None:
+        self.write(text_frame(encode(kind, 0, data)))
+
+
+# Epoch -> the payloads that were published in it, the first at offset 1.
+Published = defaultdict[str, list[dict[str, Any]]]
+
+
+class Account:
+    """What one client can know from what it has read, checked against what was published."""
+
+    def __init__(self, published: Published, wanted: list[int] | None) -> None:
+        self.wanted = wanted
+        self._published = published
+        # Before this offset the client has everything, or has been told what it lacks. The epoch
+        # is "" from when it is told of a change until it reads which is the new one.
+        self.epoch = ""
+        self.next = 1
+        # Ranges of that unknown epoch in which nothing may match.
+        self._unchecked: list[tuple[int, int]] = []
+        # What was before is not promised: the client has been told to refetch its state.
+        self._promised_from = 1
+        # Up to which offset so many messages may come.
+        self._rewind: tuple[int, int] | None = None
+
+    def position(self) -> Position | None:
+        """Return from where to resume."""
+        return Position(self.epoch, self.next - 1) if self.epoch else None
+
+    def read(self, text: bytes, state: LogState, request: Request) -> None:
+        """Read a message that was sent when the log was in this state."""
+        message = json.loads(text)
+        match message["type"]:
+            case "subscribed":
+                self._subscribed(message["data"], state, request)
+            case "data":
+                self._received(message)
+            case "pong":
+                self._sent_until(Position(**message["data"]))
+            case "error":
+                assert message["data"]["code"] == "data_lost"
+                self._lost(message["data"]["details"], state)
+
+    def _subscribed(self, told: dict[str, Any], state: LogState, request: Request) -> None:
+        resume, rewind = request
+        live = Position(told["epoch"], told["offset"])
+        self._unchecked, self._rewind, self._promised_from = [], None, 1
+        if told["recovered"]:
+            assert resume is not None and resume.epoch == live.epoch
+            assert resume.offset <= live.offset
+            self.epoch, self.next = resume.epoch, resume.offset + 1
+            return
+        if resume is not None and resume.epoch == state.epoch == live.epoch:
+            assert resume.offset > state.head or resume.offset < state.oldest - 1
+        retained = state.oldest if state.epoch == live.epoch else live.offset + 1
+        self.epoch, self.next = live.epoch, live.offset + 1
+        if rewind:
+            newest = self._matching(min(retained, self.next), self.next)[-rewind:]
+            assert told["replayed"] >= len(newest)
+            self._rewind = live.offset, min(rewind, told["replayed"])
+            self._promised_from, self.next = newest[0] if newest else self.next, 1
+        elif resume is None or (resume.epoch == live.epoch and resume.offset > live.offset):
+            assert told["replayed"] == 0
+        else:
+            self._promised_from = retained
+            self.next = resume.offset + 1 if resume.epoch == live.epoch else 1
+
+    def _received(self, message: dict[str, Any]) -> None:
+        """A message must be the next that matches."""
+        offset, payload = message["metadata"]["offset"], message["data"]["event"]
+        self._enter(message["metadata"]["epoch"])
+        assert offset >= self.next, f"{offset} came again, or after a later one"
+        assert payload == self._published[self.epoch][offset - 1]
+        assert self._matching(offset, offset + 1), "it does not match"
+        self._go_to(offset)
+        self.next = offset + 1
+        if self._rewind is not None and offset <= self._rewind[0]:
+            self._rewind = self._rewind[0], self._rewind[1] - 1
+            assert self._rewind[1] >= 0, "more than it asked for"
+
+    def _lost(self, details: dict[str, Any], state: LogState) -> None:
+        """What is said to be lost must be all that has not come, and not be there any more."""
+        first, last, reason = details["from"], details["to"], details["reason"]
+        assert first >= self.next, "what is said to be lost has come"
+        self._go_to(first)
+        if reason == "trimmed":
+            assert last >= first
+            assert self.epoch != state.epoch or last < state.oldest, "it is still retained"
+            self.next = last + 1
+        else:
+            assert (last, reason) == (None, "epoch_changed")
+            assert self.epoch != state.epoch, "the epoch is the same"
+            self.epoch, self.next, self._promised_from = "", 1, 1
+            self._unchecked, self._rewind = [], None
+
+    def _sent_until(self, position: Position) -> None:
+        """What matches up to a pong's position must have come before it."""
+        self._enter(position.epoch)
+        self._go_to(max(self.next, position.offset + 1))
+
+    def _enter(self, epoch: str) -> None:
+        """The client reads in which epoch it is."""
+        if not self.epoch:
+            self.epoch = epoch
+            for first, end in self._unchecked:
+                assert not self._matching(first, end), "the first of the new epoch never came"
+            self._unchecked = []
+        assert epoch == self.epoch, "another epoch, and nobody said so"
+
+    def _go_to(self, offset: int) -> None:
+        """All that is promised before an offset must have come."""
+        if self.epoch:
+            missed = self._matching(max(self.next, self._promised_from), offset)
+            assert not missed, f"{missed} never came, and nobody said so"
+        else:
+            self._unchecked.append((self.next, offset))
+        self.next = offset
+
+    def _matching(self, first: int, end: int) -> list[int]:
+        """Return the offsets in a range whose messages match."""
+        payloads = self._published[self.epoch][first - 1 : end - 1]
+        return [
+            offset
+            for offset, payload in enumerate(payloads, first)
+            if self.wanted is None or payload["k"] in self.wanted
+        ]
