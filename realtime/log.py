@@ -12,19 +12,27 @@ import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
+from time import monotonic
 from typing import Any, NamedTuple, Protocol
 from weakref import WeakKeyDictionary
 
 import msgspec
 import redis
 from channels.layers import get_channel_layer
+from redis.asyncio import Redis as AsyncRedis
 
 from realtime.config import get_streaming_config
 from realtime.protocol import Position
-from realtime.redis import async_client, group_address, layer_config, sync_client
+from realtime.redis import (
+    CONNECT_TIMEOUT,
+    async_client,
+    group_address,
+    layer_config,
+    sync_client,
+)
 
 # Messages and bytes of one read, about: a few milliseconds of work for server and reader.
 READ_ENTRIES = 256
@@ -208,7 +216,9 @@ while left > 0 and room > 0 and from <= head do
   local part = redis.call('XRANGE', KEYS[2], string.format('%d', from), '+', 'COUNT', 16)
   for _, entry in ipairs(part) do
     local last, time = string.match(entry[1], '(%d+)-(%d+)')
-    if tonumber(time) >= tonumber(ARGV[4]) and left > 0 and room > 0 then
+    -- What follows a message that is retained is retained too, whatever its publisher's clock.
+    local is_retained = #result > 3 or tonumber(time) >= tonumber(ARGV[4])
+    if is_retained and left > 0 and room > 0 then
       result[#result + 1] = entry[1]
       result[#result + 1] = entry[2][2]
       room = room - #entry[2][2]
@@ -236,19 +246,23 @@ class RedisLog:
     def append(self, what: Append) -> Position:
         """Append in one round trip, announcements and all."""
         url, channel = group_address(what.kind)
+        started = monotonic()
         try:
-            return _to_position(_append_script(url)(*_append_arguments(what, channel)))
+            try:
+                reply = _append_script(url)(*_append_arguments(what, channel))
+            except redis.ConnectionError:
+                if not _may_try_again(started):
+                    raise
+                reply = _append_script(url)(*_append_arguments(what, channel))
         except (redis.RedisError, OSError) as error:
             raise LogUnavailable(str(error)) from error
+        return _to_position(reply)
 
     async def aappend(self, what: Append) -> Position:
         """Append in one round trip; the coroutine form of :meth:`append`."""
         url, channel = group_address(what.kind)
-        try:
-            script = (await async_client(url)).register_script(_APPEND)
-            return _to_position(await script(*_append_arguments(what, channel)))
-        except (redis.RedisError, OSError) as error:
-            raise LogUnavailable(str(error)) from error
+        arguments = _append_arguments(what, channel)
+        return _to_position(await _ask(url, partial(_call, _APPEND, arguments)))
 
     async def read(self, kind: str, after: int) -> Chunk:
         """Read in one round trip; begin the log if there is none."""
@@ -263,15 +277,10 @@ class RedisLog:
         for kind in kinds:
             by_server.setdefault(group_address(kind)[0], []).append(kind)
         found: dict[str, Position] = {}
-        try:
-            for url, its_kinds in by_server.items():
-                pipeline = (await async_client(url)).pipeline(transaction=False)
-                for kind in its_kinds:
-                    pipeline.hmget(_keys(kind)[0], "epoch", "offset")
-                for kind, (epoch, offset) in zip(its_kinds, await pipeline.execute(), strict=True):
-                    found[kind] = Position((epoch or b"").decode(), int(offset or 0))
-        except (redis.RedisError, OSError) as error:
-            raise LogUnavailable(str(error)) from error
+        for url, its_kinds in by_server.items():
+            replies = await _ask(url, partial(_heads, its_kinds))
+            for kind, (epoch, offset) in zip(its_kinds, replies, strict=True):
+                found[kind] = Position((epoch or b"").decode(), int(offset or 0))
         return found
 
     async def renew(self, kind: str, seen: Position) -> None:
@@ -280,11 +289,40 @@ class RedisLog:
 
     async def _run(self, kind: str, text: str, *arguments: Any) -> Any:
         url, _ = group_address(kind)
+        given = _keys(kind), (_new_epoch(), *arguments)
+        return await _ask(url, partial(_call, text, given))
+
+
+async def _ask(url: str, question: Callable[[AsyncRedis], Awaitable[Any]]) -> Any:
+    """Ask a server something that may be asked twice: a connection may have died meanwhile."""
+    started = monotonic()
+    try:
+        client = await async_client(url)
         try:
-            script = (await async_client(url)).register_script(text)
-            return await script(_keys(kind), (_new_epoch(), *arguments))
-        except (redis.RedisError, OSError) as error:
-            raise LogUnavailable(str(error)) from error
+            return await question(client)
+        except redis.ConnectionError:
+            if not _may_try_again(started):
+                raise
+            return await question(client)
+    except (redis.RedisError, OSError) as error:
+        raise LogUnavailable(str(error)) from error
+
+
+def _may_try_again(started: float) -> bool:
+    """Tell whether an attempt failed soon enough for another one."""
+    return monotonic() < started + CONNECT_TIMEOUT
+
+
+async def _call(text: str, arguments: tuple[Any, Any], client: AsyncRedis) -> Any:
+    return await client.register_script(text)(*arguments)
+
+
+async def _heads(kinds: Sequence[str], client: AsyncRedis) -> list[list[bytes | None]]:
+    pipeline = client.pipeline(transaction=False)
+    for kind in kinds:
+        pipeline.hmget(_keys(kind)[0], "epoch", "offset")
+    replies: list[list[bytes | None]] = await pipeline.execute()
+    return replies
 
 
 @lru_cache(maxsize=8)

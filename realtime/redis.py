@@ -16,10 +16,10 @@ from weakref import WeakKeyDictionary
 
 import redis
 import redis.asyncio
-from channels_redis.utils import _consistent_hash
+from channels_redis.utils import _consistent_hash, decode_hosts
 from django.conf import settings
 from redis.asyncio.retry import Retry as AsyncRetry
-from redis.backoff import ExponentialBackoff
+from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from realtime.embedded import socket_path
@@ -30,10 +30,6 @@ CONNECT_TIMEOUT = 2.0
 ANSWER_TIMEOUT = 3.0
 HEALTH_CHECK_INTERVAL = 15
 MAX_CONNECTIONS = 8
-
-# What is tried once more: a connection may have died since it was last used. A server that does
-# not answer in time will not the second time either.
-_TRIED_AGAIN = (redis.ConnectionError,)
 
 
 def urls(data_dir: Path) -> list[str]:
@@ -50,13 +46,14 @@ def uses_embedded() -> bool:
 def layer_hosts(data_dir: Path) -> list[dict[str, Any]]:
     """Return the ``hosts`` of the channel layer's configuration.
 
-    One retry at most: a publisher hears of an outage quickly, and the layer's reader reconnects
-    by itself.
+    No retry: a publisher hears of an outage quickly, and the layer's reader reconnects by itself.
+    redis-py's retries are nested, one while a connection is made for another, so that with
+    something that accepts connections and closes them even one retry never ends.
     """
     return [
         {
             "address": url,
-            "retry": AsyncRetry(ExponentialBackoff(cap=0.5, base=0.05), 1, _TRIED_AGAIN),
+            "retry": AsyncRetry(NoBackoff(), 0),
             "socket_connect_timeout": CONNECT_TIMEOUT,
             "socket_timeout": ANSWER_TIMEOUT,
             "health_check_interval": HEALTH_CHECK_INTERVAL,
@@ -76,10 +73,9 @@ def sync_client(url: str) -> redis.Redis:
         url,
         max_connections=MAX_CONNECTIONS,
         timeout=ANSWER_TIMEOUT,
-        retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), 1, _TRIED_AGAIN),
+        retry=Retry(NoBackoff(), 0),
         socket_connect_timeout=CONNECT_TIMEOUT,
         socket_timeout=ANSWER_TIMEOUT,
-        health_check_interval=HEALTH_CHECK_INTERVAL,
     )
     return redis.Redis(connection_pool=pool)
 
@@ -110,10 +106,9 @@ async def _own_client(url: str) -> AsyncGenerator[redis.asyncio.Redis]:
         url,
         max_connections=MAX_CONNECTIONS,
         timeout=ANSWER_TIMEOUT,
-        retry=AsyncRetry(ExponentialBackoff(cap=0.5, base=0.05), 1, _TRIED_AGAIN),
+        retry=AsyncRetry(NoBackoff(), 0),
         socket_connect_timeout=CONNECT_TIMEOUT,
         socket_timeout=ANSWER_TIMEOUT,
-        health_check_interval=HEALTH_CHECK_INTERVAL,
     )
     client = redis.asyncio.Redis(connection_pool=pool)
     try:
@@ -145,5 +140,6 @@ def group_address(kind: str) -> tuple[str, str]:
     """Return the server and the Redis channel on which the layer carries a type's group."""
     config = layer_config()
     channel = f"{config.get('prefix', 'asgi')}__group__{group_name(kind)}"
-    servers = [host["address"] for host in config["hosts"]]
+    # As channels_redis reads them: a URL, host and port, or a dictionary with an address.
+    servers = [host["address"] for host in decode_hosts(config["hosts"])]
     return servers[_consistent_hash(channel, len(servers))], channel

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -450,7 +450,7 @@ async def test_processes_get_dense_and_unique_offsets(
 ) -> None:
     variables = {"DJANGO_SETTINGS_MODULE": "streaming_site.settings"}
     processes = [
-        subprocess.Popen(
+        subprocess.Popen(  # noqa: ASYNC220 - takes a moment, and nothing else is running
             [sys.executable, "-c", PUBLISH_100],
             env=environment(valkey.socket.parent, **variables),
             cwd=ROOT,
@@ -517,7 +517,6 @@ async def test_heads_of_all_types_are_one_round_trip(
     with commands_to(valkey) as commands:
         heads = await stored.heads(SUBSCRIPTION_TYPES)
     assert sent(commands) == ["HMGET"] * len(SUBSCRIPTION_TYPES)
-    assert len({command["time"] for command in commands}) <= len(SUBSCRIPTION_TYPES)
     assert heads["events"].offset == 1 and heads["metrics"] == Position("", 0)
 
 
@@ -719,7 +718,7 @@ async def test_a_frozen_server_is_unavailable_and_a_retry_appends_nothing_twice(
 async def test_a_frozen_servers_publishers_hear_of_it_and_may_try_again(
     stored: RedisLog, valkey: EmbeddedServer
 ) -> None:
-    attempts = [
+    attempts: list[Callable[[], Coroutine[Any, Any, Any]]] = [
         lambda: apublish("events", {"n": 1}, idempotency_key="a"),
         lambda: asyncio.to_thread(publish, "events", {"n": 2}, idempotency_key="b"),
         lambda: asyncio.to_thread(publish_many, "events", [{"n": 3}], idempotency_key="c"),

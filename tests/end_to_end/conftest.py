@@ -11,6 +11,6 @@ from tests.support import Server, running
 
 @pytest.fixture(scope="module")
 def twin(server: Server) -> Iterator[Server]:
-    """Another server process on the data directory of the first; its log and tokens are the same."""
+    """Another server on the data directory of the first: the same log, the same tokens."""
     with running(server.data_dir, rate_limit_per_minute="100000") as twin:
         yield twin

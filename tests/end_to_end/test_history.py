@@ -26,9 +26,9 @@ from tests.support import (
 # Appends to the log what the group is not told of.
 APPEND = """
 import time
-from realtime.log import Append, get_log
+from realtime.log import Append, Batch, get_log, pack
 bodies = [b'{"n":%d}' % n for n in range(count)]
-result = get_log().append(Append("events", bodies, time.time()))
+result = get_log().append(Append("events", [Batch(bodies, pack(bodies))], time.time()))
 """
 
 
@@ -82,8 +82,8 @@ class TestSize:
         """Nobody knows what it was."""
         start = await newest(short, None)
         sent = short.publish("events", *({"odd": n % 2} for n in range(150)))
-        data = {"filters": {"odd": 1}, "recovered": False, "replayed": 50}
-        async with resumed(short, start, **data) as page:
+        odd = {"odd": 1}
+        async with resumed(short, start, recovered=False, replayed=50, filters=odd) as page:
             await page.expect_positions(sent[51::2])
 
     async def test_of_another_epoch_everything_kept_is_delivered(self, short: Server) -> None:
