@@ -1,0 +1,92 @@
+"""A TCP proxy that delays, stalls, cuts in the middle of what it forwards, and resets."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import struct
+from typing import Self
+
+# SO_LINGER on, for no time: closing sends a reset.
+_RESET = struct.pack("ii", 1, 0)
+
+
+class Proxy:
+    """Forwards connections on a loopback port of its own to another one.
+
+    ``delay`` is in seconds, for each piece of data on its way. While ``flowing`` is not set,
+    connections stay and nothing passes.
+    """
+
+    def __init__(self, target: int) -> None:
+        self.port = 0
+        self.delay = 0.0
+        self.flowing = asyncio.Event()
+        self.flowing.set()
+        self._target = target
+        self._writers: set[asyncio.StreamWriter] = set()
+        # The connections' ends whose next piece is to be cut, and what says that one was.
+        self._to_cut: set[asyncio.StreamWriter] = set()
+        self._was_cut = asyncio.Event()
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        self.flowing.set()
+        self._server.close()
+        self.reset()
+
+    async def stall(self, seconds: float) -> None:
+        """Let nothing pass for a while."""
+        self.flowing.clear()
+        await asyncio.sleep(seconds)
+        self.flowing.set()
+
+    async def cut(self) -> None:
+        """Forward half of what comes next, then end that connection; and all others with it."""
+        self._was_cut.clear()
+        self._to_cut = set(self._writers)
+        await self._was_cut.wait()
+        self._to_cut = set()
+        for writer in list(self._writers):
+            writer.close()
+
+    def reset(self) -> None:
+        """End all connections with a reset, and what is on its way with them."""
+        for writer in list(self._writers):
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            writer.transport.abort()
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            target = await asyncio.open_connection("127.0.0.1", self._target)
+        except OSError:
+            writer.close()
+            return
+        pumps = asyncio.gather(self._pump(reader, target[1]), self._pump(target[0], writer))
+        with contextlib.suppress(OSError):
+            await pumps
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.add(writer)
+        try:
+            while data := await reader.read(65_536):
+                if self.delay:
+                    await asyncio.sleep(self.delay)
+                await self.flowing.wait()
+                if writer in self._to_cut and len(data) > 1:
+                    writer.write(data[: len(data) // 2])
+                    await writer.drain()
+                    self._was_cut.set()
+                    break
+                writer.write(data)
+                await writer.drain()
+        except OSError:
+            pass  # one side ended with a reset
+        finally:
+            self._writers.discard(writer)
+            writer.close()
