@@ -242,7 +242,7 @@ async def test_what_never_comes_is_found_in_the_log(follower: Follower) -> None:
     head = (await follower.log.heads([KIND]))[KIND]
     assert feed.is_missing(head, feed.next)
     await feed.catch_up()
-    assert follower.take_delivered() == [2, 3]
+    assert follower.take_delivered() == [1, 2, 3]
     assert not feed.is_missing(head, feed.next)
     await feed.catch_up()
     assert not follower.delivered
@@ -338,7 +338,9 @@ async def test_another_epoch_is_told_though_nothing_was_published_in_it(
     assert follower.feed.is_missing(head, follower.feed.next)
     await follower.feed.catch_up()
     assert follower.everything == [1, 2, Lost(3, None, "epoch_changed")]
+    head = (await follower.log.heads([KIND]))[KIND]  # looking for messages has begun the log
     assert follower.feed.position == head
+    assert not follower.feed.is_missing(head, follower.feed.next)
     assert offsets(follower.feed.read_at_hand(0)) == []
 
 
@@ -470,7 +472,10 @@ async def test_reading_gives_from_the_log_what_is_not_at_hand(follower: Follower
     await follower.append(RECENT_MESSAGES + 20)
     await follower.feed.catch_up()
     found = await follower.feed.read(5)
-    assert offsets(found) == list(range(6, 6 + READ_ENTRIES))
+    # The last piece is given whole.
+    count = len(found.messages)
+    assert READ_ENTRIES <= count < READ_ENTRIES + 100
+    assert offsets(found) == list(range(6, 6 + count))
     assert (found.epoch, found.head, found.first) == (*follower.feed.position, 6)
     assert {message.head[:16] for message in found.messages} == {b'{"type":"data","'}
 
