@@ -3,17 +3,20 @@
 The map::
 
     backend code: publish(), group_send, manage.py publish
-          |  group_send to realtime.<subscription type>
+          |  append to the log of the type, send to the group realtime.<type>
           v
+    log          the newest messages of each type, with epoch and offset
     broker       one channel per subscription type, member of that type's group
+    feed         a type's messages in order: from the group, and from the log what it misses
     node         wires broker, hub, policy, statistics; one per event loop
     hub          subscription type -> fan-out groups (equal type and filters) -> connections
+    replay       what a subscription receives before it is live: resume and rewind
     connection   one write per fan-out and connection; a bounded buffer
           ^
     consumers    the conversation with one client: auth, subscribe, unsubscribe, ping
 
 Core, without Django, asyncio or a clock: ``protocol``, ``draining``, ``filters``, ``frames``,
-``hub``, ``limits``, ``origins``, ``stats``. Everything else is edge.
+``hub``, ``limits``, ``origins``, ``sequence``, ``stats``. Everything else is edge.
 
 What this package exports is imported when it is first used, since most of it needs Django's apps.
 """
