@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from django.conf import settings
-from django.core.checks import CheckMessage, Tags, Warning, register
+from django.core.checks import CheckMessage, Error, Tags, Warning, register
+
+from realtime.log import LogUnavailable, get_log
+from realtime.redis import layer_servers
 
 
 @register(Tags.database)
@@ -22,6 +25,27 @@ def check_persistent_connections(
         )
         for alias, database in settings.DATABASES.items()
         if database.get("CONN_MAX_AGE", 0) != 0
+    ]
+
+
+@register
+def check_channel_layer(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
+    """Refuse a channel layer that no log of messages belongs to (realtime.E001)."""
+    try:
+        get_log()
+        problem = ""
+        if any("sentinels" in dict(server.options) for server in layer_servers()):
+            problem = "hosts with sentinels are not supported"
+    except LogUnavailable as error:
+        problem = str(error)
+    if not problem:
+        return []
+    return [
+        Error(
+            f"CHANNEL_LAYERS['default']: {problem}.",
+            hint="Use channels_redis.pubsub.RedisPubSubChannelLayer, with addresses as hosts.",
+            id="realtime.E001",
+        )
     ]
 
 

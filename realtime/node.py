@@ -37,7 +37,6 @@ from realtime.policy import (
     load_policy,
 )
 from realtime.protocol import (
-    SUBSCRIPTION_TYPES,
     CloseCode,
     CloseReason,
     ErrorCode,
@@ -63,6 +62,8 @@ BYTES_AT_ONCE = 128 * 1024
 USE_INTERVAL = 60.0
 CLOSE_TIMEOUT = 2.0
 TRUSTED_AGE = 2 * POLL_INTERVAL
+# How often what the embedded server has written is brought to the disk.
+SYNC_INTERVAL = 1.0
 
 
 class Node:
@@ -85,8 +86,8 @@ class Node:
         self._used_tokens: set[int] = set()
         # Subscriptions that are not live yet.
         self._replays: dict[Subscription, tuple[Replay, asyncio.Task[None] | None]] = {}
-        # One at a time may join or leave a type's group.
-        self._joining = {kind: asyncio.Lock() for kind in SUBSCRIPTION_TYPES}
+        # Type -> the joining or leaving of its group that is under way, or the last.
+        self._settling: dict[str, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._started: asyncio.Task[None] | None = None
         self._revision = -1
@@ -109,6 +110,7 @@ class Node:
         if self._embedded is not None:
             self._watch_embedded(self._embedded)
             self.spawn(self._every(POLL_INTERVAL, self._check_embedded))
+            self.spawn(self._every(SYNC_INTERVAL, self._sync_embedded))
         await self._poll()
         self.spawn(self._every(POLL_INTERVAL, self._poll))
         self.spawn(self._every(USE_INTERVAL, self._record_uses))
@@ -197,6 +199,10 @@ class Node:
             logger.warning("the embedded server is gone: starting it again")
             self._watch_embedded(self._embedded)
 
+    async def _sync_embedded(self) -> None:
+        assert self._embedded is not None
+        await asyncio.to_thread(self._embedded.sync)
+
     @staticmethod
     def _watch_embedded(server: EmbeddedServer) -> None:
         try:
@@ -208,6 +214,12 @@ class Node:
     # Policy
 
     async def _poll(self) -> None:
+        """Carry out what administrators have changed and what time has."""
+        await self._follow_changes()
+        for client in self.roster.expired(time.time()):
+            client.end(CloseCode.POLICY_VIOLATION, CloseReason.TOKEN_EXPIRED)
+
+    async def _follow_changes(self) -> None:
         """Look whether an administrator has changed anything, and if so, carry it out."""
         try:
             revision = await self.database.run(current_revision)
@@ -218,8 +230,6 @@ class Node:
             logger.warning("the database does not answer: %s", error)
             return
         self._policy_checked = time.monotonic()
-        for client in self.roster.expired(time.time()):
-            client.end(CloseCode.POLICY_VIOLATION, CloseReason.TOKEN_EXPIRED)
 
     async def _apply_changes(self) -> None:
         self._grants.clear()
@@ -302,7 +312,7 @@ class Node:
         self.stats.subscriptions[kind] += 1
         try:
             if not self._broker.has_joined(kind):
-                await self._follow(kind)
+                await asyncio.shield(self._settle(kind))
             replay = Replay(subscription, outlet, self._broker.feed(kind), self)
             self._replays[subscription] = replay, None
             await replay.plan(request)
@@ -340,12 +350,20 @@ class Node:
             return
         self.stats.subscriptions[kind] -= 1
         if not self.hub.has_subscriptions(kind):
-            self.spawn(self._follow(kind))
+            self._settle(kind)
 
-    async def _follow(self, kind: str) -> None:
-        """Join or leave a type's group, as the hub needs it once it is this call's turn."""
-        async with self._joining[kind]:
-            if self.hub.has_subscriptions(kind):
+    def _settle(self, kind: str) -> asyncio.Task[None]:
+        """Join or leave a type's group, as the hub needs it; who asks meanwhile shares the try."""
+        task = self._settling.get(kind)
+        if task is None or task.done():
+            task = self._settling[kind] = self.spawn(self._join_or_leave(kind))
+            # Who waits for it hears of a failure; whoever does not has no use for it.
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return task
+
+    async def _join_or_leave(self, kind: str) -> None:
+        while (wanted := self.hub.has_subscriptions(kind)) != self._broker.has_joined(kind):
+            if wanted:
                 await self._broker.join(kind)
             else:
                 await self._broker.leave(kind)

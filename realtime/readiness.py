@@ -15,7 +15,7 @@ from channels_redis.pubsub import RedisPubSubChannelLayer
 
 from realtime.database import Database, Unavailable
 from realtime.policy import current_revision
-from realtime.redis import async_client, layer_config
+from realtime.redis import Server, async_client, layer_servers
 
 logger = logging.getLogger(__name__)
 
@@ -53,12 +53,11 @@ async def _ask_layer() -> None:
     if layer is None:
         raise ConnectionError("none is configured")
     if isinstance(layer, RedisPubSubChannelLayer):
-        addresses = {host["address"] for host in layer_config()["hosts"]}
-        await asyncio.gather(*(_ping(address) for address in addresses))
+        await asyncio.gather(*(_ping(server) for server in layer_servers()))
     else:
         await layer.group_send(_GROUP, {"type": "readiness"})
 
 
-async def _ping(address: str) -> None:
-    client = await async_client(address)
+async def _ping(server: Server) -> None:
+    client = await async_client(server)
     await client.ping()

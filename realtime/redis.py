@@ -11,11 +11,13 @@ import os
 from collections.abc import AsyncGenerator
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import redis
 import redis.asyncio
+from channels_redis.core import RedisChannelLayer
+from channels_redis.pubsub import RedisPubSubChannelLayer
 from channels_redis.utils import _consistent_hash, decode_hosts
 from django.conf import settings
 from redis.asyncio.retry import Retry as AsyncRetry
@@ -30,6 +32,22 @@ CONNECT_TIMEOUT = 2.0
 ANSWER_TIMEOUT = 3.0
 HEALTH_CHECK_INTERVAL = 15
 MAX_CONNECTIONS = 8
+# Options of the layer's connections that ours have values of their own for.
+_OURS = {
+    "retry",
+    "socket_connect_timeout",
+    "socket_timeout",
+    "health_check_interval",
+    "max_connections",
+    "timeout",
+}
+
+
+class Server(NamedTuple):
+    """One of the channel layer's servers, and what else a connection to it takes: TLS, password."""
+
+    url: str
+    options: tuple[tuple[str, Any], ...] = ()
 
 
 def urls(data_dir: Path) -> list[str]:
@@ -63,58 +81,60 @@ def layer_hosts(data_dir: Path) -> list[dict[str, Any]]:
 
 
 @lru_cache(maxsize=8)
-def sync_client(url: str) -> redis.Redis:
+def sync_client(server: Server) -> redis.Redis:
     """Return this process's client for a server, safe to use from any thread.
 
     Its pool opens a connection for each thread that publishes at the same moment, up to
     :data:`MAX_CONNECTIONS`; further ones wait for a free connection.
     """
     pool = redis.BlockingConnectionPool.from_url(
-        url,
+        server.url,
         max_connections=MAX_CONNECTIONS,
         timeout=ANSWER_TIMEOUT,
         retry=Retry(NoBackoff(), 0),
         socket_connect_timeout=CONNECT_TIMEOUT,
         socket_timeout=ANSWER_TIMEOUT,
+        **dict(server.options),
     )
     return redis.Redis(connection_pool=pool)
 
 
-# Event loop -> URL -> client and the generator that owns it: a connection belongs to the loop
+# Event loop -> server -> client and the generator that owns it: a connection belongs to the loop
 # that opened it.
 _async_clients: WeakKeyDictionary[
-    asyncio.AbstractEventLoop, dict[str, tuple[redis.asyncio.Redis, AsyncGenerator[Any]]]
+    asyncio.AbstractEventLoop, dict[Server, tuple[redis.asyncio.Redis, AsyncGenerator[Any]]]
 ] = WeakKeyDictionary()
 
 
-async def async_client(url: str) -> redis.asyncio.Redis:
+async def async_client(server: Server) -> redis.asyncio.Redis:
     """Return the running loop's client for a server; its connections end with the loop."""
     clients = _async_clients.setdefault(asyncio.get_running_loop(), {})
-    if url not in clients:
-        owner = _own_client(url)
-        clients[url] = await anext(owner), owner
-    return clients[url][0]
+    if server not in clients:
+        owner = _own_client(server)
+        clients[server] = await anext(owner), owner
+    return clients[server][0]
 
 
-async def _own_client(url: str) -> AsyncGenerator[redis.asyncio.Redis]:
+async def _own_client(server: Server) -> AsyncGenerator[redis.asyncio.Redis]:
     """Yield a client and close it at the end: a loop that ends closes its generators first.
 
     Otherwise each ``async_to_sync(apublish)``, which has a loop of its own, would leave a
     connection behind.
     """
     pool = redis.asyncio.BlockingConnectionPool.from_url(
-        url,
+        server.url,
         max_connections=MAX_CONNECTIONS,
         timeout=ANSWER_TIMEOUT,
         retry=AsyncRetry(NoBackoff(), 0),
         socket_connect_timeout=CONNECT_TIMEOUT,
         socket_timeout=ANSWER_TIMEOUT,
+        **dict(server.options),
     )
     client = redis.asyncio.Redis(connection_pool=pool)
     try:
         yield client
     finally:
-        _async_clients.get(asyncio.get_running_loop(), {}).pop(url, None)
+        _async_clients.get(asyncio.get_running_loop(), {}).pop(server, None)
         await client.aclose(close_connection_pool=True)
 
 
@@ -131,15 +151,32 @@ def layer_config() -> dict[str, Any]:
     return config
 
 
+def has_servers(layer: Any) -> bool:
+    """Tell whether a channel layer is one of channels_redis, or says which servers it uses."""
+    known = (RedisPubSubChannelLayer, RedisChannelLayer)
+    return isinstance(layer, known) or bool(layer_config().get("hosts"))
+
+
+def layer_servers() -> list[Server]:
+    """Return the channel layer's servers, as channels_redis reads its ``hosts``."""
+    return [_server(host) for host in decode_hosts(layer_config().get("hosts"))]
+
+
+def _server(host: dict[str, Any]) -> Server:
+    """Read a URL or host and port, with whatever else connecting takes."""
+    options = {name: value for name, value in host.items() if name not in _OURS}
+    name, port = options.pop("host", "localhost"), options.pop("port", 6379)
+    url = options.pop("address", f"redis://{name}:{port}")
+    return Server(url, tuple(sorted(options.items())))
+
+
 def group_name(kind: str) -> str:
     """Return the channel-layer group of a subscription type."""
     return GROUP_PREFIX + kind
 
 
-def group_address(kind: str) -> tuple[str, str]:
+def group_address(kind: str) -> tuple[Server, str]:
     """Return the server and the Redis channel on which the layer carries a type's group."""
-    config = layer_config()
-    channel = f"{config.get('prefix', 'asgi')}__group__{group_name(kind)}"
-    # As channels_redis reads them: a URL, host and port, or a dictionary with an address.
-    servers = [host["address"] for host in decode_hosts(config["hosts"])]
+    channel = f"{layer_config().get('prefix', 'asgi')}__group__{group_name(kind)}"
+    servers = layer_servers()
     return servers[_consistent_hash(channel, len(servers))], channel

@@ -210,11 +210,12 @@ class Server:
 
     def valkey(self) -> list[psutil.Process]:
         """Return the embedded Valkey's processes that this server started."""
-        return [
-            child
-            for child in psutil.Process(self.process.pid).children()
-            if "python" not in child.name()
-        ]
+        found = []
+        for child in psutil.Process(self.process.pid).children():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if "python" not in child.name():
+                    found.append(child)
+        return found
 
 
 class OtherServer(Server):

@@ -33,7 +33,7 @@ from tests.layers import IN_MEMORY
 
 # Small enough that a few messages pass every bound.
 BOUNDS = {
-    "realtime.log.READ_ENTRIES": 4,
+    "realtime.log.memory.READ_ENTRIES": 4,
     "realtime.replay.READ_ENTRIES": 4,
     "realtime.feed.RECENT_MESSAGES": 6,
     "realtime.sequence.RECENT_MESSAGES": 6,
@@ -42,7 +42,7 @@ BOUNDS = {
     "realtime.replay.PATIENCE": 2.0,
 }
 VARIABLES = {"history_size": "15", "history_ttl": "20", "max_buffered_bytes": "4096"}
-CLOCKS = ("log", "feed", "replay", "publishing", "node", "broker")
+CLOCKS = ("log.memory", "feed", "replay", "publishing", "node", "broker")
 # Seconds after which everyone who reads must have everything: a look at the log, and a retry.
 SETTLED_AFTER = 3.0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import shutil
@@ -28,6 +29,8 @@ from realtime.embedded import (
     read_or_create_secret,
     socket_path,
 )
+from realtime.node import prepare_node
+from tests.layers import until
 from tests.support import ROOT, TIMEOUT, wait_until
 
 # Owns the server of a data directory until its standard input ends, as on another platform if
@@ -199,6 +202,50 @@ def test_a_killed_server_is_started_again_with_what_it_had_confirmed(
     finally:
         server.stop()
     assert not is_answering(server.socket)
+
+
+@pytest.fixture
+def synced(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The files that were brought to the disk, as that happens."""
+    paths: list[Path] = []
+    fsync = os.fsync
+
+    def record(descriptor: int) -> None:
+        fsync(descriptor)
+        paths.append(Path(f"/proc/self/fd/{descriptor}").resolve())
+
+    monkeypatch.setattr(os, "fsync", record)
+    return paths
+
+
+def test_what_it_has_confirmed_is_in_its_file_and_brought_to_the_disk(
+    server: EmbeddedServer, synced: list[Path], data_dir: Path
+) -> None:
+    for number in range(3):
+        with client(server) as connected:
+            connected.set("key", f"value {number}")
+            if number == 1:
+                connected.bgrewriteaof()  # goes on in another file
+        synced.clear()
+        server.sync()
+        assert any(f"value {number}".encode() in path.read_bytes() for path in synced), synced
+    EmbeddedServer(data_dir).sync()  # not the one that started it
+    server.stop()
+    synced.clear()
+    server.sync()
+    assert synced == []
+
+
+async def test_a_node_brings_it_to_the_disk_again_and_again(
+    data_dir: Path, synced: list[Path], monkeypatch: pytest.MonkeyPatch, transactional_db: None
+) -> None:
+    monkeypatch.setattr("realtime.node.SYNC_INTERVAL", 0.02)
+    node = prepare_node(asyncio.get_running_loop(), EmbeddedServer(data_dir))
+    await node.start()
+    for _ in range(2):
+        synced.clear()
+        await until(lambda: bool(synced))
+    await node.close()
 
 
 HEAD = "realtime:{events}:head"

@@ -85,8 +85,8 @@ class Follower:
         if isinstance(self.log, FickleLog):
             self.log.flush()
         else:
-            url, _ = group_address(KIND)
-            await (await async_client(url)).flushall()
+            server, _ = group_address(KIND)
+            await (await async_client(server)).flushall()
 
     async def _epoch(self) -> str:
         if isinstance(self.log, FickleLog):

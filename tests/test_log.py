@@ -77,7 +77,8 @@ def asking(server: EmbeddedServer) -> redis_library.Redis:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """The log's clock."""
     clock = Clock()
-    monkeypatch.setattr("realtime.log.time", clock)
+    monkeypatch.setattr("realtime.log.redis.time", clock)
+    monkeypatch.setattr("realtime.log.memory.time", clock)
     return clock
 
 
@@ -358,6 +359,15 @@ async def test_what_is_the_same_belongs_to_its_type(log: Log) -> None:
     await append(log, b"1")
     positions = [await append(log, b"x", kind=kind, once="a") for kind in ("events", "metrics")]
     assert [position.offset for position in positions] == [2, 1]
+
+
+async def test_a_log_that_lost_it_gets_it_again(log: Log) -> None:
+    first = await append(log, b"1", once="a", once_ttl=60)
+    await log.renew("events", Position(first.epoch, 2))  # there was more, and it is gone
+    again = await append(log, b"1", once="a", once_ttl=60)
+    assert again.offset == 1 and again.epoch != first.epoch
+    assert await append(log, b"1", once="a", once_ttl=60) == again
+    assert await read_all(log) == expected(1, 2)
 
 
 async def test_it_is_forgotten_after_its_time(log: Log, clock: Clock) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from tests.support import Client, Server, client, locked_database, manage, running
@@ -65,6 +66,16 @@ async def come(server: Server, token: str) -> None:
     async with client(server) as page:
         await page.expect_silence()
         await attempt(page, token)
+
+
+async def test_a_token_expires_nevertheless(data_dir: Path) -> None:
+    with running(data_dir) as server:
+        expires_at = datetime.now(UTC) + timedelta(seconds=2)
+        token = server.new_token(expires_at=expires_at.isoformat())
+        async with client(server, token) as page:
+            with locked_database(server):
+                await page.expect_close(1008, "token expired")
+                assert datetime.now(UTC) >= expires_at
 
 
 def test_a_start_says_so_in_one_line(data_dir: Path) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import subprocess
-from contextlib import ExitStack
+from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 
 import psutil
 import pytest
 
+from realtime.redis import ANSWER_TIMEOUT
 from tests.support import (
     RawClient,
     Server,
@@ -75,6 +76,26 @@ async def test_a_channel_layer_that_does_not_answer(data_dir: Path) -> None:
             await page.expect_silence()
             reply = await page.call({"type": "auth", "data": {"token": server.new_token()}})
             assert reply["type"] == "auth_success"
+
+
+async def test_a_channel_layer_that_hangs(data_dir: Path) -> None:
+    with running(data_dir, require_auth="false") as server:
+        (valkey,) = server.valkey()
+        async with AsyncExitStack() as stack:
+            pages = [await stack.enter_async_context(client(server)) for _ in range(8)]
+            valkey.suspend()
+            async with asyncio.timeout(3 * ANSWER_TIMEOUT):  # all wait together, not in turn
+                for page in pages:
+                    await page.send({"type": "subscribe", "data": {"type": "events"}})
+                for page in pages:
+                    error = await page.expect_error("unavailable")
+                    assert error["details"]["retry_after"] > 0
+            valkey.resume()
+            for page in pages:
+                await page.subscribe("events")
+            server.publish("events", {"n": 1})
+            for page in pages:
+                assert await page.expect_data("event") == {"n": 1}
 
 
 async def test_two_servers_with_two_data_directories(

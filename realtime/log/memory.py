@@ -1,0 +1,103 @@
+"""The log in memory, within one process: for a channel layer that does not leave it either."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable
+
+from realtime.config import get_streaming_config
+from realtime.log.contract import READ_BYTES, READ_ENTRIES, Append, Chunk, Entry, new_epoch
+from realtime.protocol import Position
+
+
+class _Stream:
+    """The log of one type."""
+
+    def __init__(self) -> None:
+        self.epoch = new_epoch()
+        self.head = 0
+        # The newest entries; the last has the offset ``head``.
+        self.entries: deque[Entry] = deque()
+
+    def trim(self, now: float) -> None:
+        """Forget what is no longer retained."""
+        config = get_streaming_config().websocket
+        expired = now - config.history_ttl
+        while self.entries and (
+            len(self.entries) > config.history_size or self.entries[0].timestamp < expired
+        ):
+            self.entries.popleft()
+
+
+class MemoryLog:
+    """The logs of all types in one process."""
+
+    def __init__(self) -> None:
+        self._streams: dict[str, _Stream] = {}
+        # Type and identification of an append -> its position and when to forget it.
+        self._known: dict[tuple[str, str], tuple[Position, float]] = {}
+        self._forget_at = 1000
+        # Publishers may be in other threads than readers.
+        self._lock = threading.Lock()
+
+    def append(self, what: Append) -> Position:
+        """Append; announcing is the caller's."""
+        key = what.kind, what.once
+        with self._lock:
+            now = time.time()
+            stream = self._stream(what.kind)
+            known, until = self._known.get(key, (None, 0.0))
+            if known is not None and known.epoch == stream.epoch and until > now:
+                return known
+            self._forget(now)
+            position = Position(stream.epoch, stream.head + 1)
+            for batch in what.batches:
+                stream.entries.extend(Entry(what.timestamp, body) for body in batch.bodies)
+                stream.head += len(batch.bodies)
+            stream.trim(now)
+            self._known[key] = position, now + what.once_ttl
+            return position
+
+    def _forget(self, now: float) -> None:
+        """Drop identifications that are due, once there are twice as many as were left before."""
+        if len(self._known) >= self._forget_at:
+            self._known = {key: known for key, known in self._known.items() if known[1] > now}
+            self._forget_at = 2 * len(self._known) + 1000
+
+    async def aappend(self, what: Append) -> Position:
+        """Append; announcing is the caller's."""
+        return self.append(what)
+
+    async def read(self, kind: str, after: int) -> Chunk:
+        """Return what is retained after an offset, within the bounds of one read."""
+        with self._lock:
+            stream = self._stream(kind)
+            stream.trim(time.time())
+            oldest = stream.head - len(stream.entries) + 1
+            first = min(max(after + 1, oldest), stream.head + 1)
+            entries = []
+            room = READ_BYTES
+            for offset in range(first, min(first + READ_ENTRIES, stream.head + 1)):
+                if room <= 0:
+                    break
+                entries.append(stream.entries[offset - oldest])
+                room -= len(entries[-1].body)
+            return Chunk(stream.epoch, stream.head, first, entries)
+
+    async def heads(self, kinds: Iterable[str]) -> dict[str, Position]:
+        """Return the newest position of each type."""
+        with self._lock:
+            streams = {kind: self._stream(kind) for kind in kinds}
+            return {kind: Position(stream.epoch, stream.head) for kind, stream in streams.items()}
+
+    async def renew(self, kind: str, seen: Position) -> None:
+        """Begin a new epoch if the log has lost the message at *seen*."""
+        with self._lock:
+            stream = self._stream(kind)
+            if stream.epoch == seen.epoch and stream.head < seen.offset:
+                self._streams[kind] = _Stream()
+
+    def _stream(self, kind: str) -> _Stream:
+        return self._streams.setdefault(kind, _Stream())

@@ -1,0 +1,79 @@
+"""The system checks, each by its id."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from channels.layers import BaseChannelLayer
+from django.conf import settings
+from django.core.checks import run_checks
+from django.test import override_settings
+
+from tests.layers import IN_MEMORY, PUBSUB
+
+CORE = "channels_redis.core.RedisChannelLayer"
+
+
+class OtherLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels has no types
+    """A channel layer between processes that is none of channels_redis."""
+
+
+OTHER = f"{__name__}.OtherLayer"
+
+
+@pytest.fixture(autouse=True)
+def one_host() -> Iterator[None]:
+    """Serve one host only, as a site in production does."""
+    with override_settings(ALLOWED_HOSTS=["example.com"]):
+        yield
+
+
+def found() -> set[str | None]:
+    """Return the ids of what the app's own checks find, deployment included."""
+    ids = {message.id for message in run_checks(include_deployment_checks=True)}
+    return {name for name in ids if name is not None and name.startswith("realtime.")}
+
+
+def layer(backend: str, **config: Any) -> dict[str, Any]:
+    """Return settings with a channel layer."""
+    return {"default": {"BACKEND": backend, "CONFIG": config}}
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        IN_MEMORY,
+        layer(PUBSUB),
+        layer(PUBSUB, hosts=["redis://localhost:6379", "unix:///run/redis.sock"]),
+        layer(CORE, hosts=[("localhost", 6379)]),
+        layer(CORE, hosts=[{"host": "localhost", "port": 6379, "password": "x"}]),
+    ],
+)
+def test_a_layer_with_a_log(layers: dict[str, Any]) -> None:
+    with override_settings(CHANNEL_LAYERS=layers):
+        assert found() == set()
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        {},
+        layer(OTHER),
+        layer(PUBSUB, hosts=[{"sentinels": [("localhost", 26379)], "master_name": "main"}]),
+    ],
+)
+def test_a_layer_without_a_log(layers: dict[str, Any]) -> None:
+    with override_settings(CHANNEL_LAYERS=layers):
+        assert found() == {"realtime.E001"}
+
+
+def test_persistent_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(settings.DATABASES["default"], "CONN_MAX_AGE", 60)
+    assert found() == {"realtime.W001"}
+
+
+def test_any_host() -> None:
+    with override_settings(ALLOWED_HOSTS=["*"]):
+        assert found() == {"realtime.W002"}
