@@ -8,12 +8,13 @@ The map::
     log          the newest messages of each type, with epoch and offset
     broker       one channel per subscription type, member of that type's group
     feed         a type's messages in order: from the group, and from the log what it misses
-    node         wires broker, hub, policy, statistics; one per event loop
+    node         wires broker, hub, authority, statistics; one per event loop
     hub          subscription type -> fan-out groups (equal type and filters) -> connections
     replay       what a subscription receives before it is live: resume and rewind
     connection   one write per fan-out and connection; a bounded buffer
           ^
     consumers    the conversation with one client: auth, subscribe, unsubscribe, ping
+    authority    who may do what: the policy in force and what tokens grant
 
 Core, without Django, asyncio or a clock: ``protocol``, ``draining``, ``filters``, ``frames``,
 ``hub``, ``limits``, ``origins``, ``sequence``, ``stats``. Everything else is edge.

@@ -239,7 +239,7 @@ class StreamConsumer(AsyncJsonWebsocketConsumer):
 
     async def _authenticate(self, command: Auth) -> None:
         try:
-            grant = await self.node.authenticate(command.token) if command.token else None
+            grant = await self.node.authority.authenticate(command.token) if command.token else None
         except Unavailable as error:
             logger.warning("authentication: %s", error)
             self._reply("auth_failed", _UNAVAILABLE, metadata=command.metadata)
@@ -248,7 +248,7 @@ class StreamConsumer(AsyncJsonWebsocketConsumer):
             return
         if grant is None:
             await self._refuse_authentication(command)
-        elif not self.node.bind(self, grant):
+        elif not self.node.authority.bind(self, grant):
             self.end(CloseCode.TRY_AGAIN_LATER, CloseReason.TOKEN_CONNECTIONS)
         else:
             self._accept_authentication(grant, command.metadata)

@@ -15,9 +15,10 @@ TOLD_PER_SECOND = 1000
 # Clients that come back in a second. With authentication and a resumed subscription a process
 # serves about twice as many, beside what else it does.
 BACK_PER_SECOND = 400
-# Seconds in which clients come back, at least, and before which none does.
+# Seconds in which clients come back, at least.
 SHORTEST_RETURN = 1.0
-SOONEST = 0.1
+# Before this none does: a new process on the same port needs about so long to start.
+SOONEST = 1.0
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
-"""One per event loop: wires hub, broker, policy and statistics for the consumers.
+"""One per event loop: wires hub, broker, authority and statistics for the consumers.
 
 The hub tells, the node acts: it joins a group with a type's first subscription, leaves it with
-the last, writes what the hub hands out, and carries out what administrators change.
+the last, and writes what the hub hands out.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from weakref import WeakKeyDictionary
 import psutil
 from django.conf import settings
 
-from realtime.auth import Grant, GrantCache, digest, find_grant, live_grants, record_use
+from realtime.authority import Authority
 from realtime.broker import Broker, LayerUnavailable
-from realtime.database import Database, Unavailable
+from realtime.database import Database
 from realtime.draining import Drain
 from realtime.embedded import EmbeddedServer, EmbeddedServerError
 from realtime.feed import Lost
@@ -29,21 +29,8 @@ from realtime.hub import Hub, Message, Subscription
 from realtime.limits import FailureDelays
 from realtime.log import LogUnavailable
 from realtime.outlet import ConnectionOutlet
-from realtime.policy import (
-    POLL_INTERVAL,
-    Policy,
-    current_revision,
-    environment_policy,
-    load_policy,
-)
-from realtime.protocol import (
-    CloseCode,
-    CloseReason,
-    ErrorCode,
-    Position,
-    ProtocolError,
-    encode_error,
-)
+from realtime.policy import POLL_INTERVAL, Policy
+from realtime.protocol import ErrorCode, Position, ProtocolError, encode_error
 from realtime.readiness import DRAINING, look_around
 from realtime.redis import close_async_clients, uses_embedded
 from realtime.replay import Replay, Request
@@ -58,10 +45,9 @@ WRITES_BETWEEN_LOOKS = 64
 # Bytes that leave in one write to a connection. What waits beyond waits here, where it exists
 # once, and not in the buffer of each connection.
 BYTES_AT_ONCE = 128 * 1024
-# How often the last use of tokens is written, and how old a policy may be to trust the cache.
+# How often the last use of tokens is written.
 USE_INTERVAL = 60.0
 CLOSE_TIMEOUT = 2.0
-TRUSTED_AGE = 2 * POLL_INTERVAL
 # How often what the embedded server has written is brought to the disk.
 SYNC_INTERVAL = 1.0
 
@@ -74,7 +60,7 @@ class Node:
         self.roster = Roster()
         self.stats = Stats()
         self.database = Database()
-        self.policy: Policy = environment_policy()
+        self.authority = Authority(self.database, self.roster)
         self.delays = FailureDelays()
         self.draining = False
         # When whom to tell, once draining.
@@ -82,19 +68,19 @@ class Node:
         # The look at database and channel layer that is under way, or the last one.
         self._looking: asyncio.Task[list[str]] | None = None
         self._broker = Broker(self._deliver, self._tell_all)
-        self._grants = GrantCache()
-        self._used_tokens: set[int] = set()
         # Subscriptions that are not live yet.
         self._replays: dict[Subscription, tuple[Replay, asyncio.Task[None] | None]] = {}
         # Type -> the joining or leaving of its group that is under way, or the last.
         self._settling: dict[str, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._started: asyncio.Task[None] | None = None
-        self._revision = -1
-        # Monotonic time of the last look at the revision that the database answered.
-        self._policy_checked = float("-inf")
         self._embedded = embedded
         self._loop: asyncio.AbstractEventLoop | None = None
+
+    @property
+    def policy(self) -> Policy:
+        """The configuration in force."""
+        return self.authority.policy
 
     # Life
 
@@ -111,9 +97,9 @@ class Node:
             self._watch_embedded(self._embedded)
             self.spawn(self._every(POLL_INTERVAL, self._check_embedded))
             self.spawn(self._every(SYNC_INTERVAL, self._sync_embedded))
-        await self._poll()
-        self.spawn(self._every(POLL_INTERVAL, self._poll))
-        self.spawn(self._every(USE_INTERVAL, self._record_uses))
+        await self.authority.follow()
+        self.spawn(self._every(POLL_INTERVAL, self.authority.follow))
+        self.spawn(self._every(USE_INTERVAL, self.authority.record_uses))
 
     async def close(self) -> None:
         """End everything this node runs."""
@@ -124,7 +110,7 @@ class Node:
         if tasks:
             await asyncio.wait(tasks, timeout=CLOSE_TIMEOUT)
         await self._broker.close()
-        await self._record_uses()
+        await self.authority.record_uses()
         await close_async_clients()
         self.database.close()
         if self._embedded is not None:
@@ -211,38 +197,6 @@ class Node:
         except EmbeddedServerError as error:
             logger.error("%s", error)
 
-    # Policy
-
-    async def _poll(self) -> None:
-        """Carry out what administrators have changed and what time has."""
-        await self._follow_changes()
-        for client in self.roster.expired(time.time()):
-            client.end(CloseCode.POLICY_VIOLATION, CloseReason.TOKEN_EXPIRED)
-
-    async def _follow_changes(self) -> None:
-        """Look whether an administrator has changed anything, and if so, carry it out."""
-        try:
-            revision = await self.database.run(current_revision)
-            if revision != self._revision:
-                await self._apply_changes()
-                self._revision = revision
-        except Unavailable as error:
-            logger.warning("the database does not answer: %s", error)
-            return
-        self._policy_checked = time.monotonic()
-
-    async def _apply_changes(self) -> None:
-        self._grants.clear()
-        self.policy = await self.database.run(load_policy)
-        found = await self.database.run(live_grants, list(self.roster.by_token))
-        for token_id, clients in list(self.roster.by_token.items()):
-            state, grant = found.get(token_id, ("revoked", None))
-            for client in list(clients):
-                if grant is None or state == "revoked":
-                    client.end(CloseCode.POLICY_VIOLATION, CloseReason.TOKEN_REVOKED)
-                elif grant != client.grant:
-                    client.apply_grant(grant)
-
     # Connections
 
     def admit(self, client: Client) -> bool:
@@ -259,38 +213,6 @@ class Node:
         """Count a connection out; once or more."""
         self.roster.forget(client)
         self.stats.active_clients = len(self.roster.clients)
-
-    def bind(self, client: Client, grant: Grant) -> bool:
-        """Give a connection the rights of a token, unless the token has connections enough."""
-        if not self.roster.bind(client, grant):
-            return False
-        if grant.token_id is not None:
-            self._used_tokens.add(grant.token_id)
-        return True
-
-    async def authenticate(self, secret: str) -> Grant | None:
-        """Return what a secret grants, if anything. Raises ``Unavailable``."""
-        secret_digest = digest(secret)
-        while True:
-            fresh = time.monotonic() - self._policy_checked < TRUSTED_AGE
-            if fresh and (known := self._grants.get(secret_digest, time.time())):
-                return known
-            generation = self._grants.generation
-            grant = await self.database.run(find_grant, secret_digest)
-            # What was read while an administrator's change came in may be from before it.
-            if generation == self._grants.generation:
-                break
-        if grant is not None:
-            self._grants.put(secret_digest, grant)
-        return grant
-
-    async def _record_uses(self) -> None:
-        used, self._used_tokens = self._used_tokens, set()
-        if used:
-            try:
-                await self.database.run(record_use, used)
-            except Unavailable as error:
-                logger.warning("the last use of %d tokens was not written: %s", len(used), error)
 
     # Subscriptions
 

@@ -42,7 +42,7 @@ BOUNDS = {
     "realtime.replay.PATIENCE": 2.0,
 }
 VARIABLES = {"history_size": "15", "history_ttl": "20", "max_buffered_bytes": "4096"}
-CLOCKS = ("log.memory", "feed", "replay", "publishing", "node", "broker")
+CLOCKS = ("log.memory", "feed", "replay", "publishing", "node", "broker", "authority")
 # Seconds after which everyone who reads must have everything: a look at the log, and a retry.
 SETTLED_AFTER = 3.0
 
