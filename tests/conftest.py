@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,11 @@ from realtime.config import WEBSOCKET_PREFIX, get_streaming_config
 from realtime.embedded import EmbeddedServer
 from tests.layers import IN_MEMORY, Configure, running_valkey
 from tests.support import Server
+
+# A shell that runs the tests in the background has interrupts ignored, and with them every process
+# that the tests start: they would never see the interrupt that a test sends.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
