@@ -16,8 +16,8 @@ The map::
     consumers    the conversation with one client: auth, subscribe, unsubscribe, ping
     authority    who may do what: the policy in force and what tokens grant
 
-Core, without Django, asyncio or a clock: ``protocol``, ``draining``, ``filters``, ``frames``,
-``hub``, ``limits``, ``origins``, ``sequence``, ``stats``. Everything else is edge.
+Core, without Django, asyncio or a clock: ``addresses``, ``protocol``, ``draining``, ``filters``,
+``frames``, ``hub``, ``limits``, ``origins``, ``sequence``, ``stats``. Everything else is edge.
 
 What this package exports is imported when it is first used, since most of it needs Django's apps.
 """

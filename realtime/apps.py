@@ -1,6 +1,7 @@
 """Django's entry into the app: its name, and the checks that come with it."""
 
-from django.apps import AppConfig
+from django.apps import AppConfig, apps
+from django.db.models.signals import post_save
 
 
 class RealtimeConfig(AppConfig):
@@ -11,5 +12,11 @@ class RealtimeConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        """Register the system checks and keep the configuration's revision counter."""
+        """Register the system checks, keep the configuration's revision, watch the admin's log."""
         from realtime import checks, policy  # noqa: F401 - registration
+        from realtime.audit import record_admin_change
+
+        if apps.is_installed("django.contrib.admin"):
+            from django.contrib.admin.models import LogEntry
+
+            post_save.connect(record_admin_change, sender=LogEntry, dispatch_uid="realtime.audit")

@@ -9,13 +9,15 @@ from __future__ import annotations
 import base64
 import hashlib
 import logging
+import re
 import secrets
 from collections import OrderedDict
 from collections.abc import Iterable
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from typing import Any
 
+from django.db.models import Q
 from django.utils import timezone
 
 from realtime.filters import EVERYTHING, Filter, FilterError, compile_filters
@@ -27,16 +29,23 @@ logger = logging.getLogger(__name__)
 SECRET_BYTES = 32
 PREFIX_CHARACTERS = 8
 MARK = "rt_"
+_PREFIX = re.compile(rf"{MARK}[0-9a-f]{{{PREFIX_CHARACTERS}}}")
+
+
+# Kinds of holders.
+TOKEN, USER, JWT, ANYONE = "token", "user", "jwt", "anonymous"
 
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What a connection may do: a token's rights, or an anonymous client's.
+    """What a connection may do: a token's rights, a user's, or an anonymous client's.
 
-    ``expires_at`` is in seconds since 1970. ``filters`` are enforced on every subscription.
+    ``holder`` says whose rights they are, ``token:5`` for example; ``prefix`` is the public name of
+    the credential. ``expires_at`` is in seconds since 1970. ``filters`` are enforced on every
+    subscription. ``digest`` is that of the secret the rights were given for, if it was one.
     """
 
-    token_id: int | None
+    holder: str
     prefix: str | None
     types: frozenset[str]
     filters: Filter = EVERYTHING
@@ -45,9 +54,25 @@ class Grant:
     max_connections: int | None = None
     can_publish: bool = False
     can_view_stats: bool = False
+    digest: bytes = field(default=b"", repr=False)
+
+    @property
+    def kind(self) -> str:
+        """What kind of holder it is."""
+        return self.holder.partition(":")[0]
+
+    @property
+    def key(self) -> int:
+        """The primary key of the token or user whose rights these are."""
+        return int(self.holder.partition(":")[2])
+
+    @property
+    def is_managed(self) -> bool:
+        """Whether administrators can change these rights while they are used."""
+        return self.kind in (TOKEN, USER)
 
 
-ANONYMOUS = Grant(None, None, frozenset(SUBSCRIPTION_TYPES))
+ANONYMOUS = Grant(ANYONE, None, frozenset(SUBSCRIPTION_TYPES))
 
 
 def generate_prefix() -> str:
@@ -60,6 +85,12 @@ def generate_secret(prefix: str | None = None) -> tuple[str, str]:
     prefix = prefix or generate_prefix()
     random = base64.urlsafe_b64encode(secrets.token_bytes(SECRET_BYTES)).rstrip(b"=").decode()
     return f"{prefix}_{random}", prefix
+
+
+def public_prefix(secret: str) -> str | None:
+    """Return the public prefix of what looks like a secret, whether it is one or not."""
+    prefix = secret[: len(MARK) + PREFIX_CHARACTERS]
+    return prefix if _PREFIX.fullmatch(prefix) else None
 
 
 def digest(secret: str) -> bytes:
@@ -87,6 +118,20 @@ def assign_secret(token: AccessToken, prefix: str | None = None) -> str:
     return secret
 
 
+def rotate(token: AccessToken, overlap: timedelta) -> str:
+    """Give a token a new secret, save it, and return the secret; the old one works a while longer.
+
+    Only one old secret does: that of a rotation before ends at once. Connections that have
+    authenticated with an old secret end with it.
+    """
+    old = token.digest
+    secret = assign_secret(token, token.prefix)
+    token.previous_digest = old if overlap > timedelta() else None
+    token.previous_until = timezone.now() + overlap if overlap > timedelta() else None
+    token.save(update_fields=["digest", "previous_digest", "previous_until"])
+    return secret
+
+
 def revoke(tokens: Iterable[AccessToken]) -> int:
     """Revoke tokens; their live connections are closed. Return how many were not yet revoked."""
     ids = [token.pk for token in tokens]
@@ -97,15 +142,18 @@ def revoke(tokens: Iterable[AccessToken]) -> int:
 
 def find_grant(secret_digest: bytes) -> Grant | None:
     """Return what the token with this digest grants; ``None`` if unknown, revoked or expired."""
-    token = AccessToken.objects.filter(digest=secret_digest).first()
-    return _grant_if_valid(token) if token is not None and token.state == "active" else None
+    is_its = Q(digest=secret_digest) | Q(previous_digest=secret_digest)
+    token = AccessToken.objects.select_related("owner").filter(is_its).first()
+    if token is None or token.state != "active":
+        return None
+    return _grants_if_valid(token).get(secret_digest)
 
 
 def grant_of(token: AccessToken) -> Grant:
     """Return what a token grants."""
     expires_at: datetime | None = token.expires_at
     return Grant(
-        token_id=token.pk,
+        holder=f"{TOKEN}:{token.pk}",
         prefix=token.prefix,
         types=frozenset(token.types),
         filters=compile_filters(token.filters),
@@ -114,28 +162,40 @@ def grant_of(token: AccessToken) -> Grant:
         max_connections=token.max_connections,
         can_publish=token.can_publish,
         can_view_stats=token.can_view_stats,
+        digest=bytes(token.digest),
     )
 
 
-def live_grants(token_ids: Iterable[int]) -> dict[int, tuple[str, Grant]]:
-    """Return state and grant of the tokens that exist and can be read, by token id."""
-    found: dict[int, tuple[str, Grant]] = {}
+def live_grants(token_ids: Iterable[int]) -> dict[int, dict[bytes, Grant]]:
+    """Return what tokens that are not revoked grant, by token id and digest of the secret used."""
+    found: dict[int, dict[bytes, Grant]] = {}
     ids = list(token_ids)
     for start in range(0, len(ids), 500):  # SQLite takes a bounded number of parameters
-        for token in AccessToken.objects.filter(pk__in=ids[start : start + 500]):
-            grant = _grant_if_valid(token)
-            if grant is not None:
-                found[token.pk] = token.state, grant
+        tokens = AccessToken.objects.select_related("owner")
+        for token in tokens.filter(pk__in=ids[start : start + 500]):
+            grants = _grants_if_valid(token) if token.state != "revoked" else {}
+            if grants:
+                found[token.pk] = grants
     return found
 
 
-def _grant_if_valid(token: AccessToken) -> Grant | None:
-    """Return what a token grants: nothing if someone has written filters that cannot be read."""
+def _grants_if_valid(token: AccessToken) -> dict[bytes, Grant]:
+    """Return what a token grants by digest: of its secret, and for a while that of the one before.
+
+    It grants nothing if someone has written filters that cannot be read.
+    """
     try:
-        return grant_of(token)
+        grant = grant_of(token)
     except FilterError as error:
         logger.error("the token %s grants nothing: %s", token, error)
-        return None
+        return {}
+    grants = {grant.digest: grant}
+    until: datetime | None = token.previous_until
+    if until is not None and token.previous_digest is not None and until > timezone.now():
+        ends = min(until.timestamp(), grant.expires_at or until.timestamp())
+        old = bytes(token.previous_digest)
+        grants[old] = replace(grant, expires_at=ends, digest=old)
+    return grants
 
 
 def record_use(token_ids: Iterable[int]) -> None:

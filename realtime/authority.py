@@ -7,8 +7,22 @@ from __future__ import annotations
 
 import logging
 import time
+from typing import TYPE_CHECKING
 
-from realtime.auth import Grant, GrantCache, digest, find_grant, live_grants, record_use
+from realtime import connection_tokens
+from realtime.auth import (
+    JWT,
+    TOKEN,
+    USER,
+    Grant,
+    GrantCache,
+    digest,
+    find_grant,
+    live_grants,
+    record_use,
+)
+from realtime.config import jwt_is_configured
+from realtime.connection_tokens import find_user_grant, live_user_grants
 from realtime.database import Database, Unavailable
 from realtime.policy import (
     POLL_INTERVAL,
@@ -20,10 +34,33 @@ from realtime.policy import (
 from realtime.protocol import CloseCode, CloseReason
 from realtime.roster import Client, Roster
 
+if TYPE_CHECKING:
+    from realtime.jwt import Identity, Verifier
+
 logger = logging.getLogger(__name__)
 
 # How old a look at the revision may be for cached grants to be trusted.
 TRUSTED_AGE = 2 * POLL_INTERVAL
+
+
+def _verifier() -> Verifier | None:
+    if not jwt_is_configured():
+        return None
+    from realtime.jwt import configured_verifier  # cryptography takes its time to import
+
+    return configured_verifier()
+
+
+def _grant_of_identity(identity: Identity | None) -> Grant | None:
+    if identity is None:
+        return None
+    return Grant(
+        f"{JWT}:{identity.subject}",
+        None,
+        identity.types,
+        identity.filters,
+        expires_at=identity.expires_at,
+    )
 
 
 class Authority:
@@ -34,6 +71,8 @@ class Authority:
         self._database = database
         self._roster = roster
         self._grants = GrantCache()
+        # Reads the tokens of another identity provider, if one is configured.
+        self._verifier = _verifier()
         self._used_tokens: set[int] = set()
         self._revision = -1
         # Monotonic time of the last look at the revision that the database answered.
@@ -60,25 +99,46 @@ class Authority:
     async def _apply_changes(self) -> None:
         self._grants.clear()
         self.policy = await self._database.run(load_policy)
-        found = await self._database.run(live_grants, list(self._roster.by_token))
-        for token_id, clients in list(self._roster.by_token.items()):
-            state, grant = found.get(token_id, ("revoked", None))
-            for client in list(clients):
-                if grant is None or state == "revoked":
-                    client.end(CloseCode.POLICY_VIOLATION, CloseReason.TOKEN_REVOKED)
-                elif grant != client.grant:
-                    client.apply_grant(grant)
+        held = {
+            client: client.grant
+            for clients in self._roster.by_holder.values()
+            for client in clients
+            if client.grant is not None and client.grant.is_managed
+        }
+        tokens = {grant.key for grant in held.values() if grant.kind == TOKEN}
+        users = {grant.key for grant in held.values() if grant.kind == USER}
+        by_token = await self._database.run(live_grants, tokens) if tokens else {}
+        by_user = await self._database.run(live_user_grants, users) if users else {}
+        for client, before in held.items():
+            if client.grant is not before:
+                continue  # it has left, or has other rights by now
+            if before.kind == TOKEN:
+                now = by_token.get(before.key, {}).get(before.digest)
+            else:
+                now = by_user.get(before.holder)
+            if now is None:
+                client.end(CloseCode.POLICY_VIOLATION, CloseReason.TOKEN_REVOKED)
+            elif now != before:
+                client.apply_grant(now)
 
     def bind(self, client: Client, grant: Grant) -> bool:
         """Give a connection the rights of a token, unless the token has connections enough."""
         if not self._roster.bind(client, grant):
             return False
-        if grant.token_id is not None:
-            self._used_tokens.add(grant.token_id)
+        if grant.kind == TOKEN:
+            self._used_tokens.add(grant.key)
         return True
 
     async def authenticate(self, secret: str) -> Grant | None:
-        """Return what a secret grants, if anything. Raises ``Unavailable``."""
+        """Return what a secret grants, if anything. Raises ``Unavailable``.
+
+        It is an access token's secret, a user's connection token, or another provider's JSON Web
+        Token if those are configured.
+        """
+        if secret.startswith(connection_tokens.MARK):
+            return await self._database.run(find_user_grant, secret)
+        if self._verifier is not None and secret.count(".") == 2:
+            return _grant_of_identity(self._verifier.verify(secret, time.time()))
         secret_digest = digest(secret)
         while True:
             fresh = time.monotonic() - self._policy_checked < TRUSTED_AGE

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+import os
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
+import psutil
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
 
+from realtime.config import WEBSOCKET_PREFIX, WebSocketConfig, get_streaming_config
 from realtime.log import LogUnavailable, get_log
+from realtime.protocol import SUBSCRIPTION_TYPES
 from realtime.redis import layer_servers
+
+# A message in the log, as a rule of thumb.
+MESSAGE_BYTES = 1024
 
 
 @register(Tags.database)
@@ -49,15 +57,70 @@ def check_channel_layer(app_configs: Any = None, **kwargs: Any) -> list[CheckMes
     ]
 
 
+class _Risk(NamedTuple):
+    """What a site in production should not have, and how to be rid of it."""
+
+    id: str
+    is_there: Callable[[], bool]
+    text: str
+    hint: str
+
+
+def _websocket() -> WebSocketConfig:
+    return get_streaming_config().websocket
+
+
+def _history_bytes() -> int:
+    return len(SUBSCRIPTION_TYPES) * _websocket().history_size * MESSAGE_BYTES
+
+
+_RISKS = (
+    _Risk(
+        "realtime.W002",
+        lambda: "*" in settings.ALLOWED_HOSTS,
+        "Any Host header is served.",
+        "Set DJANGO_ALLOWED_HOSTS to the names of this site.",
+    ),
+    _Risk(
+        "realtime.W003",
+        lambda: settings.DEBUG,
+        "Debug mode is on: errors show settings and source to whoever causes one.",
+        "Unset DJANGO_DEBUG.",
+    ),
+    _Risk(
+        "realtime.W004",
+        lambda: "*" in _websocket().allowed_origins,
+        "Pages of any origin may connect, with the connection tokens of whoever looks at them.",
+        f"Set {WEBSOCKET_PREFIX}ALLOWED_ORIGINS to the origins of your pages.",
+    ),
+    _Risk(
+        "realtime.W005",
+        lambda: not settings.SECURE_SSL_REDIRECT,
+        "Nothing says that TLS is used: tokens can be read on the way.",
+        "End TLS at a proxy and set DJANGO_TLS=true.",
+    ),
+    _Risk(
+        "realtime.W006",
+        lambda: not os.environ.get("DJANGO_SECRET_KEY") and bool(os.environ.get("DATABASE_URL")),
+        "The secret key was generated on this machine: other hosts do not accept what it signed.",
+        "Set DJANGO_SECRET_KEY, the same on every host.",
+    ),
+    _Risk(
+        "realtime.W007",
+        lambda: not _websocket().require_auth,
+        "Clients need not authenticate: anyone receives everything.",
+        f"Unset {WEBSOCKET_PREFIX}REQUIRE_AUTH.",
+    ),
+    _Risk(
+        "realtime.W008",
+        lambda: _history_bytes() > psutil.virtual_memory().total / 2,
+        "With messages of 1 KiB the logs take more than half of this machine's memory.",
+        f"Lower {WEBSOCKET_PREFIX}HISTORY_SIZE.",
+    ),
+)
+
+
 @register(Tags.security, deploy=True)
-def check_allowed_hosts(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
-    """Warn when any Host header is served (realtime.W002)."""
-    if "*" not in settings.ALLOWED_HOSTS:
-        return []
-    return [
-        Warning(
-            "Any Host header is served.",
-            hint="Set DJANGO_ALLOWED_HOSTS to the names of this site.",
-            id="realtime.W002",
-        )
-    ]
+def check_deployment(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
+    """Warn of what makes a site in production less safe (realtime.W002 to W008)."""
+    return [Warning(risk.text, hint=risk.hint, id=risk.id) for risk in _RISKS if risk.is_there()]

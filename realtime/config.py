@@ -22,6 +22,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
+from realtime.addresses import check_network
 from realtime.origins import check_pattern
 
 ENV_PREFIX = "STREAMING_"
@@ -57,6 +58,12 @@ def _check_origins(patterns: list[str]) -> list[str]:
     return patterns
 
 
+def _check_networks(networks: list[str]) -> list[str]:
+    for network in networks:
+        check_network(network)
+    return networks
+
+
 def _none_if_empty(value: Any) -> Any:
     """Read "", "none" and "off" as no compression, since a variable cannot hold ``None``."""
     return None if isinstance(value, str) and value.lower() in {"", "none", "off"} else value
@@ -65,6 +72,9 @@ def _none_if_empty(value: Any) -> Any:
 Seconds = Annotated[int, Field(ge=1, le=86_400)]
 Origins = Annotated[
     list[str], NoDecode, BeforeValidator(_parse_list), AfterValidator(_check_origins)
+]
+Networks = Annotated[
+    list[str], NoDecode, BeforeValidator(_parse_list), AfterValidator(_check_networks)
 ]
 
 
@@ -90,6 +100,10 @@ class WebSocketConfig(BaseModel):
     max_buffered_bytes: int = Field(default=1024 * 1024, ge=4096)
     history_size: int = Field(default=10_000, ge=1)
     history_ttl: int = Field(default=3600, ge=1)
+    trusted_proxies: Networks = []
+    auth_failures_per_minute: int = Field(default=30, ge=1)
+    max_connections_per_address: int = Field(default=0, ge=0)
+    unauthenticated_share: float = Field(default=0.5, ge=0.01, le=1)
     drain_timeout: int = Field(default=10, ge=0, le=3600)
 
 
@@ -101,6 +115,11 @@ class StreamingConfig(BaseSettings):
     )
 
     websocket: WebSocketConfig = Field(default_factory=WebSocketConfig)
+
+
+def jwt_is_configured() -> bool:
+    """Tell whether JSON Web Tokens are accepted; :mod:`realtime.jwt` reads how."""
+    return any(variable.upper().startswith(f"{ENV_PREFIX}JWT") for variable in os.environ)
 
 
 @lru_cache(maxsize=1)
@@ -161,16 +180,20 @@ def _explain(error: ValidationError) -> str:
 _WORDS: dict[Any, str] = {
     str: "an address",
     bool: "true or false",
-    list[str]: "origins separated by commas, or a JSON array",
     Literal["deflate"] | None: "deflate or none",
+}
+_LISTS = {
+    "allowed_origins": "origins separated by commas, or a JSON array",
+    "trusted_proxies": "addresses and networks separated by commas, or a JSON array",
 }
 
 
 def _allowed(name: str) -> str:
     """Say what a field takes and its default, as one writes them in a variable."""
     field = WebSocketConfig.model_fields[name]
-    default = ",".join(field.default) if name == "allowed_origins" else str(field.default).lower()
-    allowed = _WORDS.get(field.annotation) or _bounds(field.metadata)
+    is_list = isinstance(field.default, list)
+    default = ",".join(field.default) if is_list else str(field.default).lower()
+    allowed = _LISTS[name] if is_list else _WORDS.get(field.annotation) or _bounds(field.metadata)
     return f" (allowed: {allowed}; default {default})"
 
 

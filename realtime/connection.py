@@ -15,7 +15,6 @@ from typing import Any
 from urllib.parse import unquote
 
 from autobahn.twisted.websocket import ConnectionDeny
-from daphne.utils import parse_x_forwarded_for
 from daphne.ws_protocol import WebSocketProtocol
 from twisted.internet import defer, reactor, tcp
 from twisted.internet.protocol import connectionDone
@@ -150,7 +149,7 @@ class StreamProtocol(WebSocketProtocol):
             if "_" not in name  # CVE-2015-0219: underscores and dashes become alike
         ]
         self.path = request.path
-        self.client_addr, server_addr = self._addresses(headers)
+        self.client_addr, server_addr = self._addresses()
         protocols = dict(headers).get(b"sec-websocket-protocol", b"").decode("latin1")
         return {
             "type": "websocket",
@@ -168,19 +167,12 @@ class StreamProtocol(WebSocketProtocol):
             "extensions": {"websocket.http.response": {}, OUTLET_EXTENSION: self},
         }
 
-    def _addresses(self, headers: list[tuple[bytes, bytes]]) -> tuple[Any, Any]:
+    def _addresses(self) -> tuple[Any, Any]:
+        """Return the two ends of the socket; whom a proxy speaks for is not decided here."""
         peer, host = self.transport.getPeer(), self.transport.getHost()
         client = server = None
         if hasattr(peer, "host") and hasattr(peer, "port"):
             client, server = [str(peer.host), peer.port], [str(host.host), host.port]
-        if self.server.proxy_forwarded_address_header:
-            client, _ = parse_x_forwarded_for(
-                dict(headers),
-                self.server.proxy_forwarded_address_header,
-                self.server.proxy_forwarded_port_header,
-                self.server.proxy_forwarded_proto_header,
-                client,
-            )
         return client, server
 
     def onOpen(self) -> None:

@@ -16,7 +16,9 @@ from channels.exceptions import StopConsumer
 from channels.generic.websocket import AsyncJsonWebsocketConsumer
 from msgspec import Raw
 
-from realtime.auth import ANONYMOUS, Grant
+from realtime.addresses import address_key
+from realtime.audit import Event, record
+from realtime.auth import ANONYMOUS, Grant, public_prefix
 from realtime.broker import LayerUnavailable
 from realtime.database import Unavailable
 from realtime.filters import (
@@ -76,11 +78,15 @@ class StreamConsumer(AsyncJsonWebsocketConsumer):
         self.node: Node = get_node()
         self.outlet: ConnectionOutlet | None = None
         self.grant: Grant | None = None
+        self.client_id = str(uuid.uuid4())
         self.address = ""
+        self.address_key = ""
         # Subscription id -> the subscription and the client's own filters.
         self.subscriptions: dict[str, tuple[Subscription, Filter]] = {}
         self._limiter = RateLimiter()
         self._auth_failures = 0
+        # Whether the audit log has this client's first message too many.
+        self._rate_limited = False
         self._auth_timer: asyncio.TimerHandle | None = None
         # Set when the connection is closed or about to be: what still comes in is not looked at.
         self._ended = False
@@ -121,14 +127,16 @@ class StreamConsumer(AsyncJsonWebsocketConsumer):
         self.outlet.on_lost = self.gone
         self.outlet.on_overflow = self._lag
         self.address = (self.scope.get("client") or ("",))[0]
+        self.address_key = address_key(self.address)
         config = self.node.policy.config
         if self.node.draining:
             self.restart(self.node.restart_delay())
         elif not origin_allowed(_origin(self.scope), config.allowed_origins):
             self.node.stats.refused_connections += 1
+            self._audit(Event.DENIED, origin=_origin(self.scope))
             self.end(CloseCode.POLICY_VIOLATION, CloseReason.ORIGIN)
-        elif not self.node.admit(self):
-            self.end(CloseCode.TRY_AGAIN_LATER, CloseReason.CAPACITY)
+        elif refusal := self.node.admit(self):
+            self.end(CloseCode.TRY_AGAIN_LATER, refusal)
         elif config.require_auth:
             self._auth_timer = asyncio.get_running_loop().call_later(
                 config.auth_timeout_seconds,
@@ -137,7 +145,7 @@ class StreamConsumer(AsyncJsonWebsocketConsumer):
                 CloseReason.AUTH_TIMEOUT,
             )
         else:
-            self.grant = ANONYMOUS
+            self.node.authority.bind(self, ANONYMOUS)
 
     async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
         """Count, read and carry out one message."""
@@ -180,6 +188,10 @@ class StreamConsumer(AsyncJsonWebsocketConsumer):
         """Close the connection after what is buffered; once or more."""
         if self._ended:
             return
+        if code is CloseCode.TRY_AGAIN_LATER or reason is CloseReason.FLOODING:
+            self._audit(Event.LIMIT_REACHED, limit=reason)
+        elif code is CloseCode.POLICY_VIOLATION:
+            self._audit(Event.ENDED, reason=reason)
         self.gone()
         if self.outlet is not None:
             self.outlet.close(code, reason)
@@ -198,6 +210,7 @@ class StreamConsumer(AsyncJsonWebsocketConsumer):
     def _lag(self) -> None:
         """Forget a client that the outlet closes because it does not read."""
         self.node.stats.slow_consumers += 1
+        self._audit(Event.LIMIT_REACHED, limit=CloseReason.SLOW_CONSUMER)
         self.gone()
 
     def restart(self, retry_after: float) -> None:
@@ -210,7 +223,7 @@ class StreamConsumer(AsyncJsonWebsocketConsumer):
 
     def apply_grant(self, grant: Grant) -> None:
         """Take changed rights: subscriptions that are no longer allowed end, others follow."""
-        self.grant = grant
+        self.node.roster.change(self, grant)
         for subscription_id, (subscription, own) in list(self.subscriptions.items()):
             if subscription.type in grant.types:
                 self.node.hub.change_filter(subscription, conjunction(own, grant.filters))
@@ -231,6 +244,9 @@ class StreamConsumer(AsyncJsonWebsocketConsumer):
         if verdict is Verdict.ACCEPT:
             return
         self.node.stats.rate_limited += 1
+        if not self._rate_limited:
+            self._rate_limited = True
+            self._audit(Event.LIMIT_REACHED, limit="rate limit")
         if verdict is Verdict.FLOODING:
             self.end(CloseCode.POLICY_VIOLATION, CloseReason.FLOODING)
         raise ProtocolError(
@@ -256,7 +272,11 @@ class StreamConsumer(AsyncJsonWebsocketConsumer):
     async def _refuse_authentication(self, command: Auth) -> None:
         self.node.stats.auth_failures += 1
         self._auth_failures += 1
-        await asyncio.sleep(self.node.delays.record(self.address, time.monotonic()))
+        self._audit(Event.AUTH_FAILED, token=public_prefix(command.token or ""))
+        free = self.node.policy.config.auth_failures_per_minute
+        await asyncio.sleep(
+            await self.node.failures.record(self.address_key, time.monotonic(), free)
+        )
         self._reply("auth_failed", _INVALID_CREDENTIALS, metadata=command.metadata)
         if self._auth_failures >= MAX_AUTH_FAILURES:
             self.end(CloseCode.POLICY_VIOLATION, CloseReason.AUTH_FAILED)
@@ -266,9 +286,10 @@ class StreamConsumer(AsyncJsonWebsocketConsumer):
             self._auth_timer.cancel()
             self._auth_timer = None
         self.node.stats.authenticated += 1
+        self._audit(Event.AUTHENTICATED)
         expires_at = grant.expires_at
         data = {
-            "client_id": str(uuid.uuid4()),
+            "client_id": self.client_id,
             "token": grant.prefix,
             "types": [kind for kind in SUBSCRIPTION_TYPES if kind in grant.types],
             "expires_at": None if expires_at is None else format_timestamp(expires_at),
@@ -280,6 +301,7 @@ class StreamConsumer(AsyncJsonWebsocketConsumer):
         assert self.grant is not None
         kind, own, request = _read_subscription(command)
         if kind not in self.grant.types:
+            self._audit(Event.DENIED, type=kind)
             raise ProtocolError(ErrorCode.FORBIDDEN)
         subscription_id = self._find_id(kind, own, command.subscription_id)
         replay = None
@@ -355,6 +377,12 @@ class StreamConsumer(AsyncJsonWebsocketConsumer):
     def _remove(self, subscription_id: str) -> None:
         subscription, _ = self.subscriptions.pop(subscription_id)
         self.node.unsubscribe(subscription)
+
+    def _audit(self, event: Event, **fields: Any) -> None:
+        grant = self.grant
+        known = {"holder": grant.holder, "token": grant.prefix} if grant else {}
+        fields = known | fields
+        record(event, client_id=self.client_id, address=self.address or None, **fields)
 
     # Out
 

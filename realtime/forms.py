@@ -12,13 +12,14 @@ from django.core.exceptions import ValidationError
 from django.utils import timezone
 
 from realtime.auth import MARK, PREFIX_CHARACTERS, generate_prefix
-from realtime.models import AccessToken, all_types
+from realtime.models import AccessToken, GroupFilters, all_types
 from realtime.protocol import SUBSCRIPTION_TYPES
 
 if TYPE_CHECKING:
     _TokenModelForm = forms.ModelForm[AccessToken]
+    _GroupFiltersModelForm = forms.ModelForm[GroupFilters]
 else:
-    _TokenModelForm = forms.ModelForm
+    _TokenModelForm = _GroupFiltersModelForm = forms.ModelForm
 
 FILTERS_HELP = (
     'Only messages that match all of them reach this token, e.g. {"tenant_id": "acme"} or '
@@ -37,6 +38,33 @@ class StrictDecoder(json.JSONDecoder):
             raise json.JSONDecodeError(str(error), s, 0) from error
 
 
+def _filters_field(help_text: str) -> forms.JSONField:
+    return forms.JSONField(
+        label="Enforced filters",
+        required=False,
+        initial=dict,
+        decoder=StrictDecoder,
+        widget=forms.Textarea(
+            attrs={"rows": 3, "class": "vLargeTextField realtime-code", "spellcheck": "false"}
+        ),
+        help_text=help_text,
+        error_messages={"invalid": 'This is not JSON. Expected e.g. {"tenant_id": "acme"}.'},
+    )
+
+
+class GroupFiltersForm(_GroupFiltersModelForm):
+    """A group's filters."""
+
+    filters = _filters_field(
+        "Only messages that match all of them reach users of the group. Who is in several groups "
+        "gets what matches the filters of all of them. {}: every message."
+    )
+
+    class Meta:
+        model = GroupFilters
+        fields = ("group", "filters")
+
+
 class TokenForm(_TokenModelForm):
     """What can be changed of a token. The compiler of filters words their errors, in the model."""
 
@@ -48,17 +76,7 @@ class TokenForm(_TokenModelForm):
         help_text="The subscription types that this token may subscribe to.",
         error_messages={"required": "Choose at least one subscription type."},
     )
-    filters = forms.JSONField(
-        label="Enforced filters",
-        required=False,
-        initial=dict,
-        decoder=StrictDecoder,
-        widget=forms.Textarea(
-            attrs={"rows": 3, "class": "vLargeTextField realtime-code", "spellcheck": "false"}
-        ),
-        help_text=FILTERS_HELP,
-        error_messages={"invalid": 'This is not JSON. Expected e.g. {"tenant_id": "acme"}.'},
-    )
+    filters = _filters_field(FILTERS_HELP)
 
     class Meta:
         model = AccessToken

@@ -10,6 +10,10 @@ from enum import Enum
 
 WINDOW = 60.0
 FLOODING_FACTOR = 10
+# Seconds that the answer to a failed authentication waits: more with each, and at most.
+DELAY_STEP = 0.02
+LONGEST_FREE_DELAY = 0.6
+LONGEST_DELAY = 5.0
 
 
 class Verdict(Enum):
@@ -57,31 +61,34 @@ class RateLimiter:
         return max(0.001, round(self._accepted[excess] + WINDOW - now + 0.0005, 3))
 
 
-class FailureDelays:
-    """How long the answer to a failed authentication waits, growing with each from one address.
+class FailureCounts:
+    """How many authentications failed of each address, in its current minute."""
 
-    Only failures wait, so a valid token behind the same address is not slowed.
-    """
-
-    FREE = 30  # failures a minute that wait only a little
-    STEP = 0.02
-    LONGEST = 5.0
     MAX_ADDRESSES = 10_000
 
     def __init__(self) -> None:
         # Address -> (failures in its current minute, when that began); oldest first.
         self._failures: OrderedDict[str, tuple[int, float]] = OrderedDict()
 
-    def record(self, address: str, now: float) -> float:
-        """Count a failure of *address* and return the seconds its answer waits."""
+    def record(self, address: str, now: float) -> int:
+        """Count a failure of *address* and return how many that makes."""
         count, since = self._failures.pop(address, (0, now))
         if now - since >= WINDOW:
             count, since = 0, now
-        count += 1
-        self._failures[address] = count, since
+        self._failures[address] = count + 1, since
         if len(self._failures) > self.MAX_ADDRESSES:
             self._failures.popitem(last=False)
-        if count <= self.FREE:
-            return self.STEP * count
-        doublings = min(count - self.FREE, 16)  # the longest is reached before
-        return min(self.LONGEST, self.STEP * self.FREE * 2.0**doublings)
+        return count + 1
+
+
+def failure_delay(count: int, free: int) -> float:
+    """Return for how many seconds the answer to an address's so-manieth failure in a minute waits.
+
+    *free* of them wait little, each of the others twice as long as the one before. Only failures
+    wait, so a valid token behind the same address is not slowed.
+    """
+    longest_free = min(LONGEST_FREE_DELAY, DELAY_STEP * free)
+    if count <= free:
+        return longest_free * count / free
+    doublings = min(count - free, 16)  # the longest is reached before
+    return min(LONGEST_DELAY, longest_free * 2.0**doublings)

@@ -1,4 +1,4 @@
-"""What administrators manage: access tokens, allowed origins, limits. Tables only.
+"""What administrators manage: access tokens, groups' filters, origins, limits. Tables only.
 
 Every change of these tables raises the configuration's revision (see :mod:`realtime.policy`),
 by which running servers notice it.
@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from django.conf import settings
+from django.contrib.auth.models import Group
 from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models, transaction
@@ -89,6 +90,9 @@ class AccessToken(models.Model):
     )
     prefix = models.CharField(max_length=16, unique=True, editable=False)
     digest = models.BinaryField(max_length=32, unique=True, editable=False)
+    # The secret before the last rotation, and until when it works.
+    previous_digest = models.BinaryField(max_length=32, unique=True, null=True, editable=False)
+    previous_until = models.DateTimeField(null=True, blank=True, editable=False)
     types = models.JSONField(default=all_types, validators=[validate_types])
     filters = models.JSONField(
         default=dict,
@@ -119,16 +123,13 @@ class AccessToken(models.Model):
         return f"{self.name} ({self.prefix})"
 
     def clean(self) -> None:
-        """Check the filters that field validation skips as blank: ``[]`` is no object."""
-        if self.filters is None:
-            self.filters = {}
-        elif self.filters in ([], ""):
-            raise ValidationError({"filters": "filters: expected an object"})
+        """Check the filters that field validation skips."""
+        _clean_blank_filters(self)
 
     @property
     def state(self) -> str:
-        """``active``, ``expired`` or ``revoked``."""
-        if self.revoked_at is not None:
+        """``active``, ``expired`` or ``revoked``; a token whose owner is deactivated is revoked."""
+        if self.revoked_at is not None or (self.owner is not None and not self.owner.is_active):
             return "revoked"
         if self.expires_at is not None and self.expires_at <= timezone.now():
             return "expired"
@@ -154,6 +155,43 @@ class AllowedOrigin(models.Model):
 
     def __str__(self) -> str:
         return self.pattern
+
+
+def _clean_blank_filters(row: AccessToken | GroupFilters) -> None:
+    """Check what field validation skips as blank: ``[]`` is no object, and nothing is ``{}``."""
+    if row.filters is None:
+        row.filters = {}
+    elif row.filters in ([], ""):
+        raise ValidationError({"filters": "filters: expected an object"})
+
+
+class GroupFilters(models.Model):
+    """The filters that users of a group cannot leave, on connections of their own."""
+
+    group = models.OneToOneField(Group, on_delete=models.CASCADE, related_name="realtime_filters")
+    filters = models.JSONField(
+        default=dict,
+        blank=True,
+        validators=[validate_filters],
+        verbose_name="enforced filters",
+        help_text='Only matching messages reach users of the group, e.g. {"tenant_id": "acme"}. '
+        "Who is in several groups gets what matches the filters of all of them.",
+    )
+
+    objects: ClassVar[Any] = RevisedQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = verbose_name_plural = "group filters"
+        permissions: ClassVar[Any] = [
+            (f"view_{kind}", f"Can receive {kind.replace('_', ' ')}") for kind in SUBSCRIPTION_TYPES
+        ]
+
+    def __str__(self) -> str:
+        return f"filters of {self.group}"
+
+    def clean(self) -> None:
+        """Check the filters that field validation skips."""
+        _clean_blank_filters(self)
 
 
 def _limit(text: str, low: int = 1, high: int | None = None) -> Any:

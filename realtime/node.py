@@ -22,19 +22,19 @@ from realtime.broker import Broker, LayerUnavailable
 from realtime.database import Database
 from realtime.draining import Drain
 from realtime.embedded import EmbeddedServer, EmbeddedServerError
+from realtime.failures import Failures
 from realtime.feed import Lost
 from realtime.filters import Filter
 from realtime.frames import text_frame
 from realtime.hub import Hub, Message, Subscription
-from realtime.limits import FailureDelays
 from realtime.log import LogUnavailable
 from realtime.outlet import ConnectionOutlet
 from realtime.policy import POLL_INTERVAL, Policy
-from realtime.protocol import ErrorCode, Position, ProtocolError, encode_error
+from realtime.protocol import CloseReason, ErrorCode, Position, ProtocolError, encode_error
 from realtime.readiness import DRAINING, look_around
 from realtime.redis import close_async_clients, uses_embedded
 from realtime.replay import Replay, Request
-from realtime.roster import Client, Roster
+from realtime.roster import Client, Room, Roster
 from realtime.stats import Stats
 
 logger = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ class Node:
         self.stats = Stats()
         self.database = Database()
         self.authority = Authority(self.database, self.roster)
-        self.delays = FailureDelays()
+        self.failures = Failures()
         self.draining = False
         # When whom to tell, once draining.
         self._drain: Drain | None = None
@@ -159,7 +159,7 @@ class Node:
                 "timers": len(timers),
                 "connections": len(self.roster.clients),
                 "waiting": len(self.roster.waiting),
-                "tokens": len(self.roster.by_token),
+                "holders": len(self.roster.by_holder),
                 "fan_out_groups": self.hub.count_groups(),
             }
         }
@@ -199,15 +199,16 @@ class Node:
 
     # Connections
 
-    def admit(self, client: Client) -> bool:
-        """Count a new connection in, unless the server is full of authenticated ones."""
+    def admit(self, client: Client) -> CloseReason | None:
+        """Count a new connection in, or say for what there is no room."""
         config = self.policy.config
-        if not self.roster.admit(client, config.max_connections, config.require_auth):
+        refusal = self.roster.admit(client, Room.of(config), config.require_auth)
+        if refusal is not None:
             self.stats.refused_connections += 1
-            return False
+            return refusal
         self.stats.active_clients = len(self.roster.clients)
         self.stats.total_connections += 1
-        return True
+        return None
 
     def forget(self, client: Client) -> None:
         """Count a connection out; once or more."""

@@ -7,15 +7,25 @@ revision, one row, each second (:data:`POLL_INTERVAL`) and load the policy anew 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
+from django.conf import settings
+from django.contrib.auth import get_user_model
+from django.contrib.auth.models import Group
 from django.db import transaction
 from django.db.models import F
-from django.db.models.signals import post_delete, post_save
+from django.db.models.signals import m2m_changed, post_delete, post_save
 from django.dispatch import receiver
 
 from realtime.config import WEBSOCKET_PREFIX, WebSocketConfig, get_streaming_config
-from realtime.models import AccessToken, AllowedOrigin, ConfigurationRevision, Limits
+from realtime.models import (
+    AccessToken,
+    AllowedOrigin,
+    ConfigurationRevision,
+    GroupFilters,
+    Limits,
+)
 
 POLL_INTERVAL = 1.0
 LIMIT_FIELDS = (
@@ -77,5 +87,31 @@ def raise_revision() -> None:
 @receiver([post_save, post_delete], sender=AccessToken)
 @receiver([post_save, post_delete], sender=AllowedOrigin)
 @receiver([post_save, post_delete], sender=Limits)
+@receiver([post_save, post_delete], sender=GroupFilters)
 def _revise(**kwargs: Any) -> None:
     raise_revision()
+
+
+@receiver(m2m_changed)
+def _revise_for_rights(sender: Any, action: str, **kwargs: Any) -> None:
+    """Let servers know of changed permissions of users and groups, and of who is in which."""
+    if action.startswith("post_") and sender in _rights():
+        raise_revision()
+
+
+@cache
+def _rights() -> tuple[Any, ...]:
+    """Return the tables between users, groups and permissions, as far as the user model has any."""
+    user = get_user_model()
+    related = [Group.permissions, *(getattr(user, n, None) for n in ("groups", "user_permissions"))]
+    return tuple(getattr(relation, "through", None) for relation in related if relation)
+
+
+@receiver(post_save, sender=settings.AUTH_USER_MODEL)
+def _revise_for_user(
+    created: bool, raw: bool, update_fields: frozenset[str] | None, **kwargs: Any
+) -> None:
+    """Let servers know of a changed owner; a new one has no tokens, and a login changes nothing."""
+    only_login = update_fields is not None and set(update_fields) == {"last_login"}
+    if not (created or raw or only_login):
+        raise_revision()

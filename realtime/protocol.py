@@ -95,6 +95,7 @@ class CloseReason(StrEnum):
     FLOODING = "flooding"
     CAPACITY = "server at capacity"
     TOKEN_CONNECTIONS = "token connection limit"  # noqa: S105 - a reason, not a secret
+    ADDRESS_CONNECTIONS = "address connection limit"
     SLOW_CONSUMER = "slow consumer"
     RESTARTING = "server restarting"
     TOO_BIG = "message too big"

@@ -1,4 +1,4 @@
-"""Who is connected to this process, who has yet to authenticate, and with which tokens.
+"""Who is connected to this process, who has yet to authenticate, and with whose rights.
 
 Knows whom there is room for; nothing of sockets, subscriptions or the database.
 """
@@ -6,9 +6,10 @@ Knows whom there is room for; nothing of sockets, subscriptions or the database.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from realtime.auth import Grant
+from realtime.config import WebSocketConfig
 from realtime.protocol import CloseCode, CloseReason
 
 
@@ -16,6 +17,8 @@ class Client(Protocol):
     """A connection as the roster and the node see it."""
 
     grant: Grant | None
+    # What limits count the client's address as; see :mod:`realtime.addresses`.
+    address_key: str
 
     def apply_grant(self, grant: Grant) -> None:
         """Take changed rights; subscriptions that they do not allow end."""
@@ -27,6 +30,20 @@ class Client(Protocol):
         """Tell the client that the server restarts, and close the connection."""
 
 
+class Room(NamedTuple):
+    """For how many connections there is room: in all, unauthenticated, of one address (0: any)."""
+
+    connections: int
+    waiting: int
+    per_address: int = 0
+
+    @classmethod
+    def of(cls, config: WebSocketConfig) -> Room:
+        """Return the room that a configuration gives."""
+        waiting = max(1, int(config.max_connections * config.unauthenticated_share))
+        return cls(config.max_connections, waiting, config.max_connections_per_address)
+
+
 class Roster:
     """The connections of one event loop. Dictionaries keep the order of arrival."""
 
@@ -35,58 +52,85 @@ class Roster:
         self.clients: dict[Client, None] = {}
         # Those that have yet to authenticate.
         self.waiting: dict[Client, None] = {}
-        # Token id -> its open connections; never empty.
-        self.by_token: dict[int, dict[Client, None]] = {}
+        # Whose rights -> the open connections that have them; never empty.
+        self.by_holder: dict[str, dict[Client, None]] = {}
+        # Address -> its open connections; never empty.
+        self.by_address: dict[str, dict[Client, None]] = {}
+        # Those whose rights end at some time.
+        self._expiring: dict[Client, None] = {}
 
-    def admit(self, client: Client, most: int, must_authenticate: bool) -> bool:
-        """Take a newcomer in if there is room among *most* connections, or can be made.
+    def admit(self, client: Client, room: Room, must_authenticate: bool) -> CloseReason | None:
+        """Take a newcomer in if there is room, or can be made; else say what there is none of.
 
-        The oldest that has not authenticated gives way.
+        Those give way that have not authenticated, the oldest first: of the same address for room
+        of that address, of all addresses otherwise.
         """
-        if len(self.clients) >= most:
+        neighbours = self.by_address.get(client.address_key, {})
+        if room.per_address and len(neighbours) >= room.per_address:
+            first = next((known for known in neighbours if known in self.waiting), None)
+            if first is None:
+                return CloseReason.ADDRESS_CONNECTIONS
+            self._turn_out(first, CloseReason.ADDRESS_CONNECTIONS)
+        is_full = len(self.clients) >= room.connections
+        if is_full or (must_authenticate and len(self.waiting) >= room.waiting):
             oldest = next(iter(self.waiting), None)
             if oldest is None:
-                return False
-            oldest.end(CloseCode.TRY_AGAIN_LATER, CloseReason.CAPACITY)
-            self.forget(oldest)
+                return CloseReason.CAPACITY
+            self._turn_out(oldest, CloseReason.CAPACITY)
         self.clients[client] = None
+        self.by_address.setdefault(client.address_key, {})[client] = None
         if must_authenticate:
             self.waiting[client] = None
-        return True
+        return None
+
+    def _turn_out(self, client: Client, reason: CloseReason) -> None:
+        client.end(CloseCode.TRY_AGAIN_LATER, reason)
+        self.forget(client)
 
     def forget(self, client: Client) -> None:
         """Let a connection go; once or more."""
-        self.clients.pop(client, None)
+        if client in self.clients:
+            del self.clients[client]
+            _remove(self.by_address, client.address_key, client)
         self.waiting.pop(client, None)
-        self._release_token(client)
+        self._release(client)
 
     def bind(self, client: Client, grant: Grant) -> bool:
-        """Give a connection the rights of a token, unless the token has connections enough."""
-        token_id = grant.token_id
-        if token_id is not None and grant.max_connections is not None:
-            holders = self.by_token.get(token_id, {})
+        """Give a connection rights, unless their holder has connections enough."""
+        if grant.max_connections is not None:
+            holders = self.by_holder.get(grant.holder, {})
             if client not in holders and len(holders) >= grant.max_connections:
                 return False
-        self._release_token(client)
-        client.grant = grant
+        self._release(client)
         self.waiting.pop(client, None)
-        if token_id is not None:
-            self.by_token.setdefault(token_id, {})[client] = None
+        self.by_holder.setdefault(grant.holder, {})[client] = None
+        self.change(client, grant)
         return True
 
-    def _release_token(self, client: Client) -> None:
-        token_id = client.grant.token_id if client.grant else None
-        holders = self.by_token.get(token_id) if token_id is not None else None
-        if token_id is None or holders is None:
-            return
-        holders.pop(client, None)
-        if not holders:
-            del self.by_token[token_id]
+    def change(self, client: Client, grant: Grant) -> None:
+        """Note the rights that a connection has now, of the same holder as before."""
+        client.grant = grant
+        if grant.expires_at is not None:
+            self._expiring[client] = None
+        else:
+            self._expiring.pop(client, None)
+
+    def _release(self, client: Client) -> None:
+        self._expiring.pop(client, None)
+        if client.grant is not None:
+            _remove(self.by_holder, client.grant.holder, client)
 
     def expired(self, now: float) -> Iterator[Client]:
         """Yield the connections whose rights have ended by *now* (seconds since 1970)."""
-        for holders in list(self.by_token.values()):
-            # A token's connections all have its rights, so one of them tells.
-            grant = next(iter(holders)).grant
-            if grant is not None and grant.expires_at is not None and grant.expires_at <= now:
-                yield from list(holders)
+        for client in list(self._expiring):
+            expires_at = client.grant.expires_at if client.grant else None
+            if expires_at is not None and expires_at <= now:
+                yield client
+
+
+def _remove(index: dict[str, dict[Client, None]], key: str, client: Client) -> None:
+    members = index.get(key)
+    if members is not None:
+        members.pop(client, None)
+        if not members:
+            del index[key]

@@ -1,7 +1,7 @@
-"""Daphne's server, subclassed: its factory, keepalive and the orderly end on SIGTERM.
+"""Daphne's server, subclassed: its factories, keepalive and the orderly end on SIGTERM.
 
 Knows connections and the reactor; what a restart means to a client is the node's and the
-consumer's. :func:`install` makes any Daphne in this process use the factory, the ``daphne``
+consumer's. :func:`install` makes any Daphne in this process use the factories, the ``daphne``
 command's too.
 """
 
@@ -16,9 +16,11 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import daphne.server
+from daphne.http_protocol import HTTPFactory, WebRequest
 from daphne.server import Server
 from daphne.ws_protocol import WebSocketFactory
 from twisted.internet import defer, reactor, task, tcp
+from twisted.web import http
 
 from realtime.compression import accept_deflate, refuse_compression
 from realtime.config import WebSocketConfig, get_streaming_config
@@ -34,6 +36,8 @@ DRAIN_LOOK_INTERVAL = 0.02
 CLIENTS_SHARE = 0.8
 OWN_SHARE = 0.95
 SHORTEST_END = 1.0
+# Seconds in which a request must have arrived, headers and body.
+REQUEST_TIMEOUT = 20.0
 
 
 class StreamFactory(WebSocketFactory):
@@ -143,6 +147,93 @@ class StreamFactory(WebSocketFactory):
         return bool(self.connections or _requests(self.server_class))
 
 
+class StreamRequest(WebRequest):
+    """A request; where the site is mounted is not a client's to say."""
+
+    def process(self) -> Any:
+        """Serve it."""
+        self.requestHeaders.removeHeader(b"Daphne-Root-Path")
+        return super().process()
+
+
+class StreamChannel(http.HTTPChannel):
+    """An HTTP connection whose requests have to arrive in bounded time.
+
+    Twisted's own limit is for silence: a byte now and then would keep a connection forever, and
+    one that has not become a WebSocket counts nowhere.
+    """
+
+    factory: StreamHTTPFactory
+
+    def connectionMade(self) -> None:
+        """Wait for the first request."""
+        super().connectionMade()
+        self.factory.expect(self)
+
+    def allContentReceived(self) -> None:
+        """Serve a request that is complete, handshakes among them."""
+        self.factory.expect_no_longer(self)
+        super().allContentReceived()
+
+    def requestDone(self, request: Any) -> None:
+        """Wait for another request, unless this was the last or the next has come already."""
+        if self.persistent:
+            self.factory.expect(self)
+        super().requestDone(request)
+
+    def connectionLost(self, reason: Any) -> None:
+        """Wait no longer."""
+        self.factory.expect_no_longer(self)
+        super().connectionLost(reason)
+
+
+class StreamHTTPFactory(HTTPFactory):
+    """Makes HTTP connections, of which some become WebSockets."""
+
+    def __init__(self, server: Any) -> None:
+        super().__init__(server)
+        # Connections -> when the request they are to send must have come; the next is first.
+        self._awaited: dict[StreamChannel, float] = {}
+        self._watch = task.LoopingCall(self._cut_late)
+
+    def startFactory(self) -> None:
+        """Begin to look for late requests."""
+        super().startFactory()
+        self._watch.start(1.0, now=False)
+
+    def stopFactory(self) -> None:
+        """Stop looking."""
+        super().stopFactory()
+        if self._watch.running:
+            self._watch.stop()
+
+    def buildProtocol(self, addr: Any) -> Any:
+        """Return a connection."""
+        connection = super().buildProtocol(addr)
+        connection._channel.__class__ = StreamChannel  # Twisted names no other way
+        connection._channel.factory = self
+        connection.requestFactory = StreamRequest
+        return connection
+
+    def expect(self, channel: StreamChannel) -> None:
+        """Give a connection time to send a request."""
+        self._awaited.pop(channel, None)
+        self._awaited[channel] = time.monotonic() + REQUEST_TIMEOUT
+
+    def expect_no_longer(self, channel: StreamChannel) -> None:
+        """Expect no request of a connection; once or more."""
+        self._awaited.pop(channel, None)
+
+    def _cut_late(self) -> None:
+        now = time.monotonic()
+        while self._awaited:
+            channel, deadline = next(iter(self._awaited.items()))
+            if deadline > now:
+                break
+            del self._awaited[channel]
+            channel.forceAbortClient()
+
+
 class StreamServer(Server):
     """Daphne's server for this project."""
 
@@ -230,5 +321,6 @@ async def _stop_listening() -> None:
 
 
 def install() -> None:
-    """Make every Daphne server of this process use this module's factory."""
+    """Make every Daphne server of this process use this module's factories."""
     daphne.server.WebSocketFactory = StreamFactory
+    daphne.server.HTTPFactory = StreamHTTPFactory

@@ -2,8 +2,12 @@
 
 from django.http import HttpRequest, JsonResponse
 from django.views.decorators.cache import never_cache
+from django.views.decorators.csrf import csrf_protect
+from django.views.decorators.http import require_POST
 
+from realtime.connection_tokens import grant_of_user, issue
 from realtime.node import get_node
+from realtime.protocol import ERROR_TEXTS, SUBSCRIPTION_TYPES, ErrorCode, format_timestamp
 
 
 @never_cache
@@ -22,3 +26,34 @@ async def readyz(request: HttpRequest) -> JsonResponse:
     # An answer, not a failure: Django would log an error for each.
     response._has_been_logged = True  # type: ignore[attr-defined]
     return response
+
+
+@never_cache
+@require_POST
+@csrf_protect
+def connection_token(request: HttpRequest) -> JsonResponse:
+    """Give the logged-in user's page a token for its WebSocket: {token, expires_at, types}.
+
+    401 without a login, 403 for a user without any right or for another site's page: the CSRF
+    check refuses an ``Origin`` that is not this site's, and so does the browser's own word on it
+    (Fetch Metadata, W3C).
+    """
+    if request.headers.get("Sec-Fetch-Site", "same-origin") != "same-origin":
+        return _refusal(ErrorCode.FORBIDDEN, 403)
+    if not request.user.is_authenticated:
+        return _refusal(ErrorCode.AUTH_REQUIRED, 401)
+    grant = grant_of_user(request.user)
+    if grant is None:
+        return _refusal(ErrorCode.FORBIDDEN, 403)
+    token, expires_at = issue(request.user)
+    return JsonResponse(
+        {
+            "token": token,
+            "expires_at": format_timestamp(expires_at),
+            "types": [kind for kind in SUBSCRIPTION_TYPES if kind in grant.types],
+        }
+    )
+
+
+def _refusal(code: ErrorCode, status: int) -> JsonResponse:
+    return JsonResponse({"error": ERROR_TEXTS[code], "code": code}, status=status)

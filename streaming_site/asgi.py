@@ -11,6 +11,7 @@ django_application = get_asgi_application()
 # Only now: these need Django's apps.
 from channels.routing import ProtocolTypeRouter
 
+from realtime.proxies import ForwardedAddress
 from realtime.routing import websocket_application
 
 if "daphne.server" in sys.modules:
@@ -19,4 +20,6 @@ if "daphne.server" in sys.modules:
 
     install()
 
-application = ProtocolTypeRouter({"http": django_application, "websocket": websocket_application})
+application = ForwardedAddress(
+    ProtocolTypeRouter({"http": django_application, "websocket": websocket_application})
+)

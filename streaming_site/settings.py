@@ -13,7 +13,7 @@ from pathlib import Path
 
 import dj_database_url
 
-from realtime.config import ConfigurationError, get_streaming_config
+from realtime.config import ConfigurationError, get_streaming_config, jwt_is_configured
 from realtime.embedded import data_directory, read_or_create_secret
 from realtime.redis import layer_hosts
 
@@ -36,6 +36,10 @@ def _list(name: str, default: str = "") -> list[str]:
 
 try:
     STREAMING = get_streaming_config()
+    if jwt_is_configured():
+        from realtime.jwt import configured_verifier
+
+        configured_verifier()
     DEBUG = _flag("DJANGO_DEBUG")
     TLS = _flag("DJANGO_TLS")
 except ConfigurationError as error:
@@ -146,14 +150,33 @@ SESSION_COOKIE_SECURE = TLS
 CSRF_COOKIE_SECURE = TLS
 X_FRAME_OPTIONS = "DENY"
 
+# The audit log: "-" is standard error. A file may be moved away while servers run.
+AUDIT_LOG = os.environ.get("STREAMING_AUDIT_LOG") or str(DATA_DIR / "audit.log")
+if AUDIT_LOG != "-" and not os.access(Path(AUDIT_LOG).parent, os.W_OK):
+    sys.exit(f"error: STREAMING_AUDIT_LOG={AUDIT_LOG!r}: its directory cannot be written to")
+
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
-    "formatters": {"line": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"}},
-    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "formatters": {
+        "line": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"},
+        "message": {"format": "{message}", "style": "{"},
+    },
+    "handlers": {
+        "stderr": {"class": "logging.StreamHandler", "formatter": "line"},
+        "audit": {"class": "logging.StreamHandler", "formatter": "message"}
+        if AUDIT_LOG == "-"
+        else {
+            "class": "logging.handlers.WatchedFileHandler",
+            "formatter": "message",
+            "filename": AUDIT_LOG,
+            "delay": True,
+        },
+    },
     "root": {"handlers": ["stderr"], "level": "WARNING"},
     "loggers": {
         "realtime": {"level": "INFO"},
+        "realtime.audit": {"handlers": ["audit"], "propagate": False},
         "django": {"handlers": ["stderr"], "level": "WARNING", "propagate": False},
     },
 }

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.contrib.auth.models import User
 from django.core.exceptions import ValidationError
 from django.utils import timezone
 from hypothesis import given
@@ -26,8 +28,10 @@ from realtime.auth import (
     generate_secret,
     grant_of,
     live_grants,
+    public_prefix,
     record_use,
     revoke,
+    rotate,
 )
 from realtime.filters import compile_filters
 from realtime.models import AccessToken
@@ -102,7 +106,7 @@ class TestTokens:
             can_view_stats=True,
         )
         assert find_grant(digest(secret)) == Grant(
-            token_id=token.pk,
+            holder=f"token:{token.pk}",
             prefix=token.prefix,
             types=frozenset({"events", "alerts"}),
             filters=compile_filters({"tenant_id": "acme"}),
@@ -111,6 +115,7 @@ class TestTokens:
             max_connections=2,
             can_publish=True,
             can_view_stats=True,
+            digest=digest(secret),
         )
 
     @pytest.mark.parametrize("change", [{"revoked_at": PAST}, {"expires_at": PAST}])
@@ -134,17 +139,72 @@ class TestTokens:
         assert AccessToken.objects.get(pk=tokens[2].pk).state == "active"
         assert current_revision() > revision
 
+    def test_a_rotated_token_has_two_secrets_for_a_while(self) -> None:
+        token, old = create_token("reader", filters={"tenant_id": "acme"})
+        before = timezone.now()
+        new = rotate(token, timedelta(hours=1))
+        assert public_prefix(new) == public_prefix(old) == token.prefix
+        by_old, by_new = find_grant(digest(old)), find_grant(digest(new))
+        assert by_old is not None and by_new is not None
+        assert by_new.expires_at is None and by_old.expires_at is not None
+        assert 3600 <= by_old.expires_at - before.timestamp() < 3700
+        assert by_old == replace(by_new, expires_at=by_old.expires_at, digest=digest(old))
+        assert live_grants([token.pk]) == {token.pk: {digest(old): by_old, digest(new): by_new}}
+
+    def test_of_two_rotations_the_first_secret_ends(self) -> None:
+        token, first = create_token("reader")
+        second, third = (rotate(token, timedelta(hours=1)) for _ in range(2))
+        found = [find_grant(digest(secret)) is not None for secret in (first, second, third)]
+        assert found == [False, True, True]
+
+    def test_a_rotation_without_overlap_ends_the_old_secret_at_once(self) -> None:
+        token, old = create_token("reader")
+        new = rotate(token, timedelta())
+        assert find_grant(digest(old)) is None and find_grant(digest(new)) is not None
+
+    def test_an_old_secret_ends_with_its_overlap_or_with_the_token(self) -> None:
+        expires_at = timezone.now() + timedelta(minutes=1)
+        token, old = create_token("reader", expires_at=expires_at)
+        rotate(token, timedelta(hours=1))
+        grant = find_grant(digest(old))
+        assert grant is not None and grant.expires_at == expires_at.timestamp()
+        AccessToken.objects.update(previous_until=PAST)
+        assert find_grant(digest(old)) is None
+
+    def test_a_rotation_raises_the_revision(self) -> None:
+        token, _ = create_token("reader")
+        revision = current_revision()
+        rotate(token, timedelta(hours=1))
+        assert current_revision() > revision
+
+    def test_a_token_whose_owner_is_deactivated_grants_nothing(self) -> None:
+        owner = User.objects.create_user("ann")
+        token, secret = create_token("reader", owner=owner)
+        assert find_grant(digest(secret)) is not None
+        revision = current_revision()
+        owner.is_active = False
+        owner.save()
+        assert current_revision() > revision
+        assert find_grant(digest(secret)) is None
+        assert live_grants([token.pk]) == {}
+        owner.is_active = True
+        owner.save()
+        assert find_grant(digest(secret)) is not None
+
+    def test_a_login_of_the_owner_changes_nothing(self) -> None:
+        owner = User.objects.create_user("ann")
+        revision = current_revision()
+        owner.save(update_fields=["last_login"])
+        User.objects.create_user("bob")
+        assert current_revision() == revision
+
     def test_the_state_of_live_tokens(self) -> None:
         active, revoked, gone = (create_token(name)[0] for name in "abc")
         revoke([revoked])
         ids = [active.pk, revoked.pk, gone.pk]
         gone.delete()
         found = live_grants(ids)
-        assert {pk: state for pk, (state, _) in found.items()} == {
-            active.pk: "active",
-            revoked.pk: "revoked",
-        }
-        assert found[active.pk][1] == grant_of(active)
+        assert found == {active.pk: {bytes(active.digest): grant_of(active)}}
 
     def test_more_live_tokens_than_a_query_takes(self) -> None:
         token = create_token("reader")[0]
@@ -172,7 +232,7 @@ def test_anonymous_clients_have_all_types_and_no_other_right() -> None:
 
 
 def grant(expires_at: float | None = None) -> Grant:
-    return Grant(1, "rt_1", frozenset({"events"}), expires_at=expires_at)
+    return Grant("token:1", "rt_1", frozenset({"events"}), expires_at=expires_at)
 
 
 def test_a_cached_grant_is_found_until_it_expires() -> None:

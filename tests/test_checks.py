@@ -11,7 +11,7 @@ from django.conf import settings
 from django.core.checks import run_checks
 from django.test import override_settings
 
-from tests.layers import IN_MEMORY, PUBSUB
+from tests.layers import IN_MEMORY, PUBSUB, Configure
 
 CORE = "channels_redis.core.RedisChannelLayer"
 
@@ -24,9 +24,10 @@ OTHER = f"{__name__}.OtherLayer"
 
 
 @pytest.fixture(autouse=True)
-def one_host() -> Iterator[None]:
-    """Serve one host only, as a site in production does."""
-    with override_settings(ALLOWED_HOSTS=["example.com"]):
+def production(configure: Configure) -> Iterator[None]:
+    """What docs/configuration.md gives for production."""
+    configure(allowed_origins="https://app.example.com")
+    with override_settings(ALLOWED_HOSTS=["example.com"], SECURE_SSL_REDIRECT=True):
         yield
 
 
@@ -74,6 +75,41 @@ def test_persistent_connections(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found() == {"realtime.W001"}
 
 
-def test_any_host() -> None:
-    with override_settings(ALLOWED_HOSTS=["*"]):
-        assert found() == {"realtime.W002"}
+def test_the_settings_for_production_are_clean() -> None:
+    assert found() == set()
+
+
+@pytest.mark.parametrize(
+    ("changed", "id_"),
+    [
+        ({"ALLOWED_HOSTS": ["*"]}, "realtime.W002"),
+        ({"DEBUG": True}, "realtime.W003"),
+        ({"SECURE_SSL_REDIRECT": False}, "realtime.W005"),
+    ],
+)
+def test_a_setting_that_is_less_safe(changed: dict[str, Any], id_: str) -> None:
+    with override_settings(**changed):
+        assert found() == {id_}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "id_"),
+    [
+        ("allowed_origins", "*", "realtime.W004"),
+        ("allowed_origins", "https://app.example.com,*", "realtime.W004"),
+        ("require_auth", "false", "realtime.W007"),
+        ("history_size", str(10**9), "realtime.W008"),
+    ],
+)
+def test_a_variable_that_is_less_safe(
+    configure: Configure, name: str, value: str, id_: str
+) -> None:
+    configure(**{name: value})
+    assert found() == {id_}
+
+
+def test_a_secret_of_one_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgres://database/name")
+    assert found() == {"realtime.W006"}
+    monkeypatch.setenv("DJANGO_SECRET_KEY", "x" * 50)
+    assert found() == set()

@@ -36,6 +36,10 @@ DEFAULTS: dict[str, Any] = {
     "max_buffered_bytes": 1_048_576,
     "history_size": 10_000,
     "history_ttl": 3600,
+    "trusted_proxies": [],
+    "auth_failures_per_minute": 30,
+    "max_connections_per_address": 0,
+    "unauthenticated_share": 0.5,
     "drain_timeout": 10,
 }
 EXAMPLES: list[tuple[str, str, Any]] = [
@@ -63,6 +67,11 @@ EXAMPLES: list[tuple[str, str, Any]] = [
     ("max_buffered_bytes", "4096", 4096),
     ("history_size", "10", 10),
     ("history_ttl", "60", 60),
+    ("trusted_proxies", "10.0.0.0/8, ::1,unix", ["10.0.0.0/8", "::1", "unix"]),
+    ("trusted_proxies", '["192.0.2.1"]', ["192.0.2.1"]),
+    ("auth_failures_per_minute", "5", 5),
+    ("max_connections_per_address", "3", 3),
+    ("unauthenticated_share", "1", 1.0),
     ("drain_timeout", "0", 0),
 ]
 NUMBERS = [name for name, value in DEFAULTS.items() if type(value) is int]
@@ -129,6 +138,9 @@ def test_a_configuration_cannot_be_changed() -> None:
         ("ping_interval", "0", "(allowed: 1 to 86400; default 20)"),
         ("max_message_size", "1023", "(allowed: 1024 to 268435456; default 1048576)"),
         ("max_buffered_bytes", "1", "(allowed: 4096 or more; default 1048576)"),
+        ("trusted_proxies", "10.0.0.1/8", "addresses and networks separated by commas"),
+        ("unauthenticated_share", "0", "(allowed: 0.01 to 1; default 0.5)"),
+        ("unauthenticated_share", "1.1", "(allowed: 0.01 to 1; default 0.5)"),
         ("drain_timeout", "3601", "(allowed: 0 to 3600; default 10)"),
         ("rate_limit_per_minute", "1.5", "(allowed: 1 or more; default 60)"),
         ("require_auth", "perhaps", "(allowed: true or false; default true)"),

@@ -13,6 +13,7 @@ from tests.support import ROOT
 
 CORE = (
     "protocol",
+    "addresses",
     "draining",
     "filters",
     "frames",

@@ -10,7 +10,10 @@ import pytest
 from django.core.management import get_commands, load_command_class
 from pydantic_core import PydanticUndefined
 
+from realtime.audit import Event
+from realtime.checks import _RISKS
 from realtime.config import WEBSOCKET_PREFIX, WebSocketConfig
+from realtime.jwt import VARIABLES, JwtConfig
 from realtime.policy import LIMIT_FIELDS
 from realtime.protocol import ERROR_TEXTS, PAYLOAD_KEYS, CloseCode, CloseReason, ErrorCode
 from realtime.readiness import DATABASE, DRAINING, LAYER
@@ -20,6 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 PROTOCOL = (ROOT / "docs/protocol.md").read_text()
 CONFIGURATION = (ROOT / "docs/configuration.md").read_text()
+SECURITY = (ROOT / "docs/security.md").read_text()
 
 
 def rows(text: str, heading: str) -> list[list[str]]:
@@ -46,6 +50,11 @@ def test_every_setting_is_documented_with_its_default() -> None:
     assert documented == {
         WEBSOCKET_PREFIX + name.upper(): as_variable(field.default) for name, field in fields
     }
+
+
+def test_every_setting_of_json_web_tokens_is_documented() -> None:
+    documented = {row[0] for row in rows(CONFIGURATION, "## JSON Web Tokens")}
+    assert documented == {VARIABLES + name.upper() for name in JwtConfig.model_fields}
 
 
 def test_the_settings_of_the_readme_are_those_of_the_documentation() -> None:
@@ -116,3 +125,22 @@ def test_the_commands_of_the_project_are_documented_with_their_options() -> None
 @pytest.mark.parametrize("name", LIMIT_FIELDS)
 def test_limits_of_the_admin_are_settings(name: str) -> None:
     assert name in WebSocketConfig.model_fields
+
+
+def test_every_threat_is_shown_by_a_test() -> None:
+    shown = [row[-1] for row in rows(SECURITY, "## Threats")]
+    assert len(shown) > 20
+    for reference in shown:
+        path, _, name = reference.partition("::")
+        assert re.search(rf"def {name}\(", (ROOT / path).read_text()), reference
+
+
+def test_every_event_of_the_audit_log_is_documented() -> None:
+    assert {row[0] for row in rows(SECURITY, "## The audit log")} == {
+        event.value for event in Event
+    }
+
+
+def test_every_check_of_a_deployment_is_in_the_documentation() -> None:
+    first, last = re.findall(r"`(?:realtime\.)?(W\d+)`", SECURITY)[:2]
+    assert [first, last] == [_RISKS[0].id.split(".")[1], _RISKS[-1].id.split(".")[1]]

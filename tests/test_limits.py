@@ -6,7 +6,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from realtime.limits import FLOODING_FACTOR, WINDOW, FailureDelays, RateLimiter, Verdict
+from realtime.limits import (
+    FLOODING_FACTOR,
+    LONGEST_DELAY,
+    LONGEST_FREE_DELAY,
+    WINDOW,
+    FailureCounts,
+    RateLimiter,
+    Verdict,
+    failure_delay,
+)
 
 thorough = settings(deadline=None, max_examples=200)
 
@@ -120,43 +129,41 @@ def test_a_limit_that_changes_holds_at_once() -> None:
 # Failed authentications
 
 
-def test_the_delay_grows_to_a_bound() -> None:
-    delays = FailureDelays()
-    waits = [delays.record("10.0.0.1", START) for _ in range(60)]
+@pytest.mark.parametrize("free", [1, 5, 30, 1000])
+def test_the_delay_grows_to_a_bound(free: int) -> None:
+    waits = [failure_delay(count, free) for count in range(1, free + 30)]
     assert waits == sorted(waits)
     assert 0 < waits[0] < 0.1
-    assert sum(waits[:3]) < 0.5  # who mistypes a token hardly notices
-    assert waits[-1] == FailureDelays.LONGEST
+    assert waits[free - 1] <= LONGEST_FREE_DELAY
+    assert waits[-1] == LONGEST_DELAY
+    assert failure_delay(10**9, free) == LONGEST_DELAY
 
 
-def test_addresses_do_not_slow_each_other() -> None:
-    delays = FailureDelays()
-    first = delays.record("10.0.0.1", START)
-    for _ in range(100):
-        delays.record("10.0.0.2", START)
-    assert delays.record("10.0.0.3", START) == first
+def test_who_mistypes_a_token_hardly_notices() -> None:
+    assert sum(failure_delay(count, 30) for count in (1, 2, 3)) < 0.5
 
 
-def test_a_minute_later_the_delay_is_short_again() -> None:
-    delays = FailureDelays()
-    first = delays.record("10.0.0.1", START)
-    for _ in range(100):
-        delays.record("10.0.0.1", START + 59)
-    assert delays.record("10.0.0.1", START + 60) == first
+def test_addresses_are_counted_apart() -> None:
+    counts = FailureCounts()
+    assert counts.record("10.0.0.1", START) == 1
+    for number in range(100):
+        assert counts.record("10.0.0.2", START) == number + 1
+    assert counts.record("10.0.0.3", START) == 1
+
+
+def test_a_minute_later_counting_begins_anew() -> None:
+    counts = FailureCounts()
+    counts.record("10.0.0.1", START)
+    assert counts.record("10.0.0.1", START + 59) == 2
+    assert counts.record("10.0.0.1", START + 60) == 1
 
 
 def test_addresses_are_forgotten_oldest_first() -> None:
-    delays = FailureDelays()
-    first = delays.record("busy", START)
-    for number in range(FailureDelays.MAX_ADDRESSES - 1):
-        delays.record(f"address {number}", START)
-    assert delays.record("busy", START) > first  # still known, and now the newest
-    delays.record("one more", START)
-    assert delays.record("busy", START) > 2 * first
-    assert delays.record("address 0", START) == first
-
-
-def test_a_great_many_failures_wait_the_longest() -> None:
-    delays = FailureDelays()
-    assert {delays.record("a", START) for _ in range(5000)} >= {FailureDelays.LONGEST}
-    assert delays.record("a", START) == FailureDelays.LONGEST
+    counts = FailureCounts()
+    counts.record("busy", START)
+    for number in range(FailureCounts.MAX_ADDRESSES - 1):
+        counts.record(f"address {number}", START)
+    assert counts.record("busy", START) == 2  # still known, and now the newest
+    counts.record("one more", START)
+    assert counts.record("busy", START) == 3
+    assert counts.record("address 0", START) == 1

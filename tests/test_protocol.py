@@ -159,6 +159,7 @@ def test_the_close_reasons_are_the_contracts_and_fit_a_close_frame() -> None:
         "flooding",
         "server at capacity",
         "token connection limit",
+        "address connection limit",
         "slow consumer",
         "server restarting",
         "message too big",

@@ -1,4 +1,4 @@
-"""``create_token`` and ``revoke_token``: what they make and end, and what they print where."""
+"""The commands for tokens: what they make and end, and what they print where."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from django.utils import timezone
 from hypothesis import given
 from hypothesis import strategies as st
 
-from realtime.auth import digest, find_grant
-from realtime.management.commands.create_token import _duration
+from realtime.auth import create_token, digest, find_grant, revoke
+from realtime.management.tokens import parse_duration
 from realtime.models import AccessToken, all_types
 from realtime.policy import current_revision
 from tests.support import manage
@@ -130,7 +130,7 @@ def test_a_duration_is_positive_or_refused(text: str) -> None:
     from argparse import ArgumentTypeError
 
     try:
-        assert _duration(text) > timedelta()
+        assert parse_duration(text) > timedelta()
     except ArgumentTypeError as error:
         assert "such as 30d" in str(error)
 
@@ -186,6 +186,47 @@ class TestRevoke:
         create("reader")
         message = f"no token is named {wanted!r} or has this prefix"
         assert refusal("revoke_token", wanted) == message
+
+
+@pytest.mark.django_db
+class TestRotate:
+    """``rotate_token``."""
+
+    def rotate(self, *arguments: str) -> tuple[str, str]:
+        """Return the new secret and what was said."""
+        out, err = run("rotate_token", *arguments)
+        return out.removesuffix("\n"), err
+
+    def test_both_secrets_work_for_a_while(self) -> None:
+        token, old = create_token("reader", types=["events"])
+        new, err = self.rotate("reader", "--overlap", "2h")
+        token.refresh_from_db()
+        found = {find_grant(digest(secret)) is not None for secret in (old, new)}
+        assert found == {True} and new.startswith(token.prefix) and new != old
+        assert token.previous_until is not None
+        assert err == (
+            f"rotated reader ({token.prefix}); the old secret works until "
+            f"{token.previous_until:%Y-%m-%d %H:%M:%S} UTC\n"
+        )
+
+    def test_a_day_by_default(self) -> None:
+        token, _ = create_token("reader")
+        self.rotate(token.prefix)
+        token.refresh_from_db()
+        left = token.previous_until - timezone.now()  # type: ignore[operator]
+        assert timedelta(hours=23) < left <= timedelta(days=1)
+
+    def test_now(self) -> None:
+        token, old = create_token("reader")
+        new, err = self.rotate("reader", "--now")
+        assert find_grant(digest(old)) is None and find_grant(digest(new)) is not None
+        assert err == f"rotated reader ({token.prefix}); the old secret has ended\n"
+
+    def test_what_cannot_be_rotated(self) -> None:
+        revoke([create_token("revoked")[0]])
+        assert refusal("rotate_token", "revoked") == "revoked is revoked"
+        assert "no token" in refusal("rotate_token", "unknown")
+        assert "expected a number" in refusal("rotate_token", "revoked", "--overlap=0d")
 
 
 def test_from_an_empty_data_directory_without_a_channel_layer(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import sys
 import traceback
+from datetime import timedelta
 from typing import Any
 
 
@@ -19,6 +20,7 @@ def main() -> None:
 
     django.setup()
     from channels.layers import get_channel_layer
+    from django.contrib.auth.models import User
     from django.utils import timezone
 
     from realtime import PublishError, auth, models, publish_many
@@ -37,6 +39,9 @@ def main() -> None:
         "create_token": auth.create_token,
         "get_channel_layer": get_channel_layer,
         "publish_many": publish_many,
+        "rotate": auth.rotate,
+        "timedelta": timedelta,
+        "User": User,
         "try_to_publish": try_to_publish,
         "timezone": timezone,
     }

@@ -177,7 +177,7 @@ async def main():
         for _ in range(10):
             await asyncio.gather(*(cycle(server.url, token, n) for n in range(30)))
         after = await settled()
-        names = ("connections", "waiting", "tokens", "fan_out_groups")
+        names = ("connections", "waiting", "holders", "fan_out_groups")
         assert {n: after[n] for n in names} == dict.fromkeys(names, 0), after
         for name in ("tasks", "timers"):
             while after[name] > before[name] + 2:

@@ -36,6 +36,7 @@ def small(server: Server) -> Iterator[Server]:
     with running(
         server.data_dir,
         max_connections="2",
+        unauthenticated_share="1",
         enable_rate_limiting="false",
         rate_limit_per_minute="1",
     ) as small:

@@ -193,6 +193,12 @@ class TestTokens:
             "deleted": ("row.get().delete()", "token revoked"),
             "all deleted": ("row.delete()", "token revoked"),
             "expired": ("row.update(expires_at=timezone.now())", "token expired"),
+            "rotated at once": ("rotate(row.get(), timedelta())", "token revoked"),
+            "owned": (
+                "owner = User.objects.create_user('owner'); row.update(owner=owner)\n"
+                "owner.is_active = False; owner.save()",
+                "token revoked",
+            ),
         }
         tokens = {name: managed.new_token(name=name) for name in acts}
         async with AsyncExitStack() as stack:
@@ -225,6 +231,23 @@ class TestTokens:
             await page.expect_nothing_but_close(1008, "token revoked")
             deadline.check()
             await other.expect_silence()
+
+    async def test_a_rotated_secret_ends_with_its_overlap(self, managed: Server) -> None:
+        old = managed.new_token(name="rotated")
+        async with client(managed, old) as page:
+            ends = datetime.now(UTC) + timedelta(seconds=3)
+            new = managed.administer(
+                "token = AccessToken.objects.get(name=name)\n"
+                "result = rotate(token, timedelta(seconds=3))",
+                name="rotated",
+            )
+            async with client(managed, new) as other, client(managed, old):
+                await page.expect_nothing_but_close(1008, "token expired")
+                assert ends <= datetime.now(UTC) < ends + timedelta(seconds=2.3)
+                await other.expect_silence()
+        async with client(managed) as page:
+            reply = await page.call({"type": "auth", "data": {"token": old}})
+            assert reply["type"] == "auth_failed"
 
     async def test_expired_by_time(self, managed: Server) -> None:
         expires_at = datetime.now(UTC) + timedelta(seconds=1)

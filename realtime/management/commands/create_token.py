@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, ArgumentTypeError
-from datetime import timedelta
 from typing import Any
 
 from django.core.exceptions import ValidationError
@@ -13,9 +12,8 @@ from django.utils import timezone
 from realtime.auth import create_token
 from realtime.database import migrate_embedded
 from realtime.filters import parse_filter_options
+from realtime.management.tokens import parse_duration
 from realtime.protocol import SUBSCRIPTION_TYPES
-
-UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
 class Command(BaseCommand):
@@ -34,7 +32,9 @@ class Command(BaseCommand):
             metavar="PATH=VALUE",
             help="enforced on every subscription; repeat for several",
         )
-        parser.add_argument("--expires", type=_duration, help="lifetime: a number and s, m, h or d")
+        parser.add_argument(
+            "--expires", type=parse_duration, help="lifetime: a number and s, m, h or d"
+        )
         parser.add_argument("--publish", action="store_true", help="may publish over HTTP")
         parser.add_argument("--max-connections", type=int, help="connections at the same time")
         parser.add_argument("--rate-limit", type=int, help="messages a minute")
@@ -75,14 +75,3 @@ def _types(text: str) -> list[str]:
     if unknown or not types:
         raise ArgumentTypeError(f"{text!r}: subscription types are {', '.join(SUBSCRIPTION_TYPES)}")
     return list(dict.fromkeys(types))
-
-
-def _duration(text: str) -> timedelta:
-    try:
-        duration = timedelta(**{UNITS[text[-1:]]: float(text[:-1])})
-        timezone.now() + duration  # within the calendar
-    except (KeyError, ValueError, OverflowError):
-        duration = timedelta()
-    if duration <= timedelta():
-        raise ArgumentTypeError(f"{text!r}: expected a number and s, m, h or d, such as 30d")
-    return duration

@@ -5,11 +5,11 @@ from __future__ import annotations
 from argparse import ArgumentParser
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import BaseCommand
 
 from realtime.auth import revoke
 from realtime.database import migrate_embedded
-from realtime.models import AccessToken
+from realtime.management.tokens import find_token
 
 
 class Command(BaseCommand):
@@ -24,18 +24,9 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         """Revoke the one token that is meant."""
         migrate_embedded()
-        wanted = options["token"]
-        # A prefix names one token, whatever another one is called.
-        found = list(AccessToken.objects.filter(prefix=wanted))
-        found = found or list(AccessToken.objects.filter(name=wanted))
-        active = [token for token in found if token.revoked_at is None]
-        if not found:
-            raise CommandError(f"no token is named {wanted!r} or has this prefix")
-        if len(active) > 1:
-            prefixes = ", ".join(token.prefix for token in active)
-            raise CommandError(f"{wanted!r} is ambiguous: give one of the prefixes {prefixes}")
-        if not active:
-            self.stderr.write(f"{wanted} is revoked already", self.style.WARNING)
+        token = find_token(options["token"])
+        if token is None:
+            self.stderr.write(f"{options['token']} is revoked already", self.style.WARNING)
             return
-        revoke(active)
-        self.stderr.write(f"revoked {active[0]}", self.style.SUCCESS)
+        revoke([token])
+        self.stderr.write(f"revoked {token}", self.style.SUCCESS)

@@ -1,0 +1,12 @@
+"""The admin's pages: access tokens, groups' filters, origins, limits. No rule of its own.
+
+What a token, an origin or a limit may be is in :mod:`realtime.models`, which value is in force
+in :mod:`realtime.policy`, how a secret is made in :mod:`realtime.auth`.
+"""
+
+from django.contrib import admin
+
+from realtime.admin import groups, limits, origins, tokens  # noqa: F401 - registration
+
+admin.site.site_header = admin.site.site_title = "Real-time streaming"
+admin.site.index_title = "Administration"
