@@ -75,6 +75,11 @@ class Grant:
 ANONYMOUS = Grant(ANYONE, None, frozenset(SUBSCRIPTION_TYPES))
 
 
+def holder_of(token: AccessToken) -> str:
+    """Return how a token is named as the holder of rights."""
+    return f"{TOKEN}:{token.pk}"
+
+
 def generate_prefix() -> str:
     """Return a new public prefix, by which people and logs name a token."""
     return MARK + secrets.token_hex(PREFIX_CHARACTERS // 2)
@@ -153,7 +158,7 @@ def grant_of(token: AccessToken) -> Grant:
     """Return what a token grants."""
     expires_at: datetime | None = token.expires_at
     return Grant(
-        holder=f"{TOKEN}:{token.pk}",
+        holder=holder_of(token),
         prefix=token.prefix,
         types=frozenset(token.types),
         filters=compile_filters(token.filters),

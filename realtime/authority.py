@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
 
 from realtime import connection_tokens
 from realtime.auth import (
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from realtime.jwt import Identity, Verifier
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 # How old a look at the revision may be for cached grants to be trusted.
 TRUSTED_AGE = 2 * POLL_INTERVAL
@@ -135,23 +138,26 @@ class Authority:
         It is an access token's secret, a user's connection token, or another provider's JSON Web
         Token if those are configured.
         """
-        if secret.startswith(connection_tokens.MARK):
-            return await self._database.run(find_user_grant, secret)
         if self._verifier is not None and secret.count(".") == 2:
             return _grant_of_identity(self._verifier.verify(secret, time.time()))
+        if secret.startswith(connection_tokens.MARK):
+            return await self._look_up(find_user_grant, secret)
         secret_digest = digest(secret)
-        while True:
-            fresh = time.monotonic() - self._policy_checked < TRUSTED_AGE
-            if fresh and (known := self._grants.get(secret_digest, time.time())):
-                return known
-            generation = self._grants.generation
-            grant = await self._database.run(find_grant, secret_digest)
-            # What was read while an administrator's change came in may be from before it.
-            if generation == self._grants.generation:
-                break
+        fresh = time.monotonic() - self._policy_checked < TRUSTED_AGE
+        if fresh and (known := self._grants.get(secret_digest, time.time())):
+            return known
+        grant = await self._look_up(find_grant, secret_digest)
         if grant is not None:
             self._grants.put(secret_digest, grant)
         return grant
+
+    async def _look_up(self, find: Callable[[T], Grant | None], credential: T) -> Grant | None:
+        """Ask the database, again if an administrator's change came in while it answered."""
+        while True:
+            generation = self._grants.generation
+            grant = await self._database.run(find, credential)
+            if generation == self._grants.generation:
+                return grant
 
     async def record_uses(self) -> None:
         """Write which tokens were used since this was last called."""

@@ -77,6 +77,7 @@ class StreamProtocol(WebSocketProtocol):
     path = ""
 
     deflated = False
+    bytes_sent = 0
     # Called when the client is gone, before the application reads of it.
     on_lost: Callable[[], None] | None = None
     # Called when the client is closed because it lets too much pile up.
@@ -336,6 +337,7 @@ class StreamProtocol(WebSocketProtocol):
                 sent = 0
                 if not isinstance(error, BlockingIOError):
                     self._clear = False  # the transport meets the error too, and reports the loss
+            self.bytes_sent += sent
             if sent == len(frames):
                 return
             self._buffer(frames[sent:], 0)
@@ -369,6 +371,7 @@ class StreamProtocol(WebSocketProtocol):
         """
         self._clear = False
         if not waiting or waiting + len(data) <= self.max_buffered_bytes or self._overflowed:
+            self.bytes_sent += len(data)
             self.transport.write(data)
         else:
             self.overflow()

@@ -30,6 +30,7 @@ from realtime.filters import (
 from realtime.frames import text_frame
 from realtime.hub import Subscription
 from realtime.limits import RateLimiter, Verdict
+from realtime.live import Connection, Subscribed
 from realtime.node import Node, get_node
 from realtime.origins import origin_allowed
 from realtime.outlet import OUTLET_EXTENSION, AsgiOutlet, ConnectionOutlet
@@ -81,6 +82,7 @@ class StreamConsumer(AsyncJsonWebsocketConsumer):
         self.client_id = str(uuid.uuid4())
         self.address = ""
         self.address_key = ""
+        self.connected_at = time.time()
         # Subscription id -> the subscription and the client's own filters.
         self.subscriptions: dict[str, tuple[Subscription, Filter]] = {}
         self._limiter = RateLimiter()
@@ -207,6 +209,20 @@ class StreamConsumer(AsyncJsonWebsocketConsumer):
         self.subscriptions.clear()
         self.node.forget(self)
 
+    def describe(self) -> Connection:
+        """Return what an operator may see of this connection."""
+        grant, outlet = self.grant, self.outlet
+        return Connection(
+            self.client_id,
+            grant.holder if grant else None,
+            grant.prefix if grant else None,
+            self.address,
+            self.connected_at,
+            outlet.bytes_sent if outlet else 0,
+            outlet.buffered_bytes() if outlet else 0,
+            [Subscribed(known, found.type) for known, (found, _) in self.subscriptions.items()],
+        )
+
     def _lag(self) -> None:
         """Forget a client that the outlet closes because it does not read."""
         self.node.stats.slow_consumers += 1
@@ -224,6 +240,7 @@ class StreamConsumer(AsyncJsonWebsocketConsumer):
     def apply_grant(self, grant: Grant) -> None:
         """Take changed rights: subscriptions that are no longer allowed end, others follow."""
         self.node.roster.change(self, grant)
+        self.node.leases.hold(self.client_id, grant)
         for subscription_id, (subscription, own) in list(self.subscriptions.items()):
             if subscription.type in grant.types:
                 self.node.hub.change_filter(subscription, conjunction(own, grant.filters))
@@ -255,19 +272,34 @@ class StreamConsumer(AsyncJsonWebsocketConsumer):
 
     async def _authenticate(self, command: Auth) -> None:
         try:
-            grant = await self.node.authority.authenticate(command.token) if command.token else None
+            grant = await self._find_grant(command.token)
         except Unavailable as error:
             logger.warning("authentication: %s", error)
             self._reply("auth_failed", _UNAVAILABLE, metadata=command.metadata)
             return
         if self._ended:
-            return
-        if grant is None:
+            self.node.leases.release(self.client_id)
+        elif grant is None:
             await self._refuse_authentication(command)
         elif not self.node.authority.bind(self, grant):
             self.end(CloseCode.TRY_AGAIN_LATER, CloseReason.TOKEN_CONNECTIONS)
         else:
             self._accept_authentication(grant, command.metadata)
+
+    async def _find_grant(self, secret: str | None) -> Grant | None:
+        """Return what a secret grants, with one of its connections taken if those are limited."""
+        authority, leases = self.node.authority, self.node.leases
+        grant = await authority.authenticate(secret) if secret else None
+        if secret is None or grant is None or grant.max_connections is None:
+            return grant
+        if not await leases.acquire(self.client_id, grant):
+            self.end(CloseCode.TRY_AGAIN_LATER, CloseReason.TOKEN_CONNECTIONS)
+            return None
+        # Meanwhile an administrator may have changed it.
+        grant = await authority.authenticate(secret)
+        if grant is None:
+            leases.release(self.client_id)
+        return grant
 
     async def _refuse_authentication(self, command: Auth) -> None:
         self.node.stats.auth_failures += 1

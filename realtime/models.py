@@ -231,6 +231,35 @@ class Limits(models.Model):
         super().save(*args, **kwargs)
 
 
+class NoRows(models.Manager["Connection"]):
+    """Finds nothing: there is no table."""
+
+    def get_queryset(self) -> models.QuerySet[Connection]:
+        """Return nothing, so that ``dumpdata`` and the like find nothing either."""
+        return super().get_queryset().none()
+
+
+class Connection(models.Model):
+    """A live connection, for its permissions and its place in the admin. Not stored.
+
+    Who is connected is asked of the processes (:mod:`realtime.live`).
+    """
+
+    client_id = models.CharField(max_length=36, primary_key=True)
+
+    objects = NoRows()
+
+    class Meta:
+        managed = False
+        base_manager_name = "objects"
+        verbose_name = "live connection"
+        default_permissions = ("view",)
+        permissions: ClassVar[Any] = [("disconnect_connection", "Can disconnect live connection")]
+
+    def __str__(self) -> str:
+        return self.client_id
+
+
 class ConfigurationRevision(models.Model):
     """A counter in one row, raised by every change that running servers must notice."""
 

@@ -7,6 +7,7 @@ the last, and writes what the hub hands out.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import time
@@ -15,6 +16,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import psutil
+import redis
 from django.conf import settings
 
 from realtime.authority import Authority
@@ -27,9 +29,12 @@ from realtime.feed import Lost
 from realtime.filters import Filter
 from realtime.frames import text_frame
 from realtime.hub import Hub, Message, Subscription
+from realtime.leases import ASSERT_INTERVAL, Leases
+from realtime.live import answer
 from realtime.log import LogUnavailable
 from realtime.outlet import ConnectionOutlet
 from realtime.policy import POLL_INTERVAL, Policy
+from realtime.processes import BEAT_INTERVAL, Process
 from realtime.protocol import CloseReason, ErrorCode, Position, ProtocolError, encode_error
 from realtime.readiness import DRAINING, look_around
 from realtime.redis import close_async_clients, uses_embedded
@@ -62,6 +67,8 @@ class Node:
         self.database = Database()
         self.authority = Authority(self.database, self.roster)
         self.failures = Failures()
+        self.process = Process(self._answer)
+        self.leases = Leases(self.process.name, self.spawn)
         self.draining = False
         # When whom to tell, once draining.
         self._drain: Drain | None = None
@@ -98,6 +105,10 @@ class Node:
             self.spawn(self._every(POLL_INTERVAL, self._check_embedded))
             self.spawn(self._every(SYNC_INTERVAL, self._sync_embedded))
         await self.authority.follow()
+        self.spawn(self._beat())
+        self.spawn(self.process.listen())
+        self.spawn(self._every(BEAT_INTERVAL, self._beat))
+        self.spawn(self._every(ASSERT_INTERVAL, self._assert_leases))
         self.spawn(self._every(POLL_INTERVAL, self.authority.follow))
         self.spawn(self._every(USE_INTERVAL, self.authority.record_uses))
 
@@ -110,6 +121,7 @@ class Node:
         if tasks:
             await asyncio.wait(tasks, timeout=CLOSE_TIMEOUT)
         await self._broker.close()
+        await self.process.leave()
         await self.authority.record_uses()
         await close_async_clients()
         self.database.close()
@@ -189,6 +201,23 @@ class Node:
         assert self._embedded is not None
         await asyncio.to_thread(self._embedded.sync)
 
+    async def _beat(self) -> None:
+        """Let other processes know that this one runs, and what its connections hold."""
+        with contextlib.suppress(redis.RedisError, OSError):  # readiness tells, and the broker
+            if await self.process.beat():
+                await self.leases.write_all()
+            else:
+                await self.leases.write()
+
+    async def _assert_leases(self) -> None:
+        with contextlib.suppress(redis.RedisError, OSError):
+            await self.leases.write_all()
+
+    async def _answer(self, question: bytes) -> bytes:
+        clients = self.roster.by_holder.items()
+        holders = {holder: len(connections) for holder, connections in clients}
+        return await answer(question, self.roster.clients, holders)
+
     @staticmethod
     def _watch_embedded(server: EmbeddedServer) -> None:
         try:
@@ -213,6 +242,7 @@ class Node:
     def forget(self, client: Client) -> None:
         """Count a connection out; once or more."""
         self.roster.forget(client)
+        self.leases.release(client.client_id)
         self.stats.active_clients = len(self.roster.clients)
 
     # Subscriptions

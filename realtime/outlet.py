@@ -28,6 +28,8 @@ class ConnectionOutlet(Protocol):
     on_lost: Callable[[], None] | None
     # Called when the client is closed because it lets too much pile up.
     on_overflow: Callable[[], None] | None
+    # All that was written so far.
+    bytes_sent: int
 
     def write(self, frames: bytes) -> None:
         """Send complete WebSocket frames."""
@@ -55,6 +57,7 @@ class AsgiOutlet:
         self._max_buffered = max_buffered
         self._frames: deque[bytes] = deque()
         self._buffered = 0
+        self.bytes_sent = 0
         self._closing: dict[str, Any] | None = None
         self._wake = asyncio.Event()
         self._task = asyncio.create_task(self._run())
@@ -70,6 +73,7 @@ class AsgiOutlet:
             self.overflow()
             return
         self._frames.append(frames)
+        self.bytes_sent += len(frames)
         self._buffered += len(frames)
         self._wake.set()
 

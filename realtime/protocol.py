@@ -93,6 +93,7 @@ class CloseReason(StrEnum):
     TOKEN_REVOKED = "token revoked"  # noqa: S105 - a reason, not a secret
     TOKEN_EXPIRED = "token expired"  # noqa: S105 - a reason, not a secret
     FLOODING = "flooding"
+    DISCONNECTED = "disconnected by an administrator"
     CAPACITY = "server at capacity"
     TOKEN_CONNECTIONS = "token connection limit"  # noqa: S105 - a reason, not a secret
     ADDRESS_CONNECTIONS = "address connection limit"

@@ -10,18 +10,23 @@ from typing import NamedTuple, Protocol
 
 from realtime.auth import Grant
 from realtime.config import WebSocketConfig
+from realtime.live import Connection
 from realtime.protocol import CloseCode, CloseReason
 
 
 class Client(Protocol):
     """A connection as the roster and the node see it."""
 
+    client_id: str
     grant: Grant | None
     # What limits count the client's address as; see :mod:`realtime.addresses`.
     address_key: str
 
     def apply_grant(self, grant: Grant) -> None:
         """Take changed rights; subscriptions that they do not allow end."""
+
+    def describe(self) -> Connection:
+        """Return what an operator may see of it."""
 
     def end(self, code: CloseCode, reason: CloseReason) -> None:
         """Close the connection; never waits."""

@@ -102,6 +102,7 @@ class Session:
     """A connection with one subscription, as a consumer has it, and what its client has to read."""
 
     deflated = False
+    bytes_sent = 0
     on_lost: Callable[[], None] | None = None
     on_overflow: Callable[[], None] | None = None
 

@@ -131,7 +131,7 @@ def test_every_threat_is_shown_by_a_test() -> None:
     shown = [row[-1] for row in rows(SECURITY, "## Threats")]
     assert len(shown) > 20
     for reference in shown:
-        path, _, name = reference.partition("::")
+        path, *_, name = reference.split("::")
         assert re.search(rf"def {name}\(", (ROOT / path).read_text()), reference
 
 

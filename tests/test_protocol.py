@@ -157,6 +157,7 @@ def test_the_close_reasons_are_the_contracts_and_fit_a_close_frame() -> None:
         "token revoked",
         "token expired",
         "flooding",
+        "disconnected by an administrator",
         "server at capacity",
         "token connection limit",
         "address connection limit",

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from realtime.auth import Grant
 from realtime.config import WebSocketConfig
+from realtime.live import Connection
 from realtime.protocol import CloseCode, CloseReason
 from realtime.roster import Room, Roster
 
@@ -20,6 +21,7 @@ class Page:
     """A client that only remembers how it was ended."""
 
     def __init__(self, address_key: str = "10.0.0.1") -> None:
+        self.client_id = ""
         self.grant: Grant | None = None
         self.address_key = address_key
         self.ended: tuple[CloseCode, CloseReason] | None = None
@@ -27,6 +29,10 @@ class Page:
     def apply_grant(self, grant: Grant) -> None:
         """Take changed rights."""
         self.grant = grant
+
+    def describe(self) -> Connection:
+        """Nobody looks here."""
+        raise AssertionError
 
     def end(self, code: CloseCode, reason: CloseReason) -> None:
         """Remember."""

@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from django.contrib import admin
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.http import HttpRequest, HttpResponse
+from django.urls import reverse
 from django.utils.html import format_html
 
+from realtime import live
 from realtime.admin.actions import TokenActions
 from realtime.admin.filters import StateFilter, TypeFilter
-from realtime.auth import assign_secret
+from realtime.auth import assign_secret, holder_of
 from realtime.forms import NewTokenForm, TokenForm
 from realtime.models import AccessToken
+from realtime.processes import Unanswered
 from realtime.protocol import SUBSCRIPTION_TYPES
 
 if TYPE_CHECKING:
@@ -24,6 +27,17 @@ else:
 
 # Where a new token's secret is between saving the token and the response that shows it.
 SECRET = "_new_secret"  # noqa: S105 - an attribute's name
+
+
+# When the servers cannot be asked.
+_UNKNOWN: dict[str, int] = {}
+
+
+def _count_connections() -> dict[str, int]:
+    try:
+        return live.count_by_holder()
+    except Unanswered:
+        return _UNKNOWN
 
 
 @admin.register(AccessToken)
@@ -125,6 +139,23 @@ class AccessTokenAdmin(TokenActions, _TokenModelAdmin):
             return []
         extend = [("extend_tokens", "Extend")] if token.expires_at is not None else []
         return [*extend, ("rotate_token", "Rotate secret"), ("revoke_tokens", "Revoke")]
+
+    def get_list_display(self, request: HttpRequest) -> Any:
+        """Add how many connections each token has now; asked once for the page."""
+        counts: dict[str, int] | None = None
+
+        @admin.display(description="connections")
+        def connections(token: AccessToken) -> str:
+            nonlocal counts
+            if counts is None:
+                counts = _count_connections()
+            count = counts.get(holder_of(token), 0) if counts is not _UNKNOWN else "unknown"
+            if not count or not request.user.has_perm("realtime.view_connection"):
+                return str(count)
+            url = reverse("admin:realtime_connection_changelist")
+            return format_html('<a href="{}?holder={}">{}</a>', url, holder_of(token), count)
+
+        return (*self.list_display, connections)
 
     # Making and changing
 
