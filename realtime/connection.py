@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
+import time
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import unquote
@@ -19,14 +19,12 @@ from daphne.ws_protocol import WebSocketProtocol
 from twisted.internet import defer, reactor, tcp
 from twisted.internet.protocol import connectionDone
 
+from realtime.inbox import Inbox
 from realtime.outlet import OUTLET_EXTENSION
 from realtime.protocol import CloseCode, CloseReason
 
 logger = logging.getLogger(__name__)
 
-# Reading pauses while so many messages, or bytes of them, wait for the application.
-INBOX_MESSAGES = 16
-INBOX_BYTES = 256 * 1024
 # What a client may send ahead before its handshake is answered.
 MAX_EARLY_BYTES = 64 * 1024
 # What a client may still send after the server's close frame: the rest of a large message.
@@ -34,10 +32,17 @@ MAX_BYTES_AFTER_CLOSE = 8 * 1024 * 1024
 # And how many frames, or parts of them, are read for its answer: a flood would keep the loop busy.
 MAX_STEPS_AFTER_CLOSE = 2000
 PING_FRAME = b"\x89\x00"
+# Control frames and parts of messages of fewer bytes than this are counted, since each costs the
+# loop what a message does and no other limit counts them: so many a minute, then it is flooding.
+SMALL_PART = 512
+SMALL_PARTS_PER_MINUTE = 1000
+# What a client that has not authenticated may hold unfinished, and all of them together.
+STRANGERS_BYTES = 64 * 1024
+ALL_STRANGERS_BYTES = 64 * 1024 * 1024
 
 
 # Attributes of a connection that outlive it.
-_KEPT = ("_inbox", "_inbox_bytes", "_task", "_waiter", "client_addr", "path", "server")
+_KEPT = ("_inbox", "_task", "client_addr", "path", "server")
 
 
 def _lowest_transport(transport: Any) -> Any:
@@ -80,8 +85,8 @@ class StreamProtocol(WebSocketProtocol):
     bytes_sent = 0
     # Called when the client is gone, before the application reads of it.
     on_lost: Callable[[], None] | None = None
-    # Called when the client is closed because it lets too much pile up.
-    on_overflow: Callable[[], None] | None = None
+    # Called when the client is closed for what it sends or does not read.
+    on_ended: Callable[[CloseReason], None] | None = None
     # The application's end of this connection; None until the handshake was read.
     _task: asyncio.Task[None] | None = None
     _handshake: defer.Deferred[Any] | None = None
@@ -91,12 +96,18 @@ class StreamProtocol(WebSocketProtocol):
     # The TCP connection at the bottom, whose buffer is what waits; None once it is gone.
     _lowest: Any = None
     _overflowed = False
+    # Whether the client has authenticated.
+    _is_trusted = False
+    # Bytes of unfinished messages that count as strangers'.
+    _unfinished = 0
+    # The small parts since a monotonic time.
+    _small_parts = 0
+    _small_since = 0.0
+    small_parts_per_minute = SMALL_PARTS_PER_MINUTE
     _bytes_after_close = 0
     _steps_after_close = 0
     # Open, and nothing waits in the transport: bytes may go to the socket at once.
     _clear = False
-    # Set while the application waits for a message.
-    _waiter: asyncio.Future[None] | None = None
     # Monotonic times: when the next ping is due, and until when something must come after the
     # last (0 once it has). The factory acts on them.
     ping_due = 0.0
@@ -126,8 +137,7 @@ class StreamProtocol(WebSocketProtocol):
         """Start the application; the answer waits for it to accept."""
         self.server = self.factory.server_class
         self.request = request
-        self._inbox: deque[tuple[dict[str, Any], int]] = deque()
-        self._inbox_bytes = 0
+        self._inbox = Inbox()
         # The HTTP channel is still registered and would go on pausing and resuming.
         self.transport.unregisterProducer()
         self._lowest = _lowest_transport(self.transport)
@@ -137,7 +147,7 @@ class StreamProtocol(WebSocketProtocol):
         scope = self._scope(request)
         self._log("connecting")
         self._handshake = defer.Deferred()
-        self._push({"type": "websocket.connect"}, 0)
+        self._inbox.put({"type": "websocket.connect"}, 0)
         application = self.server.application(scope, self._receive, self._reply)
         self._task = asyncio.ensure_future(application)
         self._task.add_done_callback(self._application_done)
@@ -185,32 +195,13 @@ class StreamProtocol(WebSocketProtocol):
     # The application's side
 
     async def _receive(self) -> dict[str, Any]:
-        """ASGI's ``receive``: one message in a turn of the loop, so that a flood is not alone."""
-        if self._inbox:
-            await asyncio.sleep(0)
-        while not self._inbox:
-            self._waiter = asyncio.get_running_loop().create_future()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
-        message, size = self._inbox.popleft()
-        self._inbox_bytes -= size
-        if self._reading_paused and self._inbox_is_low():
+        """ASGI's ``receive``."""
+        message = await self._inbox.get()
+        if self._unfinished:
+            self._count_unfinished()
+        if self._reading_paused and self._inbox.is_low():
             self._resume_reading()
         return message
-
-    def _push(self, message: dict[str, Any], size: int) -> None:
-        self._inbox.append((message, size))
-        self._inbox_bytes += size
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    def _inbox_is_full(self) -> bool:
-        return len(self._inbox) >= INBOX_MESSAGES or self._inbox_bytes >= INBOX_BYTES
-
-    def _inbox_is_low(self) -> bool:
-        return len(self._inbox) <= INBOX_MESSAGES // 2 and self._inbox_bytes <= INBOX_BYTES // 2
 
     def _resume_reading(self) -> None:
         self._reading_paused = False
@@ -268,6 +259,45 @@ class StreamProtocol(WebSocketProtocol):
             self.dropConnection(abort=True)
             return
         self._dataReceived(data)
+        if not self._is_trusted:
+            self._count_unfinished()
+
+    def _count_unfinished(self) -> None:
+        """Bound what strangers together make the server keep: who has more than his share ends."""
+        if self.state != self.STATE_OPEN:
+            return
+        held = len(self.data) + len(self._inbox)
+        if self.inside_message:
+            held += self.message_data_total_length
+            if self.current_frame is not None:  # counted whole, though it may only have begun
+                held -= self.current_frame.length - self.current_frame_masker.pointer()
+        total = self.factory.count_unfinished(held - self._unfinished)
+        self._unfinished = held
+        if held > STRANGERS_BYTES and total > ALL_STRANGERS_BYTES:
+            self._end(CloseCode.TRY_AGAIN_LATER, CloseReason.CAPACITY)
+
+    def trust(self) -> None:
+        """Count the client no longer among the strangers."""
+        self._is_trusted = True
+        self.factory.count_unfinished(-self._unfinished)
+        self._unfinished = 0
+
+    def onFrameData(self, payload: bytes) -> bool | None:
+        """Take a frame, or a part of one; too many small ones are a flood."""
+        if len(payload) < SMALL_PART:
+            frame, read = self.current_frame, self.current_frame_masker.pointer()
+            if frame.opcode > 7 or not frame.fin or read < frame.length:
+                self._count_small_part()
+        result: bool | None = super().onFrameData(payload)
+        return result
+
+    def _count_small_part(self) -> None:
+        now = time.monotonic()
+        if now - self._small_since > 60:
+            self._small_since, self._small_parts = now, 0
+        self._small_parts += 1
+        if self._small_parts > self.small_parts_per_minute and self.state == self.STATE_OPEN:
+            self._end(CloseCode.POLICY_VIOLATION, CloseReason.FLOODING)
 
     def consumeData(self) -> None:
         """Read frames, until the application has enough to do.
@@ -296,23 +326,24 @@ class StreamProtocol(WebSocketProtocol):
             message = {"type": "websocket.receive", "bytes": payload}
         else:
             message = {"type": "websocket.receive", "text": payload.decode("utf8")}
-        self._push(message, len(payload))
-        if self._inbox_is_full():
+        self._inbox.put(message, len(payload))
+        if self._inbox.is_full():
             self._reading_paused = True
             self.transport.pauseProducing()
 
     def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
         """Tell the consumer and the application that the client is gone."""
         self.factory.closed(self)
+        self.trust()
         self._clear = False
         self._handshake = None
         if self.on_lost is not None:
             self.on_lost()
-        self.on_lost = self.on_overflow = None
+        self.on_lost = self.on_ended = None
         if self._task is None:
             return
         self._inbox.clear()
-        self._push({"type": "websocket.disconnect", "code": code or 1005}, 0)
+        self._inbox.put({"type": "websocket.disconnect", "code": code or 1005}, 0)
         self._log("disconnected")
 
     def connectionLost(self, reason: Any = connectionDone) -> None:
@@ -381,9 +412,13 @@ class StreamProtocol(WebSocketProtocol):
         if self._overflowed:
             return
         self._overflowed = True
-        self.close(CloseCode.TRY_AGAIN_LATER, CloseReason.SLOW_CONSUMER)
-        if self.on_overflow is not None:
-            self.on_overflow()
+        self._end(CloseCode.TRY_AGAIN_LATER, CloseReason.SLOW_CONSUMER)
+
+    def _end(self, code: CloseCode, reason: CloseReason) -> None:
+        """Close the client for what only this end of its connection sees."""
+        self.close(code, reason)
+        if self.on_ended is not None:
+            self.on_ended(reason)
 
     def sendCloseFrame(self, *args: Any, **kwargs: Any) -> None:
         """Send the last frame: nothing goes past what is buffered any more."""

@@ -127,7 +127,7 @@ class StreamConsumer(AsyncJsonWebsocketConsumer):
             self.base_send, lambda: self.node.policy.config.max_buffered_bytes
         )
         self.outlet.on_lost = self.gone
-        self.outlet.on_overflow = self._lag
+        self.outlet.on_ended = self._ended_by_outlet
         self.address = (self.scope.get("client") or ("",))[0]
         self.address_key = address_key(self.address)
         config = self.node.policy.config
@@ -147,7 +147,7 @@ class StreamConsumer(AsyncJsonWebsocketConsumer):
                 CloseReason.AUTH_TIMEOUT,
             )
         else:
-            self.node.authority.bind(self, ANONYMOUS)
+            self._enter(ANONYMOUS)
 
     async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
         """Count, read and carry out one message."""
@@ -223,10 +223,11 @@ class StreamConsumer(AsyncJsonWebsocketConsumer):
             [Subscribed(known, found.type) for known, (found, _) in self.subscriptions.items()],
         )
 
-    def _lag(self) -> None:
-        """Forget a client that the outlet closes because it does not read."""
-        self.node.stats.slow_consumers += 1
-        self._audit(Event.LIMIT_REACHED, limit=CloseReason.SLOW_CONSUMER)
+    def _ended_by_outlet(self, reason: CloseReason) -> None:
+        """Forget a client that the outlet closes."""
+        if reason is CloseReason.SLOW_CONSUMER:
+            self.node.stats.slow_consumers += 1
+        self._audit(Event.LIMIT_REACHED, limit=reason)
         self.gone()
 
     def restart(self, retry_after: float) -> None:
@@ -281,7 +282,7 @@ class StreamConsumer(AsyncJsonWebsocketConsumer):
             self.node.leases.release(self.client_id)
         elif grant is None:
             await self._refuse_authentication(command)
-        elif not self.node.authority.bind(self, grant):
+        elif not self._enter(grant):
             self.end(CloseCode.TRY_AGAIN_LATER, CloseReason.TOKEN_CONNECTIONS)
         else:
             self._accept_authentication(grant, command.metadata)
@@ -300,6 +301,14 @@ class StreamConsumer(AsyncJsonWebsocketConsumer):
         if grant is None:
             leases.release(self.client_id)
         return grant
+
+    def _enter(self, grant: Grant) -> bool:
+        """Take rights, unless their holder has connections enough in this process."""
+        if not self.node.authority.bind(self, grant):
+            return False
+        if self.outlet is not None:
+            self.outlet.trust()
+        return True
 
     async def _refuse_authentication(self, command: Auth) -> None:
         self.node.stats.auth_failures += 1

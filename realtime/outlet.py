@@ -26,8 +26,8 @@ class ConnectionOutlet(Protocol):
     deflated: bool
     # Called when the client is gone, if the server tells before the application reads of it.
     on_lost: Callable[[], None] | None
-    # Called when the client is closed because it lets too much pile up.
-    on_overflow: Callable[[], None] | None
+    # Called when the client is closed for what it sends or does not read.
+    on_ended: Callable[[CloseReason], None] | None
     # All that was written so far.
     bytes_sent: int
 
@@ -40,6 +40,9 @@ class ConnectionOutlet(Protocol):
     def overflow(self) -> None:
         """Close a client that does not read what it is sent."""
 
+    def trust(self) -> None:
+        """Take the client for one who has authenticated."""
+
     def close(self, code: CloseCode, reason: CloseReason) -> None:
         """Send what is buffered, then close. What is written later is dropped."""
 
@@ -50,7 +53,7 @@ class AsgiOutlet:
     # Whether to compress is the ASGI server's affair.
     deflated = False
     on_lost: Callable[[], None] | None = None
-    on_overflow: Callable[[], None] | None = None
+    on_ended: Callable[[CloseReason], None] | None = None
 
     def __init__(self, send: Send, max_buffered: Callable[[], int]) -> None:
         self._send = send
@@ -84,8 +87,11 @@ class AsgiOutlet:
     def overflow(self) -> None:
         """Close a client that does not read what it is sent."""
         self.close(CloseCode.TRY_AGAIN_LATER, CloseReason.SLOW_CONSUMER)
-        if self.on_overflow is not None:
-            self.on_overflow()
+        if self.on_ended is not None:
+            self.on_ended(CloseReason.SLOW_CONSUMER)
+
+    def trust(self) -> None:
+        """What clients may send before is the ASGI server's affair."""
 
     def close(self, code: CloseCode, reason: CloseReason) -> None:
         """Close after what is buffered."""

@@ -51,6 +51,7 @@ class StreamFactory(WebSocketFactory):
         # Those that were pinged and may not have answered, in the order of their deadlines.
         self._awaited: OrderedDict[StreamProtocol, None] = OrderedDict()
         self._keepalive = task.LoopingCall(self._keep_alive)
+        self._unfinished = 0
         super().__init__(server, *args, **kwargs)
         reactor.addSystemEventTrigger("before", "shutdown", self.drain)
 
@@ -115,6 +116,11 @@ class StreamFactory(WebSocketFactory):
             del self._awaited[connection]
             if connection.pong_due:  # else something came
                 connection.dropConnection(abort=True)
+
+    def count_unfinished(self, more: int) -> int:
+        """Count bytes that clients who have not authenticated make the server keep."""
+        self._unfinished += more
+        return self._unfinished
 
     def drain(self) -> defer.Deferred[Any]:
         """Take no more connections and end those there are; fires when they are gone.

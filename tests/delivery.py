@@ -104,7 +104,7 @@ class Session:
     deflated = False
     bytes_sent = 0
     on_lost: Callable[[], None] | None = None
-    on_overflow: Callable[[], None] | None = None
+    on_ended: Callable[[CloseReason], None] | None = None
 
     def __init__(self, node: Node, log: FickleLog, request: Request) -> None:
         self.node = node
@@ -133,6 +133,9 @@ class Session:
     def overflow(self) -> None:
         """Close a client that does not read."""
         self.end()
+
+    def trust(self) -> None:
+        """Nobody else is here."""
 
     def close(self, code: CloseCode, reason: CloseReason) -> None:
         """Only consumers close."""

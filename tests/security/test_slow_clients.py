@@ -1,12 +1,28 @@
-"""Clients that keep a connection without using it: each is bounded in time or in bytes."""
+"""Clients that keep a connection without using it, or busy without use: each is bounded."""
 
 from __future__ import annotations
 
 import socket
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
-from tests.support import TEXT, TIMEOUT, RawClient, Server, client, running, wait_until
+import pytest
+
+from realtime.connection import SMALL_PARTS_PER_MINUTE
+from tests.security.audit import audit
+from tests.support import (
+    CLOSE,
+    PING,
+    PONG,
+    TEXT,
+    TIMEOUT,
+    RawClient,
+    Server,
+    client,
+    running,
+    wait_until,
+)
 
 # Shorter than in use, so that the test is.
 SERVER = """
@@ -14,15 +30,18 @@ import os, sys
 os.environ["DJANGO_SETTINGS_MODULE"] = "streaming_site.settings"
 import django
 django.setup()
-import realtime.server
+import realtime.connection, realtime.server
 realtime.server.REQUEST_TIMEOUT = 1.0
+realtime.connection.ALL_STRANGERS_BYTES = 250_000
 from django.core.management import execute_from_command_line
 execute_from_command_line(["manage.py", "serve", *sys.argv[1:]])
 """
 
+LIVE = "from realtime import live\nresult = [c.client_id for c in live.connections().connections]"
+
 
 class HastyServer(Server):
-    """A server that gives a request one second."""
+    """A server that gives a request one second, and strangers little room."""
 
     def program(self) -> list[str]:
         """Return the command that serves."""
@@ -89,3 +108,69 @@ def test_a_message_that_never_ends_takes_no_more_than_a_message_may(data_dir: Pa
         for _ in range(4):
             raw.send(0x00, b"[" * 1000)
         raw.expect_close(1009, "message too big")
+
+
+@pytest.mark.parametrize("first_byte", [PING, 0x00], ids=["pings", "parts"])
+def test_a_flood_of_small_frames_is_closed(server: Server, first_byte: int) -> None:
+    with RawClient(server).connect() as raw:
+        raw.send(TEXT & 0x7F, b"[")
+        for _ in range(SMALL_PARTS_PER_MINUTE):
+            raw.send(first_byte, b" ")
+        frame = raw.read_frame()
+        while frame.first_byte == PONG:
+            frame = raw.read_frame()
+        assert (frame.first_byte, frame.payload) == (CLOSE, b"\x03\xf0flooding")
+    wait_until(lambda: [line["limit"] for line in audit(server)[-1:]] == ["flooding"])
+
+
+def test_a_large_message_in_many_frames_is_no_flood(server: Server, token: str) -> None:
+    text = b'{"type": "ping"' + b" " * 600 * SMALL_PARTS_PER_MINUTE + b"}"
+    with RawClient(server).connect() as raw:
+        raw.send_message({"type": "auth", "data": {"token": token}})
+        assert raw.read_message()["type"] == "auth_success"
+        for start in range(0, len(text), 600):
+            part = text[start : start + 600]
+            is_last = start + 600 >= len(text)
+            raw.send((0x80 if is_last else 0) | (0 if start else 1), part)
+        assert raw.read_message()["type"] == "pong"
+
+
+def hold(raw: RawClient) -> None:
+    """Begin a message of 100,000 bytes and do not end it."""
+    raw.send(TEXT & 0x7F, b"[" + b" " * 99_999)
+    for _ in range(2):  # the second is read after the server has looked at what it holds
+        raw.send(PING)
+        frame = raw.read_frame()
+        if frame.first_byte == CLOSE:
+            raise Closed(frame.payload[2:].decode())
+        assert frame.first_byte == PONG
+
+
+class Closed(Exception):
+    """The server has closed."""
+
+
+def test_what_strangers_leave_unfinished_is_bounded_together(data_dir: Path) -> None:
+    with HastyServer(data_dir) as server, ExitStack() as stack:
+        token = server.new_token()
+        known = stack.enter_context(RawClient(server).connect())
+        known.send_message({"type": "auth", "data": {"token": token}})
+        assert known.read_message()["type"] == "auth_success"
+        first, second, third = (stack.enter_context(RawClient(server).connect()) for _ in range(3))
+        hold(first)
+        hold(second)
+        hold(known)
+        with pytest.raises(Closed, match="server at capacity"):
+            hold(third)
+        third.socket.close()
+        # There is always room for what is needed to authenticate, and for what was given back.
+        other = stack.enter_context(RawClient(server).connect())
+        other.send_message({"type": "auth", "data": {"token": token}})
+        assert other.read_message()["type"] == "auth_success"
+        wait_until(lambda: len(server.administer(LIVE)) == 4)
+        first.send(0x80, b" ]")
+        assert first.read_message()["data"]["code"] == "invalid_message"
+        hold(stack.enter_context(RawClient(server).connect()))
+        second.socket.close()
+        wait_until(lambda: len(server.administer(LIVE)) == 4)
+        hold(stack.enter_context(RawClient(server).connect()))
