@@ -19,6 +19,7 @@ from typing import Any
 
 from django.db.models import Q
 from django.utils import timezone
+from django.views.decorators.debug import sensitive_variables
 
 from realtime.filters import EVERYTHING, Filter, FilterError, compile_filters
 from realtime.models import AccessToken
@@ -85,6 +86,7 @@ def generate_prefix() -> str:
     return MARK + secrets.token_hex(PREFIX_CHARACTERS // 2)
 
 
+@sensitive_variables()
 def generate_secret(prefix: str | None = None) -> tuple[str, str]:
     """Return a new secret and the public prefix it begins with, a new one unless given."""
     prefix = prefix or generate_prefix()
@@ -98,11 +100,13 @@ def public_prefix(secret: str) -> str | None:
     return prefix if _PREFIX.fullmatch(prefix) else None
 
 
+@sensitive_variables()
 def digest(secret: str) -> bytes:
     """Return the SHA-256 digest under which a secret is stored."""
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()
 
 
+@sensitive_variables()
 def create_token(name: str, **fields: Any) -> tuple[AccessToken, str]:
     """Store a new token; return it and its secret, which nobody can read again.
 
@@ -116,6 +120,7 @@ def create_token(name: str, **fields: Any) -> tuple[AccessToken, str]:
     return token, secret
 
 
+@sensitive_variables()
 def assign_secret(token: AccessToken, prefix: str | None = None) -> str:
     """Give a token a new secret, to be saved by the caller, and return it."""
     secret, token.prefix = generate_secret(prefix)
@@ -123,6 +128,7 @@ def assign_secret(token: AccessToken, prefix: str | None = None) -> str:
     return secret
 
 
+@sensitive_variables()
 def rotate(token: AccessToken, overlap: timedelta) -> str:
     """Give a token a new secret, save it, and return the secret; the old one works a while longer.
 

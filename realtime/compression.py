@@ -15,18 +15,30 @@ class _DeflateAccept(PerMessageDeflateOfferAccept):
 
     def get_extension_string(self) -> str:
         """Return the parameters of the answer; a server may add these unasked (RFC 7692, 7.1.1)."""
-        return "permessage-deflate; server_no_context_takeover; client_no_context_takeover"
+        answer = "permessage-deflate; server_no_context_takeover; client_no_context_takeover"
+        window = self.offer.request_max_window_bits
+        return f"{answer}; server_max_window_bits={window}" if window else answer
 
 
 def accept_deflate(offers: list[Any]) -> _DeflateAccept | None:
-    """Return the acceptance of a client's first usable offer.
+    """Return the acceptance of a client's best offer.
 
-    One that asks for a smaller window is not: frames are shared by all clients.
+    Best is the first that does not ask for a smaller window: one that does gets its messages
+    uncompressed, since compressed frames are shared by all clients.
     """
-    for offer in offers:
-        if isinstance(offer, PerMessageDeflateOffer) and not offer.request_max_window_bits:
-            return _DeflateAccept(offer, request_no_context_takeover=True, no_context_takeover=True)
-    return None
+    known = [offer for offer in offers if isinstance(offer, PerMessageDeflateOffer)]
+    known.sort(key=lambda offer: bool(offer.request_max_window_bits))
+    if not known:
+        return None
+    window = known[0].request_max_window_bits or None
+    return _DeflateAccept(
+        known[0], request_no_context_takeover=True, no_context_takeover=True, window_bits=window
+    )
+
+
+def takes_shared_frames(compression: Any) -> bool:
+    """Tell whether what was agreed on lets a connection take the frames of all: the full window."""
+    return compression is not None and compression.server_max_window_bits in (0, 15)
 
 
 def refuse_compression(offers: list[Any]) -> None:

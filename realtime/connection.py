@@ -19,6 +19,7 @@ from daphne.ws_protocol import WebSocketProtocol
 from twisted.internet import defer, reactor, tcp
 from twisted.internet.protocol import connectionDone
 
+from realtime.compression import takes_shared_frames
 from realtime.inbox import Inbox
 from realtime.outlet import OUTLET_EXTENSION
 from realtime.protocol import CloseCode, CloseReason
@@ -188,7 +189,7 @@ class StreamProtocol(WebSocketProtocol):
 
     def onOpen(self) -> None:
         """Begin to watch whether the client is alive."""
-        self.deflated = self._perMessageCompress is not None
+        self.deflated = takes_shared_frames(self._perMessageCompress)
         self.factory.opened(self)
         self._log("connected")
 
@@ -318,7 +319,7 @@ class StreamProtocol(WebSocketProtocol):
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
         """Hand a message to the application; after a close nothing is looked at."""
-        if self.deflated:
+        if self._perMessageCompress is not None:
             self._perMessageCompress._decompressor = None  # 40 KB that an idle client need not hold
         if self.state != self.STATE_OPEN:
             return

@@ -8,7 +8,7 @@ here.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import IntEnum, StrEnum
 from math import isfinite
@@ -129,7 +129,7 @@ class Command:
 class Auth(Command):
     """``token`` is ``None`` when it is missing or no string: that counts as a wrong one."""
 
-    token: str | None
+    token: str | None = field(repr=False)
 
 
 @dataclass(slots=True)

@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
 import redis
@@ -48,6 +49,11 @@ class Server(NamedTuple):
 
     url: str
     options: tuple[tuple[str, Any], ...] = ()
+
+    def __repr__(self) -> str:
+        """Leave out what may be a password."""
+        parts = urlsplit(self.url)
+        return f"Server({parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path})"
 
 
 def urls(data_dir: Path) -> list[str]:

@@ -20,6 +20,7 @@ from django.template.response import TemplateResponse
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.crypto import constant_time_compare, salted_hmac
+from django.views.decorators.debug import sensitive_variables
 
 from realtime.auth import revoke, rotate
 from realtime.models import AccessToken
@@ -111,6 +112,7 @@ class TokenActions(_TokenModelAdmin):
             state=_state(token),
         )
 
+    @sensitive_variables()
     def _rotate(
         self, request: HttpRequest, token: AccessToken, overlap: timedelta
     ) -> HttpResponse | None:
@@ -182,6 +184,7 @@ class TokenActions(_TokenModelAdmin):
         }
         return TemplateResponse(request, "admin/realtime/accesstoken/confirmation.html", context)
 
+    @sensitive_variables()
     def show_secret(
         self, request: HttpRequest, token: AccessToken, secret: str, title: str, note: str = ""
     ) -> HttpResponse:

@@ -11,8 +11,12 @@ from typing import Any
 
 import pytest
 from websockets.asyncio.client import connect
+from websockets.extensions.permessage_deflate import (
+    ClientPerMessageDeflateFactory,
+    PerMessageDeflate,
+)
 
-from tests.support import TIMEOUT, Client, Server, client
+from tests.support import Client, RawClient, Server, client
 
 
 def payloads(count: int, size: int) -> list[dict[str, Any]]:
@@ -114,18 +118,28 @@ async def many_clients(server: Server, token: str, count: int) -> AsyncIterator[
         await asyncio.gather(*(connection.close() for connection in connections))
 
 
-async def test_no_compression_where_the_client_wants_a_smaller_window(server: Server) -> None:
-    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-    writer.write(
-        b"GET /ws/ HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
-        b"Sec-WebSocket-Extensions: permessage-deflate; server_max_window_bits=10\r\n\r\n"
-    )
-    async with asyncio.timeout(TIMEOUT):
-        answer = await reader.readuntil(b"\r\n\r\n")
-    writer.close()
-    assert b"101" in answer.split(b"\r\n")[0]
-    assert b"permessage-deflate" not in answer
+async def test_a_client_with_a_smaller_window_gets_messages_uncompressed(
+    server: Server, token: str
+) -> None:
+    deflate = [ClientPerMessageDeflateFactory(server_max_window_bits=10)]
+    async with connect(server.url, extensions=deflate, compression=None) as connection:
+        [agreed] = connection.protocol.extensions
+        assert isinstance(agreed, PerMessageDeflate)
+        assert agreed.remote_max_window_bits == 10
+        page = Client(connection)
+        await page.authenticate(token)
+        await page.subscribe("events")
+        server.publish("events", {"text": "x" * 10_000})
+        assert await page.expect_data("event") == {"text": "x" * 10_000}
+    with RawClient(server) as raw:
+        offer = b"Sec-WebSocket-Extensions: permessage-deflate; server_max_window_bits=10"
+        assert b"; server_max_window_bits=10" in raw.shake_hands(offer)
+        raw.send_message({"type": "auth", "data": {"token": token}})
+        raw.read_message()
+        raw.send_message({"type": "subscribe", "data": {"type": "events"}})
+        raw.read_message()
+        server.publish("events", {"text": "x" * 10_000})
+        assert raw.read_message()["data"]["event"] == {"text": "x" * 10_000}
 
 
 async def test_a_compressed_message_from_a_client_is_bounded(server: Server) -> None:

@@ -1,0 +1,20 @@
+"""An application that sends back what it receives, over this project's connections."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import streaming_site.asgi  # noqa: F401 - under Daphne it makes connections this project's
+from realtime.connection import StreamProtocol
+
+# Some cases cut 4 MiB into frames of 64 bytes, which here counts as a flood.
+StreamProtocol.small_parts_per_minute = 10**9
+
+
+async def application(scope: dict[str, Any], receive: Any, send: Any) -> None:
+    """Echo until the client closes."""
+    assert scope["type"] == "websocket"
+    await receive()
+    await send({"type": "websocket.accept"})
+    while (message := await receive())["type"] == "websocket.receive":
+        await send(message | {"type": "websocket.send"})
