@@ -2,9 +2,9 @@
 
 A hundred clients that behave receive 20 messages a second. Beside them, 20 that never read what
 they asked for (1 MB/s each), 20 of the same that send a ping each second, and one and five that
-send pings as fast as they can without reading the answers; who is closed comes back at once. Then:
-how long a ping waits while messages fan out to 2,000 connections. Only this project's server is
-measured.
+send pings as fast as they can without reading the answers; who is closed comes back at once. Then
+two hundred of every kind (:mod:`benchmarks.attackers`), for three times as long. Last, how long a
+ping waits while messages fan out to 2,000 connections. Only this project's server is measured.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import contextlib
 import json
 import os
 import socket
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -140,16 +142,37 @@ def measure(peer: Peer, options: argparse.Namespace) -> dict[str, Figures]:
                     hostile = Hostile(peer, server, count, pause, subscribes)
                     figures = latency(fleet, publisher, seconds)
                     hostile.stop()
-                    grown = resident_bytes(server.main) - before
-                    sections[title] = figures | {
-                        "growth": float(grown),
-                        "closed": float(hostile.closed),
-                    }
+                    sections[title] = figures | effects(server, before, hostile.closed)
+                attackers = besiege(server)
+                figures = latency(fleet, publisher, 3 * seconds)
+                closed = json.loads(attackers.communicate("")[0])
+                sections["200 of every kind"] = figures | effects(
+                    server, before, sum(closed.values())
+                )
         finally:
             publisher.stop()
             fleet.close()
         sections["fan-out to 2,000"] = pings_during_fan_out(peer, server)
     return sections
+
+
+def effects(server: Server, before: int, closed: int) -> Figures:
+    """Return how much the server has grown, and how many were closed."""
+    return {"growth": float(resident_bytes(server.main) - before), "closed": float(closed)}
+
+
+def besiege(server: Server) -> subprocess.Popen[str]:
+    """Start the attackers, on the core of the other clients."""
+    attackers = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.attackers"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert attackers.stdin is not None
+    attackers.stdin.write(f"{server.address[0]} {server.address[1]} {server.token}\n")
+    attackers.stdin.flush()
+    return attackers
 
 
 def latency(fleet: Fleet, publisher: Publisher, seconds: float) -> Figures:

@@ -8,7 +8,9 @@ and ASGI messages, nothing of what they mean.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import socket
 import time
 from collections.abc import Callable
 from typing import Any
@@ -23,6 +25,7 @@ from realtime.compression import takes_shared_frames
 from realtime.inbox import Inbox
 from realtime.outlet import OUTLET_EXTENSION
 from realtime.protocol import CloseCode, CloseReason
+from realtime.turns import FRAMES
 
 logger = logging.getLogger(__name__)
 
@@ -30,8 +33,10 @@ logger = logging.getLogger(__name__)
 MAX_EARLY_BYTES = 64 * 1024
 # What a client may still send after the server's close frame: the rest of a large message.
 MAX_BYTES_AFTER_CLOSE = 8 * 1024 * 1024
-# And how many frames, or parts of them, are read for its answer: a flood would keep the loop busy.
+# And how many frames, or parts of them, are read for its answer.
 MAX_STEPS_AFTER_CLOSE = 2000
+# Seconds until one who floods is cut: time for the close frame to arrive.
+FLOOD_LINGER = 2.0
 PING_FRAME = b"\x89\x00"
 # Control frames and parts of messages of fewer bytes than this are counted, since each costs the
 # loop what a message does and no other limit counts them: so many a minute, then it is flooding.
@@ -91,7 +96,9 @@ class StreamProtocol(WebSocketProtocol):
     # The application's end of this connection; None until the handshake was read.
     _task: asyncio.Task[None] | None = None
     _handshake: defer.Deferred[Any] | None = None
+    # No more is read: the application has enough to do; others have their turn.
     _reading_paused = False
+    _waits_for_turn = False
     # The transport adds nothing to the bytes, so that they may go past it.
     _is_plain = False
     # The TCP connection at the bottom, whose buffer is what waits; None once it is gone.
@@ -138,7 +145,7 @@ class StreamProtocol(WebSocketProtocol):
         """Start the application; the answer waits for it to accept."""
         self.server = self.factory.server_class
         self.request = request
-        self._inbox = Inbox()
+        self._inbox = Inbox(self.factory.turns)
         # The HTTP channel is still registered and would go on pausing and resuming.
         self.transport.unregisterProducer()
         self._lowest = _lowest_transport(self.transport)
@@ -206,9 +213,7 @@ class StreamProtocol(WebSocketProtocol):
 
     def _resume_reading(self) -> None:
         self._reading_paused = False
-        self.transport.resumeProducing()
-        if self.data:
-            self.consumeData()
+        self._wait_for_turn()
 
     async def _reply(self, message: dict[str, Any]) -> None:
         """ASGI's ``send``."""
@@ -311,11 +316,34 @@ class StreamProtocol(WebSocketProtocol):
         if self.state not in (self.STATE_OPEN, self.STATE_CLOSING):
             super().consumeData()
             return
+        if self._waits_for_turn:
+            return
+        steps = 0
         while not self._reading_paused and self.processData() and self.state:
+            steps += 1
             if self.state == self.STATE_CLOSING:
                 self._steps_after_close += 1
                 if self._steps_after_close > MAX_STEPS_AFTER_CLOSE:
                     self.dropConnection(abort=True)
+                    return
+            if steps >= FRAMES:
+                self.transport.pauseProducing()
+                self._wait_for_turn()
+                return
+
+    def _wait_for_turn(self) -> None:
+        if not self._waits_for_turn:
+            self._waits_for_turn = True
+            self.factory.turns.wait(self._take_turn)
+
+    def _take_turn(self) -> None:
+        """Read some more frames of a client that has sent many at once."""
+        self._waits_for_turn = False
+        if self._reading_paused or self._lowest is None:
+            return
+        self.consumeData()
+        if not (self._reading_paused or self._waits_for_turn) and self._lowest is not None:
+            self.transport.resumeProducing()
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
         """Hand a message to the application; after a close nothing is looked at."""
@@ -437,6 +465,24 @@ class StreamProtocol(WebSocketProtocol):
     def close(self, code: CloseCode, reason: CloseReason) -> None:
         """Send a close frame after what is buffered; without an answer to it, cut the socket."""
         self._close(int(code), reason.value)
+        if reason is CloseReason.FLOODING:
+            self._turn_away()
+
+    def _turn_away(self) -> None:
+        """Read nothing more, not even the answer to the close frame: it has all been a flood."""
+        if self.state != self.STATE_CLOSING:
+            return
+        self.data = b""
+        self._reading_paused = True
+        self.transport.pauseProducing()
+        if self._is_plain and not self.buffered_bytes():
+            with contextlib.suppress(OSError):  # it has gone already
+                self.transport.getHandle().shutdown(socket.SHUT_WR)
+        reactor.callLater(FLOOD_LINGER, self._cut)
+
+    def _cut(self) -> None:
+        if self._lowest is not None:
+            self.dropConnection(abort=True)
 
     def _close(self, code: int, reason: str) -> None:
         if self.state == self.STATE_CONNECTING:

@@ -6,6 +6,8 @@ import asyncio
 from collections import deque
 from typing import Any
 
+from realtime.turns import Turns
+
 # It is full with so many messages, or bytes of them, and low with half of that.
 MESSAGES = 16
 BYTES = 256 * 1024
@@ -14,9 +16,10 @@ BYTES = 256 * 1024
 class Inbox:
     """One connection's; it takes what it is given, so who gives looks whether it is full."""
 
-    __slots__ = ("_bytes", "_messages", "_waiter")
+    __slots__ = ("_bytes", "_messages", "_turns", "_waiter")
 
-    def __init__(self) -> None:
+    def __init__(self, turns: Turns) -> None:
+        self._turns = turns
         self._messages: deque[tuple[dict[str, Any], int]] = deque()
         self._bytes = 0
         # Set while the application waits for a message.
@@ -34,9 +37,9 @@ class Inbox:
             self._waiter.set_result(None)
 
     async def get(self) -> dict[str, Any]:
-        """Return the oldest message: one in a turn of the loop, so that a flood is not alone."""
+        """Return the oldest message; where several wait, in its turn."""
         if self._messages:
-            await asyncio.sleep(0)
+            await self._turns.come()
         while not self._messages:
             self._waiter = asyncio.get_running_loop().create_future()
             try:

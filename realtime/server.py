@@ -26,6 +26,7 @@ from realtime.compression import accept_deflate, refuse_compression
 from realtime.config import WebSocketConfig, get_streaming_config
 from realtime.connection import StreamProtocol
 from realtime.node import get_node
+from realtime.turns import Turns
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +53,7 @@ class StreamFactory(WebSocketFactory):
         self._awaited: OrderedDict[StreamProtocol, None] = OrderedDict()
         self._keepalive = task.LoopingCall(self._keep_alive)
         self._unfinished = 0
+        self.turns = Turns()
         super().__init__(server, *args, **kwargs)
         reactor.addSystemEventTrigger("before", "shutdown", self.drain)
 
@@ -171,10 +173,27 @@ class StreamChannel(http.HTTPChannel):
 
     factory: StreamHTTPFactory
 
+    # What has come of the first request, until it is its turn; None once it was.
+    _beginning: bytes | None = b""
+
     def connectionMade(self) -> None:
         """Wait for the first request."""
         super().connectionMade()
         self.factory.expect(self)
+
+    def dataReceived(self, data: bytes) -> None:
+        """Take bytes of a request; the first in its turn, since a crowd may come at once."""
+        if self._beginning is None:
+            super().dataReceived(data)
+            return
+        if not self._beginning:
+            self.factory.begin_in_turn(self._begin)
+        self._beginning += data
+
+    def _begin(self) -> None:
+        data, self._beginning = self._beginning, None
+        if data and self.transport is not None:
+            super().dataReceived(data)
 
     def allContentReceived(self) -> None:
         """Serve a request that is complete, handshakes among them."""
@@ -189,6 +208,7 @@ class StreamChannel(http.HTTPChannel):
 
     def connectionLost(self, reason: Any) -> None:
         """Wait no longer."""
+        self._beginning = b""
         self.factory.expect_no_longer(self)
         super().connectionLost(reason)
 
@@ -220,6 +240,10 @@ class StreamHTTPFactory(HTTPFactory):
         connection._channel.factory = self
         connection.requestFactory = StreamRequest
         return connection
+
+    def begin_in_turn(self, begin: Callable[[], None]) -> None:
+        """Let a new connection's first request be read when it is its turn."""
+        self.server.ws_factory.turns.wait_to_begin(begin)
 
     def expect(self, channel: StreamChannel) -> None:
         """Give a connection time to send a request."""

@@ -1,0 +1,74 @@
+"""Two hundred hostile clients of every kind beside a hundred that behave.
+
+``SIEGE_SECONDS=30 pytest tests/security/test_siege.py`` goes on longer. What they cost the others
+in latency is measured by ``benchmarks.hostile``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from websockets.asyncio.client import connect
+
+from tests.support import ROOT, Client, Server, client, running
+
+SECONDS = float(os.environ.get("SIEGE_SECONDS", "8"))
+GOOD = 100
+RATE = 20
+
+
+async def test_those_who_behave_lose_nothing(data_dir: Path) -> None:
+    with running(data_dir, max_buffered_bytes="65536") as server:
+        token = server.new_token()
+        async with AsyncExitStack() as stack:
+            pages = [
+                Client(await stack.enter_async_context(connect(server.url, max_queue=None)))
+                for _ in range(GOOD)
+            ]
+            for page in pages:
+                await page.authenticate(token)
+                await page.subscribe("events")
+            attackers = besiege(server, server.new_token())
+            count = int(SECONDS * RATE)
+            received = asyncio.gather(*(receive(page, count) for page in pages))
+            for number in range(count):
+                await asyncio.to_thread(server.publish, "events", {"n": number})
+                large = [{"text": "x" * 10_000}] * 5
+                await asyncio.to_thread(server.publish, "metrics", *large)
+                await asyncio.sleep(1 / RATE)
+            async with asyncio.timeout(30):
+                assert await received == [list(range(count))] * GOOD
+            # Who comes now is let in, and served.
+            async with client(server, token) as newcomer:
+                await newcomer.expect_silence()
+            closed = json.loads(attackers.communicate("")[0])
+        # They have been there, and were shown the door.
+        assert closed.keys() >= {"flood", "garbage"}, closed
+        assert server.process.poll() is None
+        assert "ERROR" not in server.log(), server.log()
+
+
+def besiege(server: Server, token: str) -> subprocess.Popen[str]:
+    """Start the attackers."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.attackers"],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdin is not None
+    process.stdin.write(f"127.0.0.1 {server.port} {token}\n")
+    process.stdin.flush()
+    return process
+
+
+async def receive(page: Client, count: int) -> list[int]:
+    """Return the numbers of so many messages, as they come."""
+    return [(await page.expect_data("event"))["n"] for _ in range(count)]
