@@ -50,6 +50,25 @@ ALL_STRANGERS_BYTES = 64 * 1024 * 1024
 # Attributes of a connection that outlive it.
 _KEPT = ("_inbox", "_task", "client_addr", "path", "server")
 
+# And what the base classes keep of a handshake, which nobody asks for after it.
+_OF_HANDSHAKE = {
+    "_raw_query_string",
+    "_wskey",
+    "http_headers",
+    "http_request_data",
+    "http_request_host",
+    "http_request_params",
+    "http_request_path",
+    "http_request_uri",
+    "http_response_data",
+    "http_status_line",
+    "request",
+    "websocket_extensions",
+    "websocket_extensions_in_use",
+    "websocket_origin",
+    "websocket_protocols",
+}
+
 
 def _lowest_transport(transport: Any) -> Any:
     """Return the TCP connection under *transport*, which may be TLS; None if there is none."""
@@ -196,6 +215,10 @@ class StreamProtocol(WebSocketProtocol):
 
     def onOpen(self) -> None:
         """Begin to watch whether the client is alive."""
+        # Anew, since a dictionary does not shrink.
+        self.__dict__ = {
+            name: value for name, value in self.__dict__.items() if name not in _OF_HANDSHAKE
+        }
         self.deflated = takes_shared_frames(self._perMessageCompress)
         self.factory.opened(self)
         self._log("connected")

@@ -87,8 +87,8 @@ class StreamConsumer(AsyncJsonWebsocketConsumer):
         self.subscriptions: dict[str, tuple[Subscription, Filter]] = {}
         self._limiter = RateLimiter()
         self._auth_failures = 0
-        # Whether the audit log has this client's first message too many.
-        self._rate_limited = False
+        # Limits that this client has reached, as the audit log has them.
+        self._limits_reached: tuple[str, ...] = ()
         self._auth_timer: asyncio.TimerHandle | None = None
         # Set when the connection is closed or about to be: what still comes in is not looked at.
         self._ended = False
@@ -262,9 +262,7 @@ class StreamConsumer(AsyncJsonWebsocketConsumer):
         if verdict is Verdict.ACCEPT:
             return
         self.node.stats.rate_limited += 1
-        if not self._rate_limited:
-            self._rate_limited = True
-            self._audit(Event.LIMIT_REACHED, limit="rate limit")
+        self._audit_limit("rate limit")
         if verdict is Verdict.FLOODING:
             self.end(CloseCode.POLICY_VIOLATION, CloseReason.FLOODING)
         raise ProtocolError(
@@ -391,6 +389,7 @@ class StreamConsumer(AsyncJsonWebsocketConsumer):
             if self._is_same(known_id, kind, own):
                 return known_id
         if len(self.subscriptions) >= self.node.policy.config.max_subscriptions_per_client:
+            self._audit_limit("subscriptions")
             raise ProtocolError(ErrorCode.TOO_MANY_SUBSCRIPTIONS)
         subscription_id = chosen or derive_subscription_id(kind, own)
         if subscription_id in self.subscriptions:
@@ -418,6 +417,12 @@ class StreamConsumer(AsyncJsonWebsocketConsumer):
     def _remove(self, subscription_id: str) -> None:
         subscription, _ = self.subscriptions.pop(subscription_id)
         self.node.unsubscribe(subscription)
+
+    def _audit_limit(self, limit: str) -> None:
+        """Record that the client has reached a limit, the first time."""
+        if limit not in self._limits_reached:
+            self._limits_reached += (limit,)
+            self._audit(Event.LIMIT_REACHED, limit=limit)
 
     def _audit(self, event: Event, **fields: Any) -> None:
         grant = self.grant

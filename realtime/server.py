@@ -243,7 +243,7 @@ class StreamHTTPFactory(HTTPFactory):
 
     def begin_in_turn(self, begin: Callable[[], None]) -> None:
         """Let a new connection's first request be read when it is its turn."""
-        self.server.ws_factory.turns.wait_to_begin(begin)
+        self.server.ws_factory.turns.wait(begin)
 
     def expect(self, channel: StreamChannel) -> None:
         """Give a connection time to send a request."""

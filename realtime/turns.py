@@ -2,7 +2,7 @@
 
 Twisted hands over up to 64 KB of a connection at a time, which may be ten thousand frames, and that
 for every connection that has something. Who has sent more than a few frames waits here for turns,
-of which all together take half a millisecond before others are served.
+of which all together take a millisecond before others are served.
 """
 
 from __future__ import annotations
@@ -16,13 +16,11 @@ from collections.abc import Callable
 logger = logging.getLogger(__name__)
 
 # Seconds of a round.
-ROUND = 0.0005
+ROUND = 0.001
 # Frames of one connection that are read in a turn.
 FRAMES = 16
 # Seconds that a message counts for, which is carried out after its turn has come.
 MESSAGE = 0.0001
-# The same of a handshake, of which the application is to do its part.
-HANDSHAKE = 0.0003
 
 
 class Turns:
@@ -33,12 +31,11 @@ class Turns:
         self._task: asyncio.Task[None] | None = None
 
     def wait(self, read: Callable[[], object]) -> None:
-        """Call *read* in its turn: it reads at most :data:`FRAMES` frames of a connection."""
-        self._add(read, 0.0)
+        """Call *read* in its turn.
 
-    def wait_to_begin(self, read: Callable[[], object]) -> None:
-        """Call *read* in its turn: it reads the first request of a connection."""
-        self._add(read, HANDSHAKE)
+        It reads a connection's first request, or at most :data:`FRAMES` frames.
+        """
+        self._add(read, 0.0)
 
     async def come(self) -> None:
         """Return when it is the caller's turn to carry out a message."""

@@ -49,6 +49,17 @@ async def test_a_connections_life(data_dir: Path) -> None:
         assert secret not in (server.data_dir / "audit.log").read_text()
 
 
+async def test_a_limit_is_recorded_once_for_each_client(data_dir: Path) -> None:
+    with running(data_dir, max_subscriptions_per_client="1") as server:
+        async with client(server, server.new_token()) as page:
+            await page.subscribe("events")
+            for _ in range(3):
+                await page.send({"type": "subscribe", "data": {"type": "alerts"}})
+                await page.expect_error("too_many_subscriptions")
+        limits = [line["limit"] for line in audit(server) if line["event"] == "limit_reached"]
+        assert limits == ["subscriptions"]
+
+
 async def test_an_origin_that_may_not_connect(data_dir: Path) -> None:
     with running(data_dir, allowed_origins="https://app.example.com") as server:
         async with client(server, origin="https://evil.example") as page:
