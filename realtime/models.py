@@ -207,7 +207,11 @@ class Limits(models.Model):
     """The one row of limits. An empty field leaves the environment's value in force."""
 
     max_connections = _limit("Connections of one server process.")
+    max_connections_per_address = _limit("Connections of one address; 0: no limit.", 0)
     auth_timeout_seconds = _limit("Seconds in which a client must authenticate.", 1, 86_400)
+    auth_failures_per_minute = _limit(
+        "Failed authentications of one address in 60 seconds before answers are slowed."
+    )
     enable_rate_limiting = models.BooleanField(null=True, blank=True)
     rate_limit_per_minute = _limit("Messages that one client may send in 60 seconds.")
     max_subscriptions_per_client = _limit("Subscriptions of one connection.")

@@ -30,7 +30,9 @@ from realtime.models import (
 POLL_INTERVAL = 1.0
 LIMIT_FIELDS = (
     "max_connections",
+    "max_connections_per_address",
     "auth_timeout_seconds",
+    "auth_failures_per_minute",
     "enable_rate_limiting",
     "rate_limit_per_minute",
     "max_subscriptions_per_client",
