@@ -22,6 +22,7 @@ from realtime.hub import Message
 from realtime.log import LogUnavailable, get_log, read_position, unpack
 from realtime.protocol import Position, encode_payload
 from realtime.redis import group_name
+from realtime.tasks import end
 
 logger = logging.getLogger(__name__)
 
@@ -92,9 +93,9 @@ class Broker:
 
     async def close(self) -> None:
         """Leave every group."""
-        if self._watch is not None:
-            self._watch.cancel()
-            self._watch = None
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            await end(watch)
         for kind in list(self._receivers):
             await self.leave(kind)
 
@@ -162,9 +163,7 @@ class _Receiver:
             logger.warning("leaving %s: %s", self._group, error)
         task, self._task = self._task, None
         if task is not None:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+            await end(task)
 
     async def _receive(self) -> None:
         """Hand on what arrives, until cancelled."""

@@ -41,6 +41,7 @@ from realtime.redis import close_async_clients, uses_embedded
 from realtime.replay import Replay, Request
 from realtime.roster import Client, Room, Roster
 from realtime.stats import Stats
+from realtime.tasks import end
 
 logger = logging.getLogger(__name__)
 
@@ -116,10 +117,9 @@ class Node:
         """End everything this node runs."""
         self.stats.is_running = False
         tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks, timeout=CLOSE_TIMEOUT)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_TIMEOUT):
+                await asyncio.gather(*map(end, tasks))
         await self._broker.close()
         await self.process.leave()
         await self.authority.record_uses()

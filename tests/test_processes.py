@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,8 @@ from django.test import override_settings
 
 from realtime import processes
 from realtime.processes import Process, Unanswered, ask_all
-from tests.layers import IN_MEMORY, close_layer, layer_of, until
+from realtime.tasks import end
+from tests.layers import IN_MEMORY, close_layer, layer_of
 
 
 async def echo(question: bytes) -> bytes:
@@ -41,9 +41,7 @@ async def test_a_question_that_fails_does_not_end_the_answers(
     assert "a mistake" in caplog.text
     question = b"line\nand another"
     assert (await asyncio.to_thread(ask_all, question)).given == {process.name: question * 2}
-    listening.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await listening
+    await end(listening)
     await process.leave()
     assert await asyncio.to_thread(ask_all, b"hm") == ({}, [])
     await close_layer()
@@ -82,7 +80,6 @@ async def test_it_listens_again_when_the_layer_is_back(data_dir: Path) -> None:
             await asyncio.to_thread(lambda: [None for _ in iter(is_answered, True)])
             assert answers == [b"hmhm"]
         finally:
-            listening.cancel()
-            await until(listening.done)
+            await end(listening)
             await close_layer()
             server.stop()

@@ -1,0 +1,21 @@
+"""Ending tasks for certain."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+RETRY_INTERVAL = 1.0
+
+
+async def end(task: asyncio.Task[Any]) -> None:
+    """Cancel a task and return when it has ended; what it returns or raises is dropped.
+
+    Again and again if need be: with Python before 3.11.3, redis-py may turn a cancellation into a
+    timeout of its own, and a task that goes on after errors would then go on for ever.
+    """
+    while not task.done():
+        task.cancel()
+        await asyncio.wait({task}, timeout=RETRY_INTERVAL)
+    if not task.cancelled():
+        task.exception()  # so that it counts as looked at
