@@ -1,0 +1,111 @@
+"""``manage.py tail``: print the messages of a type as they come."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from argparse import ArgumentParser
+from datetime import timedelta
+from typing import Any
+
+from asgiref.sync import sync_to_async
+from django.core.management.base import BaseCommand, CommandError
+from django.utils import timezone
+
+from realtime.auth import create_token
+from realtime.client import Gap, Message, State, StreamingClient, StreamingError, Token
+from realtime.config import get_streaming_config
+from realtime.filters import parse_filter_options
+from realtime.models import AccessToken
+from realtime.protocol import PAYLOAD_KEYS, SUBSCRIPTION_TYPES
+
+# How long a token of this command's own works, should the command not get to delete it.
+LIFETIME = timedelta(hours=1)
+NAME = "manage.py tail"
+
+
+class Command(BaseCommand):
+    """A client like others: what it prints is what others get."""
+
+    help = "Print the messages of a type as they come, one JSON object a line, until interrupted."
+    requires_system_checks = ()
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        """Declare what to subscribe to, and where."""
+        parser.add_argument("type", choices=SUBSCRIPTION_TYPES)
+        parser.add_argument(
+            "--filter", action="append", default=[], metavar="PATH=VALUE", help="repeat for several"
+        )
+        parser.add_argument("--rewind", type=int, help="begin with the newest so many, 1 to 1000")
+        port = get_streaming_config().websocket.port
+        parser.add_argument("--url", default=f"ws://127.0.0.1:{port}/ws/")
+        parser.add_argument(
+            "--token", help="by default one of this command's own, while it runs, of this database"
+        )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Print until interrupted."""
+        own = _OwnTokens(options["type"])
+        try:
+            filters = parse_filter_options(options["filter"])
+            asyncio.run(self._follow(options, filters, options["token"] or own.make))
+        except ValueError as error:
+            raise CommandError(str(error)) from None
+        except StreamingError as error:
+            raise CommandError(f"{options['url']}: {error}") from None
+        except BrokenPipeError:
+            # Nobody reads any more; nor should the interpreter try to flush at its end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except KeyboardInterrupt:
+            sys.exit(130)
+        finally:
+            own.delete()
+
+    async def _follow(self, options: dict[str, Any], filters: Any, token: Token) -> None:
+        client = StreamingClient(options["url"], token, on_state=self._tell)
+        async with client:
+            messages = await client.subscribe(
+                options["type"], filters, rewind=options["rewind"], on_gap=self._tell_gap
+            )
+            async for message in messages:
+                sys.stdout.write(_line(message))
+                sys.stdout.flush()
+
+    def _tell(self, state: State) -> None:
+        if state is not State.CLOSED:
+            self.stderr.write(state.value)
+
+    def _tell_gap(self, gap: Gap) -> None:
+        self.stderr.write(f"messages are lost: {gap.reason}")
+
+
+class _OwnTokens:
+    """A token for each connection; all of them end with the command."""
+
+    def __init__(self, kind: str) -> None:
+        self._kind = kind
+        self._keys: list[int] = []
+
+    async def make(self) -> str:
+        return await sync_to_async(self._make)()
+
+    def _make(self) -> str:
+        token, secret = create_token(NAME, types=[self._kind], expires_at=timezone.now() + LIFETIME)
+        self._keys.append(token.pk)
+        return secret
+
+    def delete(self) -> None:
+        if self._keys:
+            AccessToken.objects.filter(pk__in=self._keys).delete()
+
+
+def _line(message: Message) -> str:
+    found = {
+        PAYLOAD_KEYS[message.type]: message.payload,
+        "subscription_type": message.type,
+        "timestamp": message.timestamp,
+        **(message.position._asdict() if message.position else {}),
+    }
+    return json.dumps(found, ensure_ascii=False, separators=(",", ":")) + "\n"

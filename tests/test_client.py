@@ -1,0 +1,308 @@
+"""The Python client against real servers, and through a proxy that breaks its connections."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import realtime.client
+from realtime.client import (
+    AuthenticationError,
+    Closed,
+    Gap,
+    Message,
+    Refused,
+    State,
+    StreamingClient,
+    Subscription,
+)
+from tests.faults.proxy import Proxy
+from tests.support import ROOT, TIMEOUT, Server, environment, free_port, running, wait_until
+
+# So that tests need not wait.
+BACKOFF = (0.01, 0.1)
+
+
+async def take(subscription: Subscription, count: int) -> list[Message]:
+    """Return the next messages."""
+    async with asyncio.timeout(TIMEOUT):
+        return [await anext(subscription) for _ in range(count)]
+
+
+def numbers(messages: list[Message]) -> list[int]:
+    return [message.payload["n"] for message in messages]
+
+
+def publish(server: Server, *values: int, kind: str = "events") -> None:
+    server.publish(kind, *({"n": n} for n in values))
+
+
+@asynccontextmanager
+async def through_proxy(server: Server) -> AsyncIterator[tuple[Proxy, str]]:
+    async with Proxy(server.port) as proxy:
+        yield proxy, f"ws://127.0.0.1:{proxy.port}/ws/"
+
+
+async def until(states: list[State], wanted: State) -> None:
+    async with asyncio.timeout(TIMEOUT):
+        while states[-1:] != [wanted]:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+async def test_messages_with_their_positions(server: Server, token: str) -> None:
+    publish(server, 1, 2, 3)
+    states: list[State] = []
+    async with StreamingClient(server.url, token, on_state=states.append) as client:
+        events = await client.subscribe("events", {"n": [2, 3, 4]}, rewind=2)
+        assert numbers(await take(events, 2)) == [2, 3]
+        publish(server, 4)
+        [message] = await take(events, 1)
+        assert (message.type, message.payload) == ("events", {"n": 4})
+        assert message.position == events.position
+        assert message.timestamp.endswith("Z")
+        with pytest.raises(Refused, match="Invalid subscription") as refused:
+            await client.subscribe("nothing")
+        assert refused.value.code == "invalid_subscription"
+        await client.unsubscribe(events)
+        await client.unsubscribe(events)
+        assert [message async for message in events] == []
+        assert client.subscriptions == {}
+    assert states == [State.CONNECTING, State.OPEN, State.CLOSED]
+    async with StreamingClient(server.url, token) as client:
+        assert message.position is not None
+        before = message.position._replace(offset=message.position.offset - 1)
+        again = await client.subscribe("events", resume=before)
+        assert await take(again, 1) == [
+            Message("events", {"n": 4}, message.timestamp, message.position, again.id)
+        ]
+
+
+async def test_fifty_disconnects_and_every_message_once(server: Server, token: str) -> None:
+    async with through_proxy(server) as (proxy, url):
+        gaps: list[Gap] = []
+        async with StreamingClient(url, token, backoff=BACKOFF) as client:
+            events = await client.subscribe("events", on_gap=gaps.append)
+            rare = await client.subscribe("events", {"n": 1999}, on_gap=gaps.append)
+
+            async def disturb() -> None:
+                for number in range(50):
+                    await asyncio.to_thread(publish, server, *range(number * 40, number * 40 + 40))
+                    if number % 2:
+                        proxy.reset()
+                    else:
+                        cutting = asyncio.create_task(proxy.cut())
+                        await asyncio.to_thread(publish, server, *[-1] * 3)
+                        await asyncio.wait({cutting}, timeout=0.3)
+                        cutting.cancel()
+
+            disturbing = asyncio.create_task(disturb())
+            received: list[int] = []
+            async with asyncio.timeout(60):
+                while 1999 not in received:
+                    received.append((await anext(events)).payload["n"])
+            await disturbing
+            assert [n for n in received if n != -1] == list(range(2000))
+            assert numbers(await take(rare, 1)) == [1999]
+            assert gaps == []
+
+
+async def test_a_server_that_restarts(data_dir: Path) -> None:
+    port = str(free_port())
+    states: list[State] = []
+    with running(data_dir, "--port", port, drain_timeout="2") as first:
+        token = first.new_token()
+        client = StreamingClient(first.url, token, on_state=states.append, backoff=BACKOFF)
+        await client.connect()
+        events = await client.subscribe("events")
+        publish(first, 1)
+        assert numbers(await take(events, 1)) == [1]
+        first.process.send_signal(signal.SIGTERM)
+        await until(states, State.RECOVERING)
+    with running(data_dir, "--port", port) as second:
+        publish(second, 2)
+        assert numbers(await take(events, 1)) == [2]
+        await until(states, State.OPEN)
+        await client.close()
+
+
+async def test_a_revoked_token(server: Server) -> None:
+    token = server.new_token(name="revoked")
+    async with StreamingClient(server.url, token) as client:
+        events = await client.subscribe("events")
+        server.manage("revoke_token", "revoked")
+        with pytest.raises(Closed, match="token revoked") as closed:
+            await take(events, 1)
+        assert closed.value.code == 1008
+        assert client.state is State.CLOSED
+        with pytest.raises(Closed):
+            await client.subscribe("events")
+    with pytest.raises(AuthenticationError, match="Invalid credentials"):
+        await StreamingClient(server.url, token).connect()
+
+
+async def test_a_token_for_each_connection(server: Server) -> None:
+    made: list[str] = []
+
+    async def make() -> str:
+        if len(made) == 1:
+            made.append("")
+            raise OSError("the identity provider is away")
+        made.append(await asyncio.to_thread(server.new_token))
+        return made[-1]
+
+    async with through_proxy(server) as (proxy, url):
+        states: list[State] = []
+        async with StreamingClient(url, make, backoff=BACKOFF, on_state=states.append) as client:
+            events = await client.subscribe("events")
+            proxy.reset()
+            await until(states, State.RECOVERING)
+            publish(server, 7)
+            assert numbers(await take(events, 1)) == [7]
+    assert len(made) == 3
+
+
+async def test_a_type_that_is_not_allowed_any_more(server: Server) -> None:
+    token = server.new_token(name="narrowed")
+    async with StreamingClient(server.url, token) as client:
+        events = await client.subscribe("events")
+        server.administer(
+            "t = AccessToken.objects.get(name='narrowed'); t.types = ['alerts']; t.save()"
+        )
+        with pytest.raises(Refused, match="Not permitted"):
+            await take(events, 1)
+        assert client.state is State.OPEN
+
+
+async def test_a_network_that_is_dead(
+    server: Server, token: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(realtime.client, "ANSWER_TIMEOUT", 0.3)
+    async with through_proxy(server) as (proxy, url):
+        states: list[State] = []
+        client = StreamingClient(url, token, heartbeat=0.2, backoff=BACKOFF, on_state=states.append)
+        async with client:
+            events = await client.subscribe("events")
+            proxy.flowing.clear()
+            await until(states, State.RECOVERING)
+            publish(server, 1)
+            proxy.flowing.set()
+            assert numbers(await take(events, 1)) == [1]
+
+
+async def test_a_log_that_is_lost(data_dir: Path) -> None:
+    gaps: list[Gap] = []
+    with running(data_dir) as server:
+        async with StreamingClient(server.url, server.new_token()) as client:
+            events = await client.subscribe("events", on_gap=gaps.append)
+            publish(server, 1)
+            await take(events, 1)
+            server.administer(
+                "from realtime.redis import layer_servers, sync_client\n"
+                "sync_client(layer_servers()[0]).flushall()"
+            )
+            publish(server, 2)
+            assert numbers(await take(events, 1)) == [2]
+    assert [gap.reason for gap in gaps] == ["epoch_changed"]
+
+
+async def test_an_application_that_is_slow(
+    server: Server, token: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(realtime.client, "ANSWER_TIMEOUT", 0.1)
+    states: list[State] = []
+    async with StreamingClient(server.url, token, heartbeat=0.1, on_state=states.append) as client:
+        events = await client.subscribe("events")
+        publish(server, *range(3000))
+        await asyncio.sleep(1.0)  # the time that it takes over the first message
+        assert numbers(await take(events, 3000)) == list(range(3000))
+    assert states == [State.CONNECTING, State.OPEN, State.CLOSED]
+
+
+async def test_nobody_there() -> None:
+    client = StreamingClient(f"ws://127.0.0.1:{free_port()}/", "x", backoff=BACKOFF)
+    connecting = asyncio.create_task(client.connect())
+    await asyncio.sleep(0.1)
+    assert not connecting.done() and client.state is State.CONNECTING
+    await client.close()
+    with pytest.raises(Closed):
+        await connecting
+    with pytest.raises(Closed, match="isn't a valid URI"):
+        await StreamingClient("http://", "x").connect()
+
+
+def test_it_needs_no_django() -> None:
+    program = "import realtime.client, sys; print('django' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "False\n"
+
+
+class TestTail:
+    """``manage.py tail``."""
+
+    @pytest.fixture
+    def tail(self, server: Server) -> Iterator[Any]:
+        started: list[subprocess.Popen[str]] = []
+
+        def start(*arguments: str) -> subprocess.Popen[str]:
+            process = subprocess.Popen(
+                [sys.executable, "manage.py", "tail", *arguments, "--url", server.url],
+                env=environment(server.data_dir),
+                cwd=ROOT,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            started.append(process)
+            return process
+
+        yield start
+        for process in started:
+            process.kill()
+            process.communicate()
+
+    def test_it_prints_what_comes(self, server: Server, tail: Any) -> None:
+        position = server.publish("alerts", {"n": 1, "severity": "high"}, {"n": 2})[0]
+        process = tail("alerts", "--filter", "severity=high", "--rewind", "5")
+        first = json.loads(process.stdout.readline())
+        assert first.pop("timestamp").endswith("Z")
+        assert first == {
+            "alert": {"n": 1, "severity": "high"},
+            "subscription_type": "alerts",
+            **position,
+        }
+        server.publish("alerts", {"n": 3, "severity": "low"}, {"n": 4, "severity": "high"})
+        assert json.loads(process.stdout.readline())["alert"]["n"] == 4
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=TIMEOUT)
+        assert (process.returncode, errors) == (130, "connecting\nopen\n")
+        count = "result = AccessToken.objects.filter(name='manage.py tail').count()"
+        assert server.administer(count) == 0
+
+    def test_wrong_uses_are_one_line(self, server: Server, tail: Any) -> None:
+        for arguments, text in (
+            (("alerts", "--token", "wrong"), f"CommandError: {server.url}: Invalid credentials"),
+            (("alerts", "--rewind", "5000"), "CommandError: "),
+            (("alerts", "--filter", "x"), "CommandError: "),
+        ):
+            process = tail(*arguments)
+            _, errors = process.communicate(timeout=TIMEOUT)
+            assert process.returncode == 1
+            assert errors.splitlines()[-1].startswith(text), errors
+            assert "Traceback" not in errors
+
+    def test_nobody_reads(self, server: Server, token: str, tail: Any) -> None:
+        process = tail("alerts", "--rewind", "1", "--token", token)
+        process.stdout.close()
+        wait_until(lambda: bool(server.publish("alerts", {"n": 1})) and process.poll() is not None)
+        assert "Traceback" not in process.stderr.read()
