@@ -1,0 +1,130 @@
+"""One subscription of a client: up to where it has received, and what waits to be taken."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn, Self
+
+from realtime.client.contract import Finished, Gap, Message, Position, Refused, StreamingError
+
+logger = logging.getLogger(__name__)
+
+# Messages that may wait to be taken; then reading pauses.
+ROOM = 1000
+
+
+class Subscription:
+    """What :meth:`StreamingClient.subscribe` returns: iterate over it, asynchronously."""
+
+    def __init__(
+        self,
+        type: str,
+        filters: Mapping[str, Any],
+        id: str,
+        *,
+        on_gap: Callable[[Gap], None] | None = None,
+        resume: Position | None = None,
+        rewind: int | None = None,
+    ) -> None:
+        self.type = type
+        self.filters = filters
+        self.id = id
+        self._on_gap = on_gap
+        self._rewind = rewind
+        # Up to where messages have been received, and handed out.
+        self._received = resume
+        self._handed_out = resume
+        self._waiting: asyncio.Queue[Message | StreamingError] = asyncio.Queue(ROOM)
+        self._ended: StreamingError | None = None
+
+    @property
+    def position(self) -> Position | None:
+        """The position up to which every matching message has been handed out, if any."""
+        return self._received if self._waiting.empty() else self._handed_out
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Message:
+        """Return the next message. Raises what has ended the subscription, if not its user."""
+        if self._waiting.empty() and self._ended is not None:
+            self._raise(self._ended)
+        message = await self._waiting.get()
+        if isinstance(message, StreamingError):
+            self._raise(message)
+        self._handed_out = message.position or self._handed_out
+        return message
+
+    @staticmethod
+    def _raise(error: StreamingError) -> NoReturn:
+        if isinstance(error, Finished):
+            raise StopAsyncIteration
+        raise error
+
+    # For the client
+
+    def request(self) -> dict[str, Any]:
+        """Return the ``subscribe`` message that begins it, or goes on where it was."""
+        data: dict[str, Any] = {"type": self.type, "filters": dict(self.filters)}
+        if self._received is not None:
+            data["resume"] = self._received._asdict()
+        elif self._rewind:
+            data["rewind"] = self._rewind
+        return {"type": "subscribe", "data": data, "subscription_id": self.id}
+
+    def begin(self, answer: Mapping[str, Any]) -> None:
+        """Take the data of ``subscribed``, after which messages follow."""
+        if self._received is not None and not answer.get("recovered"):
+            self.lose(Gap("not recovered"))
+        # Else messages of before that position are still to come.
+        if not answer.get("replayed") and "offset" in answer:
+            self.reach(answer)
+
+    def reach(self, place: Mapping[str, Any]) -> None:
+        """Note that everything that matches up to a position has been received."""
+        self._received = Position(place["epoch"], place["offset"])
+
+    def is_full(self) -> bool:
+        """Tell whether :meth:`take` would wait for the application."""
+        return self._waiting.full()
+
+    async def take(self, message: Mapping[str, Any]) -> None:
+        """Take a ``data`` message; wait while there is no room. One that is known is dropped."""
+        place = message.get("metadata") or {}
+        position = Position(place["epoch"], place["offset"]) if "offset" in place else None
+        if position is not None and self._received is not None:
+            epoch, offset = self._received
+            if epoch == position.epoch and position.offset <= offset:
+                return
+        data = message["data"]
+        [payload] = [value for name, value in data.items() if name != "subscription_type"]
+        timestamp = message.get("timestamp", "")
+        await self._waiting.put(Message(self.type, payload, timestamp, position, self.id))
+        # Not before: who is cancelled while waiting has not taken it.
+        self._received = position or self._received
+
+    def lose(self, gap: Gap) -> None:
+        """Tell of messages that cannot be had any more."""
+        if self._on_gap is not None:
+            self._on_gap(gap)
+        else:
+            logger.warning("%s: messages are lost: %s", self.type, gap)
+
+    def end(self, error: StreamingError) -> None:
+        """End it; what waits can still be taken. Once or more: the first counts."""
+        if self._ended is None:
+            self._ended = error
+            with contextlib.suppress(asyncio.QueueFull):
+                self._waiting.put_nowait(error)  # wakes who waits, if anyone does
+
+    def forbid(self) -> None:
+        """End it because its token does not allow it any more."""
+        self.end(Refused("forbidden", "Not permitted any more"))
+
+    def check(self) -> None:
+        """Raise what has ended it, if anything has."""
+        if self._ended is not None:
+            raise self._ended
