@@ -336,7 +336,9 @@ class TestTokenList:
         """One token of each state."""
         now = timezone.now()
         create_token("active one", types=["events", "alerts"], owner=administrator)
-        create_token("expired one", expires_at=now + timedelta(days=1), can_publish=True)
+        create_token(
+            "expired one", expires_at=now + timedelta(days=1), can_publish=True, filters={"a": 1}
+        )
         AccessToken.objects.filter(name="expired one").update(expires_at=now)
         revoke([create_token("revoked one", types=["metrics"])[0]])
 
@@ -349,7 +351,9 @@ class TestTokenList:
         token = AccessToken.objects.get(name="active one")
         text = text_of(browser.get(TOKENS))
         assert f"active one {token.prefix} active events, alerts admin never never" in text
-        assert re.search(r"expired one rt_\w+ expired all - \w+\.? \d+, \d+,? ", text)
+        assert re.search(
+            r"expired one rt_\w+ expired all; publish; filtered - \w+\.? \d+, \d+,? ", text
+        )
 
     def test_the_digest_is_on_no_page(self, browser: Client) -> None:
         for token in AccessToken.objects.all():

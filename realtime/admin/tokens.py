@@ -48,7 +48,7 @@ class AccessTokenAdmin(TokenActions, _TokenModelAdmin):
         "name",
         "prefix",
         "state_badge",
-        "types_allowed",
+        "rights",
         "owner",
         "expires",
         "last_used",
@@ -83,11 +83,20 @@ class AccessTokenAdmin(TokenActions, _TokenModelAdmin):
         """Return the state, coloured."""
         return format_html('<span class="realtime-state realtime-{0}">{0}</span>', token.state)
 
-    @admin.display(description="types")
     def types_allowed(self, token: AccessToken) -> str:
         """Return the types, in their usual order."""
         chosen = [name for name in SUBSCRIPTION_TYPES if name in token.types]
         return "all" if len(chosen) == len(SUBSCRIPTION_TYPES) else ", ".join(chosen)
+
+    @admin.display(description="rights")
+    def rights(self, token: AccessToken) -> str:
+        """Return the types, and what else it may or may not."""
+        more = {
+            "publish": token.can_publish,
+            "statistics": token.can_view_stats,
+            "filtered": bool(token.filters),
+        }
+        return "; ".join([self.types_allowed(token), *(name for name, has in more.items() if has)])
 
     @admin.display(description="expires", ordering="expires_at", empty_value="never")
     def expires(self, token: AccessToken) -> datetime | None:
