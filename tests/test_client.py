@@ -289,6 +289,19 @@ class TestTail:
         count = "result = AccessToken.objects.filter(name='manage.py tail').count()"
         assert server.administer(count) == 0
 
+    def test_it_leaves_no_token_when_it_is_ended(self, server: Server, tail: Any) -> None:
+        server.administer(
+            "create_token('manage.py tail', expires_at=timezone.now() - timedelta(1))"
+        )
+        process = tail("events")
+        while process.stderr.readline() != "open\n":
+            assert process.poll() is None
+        process.terminate()
+        _, errors = process.communicate(timeout=TIMEOUT)
+        assert (process.returncode, errors) == (143, "")
+        count = "result = AccessToken.objects.filter(name='manage.py tail').count()"
+        assert server.administer(count) == 0
+
     def test_wrong_uses_are_one_line(self, server: Server, tail: Any) -> None:
         for arguments, text in (
             (("alerts", "--token", "wrong"), f"CommandError: {server.url}: Invalid credentials"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import sys
 from argparse import ArgumentParser
 from datetime import timedelta
@@ -48,6 +49,8 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         """Print until interrupted."""
         own = _OwnTokens(options["type"])
+        # So that the token is deleted then too.
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
         try:
             filters = parse_filter_options(options["filter"])
             asyncio.run(self._follow(options, filters, options["token"] or own.make))
@@ -92,6 +95,8 @@ class _OwnTokens:
         return await sync_to_async(self._make)()
 
     def _make(self) -> str:
+        # Those of commands that were killed.
+        AccessToken.objects.filter(name=NAME, expires_at__lt=timezone.now()).delete()
         token, secret = create_token(NAME, types=[self._kind], expires_at=timezone.now() + LIFETIME)
         self._keys.append(token.pk)
         return secret
