@@ -118,10 +118,10 @@ async def test_what_a_server_sends(server: Server) -> None:
         await ask(page, {"type": "auth", "data": {"token": "wrong"}}, "auth_failed")
         await ask(page, {"type": "auth", "data": {"token": token}}, "auth_success")
         for kind in SUBSCRIPTION_TYPES:
-            data = {"type": kind, "filters": {"a.b": [1, "x", None]}, "rewind": 1}
+            data = {"type": kind, "filters": {"a.b": [7041976, "x", None]}, "rewind": 1}
             message = {"type": "subscribe", "data": data, "subscription_id": kind}
             await ask(page, message | {"metadata": {}}, "subscribed")
-            server.publish(kind, {"a": {"b": 1}})
+            server.publish(kind, {"a": {"b": 7041976}})
             assert check(await page.receive())["type"] == "data"
         await ask(page, {"type": "ping"}, "pong")
         gone = {"type": "unsubscribe", "data": {"subscription_id": "events"}}
@@ -135,7 +135,7 @@ async def test_what_a_server_sends(server: Server) -> None:
         for wrong in ({"type": "nothing"}, {"type": "ping", "metadata": 1}, subscribe):
             assert check(await page.call(wrong))["type"] == "error"
         layer = "from asgiref.sync import async_to_sync\nmessage = {'type': 'stream.message', "
-        layer += "'payload': {'a': {'b': 1}}}\n"
+        layer += "'payload': {'a': {'b': 7041976}}}\n"
         server.administer(
             layer + "async_to_sync(get_channel_layer().group_send)('realtime.alerts', message)"
         )
