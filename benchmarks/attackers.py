@@ -14,6 +14,7 @@ import json
 import os
 import random
 import socket
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -157,6 +158,20 @@ async def attack(address: tuple[str, int], token: str, names: list[str]) -> Coun
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     return closed
+
+
+def start(host: str, port: int, token: str) -> subprocess.Popen[str]:
+    """Start them in a process of their own, to be ended by ``communicate("")``."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.attackers"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdin is not None
+    process.stdin.write(f"{host} {port} {token}\n")
+    process.stdin.flush()
+    return process
 
 
 def main() -> None:

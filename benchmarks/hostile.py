@@ -14,8 +14,6 @@ import contextlib
 import json
 import os
 import socket
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -24,7 +22,7 @@ from pathlib import Path
 
 import django
 
-from benchmarks import report, wire
+from benchmarks import attackers, report, wire
 from benchmarks.latency import percentile
 from benchmarks.load import Fleet
 from benchmarks.machine import resident_bytes
@@ -143,9 +141,9 @@ def measure(peer: Peer, options: argparse.Namespace) -> dict[str, Figures]:
                     figures = latency(fleet, publisher, seconds)
                     hostile.stop()
                     sections[title] = figures | effects(server, before, hostile.closed)
-                attackers = besiege(server)
+                siege = attackers.start(*server.address, server.token)
                 figures = latency(fleet, publisher, 3 * seconds)
-                closed = json.loads(attackers.communicate("")[0])
+                closed = json.loads(siege.communicate("")[0])
                 sections["200 of every kind"] = figures | effects(
                     server, before, sum(closed.values())
                 )
@@ -159,20 +157,6 @@ def measure(peer: Peer, options: argparse.Namespace) -> dict[str, Figures]:
 def effects(server: Server, before: int, closed: int) -> Figures:
     """Return how much the server has grown, and how many were closed."""
     return {"growth": float(resident_bytes(server.main) - before), "closed": float(closed)}
-
-
-def besiege(server: Server) -> subprocess.Popen[str]:
-    """Start the attackers, on the core of the other clients."""
-    attackers = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.attackers"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert attackers.stdin is not None
-    attackers.stdin.write(f"{server.address[0]} {server.address[1]} {server.token}\n")
-    attackers.stdin.flush()
-    return attackers
 
 
 def latency(fleet: Fleet, publisher: Publisher, seconds: float) -> Figures:

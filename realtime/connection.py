@@ -123,6 +123,8 @@ class StreamProtocol(WebSocketProtocol):
     # The TCP connection at the bottom, whose buffer is what waits; None once it is gone.
     _lowest: Any = None
     _overflowed = False
+    # Closed for flooding: nothing is read any more.
+    _turned_away = False
     # Whether the client has authenticated.
     _is_trusted = False
     # Bytes of unfinished messages that count as strangers'.
@@ -235,6 +237,8 @@ class StreamProtocol(WebSocketProtocol):
         return message
 
     def _resume_reading(self) -> None:
+        if self._turned_away:
+            return
         self._reading_paused = False
         self._wait_for_turn()
 
@@ -496,7 +500,7 @@ class StreamProtocol(WebSocketProtocol):
         if self.state != self.STATE_CLOSING:
             return
         self.data = b""
-        self._reading_paused = True
+        self._turned_away = self._reading_paused = True
         self.transport.pauseProducing()
         if self._is_plain and not self.buffered_bytes():
             with contextlib.suppress(OSError):  # it has gone already

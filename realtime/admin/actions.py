@@ -24,6 +24,7 @@ from django.views.decorators.debug import sensitive_variables
 
 from realtime.auth import revoke, rotate
 from realtime.models import AccessToken
+from realtime.protocol import SUBSCRIPTION_TYPES
 
 if TYPE_CHECKING:
     _TokenModelAdmin = admin.ModelAdmin[AccessToken]
@@ -197,7 +198,7 @@ class TokenActions(_TokenModelAdmin):
             "title": title,
             "token": token,
             "note": note,
-            "types": self.types_allowed(token),
+            "types": types_allowed(token),
             "secret": secret,
             "auth_line": _AUTH_LINE % secret,
             "may_view": may_view,
@@ -206,9 +207,11 @@ class TokenActions(_TokenModelAdmin):
         }
         return TemplateResponse(request, "admin/realtime/accesstoken/created.html", context)
 
-    def types_allowed(self, token: AccessToken) -> str:
-        """Return the types, in their usual order."""
-        raise NotImplementedError
+
+def types_allowed(token: AccessToken) -> str:
+    """Return the types, in their usual order."""
+    chosen = [name for name in SUBSCRIPTION_TYPES if name in token.types]
+    return "all" if len(chosen) == len(SUBSCRIPTION_TYPES) else ", ".join(chosen)
 
 
 def _others(count: int, what: str) -> str:

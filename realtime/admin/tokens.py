@@ -12,13 +12,12 @@ from django.urls import reverse
 from django.utils.html import format_html
 
 from realtime import live
-from realtime.admin.actions import TokenActions
+from realtime.admin.actions import TokenActions, types_allowed
 from realtime.admin.filters import StateFilter, TypeFilter
 from realtime.auth import assign_secret, holder_of
 from realtime.forms import NewTokenForm, TokenForm
 from realtime.models import AccessToken
 from realtime.processes import Unanswered
-from realtime.protocol import SUBSCRIPTION_TYPES
 
 if TYPE_CHECKING:
     _TokenModelAdmin = admin.ModelAdmin[AccessToken]
@@ -83,11 +82,6 @@ class AccessTokenAdmin(TokenActions, _TokenModelAdmin):
         """Return the state, coloured."""
         return format_html('<span class="realtime-state realtime-{0}">{0}</span>', token.state)
 
-    def types_allowed(self, token: AccessToken) -> str:
-        """Return the types, in their usual order."""
-        chosen = [name for name in SUBSCRIPTION_TYPES if name in token.types]
-        return "all" if len(chosen) == len(SUBSCRIPTION_TYPES) else ", ".join(chosen)
-
     @admin.display(description="rights")
     def rights(self, token: AccessToken) -> str:
         """Return the types, and what else it may or may not."""
@@ -96,7 +90,7 @@ class AccessTokenAdmin(TokenActions, _TokenModelAdmin):
             "statistics": token.can_view_stats,
             "filtered": bool(token.filters),
         }
-        return "; ".join([self.types_allowed(token), *(name for name, has in more.items() if has)])
+        return "; ".join([types_allowed(token), *(name for name, has in more.items() if has)])
 
     @admin.display(description="expires", ordering="expires_at", empty_value="never")
     def expires(self, token: AccessToken) -> datetime | None:

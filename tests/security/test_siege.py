@@ -9,14 +9,13 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import subprocess
-import sys
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 from websockets.asyncio.client import connect
 
-from tests.support import ROOT, Client, Server, client, running
+from benchmarks import attackers
+from tests.support import Client, client, running
 
 SECONDS = float(os.environ.get("SIEGE_SECONDS", "8"))
 GOOD = 100
@@ -34,7 +33,7 @@ async def test_those_who_behave_lose_nothing(data_dir: Path) -> None:
             for page in pages:
                 await page.authenticate(token)
                 await page.subscribe("events")
-            attackers = besiege(server, server.new_token())
+            siege = attackers.start("127.0.0.1", server.port, server.new_token())
             count = int(SECONDS * RATE)
             received = asyncio.gather(*(receive(page, count) for page in pages))
             for number in range(count):
@@ -47,26 +46,11 @@ async def test_those_who_behave_lose_nothing(data_dir: Path) -> None:
             # Who comes now is let in, and served.
             async with client(server, token) as newcomer:
                 await newcomer.expect_silence()
-            closed = json.loads(attackers.communicate("")[0])
+            closed = json.loads(siege.communicate("")[0])
         # They have been there, and were shown the door.
         assert closed.keys() >= {"flood", "garbage"}, closed
         assert server.process.poll() is None
         assert "ERROR" not in server.log(), server.log()
-
-
-def besiege(server: Server, token: str) -> subprocess.Popen[str]:
-    """Start the attackers."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.attackers"],
-        cwd=ROOT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdin is not None
-    process.stdin.write(f"127.0.0.1 {server.port} {token}\n")
-    process.stdin.flush()
-    return process
 
 
 async def receive(page: Client, count: int) -> list[int]:
