@@ -228,11 +228,20 @@ async def test_an_application_that_is_slow(
 
 
 async def test_nobody_there() -> None:
-    client = StreamingClient(f"ws://127.0.0.1:{free_port()}/", "x", backoff=BACKOFF)
-    connecting = asyncio.create_task(client.connect())
-    await asyncio.sleep(0.1)
-    assert not connecting.done() and client.state is State.CONNECTING
-    await client.close()
+    tries: asyncio.Queue[None] = asyncio.Queue()
+
+    def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+        tries.put_nowait(None)
+
+    async with await asyncio.start_server(hang_up, "127.0.0.1", port := free_port()):
+        client = StreamingClient(f"ws://127.0.0.1:{port}/", "x", backoff=BACKOFF)
+        connecting = asyncio.create_task(client.connect())
+        async with asyncio.timeout(TIMEOUT):
+            for _ in range(3):
+                await tries.get()
+        assert not connecting.done() and client.state is State.CONNECTING
+        await client.close()
     with pytest.raises(Closed):
         await connecting
     with pytest.raises(Closed, match="isn't a valid URI"):
