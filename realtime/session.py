@@ -1,0 +1,344 @@
+"""One client, however it is connected: its rights, its subscriptions, how it ends.
+
+Knows the contract's rules for them. What all clients share is the node's; how bytes leave is the
+outlet's; how requests come in, and in which form they are answered, is the consumer's
+(:mod:`realtime.consumers`) or the event stream's (:mod:`realtime.event_stream`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from typing import Any
+
+from msgspec import Raw
+
+from realtime.addresses import address_key
+from realtime.audit import Event, record
+from realtime.auth import ANONYMOUS, Grant, public_prefix
+from realtime.broker import LayerUnavailable
+from realtime.filters import Filter, compile_filters, conjunction, derive_subscription_id
+from realtime.frames import text_frame
+from realtime.hub import Subscription
+from realtime.live import Connection, Subscribed
+from realtime.node import Node
+from realtime.origins import origin_allowed
+from realtime.outlet import ConnectionOutlet
+from realtime.protocol import (
+    SUBSCRIPTION_TYPES,
+    CloseCode,
+    CloseReason,
+    ErrorCode,
+    Position,
+    ProtocolError,
+    encode,
+    encode_error,
+)
+from realtime.replay import Replay, Request, read_request
+
+logger = logging.getLogger(__name__)
+
+RETRY_AFTER_UNAVAILABLE = 1
+RETRY = {"retry_after": RETRY_AFTER_UNAVAILABLE}
+
+
+class Session:
+    """One client's stay, from when it is counted in until it is forgotten."""
+
+    __slots__ = (
+        "__weakref__",
+        "_limits_reached",
+        "address",
+        "address_key",
+        "client_id",
+        "connected_at",
+        "ended",
+        "grant",
+        "node",
+        "outlet",
+        "subscriptions",
+    )
+
+    def __init__(self, node: Node, address: str) -> None:
+        self.node = node
+        self.outlet: ConnectionOutlet | None = None
+        self.grant: Grant | None = None
+        self.client_id = str(uuid.uuid4())
+        self.address = address
+        self.address_key = address_key(address)
+        self.connected_at = time.time()
+        # Subscription id -> the subscription and the client's own filters.
+        self.subscriptions: dict[str, tuple[Subscription, Filter]] = {}
+        # Set when the client is told to go, or is gone: what still comes in is not looked at.
+        self.ended = False
+        # Limits that this client has reached, as the audit log has them.
+        self._limits_reached: tuple[str, ...] = ()
+
+    def attach(self, outlet: ConnectionOutlet) -> None:
+        """Take the way out to the client."""
+        self.outlet = outlet
+        outlet.on_lost = self.forget
+        outlet.on_ended = self._ended_by_outlet
+
+    # Coming and going
+
+    def refuse(self, origin: str | None) -> tuple[CloseCode, CloseReason] | None:
+        """Count the client in, or say why it may not stay."""
+        config = self.node.policy.config
+        if not origin_allowed(origin, config.allowed_origins):
+            self.node.stats.refused_connections += 1
+            self.audit(Event.DENIED, origin=origin)
+            return CloseCode.POLICY_VIOLATION, CloseReason.ORIGIN
+        if reason := self.node.admit(self):
+            return CloseCode.TRY_AGAIN_LATER, reason
+        if not config.require_auth:
+            self.enter(ANONYMOUS)
+        return None
+
+    def end(self, code: CloseCode, reason: CloseReason) -> None:
+        """Close the connection after what is buffered; once or more."""
+        if self.ended:
+            return
+        if code is CloseCode.TRY_AGAIN_LATER or reason is CloseReason.FLOODING:
+            self.audit(Event.LIMIT_REACHED, limit=reason)
+        elif code is CloseCode.POLICY_VIOLATION:
+            self.audit(Event.ENDED, reason=reason)
+        self.forget()
+        if self.outlet is not None:
+            self.outlet.close(code, reason)
+
+    def forget(self) -> None:
+        """Let go of the client's subscriptions and rights; once or more."""
+        self.ended = True
+        for subscription, _ in self.subscriptions.values():
+            self.node.unsubscribe(subscription)
+        self.subscriptions.clear()
+        self.node.forget(self)
+
+    def _ended_by_outlet(self, reason: CloseReason) -> None:
+        """Forget a client that the outlet closes."""
+        if reason is CloseReason.SLOW_CONSUMER:
+            self.node.stats.slow_consumers += 1
+        self.audit(Event.LIMIT_REACHED, limit=reason)
+        self.forget()
+
+    def restart(self, retry_after: float) -> None:
+        """Ask the client to come back after so many seconds, and close; unless it has ended."""
+        if self.ended:
+            return
+        error = ProtocolError(ErrorCode.RESTARTING, details={"retry_after": retry_after})
+        self.send_error(error)
+        self.end(CloseCode.SERVICE_RESTART, CloseReason.RESTARTING)
+
+    def describe(self) -> Connection:
+        """Return what an operator may see of this client."""
+        grant, outlet = self.grant, self.outlet
+        return Connection(
+            self.client_id,
+            grant.holder if grant else None,
+            grant.prefix if grant else None,
+            self.address,
+            self.connected_at,
+            outlet.bytes_sent if outlet else 0,
+            outlet.buffered_bytes() if outlet else 0,
+            [Subscribed(known, found.type) for known, (found, _) in self.subscriptions.items()],
+        )
+
+    # Rights
+
+    async def authenticate(self, secret: str | None) -> Grant | None:
+        """Return what a secret grants, for :meth:`enter`; one that is wrong is answered late.
+
+        One of the secret's connections is taken if those are limited; if there is none, the
+        session ends. Raises ``Unavailable``.
+        """
+        grant = await self._find_grant(secret)
+        if self.ended:
+            self.node.leases.release(self.client_id)
+        elif grant is None:
+            await self._count_failure(secret)
+        return grant
+
+    async def _find_grant(self, secret: str | None) -> Grant | None:
+        authority, leases = self.node.authority, self.node.leases
+        grant = await authority.authenticate(secret) if secret else None
+        if secret is None or grant is None or grant.max_connections is None:
+            return grant
+        if not await leases.acquire(self.client_id, grant):
+            self.end(CloseCode.TRY_AGAIN_LATER, CloseReason.TOKEN_CONNECTIONS)
+            return None
+        # Meanwhile an administrator may have changed it.
+        grant = await authority.authenticate(secret)
+        if grant is None:
+            leases.release(self.client_id)
+        return grant
+
+    async def _count_failure(self, secret: str | None) -> None:
+        self.node.stats.auth_failures += 1
+        self.audit(Event.AUTH_FAILED, token=public_prefix(secret or ""))
+        free = self.node.policy.config.auth_failures_per_minute
+        await asyncio.sleep(
+            await self.node.failures.record(self.address_key, time.monotonic(), free)
+        )
+
+    def enter(self, grant: Grant) -> bool:
+        """Take rights; if their holder has connections enough, the session ends instead."""
+        if not self.node.authority.bind(self, grant):
+            self.end(CloseCode.TRY_AGAIN_LATER, CloseReason.TOKEN_CONNECTIONS)
+            return False
+        if self.outlet is not None:
+            self.outlet.trust()
+        if grant is not ANONYMOUS:
+            self.node.stats.authenticated += 1
+            self.audit(Event.AUTHENTICATED)
+        return True
+
+    def apply_grant(self, grant: Grant) -> None:
+        """Take changed rights: subscriptions that are no longer allowed end, others follow."""
+        self.node.roster.change(self, grant)
+        self.node.leases.hold(self.client_id, grant)
+        for subscription_id, (subscription, own) in list(self.subscriptions.items()):
+            if subscription.type in grant.types:
+                self.node.hub.change_filter(subscription, conjunction(own, grant.filters))
+            else:
+                self.unsubscribe(subscription_id)
+                self.reply("unsubscribed", {"reason": "forbidden"}, subscription_id)
+
+    # Subscriptions
+
+    async def subscribe(
+        self, kind: str, own: Filter, request: Request, chosen_id: str | None = None
+    ) -> tuple[str, Replay | None]:
+        """Subscribe; return the id, and what is to go live, unless the client has it already.
+
+        Raises:
+            ProtocolError: it may not, or cannot now.
+        """
+        assert self.grant is not None
+        if kind not in self.grant.types:
+            self.audit(Event.DENIED, type=kind)
+            raise ProtocolError(ErrorCode.FORBIDDEN)
+        subscription_id = self._find_id(kind, own, chosen_id)
+        if subscription_id in self.subscriptions:
+            return subscription_id, None
+        return subscription_id, await self._add(subscription_id, kind, own, request)
+
+    async def _add(self, subscription_id: str, kind: str, own: Filter, request: Request) -> Replay:
+        grant = self.grant
+        assert grant is not None and self.outlet is not None
+        enforced = conjunction(own, grant.filters)
+        try:
+            replay = await self.node.subscribe(
+                self.outlet, kind, enforced, subscription_id, request
+            )
+        except LayerUnavailable as error:
+            logger.warning("subscribing to %s: %s", kind, error)
+            raise ProtocolError(ErrorCode.UNAVAILABLE, details=RETRY) from None
+        # Meanwhile the client may have gone, or its rights may have changed.
+        now = self.grant
+        if self.ended or now is not grant:
+            self.node.unsubscribe(replay.subscription)
+            if self.ended or now is None or kind not in now.types:
+                raise ProtocolError(ErrorCode.FORBIDDEN)
+            return await self._add(subscription_id, kind, own, request)
+        self.subscriptions[subscription_id] = replay.subscription, own
+        return replay
+
+    def _find_id(self, kind: str, own: Filter, chosen: str | None) -> str:
+        """Return the id under which the client has this subscription, or will have it."""
+        if chosen in self.subscriptions:
+            if self._is_same(chosen, kind, own):
+                return chosen
+            raise ProtocolError(ErrorCode.DUPLICATE_SUBSCRIPTION)
+        for known_id in self.subscriptions:
+            if self._is_same(known_id, kind, own):
+                return known_id
+        if len(self.subscriptions) >= self.node.policy.config.max_subscriptions_per_client:
+            self.audit_limit("subscriptions")
+            raise ProtocolError(ErrorCode.TOO_MANY_SUBSCRIPTIONS)
+        subscription_id = chosen or derive_subscription_id(kind, own)
+        if subscription_id in self.subscriptions:
+            raise ProtocolError(ErrorCode.DUPLICATE_SUBSCRIPTION)
+        return subscription_id
+
+    def _is_same(self, subscription_id: str, kind: str, own: Filter) -> bool:
+        subscription, filters = self.subscriptions[subscription_id]
+        return subscription.type == kind and filters == own
+
+    def position(self, subscription_id: str) -> Position:
+        """Return the position up to which a subscription has been sent all that matches."""
+        return self.node.position(self.subscriptions[subscription_id][0])
+
+    def unsubscribe(self, subscription_id: str) -> None:
+        """End a subscription. Raises ``KeyError``."""
+        subscription, _ = self.subscriptions.pop(subscription_id)
+        self.node.unsubscribe(subscription)
+
+    # Out
+
+    def reply(
+        self,
+        kind: str,
+        data: dict[str, Any] | None = None,
+        subscription_id: str | None = None,
+        metadata: Raw | None = None,
+    ) -> None:
+        """Send a message to the client."""
+        self._send(encode(kind, time.time(), data, subscription_id, metadata))
+
+    def send_error(self, error: ProtocolError) -> None:
+        """Send an ``error`` message to the client."""
+        self._send(encode_error(error, time.time()))
+
+    def send_subscribed(
+        self,
+        subscription_id: str,
+        filters: Any,
+        replay: Replay | None,
+        metadata: Raw | None = None,
+    ) -> None:
+        """Confirm a subscription, new or not, with the client's own *filters*."""
+        position = replay.live_from if replay else self.position(subscription_id)
+        data = {
+            "type": self.subscriptions[subscription_id][0].type,
+            "filters": filters or {},
+            **position._asdict(),
+            "recovered": replay is not None and replay.recovered,
+            "replayed": replay.replayed if replay else 0,
+        }
+        self.reply("subscribed", data, subscription_id, metadata)
+
+    def _send(self, text: bytes) -> None:
+        if self.outlet is not None:
+            self.node.stats.messages_sent += 1
+            self.outlet.write(text_frame(text))
+
+    def audit(self, event: Event, **fields: Any) -> None:
+        """Write an event of this client into the audit log."""
+        grant = self.grant
+        known = {"holder": grant.holder, "token": grant.prefix} if grant else {}
+        fields = known | fields
+        record(event, client_id=self.client_id, address=self.address or None, **fields)
+
+    def audit_limit(self, limit: str) -> None:
+        """Record that the client has reached a limit, the first time."""
+        if limit not in self._limits_reached:
+            self._limits_reached += (limit,)
+            self.audit(Event.LIMIT_REACHED, limit=limit)
+
+
+def read_subscription(
+    kind: Any, filters: Any, resume: Any, rewind: Any
+) -> tuple[str, Filter, Request]:
+    """Read what a client asks to subscribe to. Raises :class:`ProtocolError`."""
+    if not isinstance(kind, str) or kind not in SUBSCRIPTION_TYPES:
+        raise ProtocolError(
+            ErrorCode.INVALID_SUBSCRIPTION,
+            f"type: expected one of {', '.join(SUBSCRIPTION_TYPES)}",
+        )
+    try:
+        return kind, compile_filters(filters), read_request(resume, rewind)
+    except ValueError as error:
+        raise ProtocolError(ErrorCode.INVALID_SUBSCRIPTION, str(error)) from None
