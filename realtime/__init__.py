@@ -13,7 +13,9 @@ The map::
     replay       what a subscription receives before it is live: resume and rewind
     connection   one write per fan-out and connection; a bounded buffer
           ^
-    consumers    the conversation with one client: auth, subscribe, unsubscribe, ping
+    session      one client: its rights, its subscriptions, how it ends
+    consumers    a WebSocket's conversation: auth, subscribe, unsubscribe, ping
+    event_stream the same over plain HTTP, as server-sent events
     authority    who may do what: the policy in force and what tokens grant
 
 Core, without Django, asyncio or a clock: ``addresses``, ``protocol``, ``draining``, ``filters``,

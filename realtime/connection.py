@@ -70,7 +70,7 @@ _OF_HANDSHAKE = {
 }
 
 
-def _lowest_transport(transport: Any) -> Any:
+def lowest_transport(transport: Any) -> Any:
     """Return the TCP connection under *transport*, which may be TLS; None if there is none."""
     while transport is not None and not isinstance(transport, tcp.Connection):
         transport = getattr(transport, "transport", None)
@@ -169,7 +169,7 @@ class StreamProtocol(WebSocketProtocol):
         self._inbox = Inbox(self.factory.turns)
         # The HTTP channel is still registered and would go on pausing and resuming.
         self.transport.unregisterProducer()
-        self._lowest = _lowest_transport(self.transport)
+        self._lowest = lowest_transport(self.transport)
         self._is_plain = self._lowest is self.transport and not self.transport.TLS
         if self._is_plain:
             self._send_now = self.transport.getHandle().send

@@ -1,10 +1,11 @@
-"""WebSocket paths: ``/`` and ``/ws/`` lead to the consumer, all others to HTTP 404."""
+"""Paths outside Django's: WebSockets at ``/`` and ``/ws/``, event streams at ``/api/stream/``."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from realtime.consumers import StreamConsumer
+from realtime.event_stream import PREFIX, event_stream
 
 PATHS = frozenset({"/", "/ws", "/ws/"})
 
@@ -20,3 +21,15 @@ async def websocket_application(scope: dict[str, Any], receive: Any, send: Any) 
         await send({"type": "websocket.http.response.body", "body": b""})
     else:
         await send({"type": "websocket.close"})
+
+
+class HttpApplication:
+    """Serves event streams; leaves all other requests to another application, Django's."""
+
+    def __init__(self, others: Any) -> None:
+        self._others = others
+
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        """Serve one request."""
+        is_stream = scope["path"].startswith(PREFIX)
+        await (event_stream if is_stream else self._others)(scope, receive, send)

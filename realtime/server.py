@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
@@ -24,7 +25,7 @@ from twisted.web import http
 
 from realtime.compression import accept_deflate, refuse_compression
 from realtime.config import WebSocketConfig, get_streaming_config
-from realtime.connection import StreamProtocol
+from realtime.connection import StreamProtocol, lowest_transport
 from realtime.node import get_node
 from realtime.turns import Turns
 
@@ -156,12 +157,73 @@ class StreamFactory(WebSocketFactory):
 
 
 class StreamRequest(WebRequest):
-    """A request; where the site is mounted is not a client's to say."""
+    """A request whose application waits while the client does not read the response."""
+
+    # Set while the transport takes more.
+    _flows: asyncio.Event | None = None
 
     def process(self) -> Any:
-        """Serve it."""
+        """Serve it; where the site is mounted is not a client's to say."""
         self.requestHeaders.removeHeader(b"Daphne-Root-Path")
         return super().process()
+
+    def handle_reply(self, message: dict[str, Any]) -> None:
+        """Send a part of the response; the first of one that streams begins to watch."""
+        super().handle_reply(message)
+        if message.get("more_body") and self._flows is None and self.channel is not None:
+            self._flows = asyncio.Event()
+            self._flows.set()
+            self.registerProducer(self, True)
+            _give_up_on_the_dead(lowest_transport(self.transport))
+
+    async def until_it_flows(self) -> None:
+        """Wait while the client leaves too much unread; not once it is gone."""
+        if self._flows is not None:
+            await self._flows.wait()
+
+    def pauseProducing(self) -> None:
+        """The transport has enough."""
+        if self._flows is not None:
+            self._flows.clear()
+
+    def resumeProducing(self) -> None:
+        """The transport takes more, or it does not matter any more."""
+        if self._flows is not None:
+            self._flows.set()
+
+    stopProducing = resumeProducing
+
+    def finish(self) -> None:
+        """End the response."""
+        if self._flows is not None:
+            self.unregisterProducer()
+        super().finish()
+
+    def connectionLost(self, reason: Any) -> None:
+        """Let the application go on, to read that the client is gone."""
+        self.resumeProducing()
+        super().connectionLost(reason)
+
+
+def _give_up_on_the_dead(connection: Any) -> None:
+    """Let the system end a connection that no longer acknowledges what it is sent.
+
+    A WebSocket is pinged; of an event stream's client nothing else is heard.
+    """
+    if connection is not None and hasattr(socket, "TCP_USER_TIMEOUT"):
+        config = get_node().policy.config
+        milliseconds = int((config.ping_interval + config.ping_timeout) * 1000)
+        connection.getHandle().setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
+
+
+_reply_at_once = daphne.server.Server.handle_reply
+
+
+async def _reply_when_read(server: Server, protocol: Any, message: dict[str, Any]) -> None:
+    """ASGI's ``send`` for HTTP: unlike Daphne's own, it waits while the client does not read."""
+    await _reply_at_once(server, protocol, message)
+    if isinstance(protocol, StreamRequest):
+        await protocol.until_it_flows()
 
 
 class StreamChannel(http.HTTPChannel):
@@ -351,6 +413,7 @@ async def _stop_listening() -> None:
 
 
 def install() -> None:
-    """Make every Daphne server of this process use this module's factories."""
+    """Make every Daphne server of this process use this module's factories and `send`."""
     daphne.server.WebSocketFactory = StreamFactory
     daphne.server.HTTPFactory = StreamHTTPFactory
+    daphne.server.Server.handle_reply = _reply_when_read

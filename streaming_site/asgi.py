@@ -1,4 +1,4 @@
-"""The ASGI application: HTTP to Django, WebSockets to the ``realtime`` app."""
+"""The ASGI application: HTTP to Django, WebSockets and event streams to the ``realtime`` app."""
 
 import os
 import sys
@@ -12,7 +12,7 @@ django_application = get_asgi_application()
 from channels.routing import ProtocolTypeRouter
 
 from realtime.proxies import ForwardedAddress
-from realtime.routing import websocket_application
+from realtime.routing import HttpApplication, websocket_application
 
 if "daphne.server" in sys.modules:
     # Under the `daphne` command too, close codes and bounds are the contract's.
@@ -21,5 +21,7 @@ if "daphne.server" in sys.modules:
     install()
 
 application = ForwardedAddress(
-    ProtocolTypeRouter({"http": django_application, "websocket": websocket_application})
+    ProtocolTypeRouter(
+        {"http": HttpApplication(django_application), "websocket": websocket_application}
+    )
 )
