@@ -1,13 +1,45 @@
 """What the app answers over HTTP."""
 
-from django.http import HttpRequest, JsonResponse
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.shortcuts import render
 from django.views.decorators.cache import never_cache
-from django.views.decorators.csrf import csrf_protect
-from django.views.decorators.http import require_POST
+from django.views.decorators.csrf import csrf_protect, ensure_csrf_cookie
+from django.views.decorators.http import require_POST, require_safe
 
 from realtime.connection_tokens import grant_of_user, issue
 from realtime.node import get_node
+from realtime.openapi import describe
 from realtime.protocol import ERROR_TEXTS, SUBSCRIPTION_TYPES, ErrorCode, format_timestamp
+
+# The types that the dashboard draws, and their headings.
+CHARTS = (("metrics", "Metrics"), ("aggregations", "Aggregations"))
+# Everything the page needs is this site's own; it shows what anyone may have published, so nothing
+# in it can become a script or be sent elsewhere (W3C, Content Security Policy Level 3).
+CONTENT_SECURITY_POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self'",
+        "connect-src 'self' {sockets}",
+        "form-action 'self'",
+        "base-uri 'none'",
+        "frame-ancestors 'none'",
+        "require-trusted-types-for 'script'",
+    )
+)
+
+
+@never_cache
+@require_safe
+@ensure_csrf_cookie
+def dashboard(request: HttpRequest) -> HttpResponse:
+    """Show the live dashboard. The page is anyone's; what it shows is its token's or user's."""
+    response = render(request, "realtime/dashboard.html", {"charts": CHARTS})
+    # Older browsers do not take 'self' for this site's WebSockets.
+    sockets = f"{'wss' if request.is_secure() else 'ws'}://{request.get_host()}"
+    response["Content-Security-Policy"] = CONTENT_SECURITY_POLICY.format(sockets=sockets)
+    return response
 
 
 @never_cache
@@ -26,6 +58,12 @@ async def readyz(request: HttpRequest) -> JsonResponse:
     # An answer, not a failure: Django would log an error for each.
     response._has_been_logged = True  # type: ignore[attr-defined]
     return response
+
+
+@require_safe
+async def openapi(request: HttpRequest) -> JsonResponse:
+    """Describe what is served over HTTP, for programs and their makers."""
+    return JsonResponse(describe(request.build_absolute_uri("/")))
 
 
 @never_cache

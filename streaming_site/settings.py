@@ -6,6 +6,7 @@ the data directory.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 import warnings
@@ -28,6 +29,14 @@ def _flag(name: str, default: bool = False) -> bool:
     if value in {"1", "true", "yes", "on"}:
         return True
     raise ConfigurationError(f"{name}={value!r}: not a boolean (allowed: true or false)")
+
+
+def _chart_directory() -> Path:
+    """Return where the package that brings Chart.js has it."""
+    package = importlib.util.find_spec("unfold")
+    if package is None or package.origin is None:
+        sys.exit("error: django-unfold is not installed: pip install -r requirements.txt")
+    return Path(package.origin).parent / "static/unfold/js/chart"
 
 
 def _list(name: str, default: str = "") -> list[str]:
@@ -130,6 +139,8 @@ USE_TZ = True
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 STATIC_URL = "/static/"
+# Chart.js, of an installed package: none of its code is in this repository.
+STATICFILES_DIRS = [("chartjs", _chart_directory())]
 # Static files are served from where each app has them: nothing to collect before a start. Where
 # a proxy serves them, `collectstatic` puts them here.
 STATIC_ROOT = DATA_DIR / "static"

@@ -1,0 +1,103 @@
+"""``/api/openapi.json`` describes the paths there are, and what they answer."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import User
+from django.test import Client
+from jsonschema import Draft202012Validator
+from openapi_spec_validator import OpenAPIV31SpecValidator
+
+from realtime import urls
+from realtime.event_stream import PREFIX
+from realtime.openapi import describe
+from tests.end_to_end.event_source import event_source, subscribed
+from tests.support import Server
+
+API = describe()
+
+
+def check(schema: dict[str, Any], value: Any) -> None:
+    """Check a value against a schema of the description."""
+    Draft202012Validator({**schema, "components": API["components"]}).validate(value)
+
+
+def answer_schema(path: str, method: str, status: int) -> dict[str, Any]:
+    """Return the schema of an answer in JSON."""
+    response = API["paths"][path][method]["responses"][str(status)]
+    schema: dict[str, Any] = response["content"]["application/json"]["schema"]
+    return schema
+
+
+def get(server: Server, path: str) -> tuple[int, str, bytes]:
+    """Return status, type and body of an answer."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        return response.status, response.headers["Content-Type"], response.read()
+    finally:
+        connection.close()
+
+
+def test_it_is_openapi() -> None:
+    OpenAPIV31SpecValidator(API).validate()
+
+
+def test_every_path_is_described() -> None:
+    served = {f"/{pattern.pattern}" for pattern in urls.urlpatterns} | {PREFIX + "{type}"}
+    assert served == set(API["paths"])
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/api/openapi.json"])
+def test_answers_are_as_described(server: Server, path: str) -> None:
+    status, kind, body = get(server, path)
+    assert (status, kind) == (200, "application/json")
+    check(answer_schema(path, "get", 200), json.loads(body))
+
+
+def test_the_served_description_is_this_one(server: Server) -> None:
+    _, _, body = get(server, "/api/openapi.json")
+    here = describe(f"http://127.0.0.1:{server.port}/")
+    assert json.loads(body) == json.loads(json.dumps(here))
+
+
+async def test_events_are_as_described(server: Server, token: str) -> None:
+    schema = {"$ref": "#/components/schemas/Event"}
+    token = server.new_token(name="described stream")
+    async with subscribed(server, "alerts", token) as (source, first):
+        check(schema, first.data)
+        server.publish("alerts", {"severity": "low"})
+        message = await source.next()
+        check(schema, message.data)
+        check({"$ref": "#/components/schemas/Data"}, message.data)
+        server.manage("revoke_token", "described stream")
+        check(schema, (await source.next()).data)
+
+
+async def test_errors_are_as_described(server: Server, token: str) -> None:
+    only_alerts = server.new_token(types=["alerts"])
+    for status, kind, secret in [
+        (400, "events?filter=x&", token),
+        (401, "events", None),
+        (403, "events", only_alerts),
+        (404, "nothing", token),
+    ]:
+        async with event_source(server, kind, secret) as source:
+            assert source.status == status
+            check(answer_schema("/api/stream/{type}", "get", status), await source.body())
+
+
+@pytest.mark.django_db
+def test_a_token_is_as_described() -> None:
+    browser = Client()
+    refused = browser.post("/api/token")
+    assert refused.status_code == 401
+    check(answer_schema("/api/token", "post", 401), refused.json())
+    browser.force_login(User.objects.create_superuser("someone"))
+    made = browser.post("/api/token")
+    check(answer_schema("/api/token", "post", 200), made.json())
