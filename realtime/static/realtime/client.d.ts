@@ -1,0 +1,165 @@
+/** Types of the streaming client; client.js says what everything means. */
+
+export type SubscriptionType =
+  | "events"
+  | "metrics"
+  | "alerts"
+  | "predictions"
+  | "aggregations"
+  | "system_status";
+
+export type Scalar = string | number | boolean | null;
+/** Dotted paths of the payload, each with the value, or any of the values, that it must have. */
+export type Filters = Record<string, Scalar | Scalar[]>;
+/** A place in a type's log, to resume after. */
+export interface Position {
+  epoch: string;
+  offset: number;
+}
+
+/** What `data` messages hold: the payload under a key of its type. */
+export interface Data {
+  subscription_type: SubscriptionType;
+  event?: Record<string, unknown>;
+  metrics?: Record<string, unknown>;
+  alert?: Record<string, unknown>;
+  prediction?: Record<string, unknown>;
+  aggregation?: Record<string, unknown>;
+  status?: Record<string, unknown>;
+}
+
+export interface Message<Payload = Record<string, unknown>> {
+  type: SubscriptionType;
+  payload: Payload;
+  data: Data;
+  /** When it was published: RFC 3339, UTC. */
+  timestamp: string;
+  /** Where it is in the log; null for what is not there. */
+  position: Position | null;
+  subscriptionId: string;
+}
+
+/** Messages that cannot be had any more: refetch what they would have changed. */
+export interface Gap {
+  /** The server's, or `not recovered` after a resume from what is no longer retained. */
+  reason: string;
+  first?: number;
+  last?: number | null;
+}
+
+export type Callback<Payload = Record<string, unknown>> = (
+  data: Data,
+  message: Message<Payload>,
+) => void;
+
+export interface SubscriptionOptions {
+  id?: string;
+  resume?: Position;
+  /** The newest so many matching messages first, at most 1000. */
+  rewind?: number;
+  onGap?: (gap: Gap) => void;
+}
+
+/** What the server first says of a subscription. */
+export interface Subscribed {
+  type: SubscriptionType;
+  filters: Filters;
+  epoch: string;
+  offset: number;
+  recovered: boolean;
+  replayed: number;
+}
+
+export class Subscription<Payload = Record<string, unknown>>
+  implements AsyncIterable<Message<Payload>>
+{
+  readonly id: string;
+  readonly type: SubscriptionType;
+  readonly filters: Filters;
+  /** Rejects with a {@link StreamingError} if the server refuses it. */
+  readonly ready: Promise<Subscribed>;
+  /** The position up to which every matching message has been handed out. */
+  readonly position: Position | null;
+  unsubscribe(): void;
+  toString(): string;
+  [Symbol.asyncIterator](): AsyncIterator<Message<Payload>, undefined>;
+}
+
+export class StreamingError extends Error {
+  /** An error code of the protocol, or a close code. */
+  readonly code?: string | number;
+  readonly details: Record<string, unknown>;
+}
+
+export type State = "connecting" | "open" | "recovering" | "closed";
+export type Transport = "websocket" | "sse";
+
+export interface StateDetail {
+  state: State;
+  previous: State;
+  /** How the connection before ended. */
+  code?: number;
+  reason?: string;
+  /** Seconds until the next attempt. */
+  retryIn?: number;
+  /** Why it is closed, if its user has not closed it. */
+  error?: StreamingError;
+}
+
+export interface ClientEvents {
+  state: CustomEvent<StateDetail>;
+  gap: CustomEvent<Gap & { subscription: Subscription }>;
+  error: CustomEvent<{ subscription: Subscription; error: StreamingError }>;
+  latency: CustomEvent<{ latency: number }>;
+}
+
+/** Times are in seconds. */
+export interface ClientOptions {
+  backoff?: [first: number, most: number];
+  heartbeat?: number;
+  answerTimeout?: number;
+  connectTimeout?: number;
+  transports?: Transport[];
+  streamUrl?: string;
+  /** Messages that may wait to be iterated. */
+  buffer?: number;
+  WebSocket?: new (url: string) => unknown;
+  fetch?: typeof fetch;
+}
+
+export type Token = string | null | (() => string | Promise<string>);
+
+export class StreamingClient extends EventTarget {
+  constructor(url: string, token?: Token, options?: ClientOptions);
+  readonly url: string;
+  readonly state: State;
+  readonly transport: Transport | null;
+  /** Milliseconds of the last ping, there and back. */
+  readonly latency: number | null;
+  readonly subscriptions: Map<string, Subscription>;
+  /** Open for the first time; rejects with a {@link StreamingError} if it never will be. */
+  readonly ready: Promise<void>;
+  subscribe<Payload = Record<string, unknown>>(
+    type: SubscriptionType,
+    filters?: Filters | null,
+    callback?: Callback<Payload>,
+    options?: SubscriptionOptions,
+  ): Subscription<Payload>;
+  subscribe<Payload = Record<string, unknown>>(
+    type: SubscriptionType,
+    filters: Filters | null | undefined,
+    options: SubscriptionOptions,
+  ): Subscription<Payload>;
+  unsubscribe(subscription: Subscription | string): void;
+  close(): void;
+  addEventListener<Name extends keyof ClientEvents>(
+    type: Name,
+    listener: (event: ClientEvents[Name]) => void,
+    options?: boolean | AddEventListenerOptions,
+  ): void;
+  removeEventListener<Name extends keyof ClientEvents>(
+    type: Name,
+    listener: (event: ClientEvents[Name]) => void,
+    options?: boolean | EventListenerOptions,
+  ): void;
+}

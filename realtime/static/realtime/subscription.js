@@ -1,0 +1,203 @@
+/** One subscription: up to where it has received, its callback, and what waits to be iterated. */
+
+import { StreamingError, deferred } from "./contract.js";
+
+/**
+ * @typedef {{epoch: string, offset: number}} Position
+ * @typedef {{pause: (subscription: Subscription) => void,
+ *   resume: (subscription: Subscription) => void,
+ *   unsubscribe: (subscription: Subscription) => void,
+ *   gap: (subscription: Subscription, gap: object) => void,
+ *   failed: (subscription: Subscription, error: StreamingError) => void}} Owner
+ */
+
+export class Subscription {
+  #owner;
+  #callback;
+  #onGap;
+  #rewind;
+  #buffer;
+  // Up to where messages have been received, and up to where they have been handed out.
+  #received;
+  #handedOut;
+  // Messages that wait to be iterated; null while nobody means to.
+  #queue;
+  #waiting = null;
+  #paused = false;
+  #ready = deferred();
+  #ended = null;
+
+  /**
+   * Made by `StreamingClient.subscribe`.
+   *
+   * @param {Owner} owner
+   * @param {{id: string, type: string, filters: object, callback?: Function, onGap?: Function,
+   *   resume?: Position, rewind?: number, buffer: number}} wanted
+   */
+  constructor(owner, { id, type, filters, callback, onGap, resume, rewind, buffer }) {
+    this.id = id;
+    this.type = type;
+    this.filters = filters;
+    // The id under which the server sends: that of an equal subscription, if there is one.
+    this.wireId = id;
+    this.#owner = owner;
+    this.#callback = callback;
+    this.#onGap = onGap;
+    this.#received = resume ?? null;
+    this.#handedOut = this.#received;
+    this.#rewind = rewind;
+    this.#buffer = buffer;
+    this.#queue = callback ? null : [];
+  }
+
+  /** The id, so that a subscription can be used where an id is wanted. */
+  toString() {
+    return this.id;
+  }
+
+  /** A promise of what the server first says of it: {type, filters, epoch, offset, …}. */
+  get ready() {
+    return this.#ready.promise;
+  }
+
+  /** The position up to which every matching message has been handed out, or null. */
+  get position() {
+    return this.#queue?.length ? this.#handedOut : this.#received;
+  }
+
+  /** The position up to which messages have been received: for the client. */
+  get received() {
+    return this.#received;
+  }
+
+  /** Whether its iterator has enough for now. */
+  get paused() {
+    return this.#paused;
+  }
+
+  /** End it. */
+  unsubscribe() {
+    this.#owner.unsubscribe(this);
+  }
+
+  /** Iterate over its messages; that ends when the subscription does. */
+  [Symbol.asyncIterator]() {
+    this.#queue ??= [];
+    return {
+      next: () => this.#next(),
+      return: async () => {
+        this.unsubscribe();
+        return { done: true, value: undefined };
+      },
+    };
+  }
+
+  async #next() {
+    while (!this.#queue.length) {
+      if (this.#ended?.error) throw this.#ended.error;
+      if (this.#ended) return { done: true, value: undefined };
+      this.#waiting ??= deferred();
+      await this.#waiting.promise;
+    }
+    const message = this.#queue.shift();
+    this.#handedOut = message.position ?? this.#handedOut;
+    if (this.#paused && this.#queue.length <= this.#buffer / 2) {
+      this.#paused = false;
+      this.#owner.resume(this);
+    }
+    return { done: false, value: message };
+  }
+
+  #wake() {
+    this.#waiting?.resolve();
+    this.#waiting = null;
+  }
+
+  // For the client and its transports
+
+  /** The `data` of the request that begins it, or goes on where it was. */
+  request() {
+    const data = { type: this.type, filters: this.filters };
+    if (this.#received) data.resume = this.#received;
+    else if (this.#rewind) data.rewind = this.#rewind;
+    return data;
+  }
+
+  /** Take the answer, after which messages follow. */
+  begin(answer) {
+    if (this.#received && !answer.recovered) this.lose({ reason: "not recovered" });
+    // Else messages of before that position are still to come.
+    if (!answer.replayed) this.reach(answer);
+    this.#ready.resolve(answer);
+  }
+
+  /** Take the answer for one that shares the messages of an equal one. */
+  join(answer) {
+    if (!this.#received) this.reach(answer);
+    this.#ready.resolve(answer);
+  }
+
+  /** Note that everything that matches up to a position has been received. */
+  reach({ epoch, offset }) {
+    if (!this.#paused && epoch !== undefined) this.#received = { epoch, offset };
+  }
+
+  /** Take a `data` message; one that is known is dropped. */
+  take({ data, metadata, timestamp }) {
+    if (this.#paused || this.#ended) return;
+    const position = metadata?.offset === undefined ? null : pick(metadata);
+    if (position && this.#has(position)) return;
+    this.#received = position ?? this.#received;
+    const { subscription_type: type, ...payloads } = data;
+    const [payload] = Object.values(payloads);
+    const message = { type, payload, data, timestamp, position, subscriptionId: this.id };
+    if (this.#callback) this.#call(() => this.#callback(data, message));
+    if (this.#queue) this.#enqueue(message);
+  }
+
+  #has({ epoch, offset }) {
+    return this.#received?.epoch === epoch && offset <= this.#received.offset;
+  }
+
+  #enqueue(message) {
+    this.#queue.push(message);
+    this.#wake();
+    if (this.#queue.length >= this.#buffer) {
+      this.#paused = true;
+      this.#owner.pause(this);
+    }
+  }
+
+  /** Tell of messages that cannot be had any more. @param {{reason: string}} gap */
+  lose(gap) {
+    if (this.#onGap) this.#call(() => this.#onGap(gap));
+    this.#owner.gap(this, gap);
+  }
+
+  /** End it: by its user, or with an error that its iterator throws. The first end counts. */
+  end(error) {
+    if (this.#ended) return;
+    this.#ended = { error };
+    this.#ready.reject(error ?? new StreamingError("unsubscribed"));
+    if (error) this.#owner.failed(this, error);
+    this.#wake();
+  }
+
+  /** Call what the user gave; what it throws is his to hear of, and stops nothing. */
+  #call(callback) {
+    try {
+      callback();
+    } catch (error) {
+      report(error);
+    }
+  }
+}
+
+function pick({ epoch, offset }) {
+  return { epoch, offset };
+}
+
+function report(error) {
+  if (globalThis.reportError) globalThis.reportError(error);
+  else console.error(error);
+}
