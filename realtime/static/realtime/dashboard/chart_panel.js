@@ -140,7 +140,7 @@ function dataset(label, data, colour) {
     backgroundColor: colour,
     borderWidth: 2,
     pointRadius: data.length > 60 ? 0 : 2,
-    tension: 0.25,
+    cubicInterpolationMode: "monotone",
     spanGaps: true,
   };
 }
@@ -156,7 +156,7 @@ function newChart(canvas) {
       maintainAspectRatio: false,
       interaction: { mode: "nearest", axis: "x", intersect: false },
       scales: {
-        x: { type: "linear", ticks: { maxRotation: 0, maxTicksLimit: 6, callback: timeOfDay } },
+        x: { type: "linear", ticks: { maxRotation: 0, count: 5, callback: timeOfDay } },
         y: { ticks: { maxTicksLimit: 6 } },
       },
       plugins: {
