@@ -1,0 +1,126 @@
+// The pure parts of the client and of the dashboard.
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { StreamingError, backoffDelay, finalError } from "../../realtime/static/realtime/contract.js";
+import { EventParser, positionOf } from "../../realtime/static/realtime/event_source.js";
+import { parseFilters } from "../../realtime/static/realtime/dashboard/filters.js";
+import { Fields, Series, leaves, valueAt } from "../../realtime/static/realtime/dashboard/series.js";
+
+test("pauses double up to the most, and are anything from 0 on", () => {
+  for (const [failed, most] of [[0, 0.5], [1, 1], [2, 2], [5, 16], [6, 30], [1000, 30]]) {
+    assert.equal(backoffDelay(failed, [0.5, 30], () => 1), most);
+    assert.equal(backoffDelay(failed, [0.5, 30], () => 0), 0);
+    assert.equal(backoffDelay(failed, [0.5, 30], () => 0.5), most / 2);
+  }
+});
+
+test("which endings are final", () => {
+  const error = new StreamingError("Invalid credentials");
+  assert.equal(finalError({ error }, false), error);
+  for (const code of [1002, 1007, 1008, 1009]) {
+    assert.equal(finalError({ code, reason: "why" }, true).code, code);
+  }
+  for (const code of [undefined, 1000, 1001, 1006, 1011, 1012, 1013]) {
+    assert.equal(finalError({ code }, false), undefined);
+  }
+  assert.equal(finalError({ code: 1008, reason: "token expired" }, true), undefined);
+  assert.equal(finalError({ code: 1008, reason: "token expired" }, false).message, "token expired");
+});
+
+const STREAM = [
+  "\uFEFF: a comment\n",
+  "retry: 10\r\nevent: subscribed\r\nid: e:1\r\ndata: {}\r\n\r\n",
+  "data: first\rdata:second\rdata:  third\r\r",
+  "id: e:2\n\n",
+  "unknown: x\nid\nevent: odd\n\n",
+  "id: a\0b\ndata: ü\n\n",
+  "data: unfinished",
+].join("");
+const EVENTS = [
+  { name: "subscribed", id: "e:1", data: "{}" },
+  { name: "", id: "e:1", data: "first\nsecond\n third" },
+  { name: "", id: "e:2", data: "" },
+  { name: "odd", id: "", data: "" },
+  { name: "", id: "", data: "ü" },
+];
+
+test("an event stream is read the same wherever it is cut", () => {
+  const bytes = new TextEncoder().encode(STREAM);
+  for (let size = 1; size <= bytes.length; size += 1) {
+    const parser = new EventParser();
+    const events = [];
+    for (let at = 0; at < bytes.length; at += size) {
+      events.push(...parser.push(bytes.subarray(at, at + size)));
+    }
+    assert.deepEqual(events, EVENTS, `in pieces of ${size}`);
+  }
+});
+
+test("an event without end is an error", () => {
+  const parser = new EventParser();
+  const piece = new TextEncoder().encode("data: " + "x".repeat(1 << 20) + "\n");
+  assert.throws(() => {
+    for (let number = 0; number < 20; number += 1) [...parser.push(piece)];
+  }, RangeError);
+});
+
+test("positions in ids", () => {
+  assert.deepEqual(positionOf("a:b:12"), { epoch: "a:b", offset: 12 });
+  for (const id of ["", ":1", "x", null, undefined]) assert.equal(positionOf(id), null);
+});
+
+test("filters as people type them", () => {
+  for (const [text, filters] of [
+    ["", {}],
+    ["  ", {}],
+    ["a=1", { a: 1 }],
+    ["a=x b.c=true  d=null", { a: "x", "b.c": true, d: null }],
+    ['a="x y" b="\\"" ', { a: "x y", b: '"' }],
+    ['a=["x", 2]', { a: ["x", 2] }],
+    ["a=1 a=2", { a: [1, 2] }],
+    ["a=b=c", { a: "b=c" }],
+    ['{"a": [1]}', { a: [1] }],
+  ]) {
+    assert.deepEqual(parseFilters(text), filters, text);
+  }
+  for (const text of ["a", "=1", "a=", "a b=1", '{"a"', 'a="x', "a=[1"]) {
+    assert.throws(() => parseFilters(text), SyntaxError, text);
+  }
+  assert.equal(Object.getPrototypeOf(parseFilters("__proto__=1")), Object.prototype);
+});
+
+test("fields of payloads", () => {
+  assert.deepEqual([...leaves({ a: 1, b: { c: "x", d: [1] }, e: null })], [
+    ["a", 1],
+    ["b.c", "x"],
+    ["e", null],
+  ]);
+  const fields = new Fields();
+  assert.equal(fields.learn({ round: 1, count: 2, mean_delay: 3, airport: "JFK" }), true);
+  assert.equal(fields.learn({ round: 1, count: 2, mean_delay: 3, airport: "JFK" }), false);
+  assert.deepEqual(fields.numbers, ["count", "mean_delay"]);
+  assert.equal(fields.telling, "mean_delay");
+  assert.deepEqual(fields.groups, []);
+  assert.equal(fields.learn({ airport: "LGA" }), true);
+  assert.deepEqual(fields.groups, ["airport"]);
+  for (let number = 0; number < 50; number += 1) fields.learn({ airport: `A${number}` });
+  assert.deepEqual(fields.groups, []);
+  assert.equal(valueAt({ a: { b: 2 } }, "a.b"), 2);
+  assert.equal(valueAt(null, "a.b"), undefined);
+});
+
+test("series are means over spans, in order, and forget", () => {
+  const series = new Series(1000, 10);
+  series.add("x", 250, 4);
+  series.add("x", 120, 1);
+  series.add("x", 130, 3);
+  assert.deepEqual(series.points("x"), [{ x: 100, y: 2 }, { x: 200, y: 4 }]);
+  series.trim(1150);
+  assert.deepEqual(series.points("x"), [{ x: 200, y: 4 }]);
+  series.trim(5000);
+  assert.equal(series.byName.size, 0);
+  for (let number = 0; number < 20; number += 1) series.add(`s${number}`, 1, 1);
+  assert.deepEqual([series.byName.size, series.omitted.size], [8, 12]);
+});
