@@ -74,7 +74,8 @@ const commands = {
       ids: [...client.subscriptions.keys()],
       positions: [...subscriptions.values()].map(({ position }) => position),
     }),
-  end: () => input.close(),
+  // Nothing keeps the program then but what the client left.
+  end: () => process.stdin.destroy(),
 };
 
 process.on("uncaughtException", (error) => say({ uncaught: error.message }));

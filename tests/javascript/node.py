@@ -6,6 +6,7 @@ import asyncio
 import json
 import shutil
 import subprocess
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any, Self
@@ -77,12 +78,18 @@ class Driven:
         return said
 
     async def until(self, **wanted: Any) -> dict[str, Any]:
-        """Return the next thing said that has these values; keep what is said before."""
-        while True:
-            said = await self.line()
-            if all(said.get(name) == value for name, value in wanted.items()):
-                return said
+        """Return the first thing said that has these values; keep the rest for later."""
+        return await self._first(
+            lambda said: all(said.get(name) == value for name, value in wanted.items())
+        )
+
+    async def _first(self, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        for place, said in enumerate(self.said):
+            if wanted(said):
+                return self.said.pop(place)
+        while not wanted(said := await self.line()):
             self.said.append(said)
+        return said
 
     async def open(self, url: str, token: str | None, **options: Any) -> None:
         """Connect, and wait until it is open."""
@@ -92,22 +99,14 @@ class Driven:
     async def subscribe(self, type: str, filters: Any = None, **options: Any) -> dict[str, Any]:
         """Subscribe, and return the server's answer."""
         self.do("subscribe", type=type, filters=filters or {}, **options)
-        while True:
-            said = await self.line()
-            if "ready" in said or "refused" in said:
-                return said
-            self.said.append(said)
+        return await self._first(lambda said: "ready" in said or "refused" in said)
 
     async def numbers(self, count: int, of: str = "events-1") -> list[int]:
         """Return the numbers of the next messages of a subscription."""
-        found = []
-        while len(found) < count:
-            said = await self.until(of=of)
-            if "n" in said:
-                found.append(said["n"])
-            else:
-                self.said.append(said)
-        return found
+        return [
+            (await self._first(lambda said: said.get("of") == of and "n" in said))["n"]
+            for _ in range(count)
+        ]
 
     async def end(self) -> None:
         """Give it nothing more to do; it ends by itself if nothing keeps it."""

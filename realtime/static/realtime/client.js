@@ -114,7 +114,8 @@ export class StreamingClient extends EventTarget {
     const id = options.id ?? `${type}-${++this.#numbers}`;
     if (this.subscriptions.has(id)) throw new StreamingError(`there is a subscription ${id}`);
     const { buffer } = this.#options;
-    const wanted = { buffer, ...options, id, type, filters: filters ?? {}, callback };
+    const wireId = this.#freeWireId(id);
+    const wanted = { buffer, ...options, id, wireId, type, filters: filters ?? {}, callback };
     const subscription = new Subscription(this.#owner, wanted);
     if (this.#error) {
       subscription.end(this.#error);
@@ -123,6 +124,13 @@ export class StreamingClient extends EventTarget {
       this.#transport?.subscribe();
     }
     return subscription;
+  }
+
+  /** The id itself, unless a subscription that shares another's messages still uses it. */
+  #freeWireId(id) {
+    const used = new Set([...this.subscriptions.values()].map(({ wireId }) => wireId));
+    for (let number = 1; used.has(id); number += 1) id = `shared-${number}`;
+    return id;
   }
 
   /** End a subscription, given itself or its id; once or more. */

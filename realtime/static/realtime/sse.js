@@ -62,7 +62,7 @@ export class SseTransport {
 
   /** Open the streams of new subscriptions. */
   async subscribe() {
-    if (this.#opened) await this.sync();
+    if (this.#opened && !this.#isEnded) await this.sync();
   }
 
   /** Close the stream of a subscription. */
@@ -72,7 +72,8 @@ export class SseTransport {
   }
 
   /** Open the stream of a subscription again. */
-  async resume() {
+  async resume(subscription) {
+    subscription.restart();
     await this.subscribe();
   }
 
@@ -129,9 +130,8 @@ export class SseTransport {
   async #read(subscription, response, isMine) {
     const parser = new EventParser();
     const reader = response.body.getReader();
-    for (;;) {
+    while (isMine()) {
       const { done, value } = await this.#inTime(reader.read());
-      if (!isMine()) return;
       if (done) throw new Error("the stream has ended");
       for (const event of parser.push(value)) {
         if (!isMine()) return;

@@ -23,7 +23,9 @@ export class Subscription {
   // Messages that wait to be iterated; null while nobody means to.
   #queue;
   #waiting = null;
+  // Enough waits: messages are not taken until the owner has asked for them again.
   #paused = false;
+  #resuming = false;
   #ready = deferred();
   #ended = null;
 
@@ -31,15 +33,15 @@ export class Subscription {
    * Made by `StreamingClient.subscribe`.
    *
    * @param {Owner} owner
-   * @param {{id: string, type: string, filters: object, callback?: Function, onGap?: Function,
-   *   resume?: Position, rewind?: number, buffer: number}} wanted
+   * @param {{id: string, wireId: string, type: string, filters: object, callback?: Function,
+   *   onGap?: Function, resume?: Position, rewind?: number, buffer: number}} wanted
    */
-  constructor(owner, { id, type, filters, callback, onGap, resume, rewind, buffer }) {
+  constructor(owner, { id, wireId, type, filters, callback, onGap, resume, rewind, buffer }) {
     this.id = id;
     this.type = type;
     this.filters = filters;
-    // The id under which the server sends: that of an equal subscription, if there is one.
-    this.wireId = id;
+    // The id under which the server sends; equal subscriptions share one.
+    this.wireId = wireId;
     this.#owner = owner;
     this.#callback = callback;
     this.#onGap = onGap;
@@ -101,8 +103,8 @@ export class Subscription {
     }
     const message = this.#queue.shift();
     this.#handedOut = message.position ?? this.#handedOut;
-    if (this.#paused && this.#queue.length <= this.#buffer / 2) {
-      this.#paused = false;
+    if (this.#paused && !this.#resuming && this.#queue.length <= this.#buffer / 2) {
+      this.#resuming = true;
       this.#owner.resume(this);
     }
     return { done: false, value: message };
@@ -131,10 +133,16 @@ export class Subscription {
     this.#ready.resolve(answer);
   }
 
-  /** Take the answer for one that shares the messages of an equal one. */
-  join(answer) {
+  /** Share the messages of an equal one from now on. */
+  join(wireId, answer) {
+    this.wireId = wireId;
     if (!this.#received) this.reach(answer);
     this.#ready.resolve(answer);
+  }
+
+  /** Take messages again, after a pause: those that were not taken are about to be asked for. */
+  restart() {
+    this.#paused = this.#resuming = false;
   }
 
   /** Note that everything that matches up to a position has been received. */

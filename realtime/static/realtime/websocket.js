@@ -35,7 +35,7 @@ export class WebSocketTransport {
   #number = 0;
   #heard = 0;
   #heartbeat = null;
-  // The subscriptions that the server has been asked for on this connection.
+  // The wire ids that the server has been asked for on this connection.
   #known = new Set();
 
   /** @param {Host} host */
@@ -79,6 +79,8 @@ export class WebSocketTransport {
       opened.resolve();
     };
     socket.onmessage = ({ data }) => this.#take(JSON.parse(data));
+    // Some platforms tell of a failed attempt only with an error.
+    socket.onerror = () => unreachable && this.#end({ unreachable });
     socket.onclose = ({ code, reason }) => this.#end({ code, reason, unreachable });
     await Promise.race([opened.promise, this.#ended.promise]);
     clearTimeout(timer);
@@ -94,13 +96,13 @@ export class WebSocketTransport {
       throw new Lost();
     }
     if (token === null) return;
-    const reply = await this.#ask({ type: "auth", data: { token } });
+    const reply = await this.#ask(() => ({ type: "auth", data: { token } }));
     if (reply.type === "auth_success") return;
     if (reply.data.code === "unavailable") {
       this.#end({ retryAfter: reply.data.details?.retry_after ?? 1 });
       throw new Lost();
     }
-    throw new StreamingError(reply.data.error, { code: reply.data.code });
+    throw errorOf(reply);
   }
 
   #opened() {
@@ -115,10 +117,10 @@ export class WebSocketTransport {
   async #ping(patience) {
     const sent = performance.now();
     try {
-      const { data } = await this.#ask({ type: "ping" }, patience);
+      const { data } = await this.#ask(() => ({ type: "ping" }), undefined, patience);
       this.#host.measured(performance.now() - sent);
       for (const [id, position] of Object.entries(data?.positions ?? {})) {
-        for (const subscription of this.#sharing(id)) subscription.reach(position);
+        for (const subscription of this.#members(id)) subscription.reach(position);
       }
     } catch {
       // The connection has ended, which run() tells.
@@ -127,90 +129,91 @@ export class WebSocketTransport {
 
   // Subscriptions
 
-  /** Ask for the subscriptions that the server does not know, until there is none. */
+  // Equal subscriptions of one client are one to the server: they share a wire id, and with it one
+  // request and its messages, of which each takes those it does not have.
+
+  /** The subscriptions that take the messages under a wire id. */
+  #members(wireId) {
+    return [...this.#host.subscriptions()].filter((one) => one.wireId === wireId && !one.paused);
+  }
+
+  /** Ask for everything that the server does not know. */
   async sync() {
+    const isMissing = ({ wireId, paused }) => !paused && !this.#known.has(wireId);
     let subscription;
-    while ((subscription = this.#next())) {
-      this.#known.add(subscription);
-      await this.#subscribe(subscription);
+    while ((subscription = [...this.#host.subscriptions()].find(isMissing))) {
+      await this.#subscribe(subscription.wireId);
     }
   }
 
-  /** The next to ask for: of equal ones the furthest behind first, since that one is replayed. */
-  #next() {
-    const unknown = [...this.#host.subscriptions()].filter(
-      (subscription) => !this.#known.has(subscription) && !subscription.paused,
-    );
-    const offset = ({ received }) => received?.offset ?? Infinity;
-    return unknown.sort((one, other) => offset(one) - offset(other))[0];
-  }
-
-  async #subscribe(subscription) {
-    const others = () =>
-      this.#sharing(subscription.wireId).filter((other) => other !== subscription);
-    if (!others().length) subscription.wireId = subscription.id;
-    const request = () => ({
-      type: "subscribe",
-      data: subscription.request(),
-      subscription_id: subscription.wireId,
-    });
-    const wasShared = others().length > 0;
-    const reply = await this.#askPatiently(request, ({ type, subscription_id: id, data }) => {
-      // At once: messages follow it.
+  async #subscribe(wireId) {
+    this.#known.add(wireId);
+    let isBehind = false;
+    // At once, since messages follow it.
+    const begin = ({ type, subscription_id: id, data }) => {
       if (type !== "subscribed") return;
-      subscription.wireId = id;
-      // An equal one was there already, so the server has ignored from where to go on.
-      if (others().length && !wasShared) subscription.join(data);
-      else subscription.begin(data);
-    });
-    if (reply.type !== "subscribed") {
-      this.#known.delete(subscription);
-      const { error, code, details } = reply.data;
-      this.#host.refused(subscription, new StreamingError(error, { code, details }));
-    }
+      const members = this.#members(wireId);
+      if (id === wireId) {
+        for (const subscription of members) subscription.begin(data);
+        return;
+      }
+      // The server has an equal one already, and has ignored from where to go on.
+      this.#known.delete(wireId);
+      isBehind = members.some(({ received }) => received);
+      for (const subscription of members) subscription.join(id, data);
+    };
+    const reply = await this.#ask(() => subscribeRequest(wireId, this.#members(wireId)), begin);
+    if (reply?.type === "error") this.#refuse(wireId, errorOf(reply));
+    if (isBehind) await this.#drop(reply.subscription_id);
   }
 
-  /** Ask for a subscription. */
+  /** End what is under a wire id: because of an error, or since it is not wanted. */
+  #refuse(wireId, error) {
+    this.#known.delete(wireId);
+    for (const subscription of this.#members(wireId)) this.#host.refused(subscription, error);
+  }
+
+  /** Ask for what is new. */
   async subscribe() {
     if (this.#ending.opened) await this.sync().catch(ignoreLost);
   }
 
   /** Tell the server that a subscription has ended, unless an equal one goes on. */
-  async unsubscribe(subscription) {
-    if (!this.#known.delete(subscription)) return;
-    if (!this.#sharing(subscription.wireId).length) await this.#drop(subscription.wireId);
+  async unsubscribe({ wireId }) {
+    if (!this.#members(wireId).length) await this.#drop(wireId).catch(ignoreLost);
   }
 
-  /** Take a subscription up again that was paused, from where it was. */
+  /** Take a subscription up again that was paused, from where it was; equal ones with it. */
   async resume(subscription) {
-    // An equal one that went on is replayed too, and drops what it knows.
-    if (this.#sharing(subscription.wireId).length) await this.#drop(subscription.wireId);
+    // Until the old ones have passed, no message would be the next.
+    await this.#drop(subscription.wireId).catch(ignoreLost);
+    await this.#asking;
+    subscription.restart();
     await this.subscribe();
   }
 
-  async #drop(id) {
-    const request = { type: "unsubscribe", data: { subscription_id: id } };
-    await this.#askPatiently(() => request).catch(ignoreLost);
-  }
-
-  #sharing(id) {
-    return [...this.#known].filter(({ wireId }) => wireId === id);
+  async #drop(wireId) {
+    if (!this.#known.delete(wireId)) return;
+    await this.#ask(() => ({ type: "unsubscribe", data: { subscription_id: wireId } }));
   }
 
   // Requests and answers
 
-  /** Ask, and again while the server wants to be asked later. */
-  async #askPatiently(request, onAnswer) {
-    for (;;) {
-      const reply = await this.#ask(request(), this.#host.options.answerTimeout, onAnswer);
-      if (reply.type !== "error" || !TRY_AGAIN.has(reply.data.code)) return reply;
-      await Promise.race([pause(reply.data.details?.retry_after ?? 1), this.#ended.promise]);
-    }
-  }
-
-  /** Send a request and return its answer, after the requests before it. Throws `Lost`. */
-  #ask(message, patience = this.#host.options.answerTimeout, onAnswer = undefined) {
-    const answer = this.#asking.then(() => this.#exchange(message, patience, onAnswer));
+  /**
+   * Send what `request` makes and return its answer, after the requests before it; nothing if it
+   * makes nothing. Asks again while the server wants to be asked later.
+   *
+   * @throws {Lost}
+   */
+  #ask(request, onAnswer = undefined, patience = this.#host.options.answerTimeout) {
+    const answer = this.#asking.then(async () => {
+      for (;;) {
+        const message = request();
+        const reply = message && (await this.#exchange(message, patience, onAnswer));
+        if (reply?.type !== "error" || !TRY_AGAIN.has(reply.data.code)) return reply;
+        await Promise.race([pause(reply.data.details?.retry_after ?? 1), this.#ended.promise]);
+      }
+    });
     this.#asking = answer.catch(() => {});
     return answer;
   }
@@ -242,17 +245,17 @@ export class WebSocketTransport {
     this.#heard += 1;
     const { type, metadata, data, subscription_id: id } = message;
     if (type === "data") {
-      for (const subscription of this.#sharing(id)) subscription.take(message);
+      for (const subscription of this.#members(id)) subscription.take(message);
     } else if (this.#isAnswer(type, metadata, data)) {
       this.#asked.onAnswer?.(message);
       this.#asked.resolve(message);
     } else if (type === "error" && data.code === "data_lost") {
       const { from: first, to: last, reason } = data.details ?? {};
-      for (const subscription of this.#sharing(id)) subscription.lose({ reason, first, last });
+      for (const subscription of this.#members(id)) subscription.lose({ reason, first, last });
     } else if (type === "error" && data.code === "restarting") {
       this.#ending.retryAfter = data.details?.retry_after;
     } else if (type === "unsubscribed") {
-      this.#forbid(id);
+      this.#refuse(id, new StreamingError("Not permitted any more", { code: "forbidden" }));
     }
   }
 
@@ -263,25 +266,28 @@ export class WebSocketTransport {
     return metadata?.request === this.#asked.request;
   }
 
-  #forbid(id) {
-    for (const subscription of this.#sharing(id)) {
-      this.#known.delete(subscription);
-      const error = new StreamingError("Not permitted any more", { code: "forbidden" });
-      this.#host.refused(subscription, error);
-    }
-  }
-
   #end(ending) {
     const socket = this.#socket;
     this.#socket = null;
     clearInterval(this.#heartbeat);
     if (socket) {
-      socket.onopen = socket.onmessage = socket.onclose = null;
+      socket.onopen = socket.onmessage = socket.onclose = socket.onerror = null;
       socket.close();
     }
     this.#asked?.reject(new Lost());
     this.#ended.resolve({ ...this.#ending, ...ending });
   }
+}
+
+/** The request for a wire id: from where the furthest behind is, which the others have. */
+function subscribeRequest(wireId, members) {
+  const place = ({ received }) => received?.offset ?? Infinity;
+  const [first] = members.sort((one, other) => place(one) - place(other));
+  return first && { type: "subscribe", data: first.request(), subscription_id: wireId };
+}
+
+function errorOf({ data: { error, code, details } }) {
+  return new StreamingError(error, { code, details });
 }
 
 function pause(seconds) {
