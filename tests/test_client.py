@@ -92,6 +92,7 @@ async def test_fifty_disconnects_and_every_message_once(server: Server, token: s
         async with StreamingClient(url, token, backoff=BACKOFF) as client:
             events = await client.subscribe("events", on_gap=gaps.append)
             rare = await client.subscribe("events", {"n": 1999}, on_gap=gaps.append)
+            equal = await client.subscribe("events", {"n": [1999]}, on_gap=gaps.append)
 
             async def disturb() -> None:
                 for number in range(50):
@@ -111,8 +112,29 @@ async def test_fifty_disconnects_and_every_message_once(server: Server, token: s
                     received.append((await anext(events)).payload["n"])
             await disturbing
             assert [n for n in received if n != -1] == list(range(2000))
-            assert numbers(await take(rare, 1)) == [1999]
+            for subscription in (rare, equal):
+                assert numbers(await take(subscription, 1)) == [1999]
             assert gaps == []
+
+
+async def test_equal_subscriptions(server: Server, token: str) -> None:
+    """Each gets what it asked for, though the server has one subscription for them."""
+    position = server.publish("events", {"n": 0}, {"n": 1}, {"n": 2})[0]
+    async with StreamingClient(server.url, token, backoff=BACKOFF) as streaming:
+        ahead = await streaming.subscribe("events")
+        publish(server, 3)
+        assert numbers(await take(ahead, 1)) == [3]
+        resume = position["epoch"], position["offset"]
+        behind = await streaming.subscribe("events", resume=resume)
+        assert numbers(await take(behind, 3)) == [1, 2, 3]
+        other = await streaming.subscribe("events")
+        publish(server, 4)
+        for subscription in (ahead, behind, other):
+            assert numbers(await take(subscription, 1)) == [4]
+        await streaming.unsubscribe(ahead)
+        publish(server, 5)
+        for subscription in (behind, other):
+            assert numbers(await take(subscription, 1)) == [5]
 
 
 async def test_a_server_that_restarts(data_dir: Path) -> None:

@@ -117,6 +117,29 @@ async def test_fifty_disconnects_and_every_message_once(
 
 
 @both_transports
+async def test_equal_subscriptions(
+    server: Server, token: str, page: Driven, transport: str
+) -> None:
+    """Each is told what it asked for, though the server has one subscription for them."""
+    position = server.publish("events", {"n": 0}, {"n": 1}, {"n": 2})[0]
+    await page.open(server.url, token, transports=[transport])
+    await page.subscribe("events")
+    publish(server, 3)
+    assert await page.numbers(1) == [3]
+    answer = await page.subscribe("events", options={"id": "behind", "resume": position})
+    assert await page.numbers(3, "behind") == [1, 2, 3], answer
+    publish(server, 4)
+    assert await page.numbers(1) == await page.numbers(1, "behind") == [4]
+    page.do("unsubscribe", id="events-1")
+    # The id is free again, though not on the wire.
+    await page.subscribe("events", {"n": 6}, options={"id": "events-1"})
+    publish(server, 5, 6)
+    assert await page.numbers(2, "behind") == [5, 6]
+    assert await page.numbers(1) == [6]
+    assert not [said for said in page.said if "gap" in said or "failed" in said]
+
+
+@both_transports
 async def test_a_server_that_restarts(data_dir: Path, page: Driven, transport: str) -> None:
     port = str(free_port())
     with running(data_dir, "--port", port, drain_timeout="2") as first:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import inspect
 import logging
+import math
 import random
 from collections.abc import Callable, Mapping
 from typing import Any, Self
@@ -133,7 +134,7 @@ class StreamingClient:
         # Before the answer, after which messages follow at once.
         self.subscriptions[subscription.id] = subscription
         try:
-            await self._ask(subscription.request())
+            await self._ask_for(subscription.wire_id)
         except Refused:
             self.subscriptions.pop(subscription.id, None)
             raise
@@ -148,8 +149,46 @@ class StreamingClient:
         known = self.subscriptions.pop(key, None)
         if known is not None:
             known.end(Finished("unsubscribed"))
-            with contextlib.suppress(LostError, Refused):
-                await self._ask({"type": "unsubscribe", "data": {"subscription_id": key}})
+            if not self._members(known.wire_id):
+                with contextlib.suppress(LostError, Refused):
+                    await self._drop(known.wire_id)
+
+    # Equal subscriptions of one client are one to the server: they share a wire id, and with it one
+    # request and its messages, of which each takes those it does not have.
+
+    def _members(self, wire_id: str | None) -> list[Subscription]:
+        """Return the subscriptions that take the messages under a wire id."""
+        return [one for one in self.subscriptions.values() if one.wire_id == wire_id]
+
+    async def _ask_for(self, wire_id: str) -> None:
+        """Subscribe, from where the furthest behind of those that share it is.
+
+        Raises:
+            Refused, LostError
+        """
+        members = self._members(wire_id)
+        if not members:
+            return
+        first = min(members, key=lambda one: one.received.offset if one.received else math.inf)
+        resumes = first.received is not None
+        reply = await self._ask(first.request())
+        shared = reply["subscription_id"]
+        if shared != wire_id and resumes:
+            # There is an equal one already, so the server has ignored from where to go on.
+            await self._drop(shared)
+            await self._ask_for(shared)
+
+    async def _drop(self, wire_id: str) -> None:
+        await self._ask({"type": "unsubscribe", "data": {"subscription_id": wire_id}})
+
+    def _begin(self, message: Mapping[str, Any]) -> None:
+        """Take a ``subscribed`` message."""
+        asked, answered = message["metadata"]["request"], message["subscription_id"]
+        for subscription in self._members(asked):
+            if asked == answered:
+                subscription.begin(message["data"])
+            else:
+                subscription.join(answered, message["data"])
 
     async def _ask(self, message: dict[str, Any]) -> dict[str, Any]:
         if self._dialogue is None:
@@ -244,12 +283,11 @@ class StreamingClient:
 
     async def _stay(self, dialogue: Dialogue) -> None:
         """Subscribe again to everything, say that the connection is open, keep it alive."""
-        for subscription in list(self.subscriptions.values()):
+        for wire_id in {one.wire_id: None for one in self.subscriptions.values()}:
             try:
-                await dialogue.ask(subscription.request())
+                await self._ask_for(wire_id)
             except Refused as error:
-                self.subscriptions.pop(subscription.id, None)
-                subscription.end(error)
+                self._refuse(wire_id, error)
         self._was_open = True
         self._open.set()
         self._set_state(State.OPEN)
@@ -264,33 +302,38 @@ class StreamingClient:
         """Take a message of the server; tell whether it answers a request."""
         kind, data = message["type"], message.get("data") or {}
         code = data.get("code") if kind == "error" else None
-        subscription = self.subscriptions.get(message.get("subscription_id") or "")
+        members = self._members(message.get("subscription_id"))
         if kind == "pong":
-            for key, place in (data.get("positions") or {}).items():
-                if key in self.subscriptions:
-                    self.subscriptions[key].reach(place)
+            for wire_id, place in (data.get("positions") or {}).items():
+                for subscription in self._members(wire_id):
+                    subscription.reach(place)
             return True
         if code == "restarting":
             self._note_retry_after(data)
             return False
         if kind == "data":
-            if subscription is not None:
+            for subscription in members:
                 await subscription.take(message)
             return False
         if code == "data_lost":
-            if subscription is not None:
-                details = data.get("details") or {}
-                gap = Gap(details.get("reason", ""), details.get("from"), details.get("to"))
+            details = data.get("details") or {}
+            gap = Gap(details.get("reason", ""), details.get("from"), details.get("to"))
+            for subscription in members:
                 subscription.lose(gap)
             return False
         if kind == "unsubscribed" and data.get("reason"):
-            if subscription is not None:
-                del self.subscriptions[subscription.id]
-                subscription.forbid()
+            error = Refused("forbidden", "Not permitted any more")
+            self._refuse(message["subscription_id"], error)
             return False
-        if kind == "subscribed" and subscription is not None:
-            subscription.begin(data)
+        if kind == "subscribed":
+            self._begin(message)
         return True
+
+    def _refuse(self, wire_id: str, error: Refused) -> None:
+        """End what is under a wire id."""
+        for subscription in self._members(wire_id):
+            del self.subscriptions[subscription.id]
+            subscription.end(error)
 
     def _note_retry_after(self, data: Mapping[str, Any]) -> None:
         self._retry_after = float((data.get("details") or {}).get("retry_after", 0))

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn, Self
 
-from realtime.client.contract import Finished, Gap, Message, Position, Refused, StreamingError
+from realtime.client.contract import Finished, Gap, Message, Position, StreamingError
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +32,8 @@ class Subscription:
         self.type = type
         self.filters = filters
         self.id = id
+        # The id under which the server sends: equal subscriptions of one client share one.
+        self.wire_id = id
         self._on_gap = on_gap
         self._rewind = rewind
         # Up to where messages have been received, and handed out.
@@ -66,6 +68,11 @@ class Subscription:
 
     # For the client
 
+    @property
+    def received(self) -> Position | None:
+        """The position up to which every matching message has been received, if any."""
+        return self._received
+
     def request(self) -> dict[str, Any]:
         """Return the ``subscribe`` message that begins it, or goes on where it was."""
         data: dict[str, Any] = {"type": self.type, "filters": dict(self.filters)}
@@ -73,7 +80,12 @@ class Subscription:
             data["resume"] = self._received._asdict()
         elif self._rewind:
             data["rewind"] = self._rewind
-        return {"type": "subscribe", "data": data, "subscription_id": self.id}
+        return {
+            "type": "subscribe",
+            "data": data,
+            "subscription_id": self.wire_id,
+            "metadata": {"request": self.wire_id},
+        }
 
     def begin(self, answer: Mapping[str, Any]) -> None:
         """Take the data of ``subscribed``, after which messages follow."""
@@ -81,6 +93,12 @@ class Subscription:
             self.lose(Gap("not recovered"))
         # Else messages of before that position are still to come.
         if not answer.get("replayed") and "offset" in answer:
+            self.reach(answer)
+
+    def join(self, wire_id: str, answer: Mapping[str, Any]) -> None:
+        """Share the messages of an equal one from now on."""
+        self.wire_id = wire_id
+        if self._received is None and "offset" in answer:
             self.reach(answer)
 
     def reach(self, place: Mapping[str, Any]) -> None:
@@ -119,10 +137,6 @@ class Subscription:
             self._ended = error
             with contextlib.suppress(asyncio.QueueFull):
                 self._waiting.put_nowait(error)  # wakes who waits, if anyone does
-
-    def forbid(self) -> None:
-        """End it because its token does not allow it any more."""
-        self.end(Refused("forbidden", "Not permitted any more"))
 
     def check(self) -> None:
         """Raise what has ended it, if anything has."""
