@@ -77,7 +77,7 @@ export class Bar {
   }
 
   #describe(now) {
-    const { state, reason, code } = this.#state;
+    const { state, error, code, reason = error?.message } = this.#state;
     const seconds = Math.ceil((this.#retryAt - now) / 1000);
     const when = seconds > 0 ? ` in ${seconds} s` : "…";
     if (state === "open") return this.#state.transport === "sse" ? "live over HTTP" : "live";
