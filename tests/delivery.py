@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import selectors
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
@@ -17,36 +16,9 @@ from realtime.log import Chunk, LogUnavailable, MemoryLog
 from realtime.node import Node
 from realtime.protocol import CloseCode, CloseReason, Position, encode
 from realtime.replay import Request
+from realtime.testing.clock import START
 
 KIND = "events"
-EPOCH_OF_TIME = 1_704_110_400.0
-# Turns of a loop in which no time passes: more than anything needs.
-MOST_TURNS = 5000
-
-
-class Timeless(selectors.SelectSelector):
-    """Lets time pass instead of waiting; the clock of its loop and of the code under test."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = 0.0
-        self._turns = 0
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        """Return at once."""
-        assert timeout is not None, "everyone waits for someone else"
-        self._turns = 0 if timeout > 0 else self._turns + 1
-        assert self._turns < MOST_TURNS, "someone is busy without end"
-        self.now += max(0.0, timeout)
-        return super().select(0)
-
-    def time(self) -> float:
-        """Return seconds since 1970."""
-        return EPOCH_OF_TIME + self.now
-
-    def monotonic(self) -> float:
-        """Return seconds since the loop began."""
-        return self.now
 
 
 class FickleLog(MemoryLog):
@@ -86,7 +58,7 @@ class FickleLog(MemoryLog):
     def state(self) -> LogState:
         """Return what a reader would find now."""
         stream = self._stream(KIND)
-        stream.trim(EPOCH_OF_TIME + asyncio.get_running_loop().time())
+        stream.trim(START + asyncio.get_running_loop().time())
         return LogState(stream.epoch, stream.head - len(stream.entries) + 1, stream.head)
 
 

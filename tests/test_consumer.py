@@ -78,7 +78,7 @@ class Page:
         subscription_id: str = reply["subscription_id"]
         return subscription_id
 
-    async def expect_close(self, code: int, reason: str) -> None:
+    async def assert_closed(self, code: int, reason: str) -> None:
         """Check that the next thing the server does is to close, and how."""
         closing = await self.communicator.receive_output(TIMEOUT)
         assert closing == {"type": "websocket.close", "code": code, "reason": reason}
@@ -156,13 +156,13 @@ async def test_the_third_failure_closes(node: Node, configure: Configure) -> Non
         for _ in range(3):
             failed = await page.call({"type": "auth", "data": {"token": "wrong"}})
             assert failed["type"] == "auth_failed"
-        await page.expect_close(1008, "authentication failed")
+        await page.assert_closed(1008, "authentication failed")
 
 
 async def test_an_origin_is_refused_after_the_handshake(node: Node, configure: Configure) -> None:
     configure(allowed_origins="https://app.example.com")
     async with connected(headers=[(b"origin", b"https://evil.example.com")]) as page:
-        await page.expect_close(1008, "origin not allowed")
+        await page.assert_closed(1008, "origin not allowed")
     async with connected(headers=[(b"origin", b"https://app.example.com")]) as page:
         assert (await page.call({"type": "ping"}))["type"] == "pong"
     async with connected() as page:
@@ -174,7 +174,7 @@ async def test_a_newcomer_at_capacity_is_refused(node: Node, configure: Configur
     async with connected() as first:
         assert (await first.call({"type": "ping"}))["type"] == "pong"
         async with connected() as second:
-            await second.expect_close(1013, "server at capacity")
+            await second.assert_closed(1013, "server at capacity")
         assert (await first.call({"type": "ping"}))["type"] == "pong"
     async with connected() as third:
         assert (await third.call({"type": "ping"}))["type"] == "pong"

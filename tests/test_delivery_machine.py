@@ -30,7 +30,8 @@ from realtime.node import Node
 from realtime.protocol import Position
 from realtime.publishing import apublish
 from realtime.replay import Request
-from tests.delivery import KIND, Account, FickleLog, Published, Session, Timeless
+from realtime.testing import FakeClock
+from tests.delivery import KIND, Account, FickleLog, Published, Session
 from tests.layers import IN_MEMORY
 
 # Small enough that a few messages pass every bound.
@@ -70,9 +71,8 @@ class DeliveryMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        clock = Timeless()
-        self.loop = asyncio.SelectorEventLoop(clock)
-        self.loop.time = clock.monotonic  # type: ignore[method-assign]
+        clock = FakeClock()
+        self.loop = clock.new_loop()
         self.log = FickleLog()
         self.errors = Errors()
         self.stack = ExitStack()
@@ -87,7 +87,7 @@ class DeliveryMachine(RuleBasedStateMachine):
         self.accounts = [Account(self.published, wanted) for wanted in (None, [1], [1, 2])]
         self.sessions: list[Session | None] = [None, None, None]
 
-    def _patch(self, clock: Timeless) -> None:
+    def _patch(self, clock: FakeClock) -> None:
         variables = {WEBSOCKET_PREFIX + name.upper(): VARIABLES[name] for name in VARIABLES}
         enter = self.stack.enter_context
         self.stack.callback(get_streaming_config.cache_clear)

@@ -47,7 +47,7 @@ def standard_input(process: subprocess.Popen[str]) -> IO[str]:
 
 async def numbers(page: Client, count: int) -> list[int]:
     """Return the numbers of the next so many events."""
-    return [(await page.expect_data("event"))["n"] for _ in range(count)]
+    return [(await page.assert_data("events"))["n"] for _ in range(count)]
 
 
 async def test_one_payload(server: Server, token: str) -> None:
@@ -55,8 +55,8 @@ async def test_one_payload(server: Server, token: str) -> None:
         await page.subscribe("events")
         done = server.manage("publish", "events", '{"n": 1, "text": "é"}')
         assert (done.returncode, done.stderr) == (0, "")
-        assert await page.expect_data("event") == {"n": 1, "text": "é"}
-        await page.expect_silence()
+        assert await page.assert_data("events") == {"n": 1, "text": "é"}
+        await page.assert_silent()
 
 
 async def test_lines_of_standard_input(server: Server, token: str) -> None:
@@ -66,7 +66,7 @@ async def test_lines_of_standard_input(server: Server, token: str) -> None:
         done = server.manage("publish", "events", "-", stdin="\n".join(lines))
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
         assert await numbers(page, 3) == [0, 1, 2]
-        await page.expect_silence()
+        await page.assert_silent()
 
 
 async def test_twenty_thousand_lines_arrive_in_order(server: Server, token: str) -> None:
@@ -78,7 +78,7 @@ async def test_twenty_thousand_lines_arrive_in_order(server: Server, token: str)
             standard_input(process).close()
             assert await numbers(page, 20_000) == list(range(20_000))
             assert process.wait(TIMEOUT) == 0
-        await page.expect_silence()
+        await page.assert_silent()
 
 
 async def test_a_slow_producers_line_does_not_wait_for_the_next(server: Server, token: str) -> None:
@@ -89,10 +89,10 @@ async def test_a_slow_producers_line_does_not_wait_for_the_next(server: Server, 
             for n in range(3):
                 stdin.write(f'{{"n": {n}}}\n{{"unfinished')
                 stdin.flush()
-                assert await page.expect_data("event") == {"n": n}
+                assert await page.assert_data("events") == {"n": n}
                 stdin.write('": true, "n": -1}\n')
                 stdin.flush()
-                assert await page.expect_data("event") == {"unfinished": True, "n": -1}
+                assert await page.assert_data("events") == {"unfinished": True, "n": -1}
             stdin.close()
             assert process.wait(TIMEOUT) == 0
 
@@ -108,7 +108,7 @@ async def test_a_bad_line_is_named_and_all_before_it_are_published(
         [line] = done.stderr.splitlines()
         assert line.startswith("CommandError: line 4: not JSON (")
         assert await numbers(page, 2) == [1, 2]
-        await page.expect_silence()
+        await page.assert_silent()
 
 
 async def test_bad_lines_are_skipped_on_request(server: Server, token: str) -> None:
@@ -125,7 +125,7 @@ async def test_bad_lines_are_skipped_on_request(server: Server, token: str) -> N
         assert [line.split(":")[0] for line in named] == [f"line {2 * n + 1}" for n in range(9)]
         assert all(line.endswith("; skipped") for line in named)
         assert await numbers(page, 9) == list(range(9))
-        await page.expect_silence()
+        await page.assert_silent()
 
 
 @pytest.mark.parametrize(

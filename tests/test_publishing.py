@@ -207,7 +207,7 @@ async def test_a_bare_group_send_of_any_process_reaches_clients(server: Server, 
         assert received["data"] == {"event": {"n": 1}, "subscription_type": "events"}
         assert received["metadata"] == {}
         assert received["subscription_id"] == subscription_id
-        await page.expect_silence()
+        await page.assert_silent()
 
 
 async def test_what_is_published_reaches_clients(server: Server, token: str) -> None:
@@ -217,7 +217,7 @@ async def test_what_is_published_reaches_clients(server: Server, token: str) -> 
             await asyncio.to_thread(publish, "alerts", {"n": 1})
             await apublish("alerts", {"n": 2})
             await asyncio.to_thread(publish_many, "alerts", [{"n": 3}, {"n": 4}])
-        assert [await page.expect_data("alert") for _ in range(4)] == [
+        assert [await page.assert_data("alerts") for _ in range(4)] == [
             {"n": n} for n in (1, 2, 3, 4)
         ]
 

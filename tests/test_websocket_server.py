@@ -110,9 +110,9 @@ async def test_the_documents_integration_works() -> None:
             await page.subscribe("events")
             await page.subscribe("metrics")
             await server.broadcast_event({"event_id": "evt_123"})
-            assert await page.expect_data("event") == {"event_id": "evt_123"}
+            assert await page.assert_data("events") == {"event_id": "evt_123"}
             await server.broadcast_metrics({"cpu": 0.5})
-            assert await page.expect_data("metrics") == {"cpu": 0.5}
+            assert await page.assert_data("metrics") == {"cpu": 0.5}
             stats = server.get_stats()
             assert stats["is_running"] is True
             assert stats["active_clients"] == stats["total_connections"] == 1
@@ -126,8 +126,8 @@ async def test_the_documents_integration_works() -> None:
                 "require_auth": False,
             }
             stopping = asyncio.create_task(server.stop())
-            await page.expect_error("restarting")
-            await page.expect_close(1012, "server restarting")
+            await page.assert_error("restarting")
+            await page.assert_closed(1012, "server restarting")
             await stopping
     finally:
         await server.stop()
@@ -147,7 +147,7 @@ async def test_every_type_has_its_broadcast_and_any_thread_may_ask() -> None:
         ):
             await page.subscribe(kind)
             await broadcast({"type": kind})
-            assert await page.expect_data(key) == {"type": kind}
+            assert await page.assert_data(key) == {"type": kind}
         with ThreadPoolExecutor(8) as threads:  # threads may ask at once
             answers = list(threads.map(lambda _: server.get_stats(), range(40)))
         assert [answer["messages_published"]["events"] for answer in answers] == [1] * 40
@@ -182,7 +182,7 @@ async def test_the_configuration_given_is_the_one_in_force() -> None:
             reply = await page.call({"type": "subscribe", "data": {"type": "alerts"}})
             assert reply["data"]["code"] == "too_many_subscriptions"
             async with page_of(server) as second:
-                await second.expect_close(1013, "server at capacity")
+                await second.assert_closed(1013, "server at capacity")
             assert (await page.call({"type": "ping"}))["type"] == "pong"
             assert (await page.call({"type": "ping"}))["data"]["code"] == "rate_limited"
 
@@ -300,7 +300,7 @@ async def test_the_process_has_one_handle(fresh_singleton: None) -> None:
         async with page_of(server) as page:
             await page.subscribe("events")
             await (await get_websocket_server()).broadcast_event({"n": 1})
-            assert await page.expect_data("event") == {"n": 1}
+            assert await page.assert_data("events") == {"n": 1}
             assert get_stats()["active_clients"] == 1
             assert json.loads(json.dumps(get_stats()))["is_running"] is True
     finally:

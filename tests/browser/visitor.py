@@ -103,7 +103,9 @@ class Visitor:
         await self.page.wait_for_function(_PAINTED, arg=canvas)
 
     async def photograph(self, name: str) -> None:
-        """Take a picture of the page as it is, if pictures are wanted."""
+        """Take a picture of the page; if it is to be kept, when there is something to see."""
+        if SCREENSHOTS:
+            await self.page.wait_for_timeout(40_000)
         picture = await self.page.screenshot()
         assert picture
         if SCREENSHOTS:

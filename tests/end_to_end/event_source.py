@@ -74,7 +74,7 @@ class EventSource:
         assert [event.name for event in events] == ["message"] * count, events
         return [event.data["data"]["event"] for event in events]
 
-    async def expect_close(self, code: int, reason: str) -> None:
+    async def assert_closed(self, code: int, reason: str) -> None:
         """Check that the stream says why it ends, and ends."""
         event = await self.next()
         assert (event.name, event.data) == ("close", {"code": code, "reason": reason}), event

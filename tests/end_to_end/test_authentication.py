@@ -93,13 +93,13 @@ async def test_before_authentication_only_auth_and_ping_are_answered(
             {"type": "unsubscribe", "data": {"subscription_id": "x"}},
         ):
             await page.send(request)
-            data = await page.expect_error("auth_required")
+            data = await page.assert_error("auth_required")
             assert data == {"error": "Authentication required", "code": "auth_required"}
         # What cannot be read comes first, then an unknown type.
         await page.send({"type": "subscribe"})
-        await page.expect_error("invalid_message")
+        await page.assert_error("invalid_message")
         await page.send({"type": "nothing"})
-        await page.expect_error("unknown_type")
+        await page.assert_error("unknown_type")
         await page.authenticate(token)
         await page.subscribe("events")
 
@@ -109,7 +109,7 @@ async def test_a_type_that_the_token_does_not_allow_is_forbidden(server: Server)
     async with client(server, token) as page:
         for kind in ALL_TYPES[1:]:
             await page.send({"type": "subscribe", "data": {"type": kind}})
-            data = await page.expect_error("forbidden")
+            data = await page.assert_error("forbidden")
             assert data == {"error": "Not permitted", "code": "forbidden"}
         await page.subscribe("events")
 
@@ -128,10 +128,10 @@ async def test_filters_of_a_token_are_enforced_and_not_shown(server: Server) -> 
             for n in (1, 2)
         ]
         server.publish("events", *published)
-        assert [await page.expect_data("event") for _ in range(2)] == [published[0], published[2]]
+        assert [await page.assert_data("events") for _ in range(2)] == [published[0], published[2]]
         server.publish("metrics", *published)
-        assert await page.expect_data("metrics") == published[0]
-        await page.expect_silence()
+        assert await page.assert_data("metrics") == published[0]
+        await page.assert_silent()
 
 
 class TestReauthentication:
@@ -151,14 +151,14 @@ class TestReauthentication:
                 "data": {"reason": "forbidden"},
             }
             await page.send({"type": "subscribe", "data": {"type": "events"}})
-            await page.expect_error("forbidden")
+            await page.assert_error("forbidden")
             server.publish("events", {"n": 1})
             server.publish("metrics", {"n": 0}, {"n": 1})
             message = await page.receive()
             assert (message["subscription_id"], message["data"]["metrics"]) == (metrics, {"n": 1})
             await page.authenticate(token)
             server.publish("metrics", {"n": 0})
-            assert await page.expect_data("metrics") == {"n": 0}
+            assert await page.assert_data("metrics") == {"n": 0}
             await page.subscribe("events")
 
     async def test_a_failure_leaves_the_old_rights(self, server: Server, token: str) -> None:
@@ -166,7 +166,7 @@ class TestReauthentication:
             await page.subscribe("events")
             await attempt(page, "wrong")
             server.publish("events", {"n": 1})
-            assert await page.expect_data("event") == {"n": 1}
+            assert await page.assert_data("events") == {"n": 1}
             await page.subscribe("alerts")
 
 
@@ -178,7 +178,7 @@ class TestWithoutRequiredAuthentication:
             for kind in ALL_TYPES:
                 await page.subscribe(kind)
             open_server.publish("events", {"n": 1})
-            assert await page.expect_data("event") == {"n": 1}
+            assert await page.assert_data("events") == {"n": 1}
 
     async def test_a_token_still_brings_its_rights_and_limits(self, open_server: Server) -> None:
         token = open_server.new_token(
@@ -190,12 +190,12 @@ class TestWithoutRequiredAuthentication:
             assert (await page.receive())["subscription_id"] == metrics
             await page.subscribe("events")
             open_server.publish("events", {"n": 0}, {"n": 1})
-            assert await page.expect_data("event") == {"n": 1}
-            await page.expect_silence()
+            assert await page.assert_data("events") == {"n": 1}
+            await page.assert_silent()
             await page.send({"type": "ping"})
-            await page.expect_error("rate_limited")
+            await page.assert_error("rate_limited")
             await second.send({"type": "auth", "data": {"token": token}})
-            await second.expect_nothing_but_close(1013, "token connection limit")
+            await second.assert_nothing_but_closed(1013, "token connection limit")
 
 
 async def test_the_third_failure_of_a_connection_closes_it(open_server: Server) -> None:
@@ -210,7 +210,7 @@ async def test_the_third_failure_of_a_connection_closes_it(open_server: Server) 
         await page.send({"type": "auth", "data": {"token": token}})
         reply = await page.receive()
         assert (reply["type"], reply["data"]) == ("auth_failed", INVALID_CREDENTIALS)
-        await page.expect_nothing_but_close(1008, "authentication failed")
+        await page.assert_nothing_but_closed(1008, "authentication failed")
 
 
 async def test_a_valid_token_does_not_wait_for_the_failures_of_its_address(

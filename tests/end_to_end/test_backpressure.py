@@ -92,11 +92,11 @@ async def test_a_client_that_never_reads_is_closed_and_nobody_else(bounded: Serv
         await page.subscribe("events")
         bounded.publish("events", *sent)  # warms up
         for _ in sent:
-            await page.expect_data("event")
+            await page.assert_data("events")
         before = resident(bounded)
         for _ in range(30):  # 3 MB, more than kernel and server keep for a client
             await asyncio.to_thread(bounded.publish, "events", *sent)
-            assert [await page.expect_data("event") for _ in sent] == sent
+            assert [await page.assert_data("events") for _ in sent] == sent
         assert resident(bounded) < before + 20 * MEBIBYTE
     for raw in silent:
         raw.expect_slow_consumer()
@@ -111,7 +111,7 @@ async def test_a_trickle_does_not_save_a_client_that_never_reads(bounded: Server
         for _ in range(30):
             await asyncio.to_thread(bounded.publish, "events", *sent)
             for _ in sent:
-                await page.expect_data("event")
+                await page.assert_data("events")
             raw.send({"type": "ping"})
     raw.expect_slow_consumer()
 
@@ -131,7 +131,7 @@ async def test_a_flood_that_nobody_answers_is_not_read(bounded: Server) -> None:
             pass  # the server has stopped reading, or has closed
         assert sent < 20 * MEBIBYTE
         assert resident(bounded) < before + 20 * MEBIBYTE
-        await page.expect_silence()
+        await page.assert_silent()
     raw.socket.close()
 
 

@@ -102,8 +102,8 @@ async def bystander(server: Server, token: str) -> AsyncIterator[Client]:
         await page.subscribe("system_status", {"for": "the bystander"})
         yield page
         server.publish("system_status", {"for": "the bystander"})
-        assert await page.expect_data("status") == {"for": "the bystander"}
-        await page.expect_silence()
+        assert await page.assert_data("system_status") == {"for": "the bystander"}
+        await page.assert_silent()
     assert "Traceback" not in server.log()
 
 
@@ -127,7 +127,7 @@ async def test_what_cannot_be_read(
                 check_invalid(await page.receive(), word)
             except (AssertionError, TimeoutError) as error:
                 raise AssertionError(f"{name}: {error}") from error
-            await page.expect_silence()
+            await page.assert_silent()
 
 
 @pytest.mark.parametrize("authenticated", [False, True])
@@ -191,15 +191,15 @@ async def test_odd_filters(server: Server, token: str, bystander: Client) -> Non
             assert reply["type"] == "subscribed" and reply["data"]["filters"] == filters
         server.publish("events", {"a": 10**300}, {"a": 1e308}, {"a": -(2**63) - 1}, {"a": "\0"})
         for _ in range(3):
-            await page.expect_data("event")
-        await page.expect_silence()
+            await page.assert_data("events")
+        await page.assert_silent()
 
 
 async def test_a_message_too_big(server: Server, token: str, bystander: Client) -> None:
     for text in ("[" * (MEBIBYTE + 1), b"\xff" * (MEBIBYTE + 1), '"' + "x" * 3 * MEBIBYTE + '"'):
         async with client(server, token) as page:
             await page.send(text)
-            await page.expect_nothing_but_close(1009, "message too big")
+            await page.assert_nothing_but_closed(1009, "message too big")
 
 
 async def test_large_rubbish_is_answered(server: Server, token: str, bystander: Client) -> None:

@@ -84,15 +84,15 @@ async def test_errors_in_the_bytes(
             for first_byte, payload in frames:
                 raw.send(first_byte, payload)
             raw.send_message({"type": "ping"})  # not looked at
-            assert raw.expect_close(code)
+            assert raw.assert_closed(code)
             raw.say_goodbye()
-        await bystander.expect_silence()
+        await bystander.assert_silent()
 
 
 def test_frames_must_be_masked(server: Server) -> None:
     with RawClient(server).connect() as raw:
         raw.send(TEXT, b'{"type": "ping"}', masked=False)
-        assert raw.expect_close(1002)
+        assert raw.assert_closed(1002)
         raw.say_goodbye()
 
 
@@ -186,14 +186,14 @@ class TestFaults:
     async def test_a_fault_in_a_consumer(self, faulty: Server, token: str) -> None:
         async with client(faulty, token) as page, client(faulty, token) as other:
             await page.send({"type": "ping", "metadata": {"fault": True}})
-            await page.expect_nothing_but_close(1011, "internal error")
-            await other.expect_silence()
+            await page.assert_nothing_but_closed(1011, "internal error")
+            await other.assert_silent()
 
     @pytest.mark.parametrize("path", ["/raises", "/returns"])
     async def test_an_application_that_ends(self, faulty: Server, path: str) -> None:
         async with client(faulty, path=path) as page:
             await page.send("end")
-            await page.expect_nothing_but_close(1011, "internal error")
+            await page.assert_nothing_but_closed(1011, "internal error")
 
     def test_an_application_that_fails_before_it_accepts(self, faulty: Server) -> None:
         with RawClient(faulty, b"/early") as raw:
@@ -211,7 +211,7 @@ class TestKeepalive:
             await asyncio.to_thread(self.keep_alive_and_fall_silent, lively)
             # In a thread, so that this client goes on answering pings.
             await asyncio.to_thread(server.publish, "events", {"n": 1})
-            assert await page.expect_data("event") == {"n": 1}
+            assert await page.assert_data("events") == {"n": 1}
 
     @staticmethod
     def keep_alive_and_fall_silent(server: Server) -> None:
@@ -233,6 +233,6 @@ class TestKeepalive:
         with RawClient(lively).connect() as raw:
             started = time.monotonic()
             raw.send(0x83)
-            raw.expect_close(1002)
-            raw.expect_end()
+            raw.assert_closed(1002)
+            raw.assert_end()
             assert 1 <= time.monotonic() - started < 5

@@ -25,14 +25,14 @@ async def test_a_client_receives_what_another_process_publishes(server: Server, 
     async with client(server, token) as page:
         await page.subscribe("events", {"user.id": ["a", "b"]})
         server.publish("events", {"user": {"id": "c"}}, {"user": {"id": "b"}, "n": 1})
-        assert await page.expect_data("event") == {"user": {"id": "b"}, "n": 1}
-        await page.expect_silence()
+        assert await page.assert_data("events") == {"user": {"id": "b"}, "n": 1}
+        await page.assert_silent()
 
 
 @pytest.mark.parametrize("path", ["/", "/ws", "/ws/", "", "/ws/?page=1"])
 async def test_paths_of_the_endpoint(server: Server, token: str, path: str) -> None:
     async with client(server, token, path=path) as page:
-        await page.expect_silence()
+        await page.assert_silent()
 
 
 @pytest.mark.parametrize("kind", KEYS)
@@ -57,11 +57,11 @@ async def test_each_client_gets_what_it_subscribed_to(server: Server, token: str
         await second.subscribe("events", {"n": 2})
         await second.subscribe("alerts")
         server.publish("events", {"n": 1}, {"n": 2}, {"n": 3})
-        assert await first.expect_data("event") == {"n": 1}
-        assert await second.expect_data("event") == {"n": 2}
+        assert await first.assert_data("events") == {"n": 1}
+        assert await second.assert_data("events") == {"n": 2}
         server.publish("alerts", {"n": 1})
-        assert await second.expect_data("alert") == {"n": 1}
-        await first.expect_silence()
+        assert await second.assert_data("alerts") == {"n": 1}
+        await first.assert_silent()
 
 
 async def test_a_plain_group_send_is_delivered_once(server: Server, token: str) -> None:
@@ -77,7 +77,7 @@ async def test_a_plain_group_send_is_delivered_once(server: Server, token: str) 
         assert message["data"] == {"alert": {"n": 1}, "subscription_type": "alerts"}
         assert message["metadata"] == {}
         server.publish("alerts", {"n": 1, "last": True})
-        assert await page.expect_data("alert") == {"n": 1, "last": True}
+        assert await page.assert_data("alerts") == {"n": 1, "last": True}
 
 
 async def test_unsubscribe_ends_delivery(server: Server, token: str) -> None:
@@ -90,7 +90,7 @@ async def test_unsubscribe_ends_delivery(server: Server, token: str) -> None:
         server.publish("metrics", {"n": 1}, {"n": 2})
         message = await page.receive()
         assert (message["subscription_id"], message["data"]["metrics"]) == (kept, {"n": 2})
-        await page.expect_silence()
+        await page.assert_silent()
 
 
 async def test_a_ping_is_answered_before_and_after_authentication(
@@ -211,4 +211,4 @@ async def test_a_compressing_client_is_served_like_any_other(server: Server, tok
         await page.authenticate(token)
         await page.subscribe("events")
         server.publish("events", {"text": "compressed " * 500})
-        assert await page.expect_data("event") == {"text": "compressed " * 500}
+        assert await page.assert_data("events") == {"text": "compressed " * 500}

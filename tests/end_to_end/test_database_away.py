@@ -30,16 +30,16 @@ async def test_authenticated_clients_go_on(server: Server, token: str) -> None:
         with locked_database(server):
             for n in range(20):
                 server.publish("events", {"n": n})
-                assert await page.expect_data("event") == {"n": n}
-                await page.expect_silence()
+                assert await page.assert_data("events") == {"n": n}
+                await page.assert_silent()
             subscription_id = await page.subscribe("metrics", {"n": 1})
             server.publish("metrics", {"n": 0}, {"n": 1})
-            assert await page.expect_data("metrics") == {"n": 1}
+            assert await page.assert_data("metrics") == {"n": 1}
             reply = await page.call({"type": "unsubscribe", "subscription_id": subscription_id})
             assert reply["type"] == "unsubscribed"
             await attempt(page, unknown)  # the rights it has stay
             server.publish("events", {"n": 20})
-            assert await page.expect_data("event") == {"n": 20}
+            assert await page.assert_data("events") == {"n": 20}
 
 
 async def test_who_comes_is_told_in_time_and_nobody_else_waits(data_dir: Path) -> None:
@@ -52,7 +52,7 @@ async def test_who_comes_is_told_in_time_and_nobody_else_waits(data_dir: Path) -
                 longest = 0.0
                 while not coming.done():
                     began = time.monotonic()
-                    await page.expect_silence()
+                    await page.assert_silent()
                     longest = max(longest, time.monotonic() - began)
                 await coming
                 assert longest < 1  # threads wait for the database; the event loop does not
@@ -64,7 +64,7 @@ async def test_who_comes_is_told_in_time_and_nobody_else_waits(data_dir: Path) -
 async def come(server: Server, token: str) -> None:
     """Connect while the database is away, which needs none, and try to authenticate."""
     async with client(server) as page:
-        await page.expect_silence()
+        await page.assert_silent()
         await attempt(page, token)
 
 
@@ -74,7 +74,7 @@ async def test_a_token_expires_nevertheless(data_dir: Path) -> None:
         token = server.new_token(expires_at=expires_at.isoformat())
         async with client(server, token) as page:
             with locked_database(server):
-                await page.expect_close(1008, "token expired")
+                await page.assert_closed(1008, "token expired")
                 assert datetime.now(UTC) >= expires_at
 
 

@@ -62,7 +62,7 @@ async def test_sigterm_drains(data_dir: Path) -> None:
             times = {check_restarting(await page.receive()) for page in pages}
             assert len(times) > 1  # so that the reconnects spread
             for page in pages:
-                await page.expect_nothing_but_close(1012, "server restarting")
+                await page.assert_nothing_but_closed(1012, "server restarting")
         assert await asyncio.to_thread(server.process.wait, TIMEOUT) == 0
         assert time.monotonic() - started < 10
         assert is_gone(valkey)
@@ -80,12 +80,12 @@ def test_a_drain_takes_no_newcomers_and_no_longer_than_it_may(data_dir: Path) ->
         started = time.monotonic()
         server.process.send_signal(signal.SIGINT)  # Ctrl-C
         check_restarting(stubborn.read_message())
-        stubborn.expect_close(1012, "server restarting")
+        stubborn.assert_closed(1012, "server restarting")
         wait_until(lambda: refuses_connections(server))
         answer = early.shake_hands()
         assert answer.startswith(b"HTTP/1.1 101 "), answer
         check_restarting(early.read_message())
-        early.expect_close(1012, "server restarting")
+        early.assert_closed(1012, "server restarting")
         # They say no goodbye, and the server goes nevertheless.
         assert server.process.wait(TIMEOUT) == 0
         assert time.monotonic() - started < 3
@@ -122,7 +122,7 @@ def test_a_second_sigterm_ends_at_once(data_dir: Path) -> None:
         (valkey,) = server.valkey()
         server.process.terminate()
         check_restarting(stubborn.read_message())
-        stubborn.expect_close(1012, "server restarting")
+        stubborn.assert_closed(1012, "server restarting")
         assert server.process.poll() is None
         server.process.terminate()
         assert server.process.wait(2) == 0
@@ -140,7 +140,7 @@ async def leave(page: Client) -> tuple[float, float]:
     """Return when a client was told to go, and when to come back."""
     retry_after = check_restarting(await page.receive())
     told = time.monotonic()
-    await page.expect_nothing_but_close(1012, "server restarting")
+    await page.assert_nothing_but_closed(1012, "server restarting")
     return told, told + retry_after
 
 
@@ -168,7 +168,7 @@ async def test_delivery_goes_on_until_a_client_is_told(data_dir: Path) -> None:
             last = pages[-1]
             await last.subscribe("events")
             publishing = asyncio.create_task(asyncio.to_thread(publish))
-            assert await last.expect_data("event") == {"n": 0}
+            assert await last.assert_data("events") == {"n": 0}
             server.process.terminate()
             first_told, _ = await leave(pages[0])
             received, at = 0, 0.0
@@ -194,13 +194,13 @@ async def test_what_is_buffered_comes_before_the_close(data_dir: Path) -> None:
             await page.subscribe("events")
             server.publish("events", *sent)
             for payload in sent:
-                assert await page.expect_data("event") == payload
+                assert await page.assert_data("events") == payload
             server.process.terminate()
             await leave(page)
         for payload in sent:
             assert (await asyncio.to_thread(slow.read_message))["data"]["event"] == payload
         check_restarting(slow.read_message())
-        slow.expect_close(1012, "server restarting")
+        slow.assert_closed(1012, "server restarting")
         slow.say_goodbye()
         assert await asyncio.to_thread(server.process.wait, TIMEOUT) == 0
 
@@ -216,7 +216,7 @@ def test_readyz_says_so_while_connections_are_still_open(data_dir: Path) -> None
         assert (answer.status, json.load(answer)) == (200, {"status": "ready"})
         server.process.terminate()
         check_restarting(stubborn.read_message())
-        stubborn.expect_close(1012, "server restarting")
+        stubborn.assert_closed(1012, "server restarting")
         probe.request("GET", "/readyz")  # on the same connection: there are no new ones
         answer = probe.getresponse()
         assert answer.status == 503
@@ -235,7 +235,7 @@ async def test_a_request_under_way_is_answered(data_dir: Path) -> None:
         async with client(server) as page:
             with locked_database(server):
                 probe.request("GET", "/readyz")  # waits for the database
-                await page.expect_silence()
+                await page.assert_silent()
                 server.process.terminate()
                 await leave(page)
                 answer = await asyncio.to_thread(probe.getresponse)
@@ -251,13 +251,13 @@ async def test_clients_go_on_at_another_server(data_dir: Path) -> None:
             async with client(first, token) as page:
                 await page.subscribe("events")
                 second.publish("events", {"n": 1})
-                assert await page.expect_data("event") == {"n": 1}
+                assert await page.assert_data("events") == {"n": 1}
                 first.process.terminate()
                 await leave(page)
             async with client(second, token) as page:
                 await page.subscribe("events")
                 second.publish("events", {"n": 2})
-                assert await page.expect_data("event") == {"n": 2}
+                assert await page.assert_data("events") == {"n": 2}
             assert await asyncio.to_thread(first.process.wait, TIMEOUT) == 0
 
 
@@ -270,7 +270,7 @@ def test_without_time_to_drain_clients_are_told_all_the_same(data_dir: Path) -> 
         server.process.terminate()
         for stubborn in (one, other):
             check_restarting(stubborn.read_message())
-            stubborn.expect_close(1012, "server restarting")
+            stubborn.assert_closed(1012, "server restarting")
         assert server.process.wait(TIMEOUT) == 0
 
 
@@ -287,7 +287,7 @@ def test_a_drain_does_not_wait_for_what_does_not_answer(data_dir: Path) -> None:
             started = time.monotonic()
             server.process.terminate()
             check_restarting(page.read_message())
-            page.expect_close(1012, "server restarting")
+            page.assert_closed(1012, "server restarting")
             page.say_goodbye()
             assert server.process.wait(TIMEOUT) == 0
             assert time.monotonic() - started < 4

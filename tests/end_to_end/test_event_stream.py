@@ -196,7 +196,7 @@ class TestRights:
         token = server.new_token(name="revoked stream")
         async with subscribed(server, "events", token) as (source, _):
             server.manage("revoke_token", "revoked stream")
-            await source.expect_close(1008, "token revoked")
+            await source.assert_closed(1008, "token revoked")
         async with event_source(server, "events", token) as source:
             assert source.status == 401
 
@@ -239,7 +239,7 @@ class TestLimits:
                 assert (await source.body())["error"] == "token connection limit"
             async with client(server) as page:
                 await page.send({"type": "auth", "data": {"token": token}})
-                await page.expect_close(1013, "token connection limit")
+                await page.assert_closed(1013, "token connection limit")
         async with asyncio.timeout(TIMEOUT):
             while True:
                 async with event_source(server, "events", token) as source:
@@ -269,7 +269,7 @@ class TestLimits:
                 "result = [found.subscriptions[0].type, disconnect(found.client_id)]"
             )
             assert found == ["metrics", True]
-            await source.expect_close(1008, "disconnected by an administrator")
+            await source.assert_closed(1008, "disconnected by an administrator")
 
     async def test_a_client_that_does_not_read(self, quick: Server) -> None:
         token = quick.new_token()
@@ -285,7 +285,7 @@ class TestLimits:
             for _ in range(60):
                 quick.publish("events", *[payload] * 20)
                 for _ in range(20):
-                    assert await page.expect_data("event") == payload
+                    assert await page.assert_data("events") == payload
             assert process.memory_info().rss - before < 20 * MEBIBYTE
             source.reader._transport.resume_reading()  # type: ignore[attr-defined]
             received = 0
@@ -301,7 +301,7 @@ class TestLimits:
                 event = await source.next()
                 assert event.name == "restarting"
                 assert event.data["data"]["details"]["retry_after"] >= 0
-                await source.expect_close(1012, "server restarting")
+                await source.assert_closed(1012, "server restarting")
 
         with running(data_dir, drain_timeout="5") as server:
             asyncio.run(follow(server, server.new_token()))

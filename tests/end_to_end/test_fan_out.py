@@ -55,10 +55,10 @@ async def test_every_client_gets_the_same_payloads_in_order(
         await plain.subscribe("events")
         server.publish("events", *sent)
         for page in (derived, chosen, plain):
-            assert [await page.expect_data("event") for _ in sent] == sent
-        assert [await filtered.expect_data("event") for _ in range(2)] == [sent[1], sent[6]]
+            assert [await page.assert_data("events") for _ in sent] == sent
+        assert [await filtered.assert_data("events") for _ in range(2)] == [sent[1], sent[6]]
         for page in (derived, chosen, filtered, plain):
-            await page.expect_silence()
+            await page.assert_silent()
 
 
 async def test_a_compressed_message_ends_with_the_clients_own_id(
@@ -79,7 +79,7 @@ async def test_replies_keep_their_place_between_deliveries(server: Server, token
         # The client reads nothing yet, so that deliveries wait in the server's buffer.
         await asyncio.to_thread(server.publish, "metrics", *payloads(5, 30_000))
         for _ in range(5):
-            await witness.expect_data("metrics")  # it comes after the other
+            await witness.assert_data("metrics")  # it comes after the other
         await page.send({"type": "ping"})
         kinds = [(await page.receive())["type"] for _ in range(6)]
         assert kinds == ["data"] * 5 + ["pong"]
@@ -96,12 +96,12 @@ async def test_an_event_loop_in_a_long_fan_out_still_answers(server: Server, tok
         )
         answered = 0
         while not publishing.done():
-            await bystander.expect_silence()
+            await bystander.assert_silent()
             answered += 1
         assert answered
         for page in pages:
             for n in range(count):
-                assert (await page.expect_data("prediction"))["n"] == n
+                assert (await page.assert_data("predictions"))["n"] == n
 
 
 @asynccontextmanager
@@ -130,7 +130,7 @@ async def test_a_client_with_a_smaller_window_gets_messages_uncompressed(
         await page.authenticate(token)
         await page.subscribe("events")
         server.publish("events", {"text": "x" * 10_000})
-        assert await page.expect_data("event") == {"text": "x" * 10_000}
+        assert await page.assert_data("events") == {"text": "x" * 10_000}
     with RawClient(server) as raw:
         offer = b"Sec-WebSocket-Extensions: permessage-deflate; server_max_window_bits=10"
         assert b"; server_max_window_bits=10" in raw.shake_hands(offer)
@@ -148,4 +148,4 @@ async def test_a_compressed_message_from_a_client_is_bounded(server: Server) -> 
         await page.send(json.dumps({"type": "ping", "x": "y" * 100_000}))
         assert (await page.receive())["type"] == "pong"
         await page.send("z" * (64 * 1024 * 1024))  # 64 KB on the wire
-        await page.expect_close(1009, "message too big")
+        await page.assert_closed(1009, "message too big")

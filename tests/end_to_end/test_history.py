@@ -61,22 +61,22 @@ class TestSize:
         start = await newest(short, None)
         sent = short.publish("events", *({"n": n} for n in range(250)))
         async with resumed(short, start, recovered=False, replayed=100) as page:
-            await page.expect_positions(sent[-100:])
-            await page.expect_positions(short.publish("events", {"n": "live"}))
-            await page.expect_silence()
+            await page.assert_positions(sent[-100:])
+            await page.assert_positions(short.publish("events", {"n": "live"}))
+            await page.assert_silent()
 
     async def test_exactly_so_many(self, short: Server) -> None:
         sent = short.publish("events", *({"n": n} for n in range(200)))
         async with resumed(short, sent[99], recovered=True, replayed=100) as page:
-            await page.expect_positions(sent[100:])
+            await page.assert_positions(sent[100:])
         async with resumed(short, sent[98], recovered=False, replayed=100) as page:
-            await page.expect_positions(sent[100:])
+            await page.assert_positions(sent[100:])
 
     async def test_of_one_message_after_another(self, short: Server) -> None:
         start = await newest(short, None)
         short.publish_singly("events", *({"n": n} for n in range(150)))
         async with resumed(short, start, recovered=False, replayed=100) as page:
-            await page.expect_positions(following(start, 150)[-100:])
+            await page.assert_positions(following(start, 150)[-100:])
 
     async def test_also_if_what_is_lost_would_not_have_matched(self, short: Server) -> None:
         """Nobody knows what it was."""
@@ -84,20 +84,20 @@ class TestSize:
         sent = short.publish("events", *({"odd": n % 2} for n in range(150)))
         odd = {"odd": 1}
         async with resumed(short, start, recovered=False, replayed=50, filters=odd) as page:
-            await page.expect_positions(sent[51::2])
+            await page.assert_positions(sent[51::2])
 
     async def test_of_another_epoch_everything_kept_is_delivered(self, short: Server) -> None:
         sent = short.publish("events", *({"n": n} for n in range(100)))
         stale = {"epoch": "another", "offset": sent[50]["offset"]}
         async with resumed(short, stale, recovered=False, replayed=100) as page:
-            await page.expect_positions(sent)
+            await page.assert_positions(sent)
 
     async def test_a_type_does_not_wear_out_another(self, short: Server) -> None:
         start = await newest(short, None)
         sent = short.publish("events", {"n": 0})
         short.publish("metrics", *({"n": n} for n in range(500)))
         async with resumed(short, start, recovered=True, replayed=1) as page:
-            await page.expect_positions(sent)
+            await page.assert_positions(sent)
 
 
 class TestWhatTheGroupDoesNotBring:
@@ -107,11 +107,11 @@ class TestWhatTheGroupDoesNotBring:
         async with client(short) as page:
             start = await page.subscribed("events")
             short.administer(APPEND, count=100)
-            await page.expect_positions(following(start, 100))
+            await page.assert_positions(following(start, 100))
             short.administer(APPEND, count=1)
             positions = following(start, 101)[-1:] + short.publish("events", {"n": 0})
-            await page.expect_positions(positions)
-            await page.expect_silence()
+            await page.assert_positions(positions)
+            await page.assert_silent()
 
     async def test_what_is_trimmed_meanwhile_is_named(self, short: Server) -> None:
         async with client(short) as page:
@@ -126,27 +126,27 @@ class TestWhatTheGroupDoesNotBring:
                 "code": "data_lost",
                 "details": {"from": offset + 1, "to": offset + 150, "reason": "trimmed"},
             }
-            await page.expect_positions(following(start, 250)[150:])
-            await page.expect_positions(short.publish("events", {"n": 0}))
-            await page.expect_silence()
+            await page.assert_positions(following(start, 250)[150:])
+            await page.assert_positions(short.publish("events", {"n": 0}))
+            await page.assert_silent()
 
     async def test_a_log_that_is_gone_is_another_epoch(self, data_dir: Path) -> None:
         with running(data_dir, require_auth="false") as server:
             async with client(server) as page, client(server) as late:
                 await page.subscribe("events")
                 sent = server.publish("events", *({"n": n} for n in range(5)))
-                await page.expect_positions(sent)
+                await page.assert_positions(sent)
                 server.administer(FLUSH)
-                error = await page.expect_error("data_lost")
+                error = await page.assert_error("data_lost")
                 expected = {"from": 6, "to": None, "reason": "epoch_changed"}
                 assert error["details"] == expected
                 (first, second) = server.publish("events", {"n": 5}, {"n": 6})
                 assert first["epoch"] != sent[0]["epoch"] and first["offset"] == 1
-                await page.expect_positions([first, second])
-                await page.expect_silence()
+                await page.assert_positions([first, second])
+                await page.assert_silent()
                 answer = await late.subscribed("events", resume=sent[2])
                 assert (answer["recovered"], answer["replayed"]) == (False, 2)
-                await late.expect_positions([first, second])
+                await late.assert_positions([first, second])
 
 
 FLUSH = """
@@ -163,16 +163,16 @@ class TestTime:
             start = await newest(server, None)
             sent = server.publish("events", *({"n": n} for n in range(10)))
             async with resumed(server, start, recovered=True, replayed=10) as page:
-                await page.expect_positions(sent)
+                await page.assert_positions(sent)
                 await self.wait_until_lost(server, start)
                 # Who is there is told nothing, since it has them; and offsets go on.
                 live = server.publish("events", {"n": 10})
                 assert live == following(sent[-1], 1)
-                await page.expect_positions(live)
+                await page.assert_positions(live)
             async with resumed(server, sent[-1], recovered=True, replayed=1) as page:
-                await page.expect_positions(live)
+                await page.assert_positions(live)
             async with resumed(server, sent[-2], recovered=False, replayed=1) as page:
-                await page.expect_positions(live)
+                await page.assert_positions(live)
             async with client(server) as page:
                 assert (await page.subscribed("events", rewind=1000))["replayed"] == 1
 
@@ -218,8 +218,8 @@ class TestRestarts:
             async with resumed(server, start, recovered=True, replayed=1000) as page:
                 sent += server.publish("events", {"n": 1000})
                 assert sent == following(start, 1001)
-                await page.expect_positions(sent)
-                await page.expect_silence()
+                await page.assert_positions(sent)
+                await page.assert_silent()
 
     async def test_a_server_that_was_stopped(self, data_dir: Path) -> None:
         with running(data_dir, require_auth="false") as server:
@@ -227,7 +227,7 @@ class TestRestarts:
             sent = server.publish("events", *({"n": n} for n in range(10)))
         with running(data_dir, require_auth="false") as server:
             async with resumed(server, sent[4], recovered=True, replayed=5) as page:
-                await page.expect_positions(following(start, 10)[5:])
+                await page.assert_positions(following(start, 10)[5:])
 
     async def test_clients_of_the_killed_one_go_on_at_another(self, data_dir: Path) -> None:
         """The other process finds the embedded server gone and starts it again."""
@@ -239,13 +239,13 @@ class TestRestarts:
             async with client(first) as page:
                 await page.subscribe("events")
                 sent = second.publish("events", *({"n": n} for n in range(10)))
-                await page.expect_positions(sent)
+                await page.assert_positions(sent)
                 missed = second.publish("events", {"n": 10}, {"n": 11})
                 first.process.kill()
             first.process.wait()
             wait_until(lambda: len(second.valkey()) == 1)
             async with resumed(second, sent[-1], recovered=True, replayed=2) as page:
-                await page.expect_positions(missed + second.publish("events", {"n": 12}))
+                await page.assert_positions(missed + second.publish("events", {"n": 12}))
 
     async def test_a_valkey_that_was_killed(self, data_dir: Path) -> None:
         with running(data_dir, require_auth="false") as server:
@@ -253,10 +253,10 @@ class TestRestarts:
             async with client(server) as page:
                 start = await page.subscribed("events")
                 sent = server.publish("events", *({"n": n} for n in range(100)))
-                await page.expect_positions(sent)
+                await page.assert_positions(sent)
                 (valkey,) = server.valkey()
                 valkey.kill()
                 wait_until(lambda: server.try_to_publish("events", {"n": 100}) == "published")
-                await page.expect_positions(following(start, 101)[-1:])
+                await page.assert_positions(following(start, 101)[-1:])
             async with resumed(server, sent[49], recovered=True, replayed=51) as page:
-                await page.expect_positions(following(start, 101)[50:])
+                await page.assert_positions(following(start, 101)[50:])

@@ -34,7 +34,7 @@ async def test_after_a_sigkill_nothing_is_left_and_a_new_start_works(data_dir: P
     with running(data_dir) as server:
         async with client(server, token) as page:
             await page.subscribe("events")
-            await page.expect_silence()
+            await page.assert_silent()
 
 
 async def test_the_embedded_valkey_is_started_again(data_dir: Path) -> None:
@@ -43,7 +43,7 @@ async def test_the_embedded_valkey_is_started_again(data_dir: Path) -> None:
         async with client(server) as page:
             await page.subscribe("events")
             server.publish("events", {"n": 0})
-            assert await page.expect_data("event") == {"n": 0}
+            assert await page.assert_data("events") == {"n": 0}
             (valkey,) = server.valkey()
             valkey.kill()
             receiving = asyncio.create_task(page.receive(timeout=20))
@@ -54,12 +54,12 @@ async def test_the_embedded_valkey_is_started_again(data_dir: Path) -> None:
                 await asyncio.wait([receiving], timeout=0.1)
             first = (await receiving)["data"]["event"]["n"]
             for expected in range(first + 1, n + 1):
-                assert await page.expect_data("event") == {"n": expected}
+                assert await page.assert_data("events") == {"n": expected}
             server.publish("events", {"n": n + 1})
-            assert await page.expect_data("event") == {"n": n + 1}
+            assert await page.assert_data("events") == {"n": n + 1}
             await page.subscribe("metrics")
             server.publish("metrics", {"n": 1})
-            assert await page.expect_data("metrics") == {"n": 1}
+            assert await page.assert_data("metrics") == {"n": 1}
         assert len(server.valkey()) == 1
 
 
@@ -70,10 +70,10 @@ async def test_a_channel_layer_that_does_not_answer(data_dir: Path) -> None:
         async with client(server) as page:
             for _ in range(2):
                 await page.send({"type": "subscribe", "data": {"type": "events"}})
-                error = await page.expect_error("unavailable")
+                error = await page.assert_error("unavailable")
                 assert error.pop("details")["retry_after"] > 0
                 assert error == {"error": "Temporarily unavailable", "code": "unavailable"}
-            await page.expect_silence()
+            await page.assert_silent()
             reply = await page.call({"type": "auth", "data": {"token": server.new_token()}})
             assert reply["type"] == "auth_success"
 
@@ -88,14 +88,14 @@ async def test_a_channel_layer_that_hangs(data_dir: Path) -> None:
                 for page in pages:
                     await page.send({"type": "subscribe", "data": {"type": "events"}})
                 for page in pages:
-                    error = await page.expect_error("unavailable")
+                    error = await page.assert_error("unavailable")
                     assert error["details"]["retry_after"] > 0
             valkey.resume()
             for page in pages:
                 await page.subscribe("events")
             server.publish("events", {"n": 1})
             for page in pages:
-                assert await page.expect_data("event") == {"n": 1}
+                assert await page.assert_data("events") == {"n": 1}
 
 
 async def test_two_servers_with_two_data_directories(
@@ -109,12 +109,12 @@ async def test_two_servers_with_two_data_directories(
             await page.subscribe("events")
             await other.subscribe("events")
             server.publish("events", {"n": 1})
-            assert await page.expect_data("event") == {"n": 1}
-            await other.expect_silence()
+            assert await page.assert_data("events") == {"n": 1}
+            await other.assert_silent()
     async with client(server, token) as page:  # the other one's end is not its own
         await page.subscribe("events")
         server.publish("events", {"n": 2})
-        assert await page.expect_data("event") == {"n": 2}
+        assert await page.assert_data("events") == {"n": 2}
 
 
 def test_a_crowd_that_connects_while_the_server_pauses(server: Server) -> None:
@@ -144,7 +144,7 @@ async def test_a_port_that_is_taken(server: Server, token: str) -> None:
     async with client(server, token) as page:  # the one that has it goes on
         await page.subscribe("events")
         server.publish("events", {"n": 1})
-        assert await page.expect_data("event") == {"n": 1}
+        assert await page.assert_data("events") == {"n": 1}
 
 
 @pytest.mark.parametrize(

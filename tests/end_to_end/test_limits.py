@@ -77,7 +77,7 @@ class TestRate:
             await page.call({"type": "unsubscribe", "data": {"subscription_id": "a"}})
             await spend(page, RATE - 9)
             await page.send({"type": "ping"})
-            await page.expect_error("rate_limited")
+            await page.assert_error("rate_limited")
 
     async def test_a_refused_message_does_not_count_and_is_not_looked_at(
         self, limited: Server, token: str
@@ -86,10 +86,10 @@ class TestRate:
             await spend(page, RATE - 1)
             started = time.monotonic()
             await page.send({"type": "ping"})
-            first = (await page.expect_error("rate_limited"))["details"]["retry_after"]
+            first = (await page.assert_error("rate_limited"))["details"]["retry_after"]
             for refused in ("not JSON", {"type": "subscribe", "data": {"type": "events"}}) * 10:
                 await page.send(refused)
-                error = await page.expect_error("rate_limited")
+                error = await page.assert_error("rate_limited")
             # The wait still ends with the minute of the first message that was accepted.
             last = error["details"]["retry_after"]
             assert last <= first
@@ -102,9 +102,9 @@ class TestRate:
             await page.subscribe("events")
             await spend(page, RATE - 2)
             await page.send({"type": "ping"})
-            await page.expect_error("rate_limited")
+            await page.assert_error("rate_limited")
             server.publish("events", {"n": 1})
-            assert await page.expect_data("event") == {"n": 1}
+            assert await page.assert_data("events") == {"n": 1}
 
     async def test_a_token_may_have_a_limit_of_its_own(
         self, limited: Server, server: Server
@@ -113,10 +113,10 @@ class TestRate:
         async with client(limited, low) as page, client(limited, high) as other:
             await spend(page, 2)
             await page.send({"type": "ping"})
-            await page.expect_error("rate_limited")
+            await page.assert_error("rate_limited")
             await spend(other, RATE + 4)
             await other.send({"type": "ping"})
-            await other.expect_error("rate_limited")
+            await other.assert_error("rate_limited")
 
     async def test_flooding_closes(self, limited: Server, token: str) -> None:
         async with client(limited, token) as page, client(limited, token) as other:
@@ -124,9 +124,9 @@ class TestRate:
             for _ in range(10 * RATE):
                 await page.send({"type": "ping"})
             for _ in range(10 * RATE):
-                await page.expect_error("rate_limited")
+                await page.assert_error("rate_limited")
             await page.send({"type": "ping"})
-            await page.expect_close(1008, "flooding")
+            await page.assert_closed(1008, "flooding")
             await spend(other, 1)
 
     async def test_the_limit_can_be_switched_off(self, small: Server, token: str) -> None:
@@ -139,10 +139,10 @@ class TestConnections:
 
     async def test_the_oldest_unauthenticated_gives_way(self, small: Server, token: str) -> None:
         async with client(small) as oldest, client(small) as newer, client(small) as newest:
-            await oldest.expect_nothing_but_close(1013, "server at capacity")
+            await oldest.assert_nothing_but_closed(1013, "server at capacity")
             await newer.authenticate(token)
             async with client(small, token) as last:
-                await newest.expect_nothing_but_close(1013, "server at capacity")
+                await newest.assert_nothing_but_closed(1013, "server at capacity")
                 await spend(newer, 1)
                 await spend(last, 1)
 
@@ -153,7 +153,7 @@ class TestConnections:
             async with client(small, token) as second:
                 with RawClient(small).connect() as newcomer:
                     newcomer.send_message({"type": "auth", "data": {"token": token}})
-                    newcomer.expect_close(1013, "server at capacity")
+                    newcomer.assert_closed(1013, "server at capacity")
                     newcomer.say_goodbye()
                 await spend(first, 1)
                 await spend(second, 1)
@@ -172,7 +172,7 @@ class TestConnections:
             async with client(server, token) as second, client(server) as third:
                 await second.authenticate(token)  # again: no further connection
                 await third.send({"type": "auth", "data": {"token": token}})
-                await third.expect_nothing_but_close(1013, "token connection limit")
+                await third.assert_nothing_but_closed(1013, "token connection limit")
                 await spend(first, 1)
             async with client(server, token) as fourth:
                 await spend(fourth, 1)
@@ -193,7 +193,7 @@ class TestAuthenticationTimeout:
             await spend(pinging, 3)
             await wrong.call({"type": "auth", "data": {"token": "wrong"}})
             for page in (silent, pinging, wrong):
-                await page.expect_nothing_but_close(1008, "authentication timeout")
+                await page.assert_nothing_but_closed(1008, "authentication timeout")
             assert 1 <= time.monotonic() - started < 5
             await spend(authenticated, 1)
 
@@ -205,7 +205,7 @@ class TestSubscriptions:
         async with client(limited, token) as page, client(limited, token) as other:
             ids = [await page.subscribe("events", {"n": n}) for n in range(3)]
             await page.send({"type": "subscribe", "data": {"type": "events"}})
-            error = await page.expect_error("too_many_subscriptions")
+            error = await page.assert_error("too_many_subscriptions")
             assert error == {"error": "Too many subscriptions", "code": "too_many_subscriptions"}
             assert await page.subscribe("events", {"n": 1}) == ids[1]  # it exists
             await other.subscribe("events")
@@ -217,9 +217,9 @@ class TestSubscriptions:
             for n in range(100):
                 await page.subscribe("events", {"n": n})
             await page.send({"type": "subscribe", "data": {"type": "alerts"}})
-            await page.expect_error("too_many_subscriptions")
+            await page.assert_error("too_many_subscriptions")
             server.publish("events", *({"n": n} for n in range(101)))
-            assert [(await page.expect_data("event"))["n"] for _ in range(100)] == [*range(100)]
+            assert [(await page.assert_data("events"))["n"] for _ in range(100)] == [*range(100)]
 
 
 def ping_of(size: int) -> str:
@@ -233,7 +233,7 @@ async def bystander(server: Server, token: str) -> AsyncIterator[None]:
     """A client that must not notice anything."""
     async with client(server, token) as page:
         yield
-        await page.expect_silence()
+        await page.assert_silent()
 
 
 class TestMessageSize:
@@ -252,25 +252,25 @@ class TestMessageSize:
                 await page.socket.send(forms[form])
                 if size == 4096:
                     assert (await page.receive())["type"] == "pong"
-            await page.expect_nothing_but_close(1009, "message too big")
+            await page.assert_nothing_but_closed(1009, "message too big")
 
     async def test_the_default_is_a_mebibyte(self, server: Server, token: str) -> None:
         async with bystander(server, token), client(server, token) as page:
             await page.send(ping_of(MEBIBYTE))
             assert (await page.receive())["type"] == "pong"
             await page.send(ping_of(MEBIBYTE + 1))
-            await page.expect_nothing_but_close(1009, "message too big")
+            await page.assert_nothing_but_closed(1009, "message too big")
 
     def test_it_is_enough_to_announce_it(self, limited: Server) -> None:
         with RawClient(limited).connect() as raw:
             raw.socket.sendall(bytes([TEXT, 0x80 | 127]) + (2**40).to_bytes(8) + bytes(4))
-            raw.expect_close(1009, "message too big")
+            raw.assert_closed(1009, "message too big")
             raw.say_goodbye()
 
     async def test_before_authentication_too(self, limited: Server) -> None:
         async with client(limited) as page:
             await page.send(ping_of(5000))
-            await page.expect_nothing_but_close(1009, "message too big")
+            await page.assert_nothing_but_closed(1009, "message too big")
 
     async def test_a_message_to_a_client_may_be_larger(
         self, limited: Server, server: Server, token: str
@@ -279,4 +279,4 @@ class TestMessageSize:
         async with client(limited, token) as page:
             await page.subscribe("events")
             await asyncio.to_thread(server.publish, "events", {"text": "x" * 100_000})
-            assert await page.expect_data("event") == {"text": "x" * 100_000}
+            assert await page.assert_data("events") == {"text": "x" * 100_000}

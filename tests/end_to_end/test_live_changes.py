@@ -70,7 +70,7 @@ class TestLimits:
         async with client(managed, everything) as page, client(managed, everything) as talkative:
             await page.subscribe("events")
             for _ in range(20):
-                await talkative.expect_silence()
+                await talkative.assert_silent()
             limits(max_subscriptions_per_client=1, max_message_size=2000, rate_limit_per_minute=20)
             deadline = Deadline()
 
@@ -80,7 +80,7 @@ class TestLimits:
 
             await deadline.wait_for(is_limited)
             await page.send({"type": "subscribe", "data": {"type": "alerts"}})
-            await page.expect_error("too_many_subscriptions")
+            await page.assert_error("too_many_subscriptions")
             deadline.check()
 
             async def is_too_big() -> bool:
@@ -113,8 +113,8 @@ class TestLimits:
             await deadline.wait_for(is_full)
             await second.socket.close()
             async with client(managed) as silent:
-                await silent.expect_close(1008, "authentication timeout", timeout=3)
-            await first.expect_silence()
+                await silent.assert_closed(1008, "authentication timeout", timeout=3)
+            await first.assert_silent()
 
     async def test_without_limits_the_environments_are_in_force_again(
         self, managed: Server, everything: str, limits: Callable[..., None]
@@ -166,7 +166,7 @@ class TestOrigins:
         async with client(managed, everything, origin=environments) as page:
             managed.administer("AllowedOrigin(pattern=pattern).save()", pattern=admins)
             await Deadline().wait_for(as_in_the_admin)
-            await page.expect_silence()  # it was allowed when it came
+            await page.assert_silent()  # it was allowed when it came
         managed.administer("AllowedOrigin.objects.get().delete()")
         await Deadline().wait_for(as_in_the_environment)
 
@@ -213,9 +213,9 @@ class TestTokens:
                 managed.administer(row + statements, name=name)
             for name, (_, reason) in acts.items():
                 for page in pages[name]:
-                    await page.expect_nothing_but_close(1008, reason)
+                    await page.assert_nothing_but_closed(1008, reason)
             deadline.check()
-            await other.expect_silence()
+            await other.assert_silent()
         for token in tokens.values():
             async with client(managed) as page:
                 reply = await page.call({"type": "auth", "data": {"token": token}})
@@ -228,9 +228,9 @@ class TestTokens:
             done = await asyncio.to_thread(managed.manage, "revoke_token", prefix)
             assert done.returncode == 0, done.stderr
             deadline = Deadline()
-            await page.expect_nothing_but_close(1008, "token revoked")
+            await page.assert_nothing_but_closed(1008, "token revoked")
             deadline.check()
-            await other.expect_silence()
+            await other.assert_silent()
 
     async def test_a_rotated_secret_ends_with_its_overlap(self, managed: Server) -> None:
         old = managed.new_token(name="rotated")
@@ -242,9 +242,9 @@ class TestTokens:
                 name="rotated",
             )
             async with client(managed, new) as other, client(managed, old):
-                await page.expect_nothing_but_close(1008, "token expired")
+                await page.assert_nothing_but_closed(1008, "token expired")
                 assert ends <= datetime.now(UTC) < ends + timedelta(seconds=2.3)
-                await other.expect_silence()
+                await other.assert_silent()
         async with client(managed) as page:
             reply = await page.call({"type": "auth", "data": {"token": old}})
             assert reply["type"] == "auth_failed"
@@ -254,7 +254,7 @@ class TestTokens:
         token = managed.new_token(expires_at=expires_at.isoformat())
         async with client(managed, token) as page:
             await page.subscribe("events")
-            await page.expect_nothing_but_close(1008, "token expired")
+            await page.assert_nothing_but_closed(1008, "token expired")
             late = datetime.now(UTC) - expires_at
             assert timedelta() <= late < timedelta(seconds=2.3)
 
@@ -269,7 +269,7 @@ class TestTokens:
             assert (reply["type"], reply["subscription_id"]) == ("unsubscribed", events)
             assert reply["data"] == {"reason": "forbidden"}
             await page.send({"type": "subscribe", "data": {"type": "events"}})
-            await page.expect_error("forbidden")
+            await page.assert_error("forbidden")
             managed.publish("events", {"n": 1})
             managed.publish("metrics", {"n": 2})
             assert (await page.receive())["subscription_id"] == metrics
@@ -298,7 +298,7 @@ class TestTokens:
 
             await Deadline().wait_for(is_limited)
             managed.publish("events", {"m": 1}, {"m": 2}, {"m": 3})
-            assert await page.expect_data("event") == {"m": 2}
+            assert await page.assert_data("events") == {"m": 2}
             managed.administer("AccessToken.objects.filter(name='it').update(filters={})")
 
             async def gets_more() -> bool:
@@ -318,5 +318,5 @@ class TestTokens:
         async with client(managed, token) as page, client(managed, token) as witness:
             await page.authenticate(everything)
             managed.administer("AccessToken.objects.get(name='it').delete()")
-            await witness.expect_nothing_but_close(1008, "token revoked")
-            await page.expect_silence()
+            await witness.assert_nothing_but_closed(1008, "token revoked")
+            await page.assert_silent()

@@ -33,12 +33,12 @@ def picky(server: Server) -> Iterator[Server]:
 )
 async def test_allowed(picky: Server, token: str, origin: str) -> None:
     async with client(picky, token, origin=origin) as page:
-        await page.expect_silence()
+        await page.assert_silent()
 
 
 async def test_a_client_without_origin_is_no_browser(picky: Server, token: str) -> None:
     async with client(picky, token, origin=None) as page:
-        await page.expect_silence()
+        await page.assert_silent()
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_others_are_closed_with_1008(picky: Server, token: str, origin: bytes) -
         answer = raw.shake_hands(b"Origin: " + origin)
         assert answer.startswith(b"HTTP/1.1 101 "), answer
         raw.send_message({"type": "auth", "data": {"token": token}})  # not looked at
-        raw.expect_close(1008, "origin not allowed")
+        raw.assert_closed(1008, "origin not allowed")
         raw.say_goodbye()
 
 
@@ -73,13 +73,13 @@ def test_what_is_no_origin_is_refused(picky: Server, origin: bytes) -> None:
         answer = raw.shake_hands(b"Origin: " + origin)
         if not answer.startswith(b"HTTP/1.1 400 "):
             assert answer.startswith(b"HTTP/1.1 101 "), answer
-            raw.expect_close(1008, "origin not allowed")
+            raw.assert_closed(1008, "origin not allowed")
 
 
 @pytest.mark.parametrize("origin", ["https://any.example", "http://127.0.0.1:1", "null"])
 async def test_by_default_every_origin_is_allowed(server: Server, token: str, origin: str) -> None:
     try:
         async with client(server, token, origin=origin) as page:
-            await page.expect_silence()
+            await page.assert_silent()
     except InvalidStatus as refused:
         raise AssertionError(refused) from None

@@ -23,7 +23,7 @@ class TestMessages:
             positions = server.publish(kind, *({"n": n} for n in range(3)))
             positions += server.publish(kind, {"n": 3})
             assert positions == following(start, 4)
-            await page.expect_positions(positions)
+            await page.assert_positions(positions)
 
     async def test_each_type_counts_for_itself(self, server: Server, token: str) -> None:
         async with client(server, token) as page:
@@ -31,15 +31,15 @@ class TestMessages:
             for count, kind in enumerate(KINDS):
                 server.publish(kind, *({"n": n} for n in range(count)))
             for count, kind in enumerate(KINDS):
-                await page.expect_positions(following(starts[kind], count))
+                await page.assert_positions(following(starts[kind], count))
 
     async def test_filters_leave_gaps(self, server: Server, token: str) -> None:
         async with client(server, token) as page:
             start = await page.subscribed("events", filters={"n": [1, 4]})
             positions = server.publish("events", *({"n": n} for n in range(6)))
             assert positions == following(start, 6)
-            await page.expect_positions([positions[1], positions[4]])
-            await page.expect_silence()
+            await page.assert_positions([positions[1], positions[4]])
+            await page.assert_silent()
 
     async def test_every_process_numbers_alike(
         self, server: Server, twin: Server, token: str
@@ -53,8 +53,8 @@ class TestMessages:
                 for position in (server, twin)[n % 2].publish("events", {"n": n})
             ]
             assert positions == following(start, 10)
-            await page.expect_positions(positions)
-            await other.expect_positions(positions)
+            await page.assert_positions(positions)
+            await other.assert_positions(positions)
 
     async def test_what_has_no_position_is_not_in_the_log(self, server: Server, token: str) -> None:
         async with client(server, token) as page:
@@ -67,13 +67,13 @@ class TestMessages:
             message = await page.receive()
             assert (message["data"]["alert"], message["metadata"]) == ({"n": 0}, {})
             server.publish("alerts", {"n": 1})
-            await page.expect_positions(following(start, 1))
+            await page.assert_positions(following(start, 1))
         async with client(server, token) as page:
             position = {"epoch": start["epoch"], "offset": start["offset"]}
             answer = await page.subscribed("alerts", resume=position)
             assert (answer["recovered"], answer["replayed"]) == (True, 1)
-            assert await page.expect_data("alert") == {"n": 1}
-            await page.expect_silence()
+            assert await page.assert_data("alerts") == {"n": 1}
+            await page.assert_silent()
 
 
 class TestSubscribed:
@@ -91,7 +91,7 @@ class TestSubscribed:
                 "recovered": False,
                 "replayed": 0,
             }
-            await page.expect_silence()
+            await page.assert_silent()
 
     async def test_it_says_where_live_delivery_begins(self, server: Server, token: str) -> None:
         """Also while another process publishes: from there on everything, nothing before."""
@@ -104,8 +104,8 @@ class TestSubscribed:
                 answer = await page.subscribed("events")
                 await publishing
                 (last,) = server.publish("events", {"n": 300})
-                await page.expect_positions(following(answer, last["offset"] - answer["offset"]))
-                await page.expect_silence()
+                await page.assert_positions(following(answer, last["offset"] - answer["offset"]))
+                await page.assert_silent()
 
     async def test_subscribing_again_says_where_delivery_stands(
         self, server: Server, token: str
@@ -113,7 +113,7 @@ class TestSubscribed:
         async with client(server, token) as page:
             start = await page.subscribed("events")
             positions = server.publish("events", {"n": 0}, {"n": 1})
-            await page.expect_positions(positions)
+            await page.assert_positions(positions)
             assert await page.subscribed("events") == start | positions[-1]
 
 
@@ -135,7 +135,7 @@ class TestPong:
             await page.subscribe("events", {"n": 1}, subscription_id="filtered")
             newest = {kind: server.publish(kind, {"n": 0})[0] for kind in KINDS}
             for kind in KINDS:
-                await page.expect_positions([newest[kind]])
+                await page.assert_positions([newest[kind]])
             assert await page.positions() == newest | {"filtered": newest["events"]}
 
     async def test_it_advances_where_nothing_matches(self, server: Server, token: str) -> None:
@@ -143,14 +143,14 @@ class TestPong:
             subscription_id = await page.subscribe("events", {"rare": True})
             await witness.subscribe("events")
             positions = server.publish("events", *({"n": n} for n in range(50)))
-            await witness.expect_positions(positions)
+            await witness.assert_positions(positions)
             assert await page.positions() == {subscription_id: positions[-1]}
         missed = server.publish("events", {"n": 0}, {"rare": True})
         async with client(server, token) as page:
             answer = await page.subscribed("events", filters={"rare": True}, resume=positions[-1])
             assert (answer["recovered"], answer["replayed"]) == (True, 1)
-            await page.expect_positions(missed[1:])
-            await page.expect_silence()
+            await page.assert_positions(missed[1:])
+            await page.assert_silent()
 
     async def test_everything_up_to_it_came_before_it_and_nothing_after(
         self, server: Server, token: str
@@ -200,7 +200,7 @@ result = [position._asdict() for position in found], publish_many(kind, [])
             start = await page.subscribed("metrics")
             positions, none = server.administer(statements, kind="metrics")
             assert positions == following(start, 4) and none == []
-            await page.expect_positions(positions)
+            await page.assert_positions(positions)
 
     async def test_more_than_one_round_trip_takes(self, server: Server, token: str) -> None:
         async with client(server, token) as page:
@@ -209,7 +209,7 @@ result = [position._asdict() for position in found], publish_many(kind, [])
                 server.publish, "predictions", *({"n": n} for n in range(12_000))
             )
             assert positions == following(start, 12_000)
-            await page.expect_positions([positions[0], positions[-1]])
+            await page.assert_positions([positions[0], positions[-1]])
 
     async def test_the_command_prints_the_offset(self, server: Server, token: str) -> None:
         async with client(server, token) as page:
@@ -217,7 +217,7 @@ result = [position._asdict() for position in found], publish_many(kind, [])
             for position in following(start, 2):
                 done = server.manage("publish", "alerts", '{"from": "the command"}')
                 assert (done.returncode, done.stdout) == (0, f"{position['offset']}\n")
-                await page.expect_positions([position])
+                await page.assert_positions([position])
 
     async def test_a_key_publishes_once_from_two_processes(
         self, server: Server, twin: Server, token: str
@@ -236,8 +236,8 @@ result = [position._asdict() for position in found], publish_many(kind, [])
                 )
             )
             assert found[0] == found[1]
-            await page.expect_positions(following(start, 100))
-            await page.expect_silence()
+            await page.assert_positions(following(start, 100))
+            await page.assert_silent()
         assert [offset for _, offset in found[0]] == list(
             range(start["offset"] + 1, start["offset"] + 101)
         )
@@ -256,8 +256,8 @@ assert many[0] == many[1], many
             await page.subscribe("events")
             await page.subscribe("alerts")
             server.administer(statements)
-            assert await page.expect_data("event") == {"n": 0}
-            assert await page.expect_data("alert") == {"n": 0}
+            assert await page.assert_data("events") == {"n": 0}
+            assert await page.assert_data("alerts") == {"n": 0}
             for _ in range(3):
-                assert await page.expect_data("event") == {"n": 2}
-            await page.expect_silence()
+                assert await page.assert_data("events") == {"n": 2}
+            await page.assert_silent()

@@ -18,7 +18,7 @@ async def expect_resumed(page: Client, missed: list[Position], **data: Any) -> N
     """Subscribe with a position; check the answer and the replay."""
     answer = await page.subscribed("events", **data)
     assert (answer["recovered"], answer["replayed"]) == (True, len(missed))
-    await page.expect_positions(missed)
+    await page.assert_positions(missed)
 
 
 async def test_what_was_missed_comes_first_then_what_is_live(server: Server, token: str) -> None:
@@ -38,7 +38,7 @@ async def test_what_was_missed_comes_first_then_what_is_live(server: Server, tok
             message = await page.receive()
             assert message["metadata"] == position
             assert message["data"] == {"event": {"n": n}, "subscription_type": "events"}
-        await page.expect_silence()
+        await page.assert_silent()
 
 
 async def test_a_replayed_message_is_the_message(server: Server, token: str) -> None:
@@ -57,7 +57,7 @@ async def test_from_each_position(server: Server, token: str) -> None:
     for count, position in enumerate(positions, 1):
         async with client(server, token) as page:
             await expect_resumed(page, positions[count:], resume=position)
-            await page.expect_silence()
+            await page.assert_silent()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -66,7 +66,7 @@ async def test_of_each_type(server: Server, token: str, kind: str) -> None:
     async with client(server, token) as page:
         answer = await page.subscribed(kind, resume=first)
         assert (answer["recovered"], answer["replayed"]) == (True, 2)
-        await page.expect_positions(missed)
+        await page.assert_positions(missed)
 
 
 class TestFilters:
@@ -80,8 +80,8 @@ class TestFilters:
             matching = [missed[3], missed[50], missed[99]]
             await expect_resumed(page, matching, filters=filters, resume=start)
             live = server.publish("events", {"v": {"n": 101}}, {"v": {"n": 100}})
-            await page.expect_positions(live[1:])
-            await page.expect_silence()
+            await page.assert_positions(live[1:])
+            await page.assert_silent()
 
     async def test_nothing_matches(self, server: Server, token: str) -> None:
         start = await newest(server, token)
@@ -110,7 +110,7 @@ class TestFilters:
         for data, expected in questions:
             async with client(server, tenant) as page:
                 await expect_resumed(page, expected, **data)
-                await page.expect_silence()
+                await page.assert_silent()
 
     async def test_the_tokens_on_rewind(self, server: Server) -> None:
         tenant = server.token("--filter", "tenant_id=acme")
@@ -125,8 +125,8 @@ class TestFilters:
             async with client(server, tenant) as page:
                 answer = await page.subscribed("events", **data)
                 assert (answer["recovered"], answer["replayed"]) == (False, len(expected))
-                await page.expect_positions(expected)
-                await page.expect_silence()
+                await page.assert_positions(expected)
+                await page.assert_silent()
 
 
 class TestPositionsThatAreNotThere:
@@ -142,7 +142,7 @@ class TestPositionsThatAreNotThere:
             async with client(server) as page:
                 resume = {"epoch": start["epoch"], "offset": 0}
                 await expect_resumed(page, sent, resume=resume)
-                await page.expect_silence()
+                await page.assert_silent()
 
     @pytest.mark.parametrize("beyond", [1, 1000, 2**53, 2**63 - 1])
     async def test_above_the_newest(self, server: Server, token: str, beyond: int) -> None:
@@ -157,7 +157,7 @@ class TestPositionsThatAreNotThere:
                 "recovered": False,
                 "replayed": 0,
             }
-            await page.expect_positions(server.publish("events", {"n": 1}))
+            await page.assert_positions(server.publish("events", {"n": 1}))
 
     @pytest.mark.parametrize("epoch", ["", "another", "é" * 1000, "0" * 16])
     async def test_another_epoch(self, server: Server, token: str, epoch: str) -> None:
@@ -169,7 +169,7 @@ class TestPositionsThatAreNotThere:
             assert answer["replayed"] >= 3
             messages = [await page.receive() for _ in range(answer["replayed"])]
             assert [message["metadata"] for message in messages[-3:]] == sent
-            await page.expect_silence()
+            await page.assert_silent()
 
 
 INVALID: list[tuple[str, Any]] = [
@@ -209,10 +209,10 @@ async def test_what_cannot_be_read_is_named(server: Server, token: str) -> None:
         for field, value in INVALID:
             data = {"type": "events", field.partition(".")[0]: value}
             await page.send({"type": "subscribe", "data": data, "metadata": {"value": str(value)}})
-            error = await page.expect_error("invalid_subscription")
+            error = await page.assert_error("invalid_subscription")
             assert error["error"].startswith(f"Invalid subscription: {field}"), (value, error)
         server.publish("events", {"n": 1})
-        await page.expect_silence()
+        await page.assert_silent()
 
 
 async def test_a_huge_offset_is_above_the_newest_or_refused(server: Server, token: str) -> None:
@@ -227,7 +227,7 @@ async def test_a_huge_offset_is_above_the_newest_or_refused(server: Server, toke
             else:
                 assert reply["data"]["recovered"] is False and reply["data"]["replayed"] == 0
                 await page.call({"type": "unsubscribe", "data": {"subscription_id": "a"}})
-        await page.expect_silence()
+        await page.assert_silent()
 
 
 async def test_null_is_as_if_it_were_not_there(server: Server, token: str) -> None:
@@ -235,7 +235,7 @@ async def test_null_is_as_if_it_were_not_there(server: Server, token: str) -> No
     async with client(server, token) as page:
         answer = await page.subscribed("events", resume=None, rewind=None)
         assert (answer["recovered"], answer["replayed"]) == (False, 0)
-        await page.expect_silence()
+        await page.assert_silent()
 
 
 async def test_a_subscription_that_exists_is_not_resumed(server: Server, token: str) -> None:
@@ -246,9 +246,9 @@ async def test_a_subscription_that_exists_is_not_resumed(server: Server, token: 
         for data in ({"resume": start}, {"rewind": 1}, {"resume": start, "rewind": 1}):
             answer = await page.subscribed("events", **data)
             assert (answer["recovered"], answer["replayed"]) == (False, 0)
-        await page.expect_silence()
-        await page.expect_positions(server.publish("events", {"n": 1}))
-        await page.expect_silence()
+        await page.assert_silent()
+        await page.assert_positions(server.publish("events", {"n": 1}))
+        await page.assert_silent()
         # Once it is gone it can be.
         await page.call({"type": "unsubscribe", "data": {"subscription_id": "mine"}})
         await expect_resumed(page, following(start, 2), resume=start)
@@ -268,7 +268,7 @@ async def test_many_subscriptions_of_one_connection(server: Server, token: str) 
             positions = following(starts[kind], 300)
             expected[subscription_id] = [positions[n] for n in matching]
         await expect_each(page, expected)
-        await page.expect_silence()
+        await page.assert_silent()
 
 
 async def expect_each(page: Client, expected: dict[str, list[Position]]) -> None:
@@ -311,7 +311,7 @@ async def test_coming_and_going_while_another_process_publishes(
                 found.append(message["metadata"])
                 position = found[-1]
             if len(found) == len(wanted):
-                await page.expect_silence()
+                await page.assert_silent()
                 break
             page.socket.transport.abort()  # its network dies
     await publishing
@@ -324,7 +324,7 @@ async def test_a_position_of_a_pong_is_as_good(server: Server, token: str) -> No
     async with client(server, token) as page:
         start = await page.subscribed("events", filters=filters)
         server.publish("events", {"rare": True}, {"n": 0}, {"n": 1})
-        await page.expect_positions(following(start, 1))
+        await page.assert_positions(following(start, 1))
         (position,) = (await page.positions()).values()
     server.publish("events", {"n": 2})
     missed = server.publish("events", {"rare": True})
@@ -337,12 +337,12 @@ async def test_over_another_process(server: Server, twin: Server, token: str) ->
     async with client(server, token) as page:
         await page.subscribe("events")
         missed = server.publish("events", {"n": 0}) + twin.publish("events", {"n": 1})
-        await page.expect_positions(missed)
+        await page.assert_positions(missed)
     for process in (twin, server):
         async with client(process, token) as page:
             await expect_resumed(page, missed, resume=start)
             missed += server.publish("events", {"n": 2}) + twin.publish("events", {"n": 3})
-            await page.expect_positions(missed[-2:])
+            await page.assert_positions(missed[-2:])
 
 
 async def test_a_compressing_client(server: Server, token: str) -> None:
@@ -356,7 +356,7 @@ async def test_a_compressing_client(server: Server, token: str) -> None:
         assert (answer["recovered"], answer["replayed"]) == (True, 200)
         server.publish("events", {"n": "live"})
         for payload in [*payloads, {"n": "live"}]:
-            assert await page.expect_data("event") == payload
+            assert await page.assert_data("events") == payload
 
 
 async def test_requests_sent_ahead(server: Server, token: str) -> None:
@@ -375,5 +375,5 @@ async def test_requests_sent_ahead(server: Server, token: str) -> None:
         assert message["type"] == "unsubscribed"
         assert begun == positions[: len(begun)]
         assert (await page.receive())["data"]["replayed"] == 1000
-        await page.expect_positions(positions)
-        await page.expect_silence()
+        await page.assert_positions(positions)
+        await page.assert_silent()

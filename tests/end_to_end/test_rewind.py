@@ -16,8 +16,8 @@ async def expect_rewound(
     async with client(server, token) as page:
         answer = await page.subscribed("events", **data)
         assert (answer["recovered"], answer["replayed"]) == (False, len(expected)), data
-        await page.expect_positions(expected)
-        await page.expect_silence()
+        await page.assert_positions(expected)
+        await page.assert_silent()
 
 
 async def test_the_newest_few_in_order(server: Server, token: str) -> None:
@@ -33,8 +33,8 @@ async def test_live_messages_follow(server: Server, token: str) -> None:
         answer = await page.subscribed("events", rewind=2)
         assert {"epoch": answer["epoch"], "offset": answer["offset"]} == sent[-1]
         sent += server.publish("events", {"n": 2})
-        await page.expect_positions(sent)
-        await page.expect_silence()
+        await page.assert_positions(sent)
+        await page.assert_silent()
 
 
 async def test_only_what_matches_counts(server: Server, token: str) -> None:
@@ -77,8 +77,8 @@ async def test_rewind_applies_where_resume_does_not(server: Server, token: str) 
     async with client(server, token) as page:
         answer = await page.subscribed("events", resume=start, rewind=2)
         assert (answer["recovered"], answer["replayed"]) == (True, 10)
-        await page.expect_positions(sent)
-        await page.expect_silence()
+        await page.assert_positions(sent)
+        await page.assert_silent()
     for stale in (
         {"epoch": "another", "offset": start["offset"]},
         {"epoch": start["epoch"], "offset": sent[-1]["offset"] + 1},
@@ -106,5 +106,5 @@ async def test_while_another_process_publishes(server: Server, token: str) -> No
             await publishing
             (last,) = server.publish("events", {"n": "last"})
             first = {"epoch": answer["epoch"], "offset": answer["offset"] - count}
-            await page.expect_positions(following(first, last["offset"] - first["offset"]))
-            await page.expect_silence()
+            await page.assert_positions(following(first, last["offset"] - first["offset"]))
+            await page.assert_silent()

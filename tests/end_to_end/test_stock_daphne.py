@@ -49,10 +49,10 @@ async def test_a_conversation(other: Server, other_token: str) -> None:
     async with client(other, other_token) as page:
         await page.subscribe("events", {"user.id": ["a", "b"]})
         other.publish("events", {"user": {"id": "c"}}, {"user": {"id": "b"}, "n": 1})
-        assert await page.expect_data("event") == {"user": {"id": "b"}, "n": 1}
+        assert await page.assert_data("events") == {"user": {"id": "b"}, "n": 1}
         await page.send("")
-        await page.expect_error("invalid_message")
-        await page.expect_silence()
+        await page.assert_error("invalid_message")
+        await page.assert_silent()
 
 
 async def test_policy_violations(other: Server, other_token: str) -> None:
@@ -62,22 +62,22 @@ async def test_policy_violations(other: Server, other_token: str) -> None:
         client(other) as guessing,
         client(other, other_token) as flooding,
     ):
-        await foreign.expect_nothing_but_close(1008, "origin not allowed")
+        await foreign.assert_nothing_but_closed(1008, "origin not allowed")
         for _ in range(3):
             reply = await guessing.call({"type": "auth", "data": {"token": "wrong"}})
             assert reply["type"] == "auth_failed"
-        await guessing.expect_nothing_but_close(1008, "authentication failed")
+        await guessing.assert_nothing_but_closed(1008, "authentication failed")
         for _ in range(RATE + 10 * RATE):
             await flooding.send({"type": "ping"})
-        await flooding.expect_close(1008, "flooding")
-        await silent.expect_nothing_but_close(1008, "authentication timeout")
+        await flooding.assert_closed(1008, "flooding")
+        await silent.assert_nothing_but_closed(1008, "authentication timeout")
 
 
 async def test_a_connection_too_many(other: Server) -> None:
     token = other.new_token(max_connections=1)
     async with client(other, token), client(other) as second:
         await second.send({"type": "auth", "data": {"token": token}})
-        await second.expect_nothing_but_close(1013, "token connection limit")
+        await second.assert_nothing_but_closed(1013, "token connection limit")
 
 
 @pytest.mark.parametrize(
@@ -93,14 +93,14 @@ async def test_a_connection_too_many(other: Server) -> None:
 def test_errors_in_the_bytes(other: Server, code: int, first_byte: int, payload: bytes) -> None:
     with RawClient(other).connect() as raw:
         raw.send(first_byte, payload)
-        reason = raw.expect_close(code)
+        reason = raw.assert_closed(code)
         assert reason == "message too big" if code == 1009 else reason
         raw.say_goodbye()
 
 
 async def test_paths(other: Server, other_token: str) -> None:
     async with client(other, other_token, path="/") as page:
-        await page.expect_silence()
+        await page.assert_silent()
     with pytest.raises(InvalidStatus) as refused:
         async with client(other, path="/nothing"):
             pass
@@ -115,7 +115,7 @@ async def test_sigterm_drains(other: Server, other_token: str) -> None:
     async with client(other, other_token) as page:
         await page.subscribe("events")
         other.process.terminate()
-        error = await page.expect_error("restarting")
+        error = await page.assert_error("restarting")
         assert error["details"]["retry_after"] > 0
-        await page.expect_nothing_but_close(1012, "server restarting")
+        await page.assert_nothing_but_closed(1012, "server restarting")
     assert await asyncio.to_thread(other.process.wait, TIMEOUT) == 0

@@ -65,8 +65,8 @@ async def test_filters_have_json_equality(server: Server, token: str, name: str)
         assert reply["data"]["filters"] == filters
         server.publish("events", *published)
         for expected in published[len(others) :]:
-            assert await page.expect_data("event") == expected
-        await page.expect_silence()
+            assert await page.assert_data("events") == expected
+        await page.assert_silent()
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ async def test_filters_work_on_all_types(server: Server, token: str, kind: str) 
         for n in (2, 3):
             data = (await page.receive())["data"]
             assert {"a": {"b": n}} in data.values() and data["subscription_type"] == kind
-        await page.expect_silence()
+        await page.assert_silent()
 
 
 async def test_the_reply_to_subscribe(server: Server, token: str) -> None:
@@ -146,7 +146,7 @@ class TestChosenIds:
                 {"type": "metrics", "filters": {"n": 1}},
             ):
                 await page.send({"type": "subscribe", "data": data, "subscription_id": "mine"})
-                error = await page.expect_error("duplicate_subscription")
+                error = await page.assert_error("duplicate_subscription")
                 assert error == {
                     "error": "Duplicate subscription",
                     "code": "duplicate_subscription",
@@ -155,21 +155,21 @@ class TestChosenIds:
             await page.send(
                 {"type": "subscribe", "data": {"type": "events"}, "subscription_id": derived}
             )
-            await page.expect_error("duplicate_subscription")
+            await page.assert_error("duplicate_subscription")
             server.publish("events", {"n": 2}, {"n": 1})
-            assert await page.expect_data("event") == {"n": 1}
-            await page.expect_silence()
+            assert await page.assert_data("events") == {"n": 1}
+            await page.assert_silent()
 
     async def test_an_id_is_the_connections_own(self, server: Server, token: str) -> None:
         async with client(server, token) as page, client(server, token) as other:
             await page.subscribe("events", {"n": 1}, subscription_id="mine")
             await other.subscribe("events", {"n": 2}, subscription_id="mine")
             server.publish("events", {"n": 1}, {"n": 2})
-            assert await page.expect_data("event") == {"n": 1}
-            assert await other.expect_data("event") == {"n": 2}
+            assert await page.assert_data("events") == {"n": 1}
+            assert await other.assert_data("events") == {"n": 2}
             await other.call({"type": "unsubscribe", "data": {"subscription_id": "mine"}})
             server.publish("events", {"n": 1})
-            assert await page.expect_data("event") == {"n": 1}
+            assert await page.assert_data("events") == {"n": 1}
 
     async def test_an_id_is_free_again_after_unsubscribing(
         self, server: Server, token: str
@@ -188,14 +188,14 @@ async def test_subscribing_twice_is_one_subscription(server: Server, token: str)
         assert await page.subscribe("events", {"n": [1, 2]}) == first
         server.publish("events", {"n": 1})
         assert (await page.receive())["subscription_id"] == "mine"
-        await page.expect_silence()
+        await page.assert_silent()
         await page.send({"type": "unsubscribe", "data": {"subscription_id": "second"}})
-        await page.expect_error("unknown_subscription")
+        await page.assert_error("unknown_subscription")
         await page.call({"type": "unsubscribe", "data": {"subscription_id": "mine"}})
         server.publish("events", {"n": 1})
         await page.subscribe("alerts")
         server.publish("alerts", {"last": True})
-        assert await page.expect_data("alert") == {"last": True}
+        assert await page.assert_data("alerts") == {"last": True}
 
 
 async def test_each_subscription_that_matches_delivers(server: Server, token: str) -> None:
@@ -203,7 +203,7 @@ async def test_each_subscription_that_matches_delivers(server: Server, token: st
         ids = {await page.subscribe("events", filters) for filters in ({}, {"n": 1}, {"m": 1})}
         server.publish("events", {"n": 1, "m": 1})
         assert {(await page.receive())["subscription_id"] for _ in ids} == ids
-        await page.expect_silence()
+        await page.assert_silent()
 
 
 async def test_unsubscribing_from_what_is_not_there(server: Server, token: str) -> None:
@@ -211,7 +211,7 @@ async def test_unsubscribing_from_what_is_not_there(server: Server, token: str) 
         theirs = await other.subscribe("events", subscription_id="theirs")
         for unknown in ("nothing", theirs, "x" * 10_000, "ö"):
             await page.send({"type": "unsubscribe", "data": {"subscription_id": unknown}})
-            error = await page.expect_error("unknown_subscription")
+            error = await page.assert_error("unknown_subscription")
             assert error == {"error": "Unknown subscription", "code": "unknown_subscription"}
 
 
@@ -259,13 +259,13 @@ async def test_what_cannot_be_subscribed_to(server: Server, token: str) -> None:
             field = "filters" if "filters" in data else "type"
             assert field in error["error"], error
         server.publish("events", {"n": 1}, {"a": 1})
-        await page.expect_silence()
+        await page.assert_silent()
 
 
 async def refusal(page: Client, data: Any) -> dict[str, Any]:
     """Subscribe in vain; return the error."""
     await page.send({"type": "subscribe", "data": data})
-    error = await page.expect_error("invalid_subscription")
+    error = await page.assert_error("invalid_subscription")
     assert len(json.dumps(error)) < 2000
     return error
 
@@ -284,4 +284,4 @@ async def test_the_largest_filters(server: Server, token: str) -> None:
         for filters, payload in largest:
             await page.subscribe("events", filters)
             server.publish("events", payload)
-            assert await page.expect_data("event") == payload
+            assert await page.assert_data("events") == payload

@@ -76,8 +76,8 @@ async def test_every_payload_arrives_in_order(tls_server: Server) -> None:
         await page.subscribe("events")
         for payload in sent:
             tls_server.publish("events", payload)
-            assert await page.expect_data("event") == payload
-        await page.expect_silence()
+            assert await page.assert_data("events") == payload
+        await page.assert_silent()
 
 
 async def test_a_client_that_does_not_read_is_closed(tls_server: Server) -> None:
@@ -93,7 +93,7 @@ async def test_a_client_that_does_not_read_is_closed(tls_server: Server) -> None
             for start in range(0, len(sent), 5):
                 some = sent[start : start + 5]
                 await asyncio.to_thread(tls_server.publish, "events", *some)
-                assert [await quick.expect_data("event") for _ in some] == some
+                assert [await quick.assert_data("events") for _ in some] == some
         assert process.memory_info().rss < before + 20 * 1024 * 1024
         slow.socket.transport.resume_reading()
-        await slow.expect_close(1013, "slow consumer")
+        await slow.assert_closed(1013, "slow consumer")

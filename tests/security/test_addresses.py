@@ -94,14 +94,14 @@ async def test_those_who_do_not_authenticate_cannot_shut_out_those_who_do(data_d
             good = [await stack.enter_async_context(client(server, token)) for _ in range(4)]
             idle = [await stack.enter_async_context(client(server)) for _ in range(12)]
             for page in idle[:8]:  # half of eight may wait
-                await page.expect_nothing_but_close(*CAPACITY)
+                await page.assert_nothing_but_closed(*CAPACITY)
             for page in (*good, *idle[8:]):
-                await page.expect_silence()
+                await page.assert_silent()
             good += [await stack.enter_async_context(client(server, token)) for _ in range(4)]
             async with client(server) as late:
-                await late.expect_nothing_but_close(*CAPACITY)
+                await late.assert_nothing_but_closed(*CAPACITY)
             for page in good:
-                await page.expect_silence()
+                await page.assert_silent()
         limits = [line["limit"] for line in audit(server) if line["event"] == "limit_reached"]
         assert set(limits) == {"server at capacity"}
 
@@ -118,7 +118,7 @@ async def test_connections_of_one_address_can_be_limited(data_dir: Path) -> None
         token = server.new_token()
         async with client(server, token, **near) as one, client(server, token, **near) as two:
             async with client(server, **same_network) as third:
-                await third.expect_nothing_but_close(1013, "address connection limit")
+                await third.assert_nothing_but_closed(1013, "address connection limit")
             async with client(server, token, **far) as elsewhere:
                 for page in (one, two, elsewhere):
-                    await page.expect_silence()
+                    await page.assert_silent()

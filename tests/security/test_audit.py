@@ -24,15 +24,15 @@ async def test_a_connections_life(data_dir: Path) -> None:
             reply = await page.authenticate(secret)
             client_id = reply["data"]["client_id"]
             await page.send({"type": "subscribe", "data": {"type": "alerts"}})
-            await page.expect_error("forbidden")
+            await page.assert_error("forbidden")
             for _ in range(2):
-                await page.expect_silence()
+                await page.assert_silent()
             for _ in range(3):
                 await page.send({"type": "ping"})
-                await page.expect_error("rate_limited")
+                await page.assert_error("rate_limited")
             done = server.manage("revoke_token", prefix)
             assert done.returncode == 0, done
-            await page.expect_close(1008, "token revoked")
+            await page.assert_closed(1008, "token revoked")
         lines = audit(server)
         known = {"client_id": client_id, "address": "127.0.0.1"}
         token = {"holder": lines[2]["holder"], "token": prefix}
@@ -55,7 +55,7 @@ async def test_a_limit_is_recorded_once_for_each_client(data_dir: Path) -> None:
             await page.subscribe("events")
             for _ in range(3):
                 await page.send({"type": "subscribe", "data": {"type": "alerts"}})
-                await page.expect_error("too_many_subscriptions")
+                await page.assert_error("too_many_subscriptions")
         limits = [line["limit"] for line in audit(server) if line["event"] == "limit_reached"]
         assert limits == ["subscriptions"]
 
@@ -63,7 +63,7 @@ async def test_a_limit_is_recorded_once_for_each_client(data_dir: Path) -> None:
 async def test_an_origin_that_may_not_connect(data_dir: Path) -> None:
     with running(data_dir, allowed_origins="https://app.example.com") as server:
         async with client(server, origin="https://evil.example") as page:
-            await page.expect_nothing_but_close(1008, "origin not allowed")
+            await page.assert_nothing_but_closed(1008, "origin not allowed")
         denied, ended = audit(server)
         assert denied["event"] == "denied" and denied["origin"] == "https://evil.example"
         assert ended["event"] == "ended" and ended["reason"] == "origin not allowed"

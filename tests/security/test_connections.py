@@ -215,7 +215,7 @@ class TestPage:
         async with client(other, other.new_token()) as page:
             await page.subscribe("metrics")
             client_id, text = await asyncio.to_thread(self._disconnect_newest)
-            await page.expect_close(1008, "disconnected by an administrator")
+            await page.assert_closed(1008, "disconnected by an administrator")
             assert "metrics" in text
         [line] = [
             line

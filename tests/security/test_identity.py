@@ -41,10 +41,10 @@ async def check_rights(server: Server, page: Client) -> None:
     """Check that a client receives the events of its tenant, and nothing else."""
     await page.subscribe("events")
     await page.send({"type": "subscribe", "data": {"type": "alerts"}})
-    await page.expect_error("forbidden")
+    await page.assert_error("forbidden")
     server.publish("events", {"tenant_id": "other"}, {"tenant_id": "acme"})
-    assert await page.expect_data("event") == {"tenant_id": "acme"}
-    await page.expect_silence()
+    assert await page.assert_data("events") == {"tenant_id": "acme"}
+    await page.assert_silent()
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ class TestJsonWebTokens:
                 reply = await page.authenticate(signed(exp=ends))
                 assert reply["data"]["types"] == ["events"] and reply["data"]["token"] is None
                 await check_rights(server, page)
-                await page.expect_close(1008, "token expired")
+                await page.assert_closed(1008, "token expired")
                 assert ends <= time.time() < ends + 2
             async with client(server) as page:  # access tokens go on to work
                 await page.authenticate(server.new_token())
@@ -154,7 +154,7 @@ class TestConnectionTokens:
         async with client(server, token) as page:
             await page.subscribe("events")
             server.administer(f"user = User.objects.get(username=name); {change}", name=change)
-            await asyncio.wait_for(page.expect_nothing_but_close(1008, reason), 2.5)
+            await asyncio.wait_for(page.assert_nothing_but_closed(1008, reason), 2.5)
 
     async def test_narrower_filters_apply_to_what_is_subscribed(self, server: Server) -> None:
         token = server.administer(GRANTED, name="narrower")
@@ -170,6 +170,6 @@ class TestConnectionTokens:
                 while True:  # until the change has come
                     probe = {"tenant_id": "acme", "region": "eu"}
                     server.publish("events", {"tenant_id": "acme", "region": "us"}, probe)
-                    if await page.expect_data("event") == probe:
+                    if await page.assert_data("events") == probe:
                         break
-                    assert await page.expect_data("event") == probe
+                    assert await page.assert_data("events") == probe

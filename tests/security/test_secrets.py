@@ -95,7 +95,7 @@ async def test_in_an_access_log_and_in_tracebacks(server: Server) -> None:
         await misuse(faulty, secret)
         async with client(faulty, secret) as page:
             await page.send({"type": "ping", "metadata": {"secret": secret}})
-            await page.expect_close(1011, "internal error")
+            await page.assert_closed(1011, "internal error")
         log = faulty.log()
     assert "Traceback" in log and "a fault made for a test" in log
     assert secret[12:] not in log
@@ -112,7 +112,7 @@ def test_of_a_channel_layer_that_is_away(data_dir: Path) -> None:
         async def subscribe() -> None:
             async with client(server, secret) as page:
                 await page.send({"type": "subscribe", "data": {"type": "events"}})
-                await page.expect_error("unavailable")
+                await page.assert_error("unavailable")
 
         asyncio.run(subscribe())
         subprocess.run(["curl", "-s", f"http://127.0.0.1:{server.port}/readyz"], check=False)

@@ -45,7 +45,7 @@ async def test_those_who_behave_lose_nothing(data_dir: Path) -> None:
                 assert await received == [list(range(count))] * GOOD
             # Who comes now is let in, and served.
             async with client(server, token) as newcomer:
-                await newcomer.expect_silence()
+                await newcomer.assert_silent()
             closed = json.loads(siege.communicate("")[0])
         # They have been there, and were shown the door.
         assert closed.keys() >= {"flood", "garbage"}, closed
@@ -55,4 +55,4 @@ async def test_those_who_behave_lose_nothing(data_dir: Path) -> None:
 
 async def receive(page: Client, count: int) -> list[int]:
     """Return the numbers of so many messages, as they come."""
-    return [(await page.expect_data("event"))["n"] for _ in range(count)]
+    return [(await page.assert_data("events"))["n"] for _ in range(count)]

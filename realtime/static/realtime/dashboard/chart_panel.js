@@ -5,6 +5,8 @@ import { Fields, Series, valueAt } from "./series.js";
 
 // Milliseconds between drawings: more would cost a phone its battery and show nobody more.
 const DRAW_INTERVAL = 250;
+// Milliseconds that a chart spans at least, while it has less than its window.
+const SHORTEST = 30_000;
 // Messages that are kept to be shown another way.
 const KEPT = 5000;
 const COLOURS = 8;
@@ -25,6 +27,7 @@ export class ChartPanel {
   #shown = { number: "", group: "" };
   #drawn = 0;
   #dirty = true;
+  #colours = [];
 
   /** @param {HTMLElement} root */
   constructor(root) {
@@ -38,7 +41,8 @@ export class ChartPanel {
       });
     }
     this.#select("window").addEventListener("change", () => this.#rebuild());
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.#rebuild());
+    this.#paint();
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.#paint());
   }
 
   #select(name) {
@@ -92,6 +96,20 @@ export class ChartPanel {
     this.#drawn = 0;
   }
 
+  /** Take the page's colours, which may have changed. */
+  #paint() {
+    const style = getComputedStyle(this.#root);
+    const colour = (name) => style.getPropertyValue(`--${name}`);
+    this.#colours = Array.from({ length: COLOURS }, (_, number) => colour(`line-${number}`));
+    for (const scale of Object.values(this.#chart.options.scales)) {
+      scale.ticks.color = colour("muted");
+      scale.grid = { color: colour("border") };
+    }
+    this.#chart.options.plugins.legend.labels.color = colour("muted");
+    this.#drawn = 0;
+    this.#dirty = true;
+  }
+
   /** Draw what has come, but not at every frame. */
   draw(now) {
     if (now - this.#drawn < (this.#dirty ? DRAW_INTERVAL : 1000)) return;
@@ -99,12 +117,11 @@ export class ChartPanel {
     this.#dirty = false;
     this.#series.trim(now);
     const names = [...this.#series.byName.keys()].sort();
-    const style = getComputedStyle(this.#root);
     this.#chart.data.datasets = names.map((name, number) =>
-      dataset(name, this.#series.points(name), style.getPropertyValue(`--line-${number % COLOURS}`)),
+      dataset(name, this.#series.points(name), this.#colours[number % COLOURS]),
     );
-    paint(this.#chart, style);
-    this.#chart.options.scales.x.min = now - this.#series.window;
+    const begin = Math.min(this.#series.begin, now - SHORTEST);
+    this.#chart.options.scales.x.min = Math.max(begin, now - this.#series.window);
     this.#chart.options.scales.x.max = now;
     this.#chart.update("none");
     this.#describe(names);
@@ -165,15 +182,4 @@ function newChart(canvas) {
       },
     },
   });
-}
-
-/** Take the page's colours, which may have changed. */
-function paint(chart, style) {
-  const text = style.getPropertyValue("--muted");
-  const grid = style.getPropertyValue("--border");
-  for (const scale of Object.values(chart.options.scales)) {
-    scale.ticks.color = text;
-    scale.grid = { color: grid };
-  }
-  chart.options.plugins.legend.labels.color = text;
 }

@@ -1,10 +1,14 @@
-/** When panels are drawn: at most once for each frame that the browser shows, never while paused. */
+/** When panels are drawn: with a frame of the browser, a few times a second, never while paused. */
+
+// Milliseconds between drawings. People cannot read faster, and painting is what costs most.
+const INTERVAL = 100;
 
 export class Screen {
   #panels;
   #always;
   #pending = false;
   #paused = false;
+  #drawn = -INTERVAL;
 
   /**
    * @param {{draw: (now: number) => void}[]} panels
@@ -26,16 +30,21 @@ export class Screen {
     this.changed();
   }
 
-  /** Ask for a drawing; however often before the next frame, there is one. */
+  /** Ask for a drawing, at once if the last was a while ago; however often before, there is one. */
   changed() {
     if (this.#pending) return;
     this.#pending = true;
-    requestAnimationFrame(() => {
-      this.#pending = false;
-      const now = Date.now();
-      this.#always.draw(now);
-      if (this.#paused) return;
-      for (const panel of this.#panels) panel.draw(now);
-    });
+    const due = this.#drawn + INTERVAL - performance.now();
+    if (due > 0) setTimeout(() => requestAnimationFrame(() => this.#draw()), due);
+    else requestAnimationFrame(() => this.#draw());
+  }
+
+  #draw() {
+    this.#pending = false;
+    this.#drawn = performance.now();
+    const now = Date.now();
+    this.#always.draw(now);
+    if (this.#paused) return;
+    for (const panel of this.#panels) panel.draw(now);
   }
 }

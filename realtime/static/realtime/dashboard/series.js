@@ -119,6 +119,11 @@ export class Series {
     }
   }
 
+  /** Of when the oldest point is; infinite if there is none. */
+  get begin() {
+    return Math.min(...[...this.byName.values()].flatMap((spans) => [...spans.keys()]));
+  }
+
   /** The points of a series in order of time. @returns {{x: number, y: number}[]} */
   points(name) {
     return [...this.byName.get(name)]

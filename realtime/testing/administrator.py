@@ -23,14 +23,7 @@ def main() -> None:
     from django.contrib.auth.models import User
     from django.utils import timezone
 
-    from realtime import PublishError, auth, models, publish_many
-
-    def try_to_publish(kind: str, payloads: list[dict[str, Any]]) -> str:
-        try:
-            publish_many(kind, payloads)
-        except PublishError as error:
-            return f"error: {error}"
-        return "published"
+    from realtime import auth, models, publish_many
 
     known = {
         "AccessToken": models.AccessToken,
@@ -42,7 +35,6 @@ def main() -> None:
         "rotate": auth.rotate,
         "timedelta": timedelta,
         "User": User,
-        "try_to_publish": try_to_publish,
         "timezone": timezone,
     }
     for line in sys.stdin:

@@ -1,0 +1,202 @@
+"""A real server for tests: ``manage.py serve`` in a process of its own, and its commands."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any, Self
+
+from realtime.testing.client import TIMEOUT, Client, Position, connect
+
+# Seconds until a server listens: its first start makes the database.
+START_TIMEOUT = 30.0
+
+
+def environment(data_dir: Path, **variables: str) -> dict[str, str]:
+    """Return the environment of a command: this one's without settings, plus *variables*.
+
+    ``rate_limit_per_minute="5"`` becomes ``STREAMING_WEBSOCKET__RATE_LIMIT_PER_MINUTE``; names in
+    capitals stay as they are.
+    """
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("STREAMING_", "DJANGO_", "REDIS_", "DATABASE_"))
+        or name == "DJANGO_SETTINGS_MODULE"
+    }
+    given = {
+        name if name.isupper() else f"STREAMING_WEBSOCKET__{name.upper()}": value
+        for name, value in variables.items()
+    }
+    return kept | {"STREAMING_DATA_DIR": str(data_dir), "PYTHONDEVMODE": ""} | given
+
+
+def manage(
+    *arguments: str,
+    data_dir: Path,
+    stdin: str | None = None,
+    root: Path | None = None,
+    **variables: str,
+) -> subprocess.CompletedProcess[str]:
+    """Run ``manage.py`` of the project in *root*, by default here, to its end."""
+    return subprocess.run(
+        [sys.executable, "manage.py", *arguments],
+        env=environment(data_dir, **variables),
+        cwd=root,
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+class LiveServer:
+    """A server with a data directory of its own, on a port of its own; a context manager.
+
+    *root* is the folder of ``manage.py``, by default the one the tests run in; *arguments* are
+    those of ``manage.py serve``; *variables* are its settings (:func:`environment`). It leaves no
+    process behind, and its log may hold no traceback unless ``may_fail`` is set.
+    """
+
+    command: tuple[str, ...] = ("serve", "--host", "127.0.0.1", "--port", "0")
+    may_fail = False
+
+    def __init__(
+        self, data_dir: Path, *arguments: str, root: Path | None = None, **variables: str
+    ) -> None:
+        self.data_dir = data_dir
+        self.root = root or Path.cwd()
+        self._arguments = arguments
+        self._variables = variables
+        self._names = itertools.count()
+        self._helper: subprocess.Popen[bytes] | None = None
+        # The helper answers one at a time.
+        self._asking = threading.Lock()
+        self.output = ""
+        self.port = 0
+
+    def __enter__(self) -> Self:
+        self._log = (self.data_dir / f"server-{time.monotonic_ns()}.log").open("w+b")
+        self.process = subprocess.Popen(
+            [*self.program(), *self._arguments],
+            env=environment(self.data_dir, **self._variables),
+            cwd=self.root,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+        )
+        self._wait_until_listening()
+        return self
+
+    def program(self) -> list[str]:
+        """Return the command that serves."""
+        return [sys.executable, str(self.root / "manage.py"), *self.command]
+
+    def __exit__(self, *error: object) -> None:
+        if self._helper is not None:
+            self._helper.communicate()  # its standard input ends, and so does it
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(TIMEOUT * 2)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        self._log.close()
+        if error[:1] in ((), (None,)) and not self.may_fail:
+            assert "Traceback" not in self.log(), self.log()
+
+    def _wait_until_listening(self) -> None:
+        assert self.process.stdout is not None
+        deadline = time.monotonic() + START_TIMEOUT
+        while time.monotonic() < deadline and not self.port:
+            ready, _, _ = select.select([self.process.stdout], [], [], 0.1)
+            if ready:
+                part = os.read(self.process.stdout.fileno(), 65_536)
+                self.output += part.decode()
+                if not part:
+                    break
+            if found := re.search(r"^listening on http://.*:(\d+)$", self.output, re.MULTILINE):
+                self.port = int(found[1])
+        if not self.port:
+            self.process.kill()
+            raise AssertionError(f"the server did not start: {self.output}{self.log()}")
+
+    @property
+    def url(self) -> str:
+        """The WebSocket endpoint."""
+        return f"ws://127.0.0.1:{self.port}/ws/"
+
+    def log(self) -> str:
+        """Return what the server wrote to standard error."""
+        return Path(self._log.name).read_text()
+
+    def connect(
+        self, token: str | None = None, *, path: str = "/ws/", **options: Any
+    ) -> AbstractAsyncContextManager[Client]:
+        """Connect a client (:func:`realtime.testing.connect`)."""
+        return connect(f"ws://127.0.0.1:{self.port}{path}", token, **options)
+
+    def manage(self, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+        """Run another command with this server's data directory and settings."""
+        return manage(
+            *arguments, data_dir=self.data_dir, stdin=stdin, root=self.root, **self._variables
+        )
+
+    def token(self, *options: str, name: str | None = None) -> str:
+        """Create a token with ``manage.py create_token`` and return its secret."""
+        done = self.manage("create_token", name or f"token-{next(self._names)}", *options)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    def new_token(self, **fields: Any) -> str:
+        """Create a token with these fields of the model, quickly; return its secret."""
+        name = fields.pop("name", f"token-{next(self._names)}")
+        secret: str = self.administer(
+            "result = create_token(name, **fields)[1]", name=name, fields=fields
+        )
+        return secret
+
+    def publish(self, kind: str, *payloads: dict[str, Any]) -> list[Position]:
+        """Publish from another process; return the messages' positions."""
+        positions: list[Position] = self.administer(
+            "result = [position._asdict() for position in publish_many(kind, payloads)]",
+            kind=kind,
+            payloads=payloads,
+        )
+        return positions
+
+    def administer(self, statements: str, **values: Any) -> Any:
+        """Run Python in another process, an administrator's; return what is in ``result``.
+
+        *values* and the result are JSON. The process has Django, and the names that
+        :mod:`realtime.testing.administrator` gives it.
+        """
+        with self._asking:
+            helper = self._helper = self._helper or self._start_helper()
+            assert helper.stdin is not None and helper.stdout is not None
+            helper.stdin.write(json.dumps([statements, values]).encode() + b"\n")
+            helper.stdin.flush()
+            answer = json.loads(helper.stdout.readline())
+        assert "error" not in answer, answer["error"]
+        return answer["result"]
+
+    def _start_helper(self) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "realtime.testing.administrator"],
+            env=environment(self.data_dir, **self._variables),
+            cwd=self.root,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
