@@ -137,17 +137,17 @@ async def test_the_documents_integration_works() -> None:
 
 async def test_every_type_has_its_broadcast_and_any_thread_may_ask() -> None:
     async with serving() as server, page_of(server) as page:
-        for kind, key, broadcast in (
-            ("events", "event", server.broadcast_event),
-            ("metrics", "metrics", server.broadcast_metrics),
-            ("alerts", "alert", server.broadcast_alert),
-            ("predictions", "prediction", server.broadcast_prediction),
-            ("aggregations", "aggregation", server.broadcast_aggregation),
-            ("system_status", "status", server.broadcast_system_status),
+        for kind, broadcast in (
+            ("events", server.broadcast_event),
+            ("metrics", server.broadcast_metrics),
+            ("alerts", server.broadcast_alert),
+            ("predictions", server.broadcast_prediction),
+            ("aggregations", server.broadcast_aggregation),
+            ("system_status", server.broadcast_system_status),
         ):
             await page.subscribe(kind)
             await broadcast({"type": kind})
-            assert await page.assert_data(key) == {"type": kind}
+            assert await page.assert_data(kind) == {"type": kind}
         with ThreadPoolExecutor(8) as threads:  # threads may ask at once
             answers = list(threads.map(lambda _: server.get_stats(), range(40)))
         assert [answer["messages_published"]["events"] for answer in answers] == [1] * 40

@@ -99,6 +99,8 @@ class Check(NamedTuple):
         return self.name.split(".")[0]
 
 
+# In the order of the protocol's page.
+TABLES = ("envelope", "message", "type", "error", "close", "parameter", "event", "status")
 CHECKS: list[Check] = []
 # Rows that a client cannot bring about, and why.
 NOT_CHECKED: dict[str, str] = {}
@@ -110,6 +112,7 @@ def check(name: str, *, slow: bool = False) -> Callable[[Body], Body]:
     def add(body: Body) -> Body:
         about = (body.__doc__ or "").strip().rstrip(".")
         CHECKS.append(Check(name, about, body, slow))
+        CHECKS.sort(key=lambda check: TABLES.index(check.name.split()[0]))
         return body
 
     return add

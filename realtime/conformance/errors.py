@@ -43,7 +43,7 @@ async def refused(client: Client, message: Any, code: str, error: str) -> dict[s
     expect(f"{what}: code", data["code"], code)
     start, open_end, _ = error.partition("…")
     same = data["error"].startswith(start) if open_end else data["error"] == error
-    expect_that(f"{what}: error {error!r}", same, data["error"])
+    expect_that(f"error {error!r} in {what}", same, data["error"])
     return data
 
 

@@ -25,6 +25,7 @@ Result = TypeVar("Result")
 not_checked(
     "a client cannot make a server lose messages, restart, or withdraw its rights",
     "event data_lost",
+    "event restarting",
     "event unsubscribed",
     "event close",
     "status 503",
