@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -344,6 +345,32 @@ class TestWhereWebSocketsAreBlocked:
             assert (await page.until(state="open", transport="websocket"))["previous"]
             publish(server, 1)
             assert await page.numbers(1) == [1]
+
+
+async def test_the_program_of_the_documentation(server: Server, token: str, tmp_path: Path) -> None:
+    text = (ROOT / "docs/clients.md").read_text()
+    program = text.split("```javascript\n")[1].split("```")[0]
+    for written, here in (
+        ("./realtime/static", f"{ROOT}/realtime/static"),
+        ("wss://stream.example.com/ws/", server.url),
+    ):
+        assert written in program
+        program = program.replace(written, here)
+    (tmp_path / "program.mjs").write_text(program)
+    publish(server, 1)
+    process = await asyncio.create_subprocess_exec(
+        *node(),
+        str(tmp_path / "program.mjs"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"TOKEN": token},
+    )
+    assert process.stdout is not None and process.stderr is not None
+    async with asyncio.timeout(TIMEOUT):
+        assert await process.stderr.readline() == b"open \n"
+        assert b"{ n: 1 }" in await process.stdout.readline()
+    process.kill()
+    await process.communicate()
 
 
 def test_the_parts_by_themselves() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import time
 from textwrap import dedent
 
@@ -99,7 +100,7 @@ class TestFakeClock:
 
 
 def test_in_a_project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A project of its own folder, whose environment is configured for its developer."""
+    """The documentation's examples in a folder of their own, in a developer's environment."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("STREAMING_DATA_DIR", str(pytester.path / "precious"))
     monkeypatch.setenv("STREAMING_WEBSOCKET__REQUIRE_AUTH", "false")
@@ -115,15 +116,13 @@ def test_in_a_project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
         """),
     )
     pytester.makepyfile(manage=(ROOT / "manage.py").read_text())
+    text = (ROOT / "docs/testing.md").read_text()
+    examples = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    pytester.makepyfile(**{f"test_{number}": text for number, text in enumerate(examples)})
     pytester.makepyfile(
         """
         import asyncio
         from realtime import publish
-
-        async def test_departures(realtime_client):
-            await realtime_client.subscribe("events", {"event_type": "departure"})
-            await asyncio.to_thread(publish, "events", {"event_type": "departure"})
-            await realtime_client.assert_data("events", {"event_type": "departure"})
 
         async def test_that_fails(realtime_client):
             await realtime_client.subscribe("events")
@@ -137,7 +136,16 @@ def test_in_a_project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
         """
     )
     result = pytester.runpytest_subprocess("-p", "no:cacheprovider", "-p", "no:xdist")
-    result.assert_outcomes(passed=2, failed=1)
+    result.assert_outcomes(passed=4, failed=1)
     result.stdout.fnmatch_lines(["*received {'n': 1}*"])
     assert not (pytester.path / "precious").exists()
     assert os.environ["STREAMING_DATA_DIR"].endswith("precious")
+
+
+def test_every_fixture_and_assertion_is_documented() -> None:
+    text = (ROOT / "docs/testing.md").read_text()
+    fixtures = re.findall(
+        r"^(?:async )?def (\w+)", (ROOT / "realtime/testing/plugin.py").read_text(), re.M
+    )
+    for name in [*fixtures, *(name for name in vars(Client) if name.startswith("assert_"))]:
+        assert f"`{name}" in text or name.startswith("pytest_"), name

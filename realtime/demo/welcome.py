@@ -62,16 +62,21 @@ def _make_superuser() -> str:
 
 def welcome(access: DemoAccess, port: int) -> str:
     """Return what a newcomer reads: where everything is, and two lines to paste."""
-    lines = ["", "A week of New York flights (2013) is being replayed.", ""]
+    lines = [
+        "",
+        "A week of New York flights (2013) is being replayed.",
+        "",
+        f"  dashboard  http://localhost:{port}/#token={access.token}",
+    ]
     if access.password:
         lines.append(
-            f"  admin    http://localhost:{port}/admin/  user {NAME}, password {access.password}"
+            f"  admin      http://localhost:{port}/admin/  user {NAME}, password {access.password}"
         )
     lines += [
-        f"  token    {access.token}",
-        f"  socket   ws://localhost:{port}/ws/",
+        f"  token      {access.token}",
+        f"  socket     ws://localhost:{port}/ws/",
         "",
-        f"Paste into the console of a browser (F12) at http://localhost:{port}/ :",
+        f"Or paste into the console of a browser (F12) at http://localhost:{port}/ :",
         "",
         f"  ws = new WebSocket('ws://localhost:{port}/ws/'); "
         "ws.onmessage = m => console.log(m.data); ws.onopen = () => { "

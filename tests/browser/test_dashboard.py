@@ -130,6 +130,12 @@ async def test_a_token_that_is_wrong(site_server: Server, visitor: Visitor) -> N
     await expect(page.get_by_label("Token")).to_be_visible()
 
 
+async def test_a_token_in_the_address(site_server: Server, visitor: Visitor) -> None:
+    page = await visitor.open(site(site_server, f"/#token={site_server.new_token()}"))
+    await visitor.sees_state("live")
+    assert page.url == site(site_server)
+
+
 async def test_filters(site_server: Server, visitor: Visitor) -> None:
     publish(site_server, *range(5))
     await visitor.open_dashboard(site_server, site_server.new_token())

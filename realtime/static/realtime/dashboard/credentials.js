@@ -25,6 +25,14 @@ export function pastedToken() {
   return sessionStorage.getItem(KEY);
 }
 
+/** Keep a token that came in the address, as `#token=…`, which is not sent to the server. */
+export function takeTokenFromAddress() {
+  const token = new URLSearchParams(location.hash.slice(1)).get("token");
+  if (!token) return;
+  keepToken(token);
+  history.replaceState(null, "", location.pathname + location.search);
+}
+
 /** Keep a pasted token for as long as the tab is open; `null` forgets it. */
 export function keepToken(token) {
   if (token === null) sessionStorage.removeItem(KEY);

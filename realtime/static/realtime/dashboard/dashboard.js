@@ -3,7 +3,13 @@
 import { StreamingClient } from "../client.js";
 import { Bar } from "./bar.js";
 import { ChartPanel } from "./chart_panel.js";
-import { NotSignedIn, keepToken, pastedToken, tokenOfUser } from "./credentials.js";
+import {
+  NotSignedIn,
+  keepToken,
+  pastedToken,
+  takeTokenFromAddress,
+  tokenOfUser,
+} from "./credentials.js";
 import { EventPanel } from "./event_panel.js";
 import { parseFilters } from "./filters.js";
 import { AlertPanel, PredictionPanel, StatusPanel } from "./list_panels.js";
@@ -117,6 +123,7 @@ function signIn(why) {
 }
 
 async function start() {
+  takeTokenFromAddress();
   const token = pastedToken();
   if (token !== null) connect(token);
   else if (page.user) await connectAsUser();
