@@ -18,6 +18,9 @@ The map::
     event_stream the same over plain HTTP, as server-sent events
     authority    who may do what: the policy in force and what tokens grant
 
+For those who use it: ``client`` (Python), ``static/realtime`` (JavaScript, and the dashboard),
+``testing`` and ``conformance``.
+
 Core, without Django, asyncio or a clock: ``addresses``, ``protocol``, ``draining``, ``filters``,
 ``frames``, ``hub``, ``limits``, ``origins``, ``sequence``, ``stats``. Everything else is edge.
 
