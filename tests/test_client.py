@@ -7,8 +7,7 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from realtime.client import (
     StreamingClient,
     Subscription,
 )
-from tests.faults.proxy import Proxy
+from tests.faults.disconnects import LAST, disturb, publish, through_proxy
 from tests.support import ROOT, TIMEOUT, Server, environment, free_port, running, wait_until
 
 # So that tests need not wait.
@@ -40,16 +39,6 @@ async def take(subscription: Subscription, count: int) -> list[Message]:
 
 def numbers(messages: list[Message]) -> list[int]:
     return [message.payload["n"] for message in messages]
-
-
-def publish(server: Server, *values: int, kind: str = "events") -> None:
-    server.publish(kind, *({"n": n} for n in values))
-
-
-@asynccontextmanager
-async def through_proxy(server: Server) -> AsyncIterator[tuple[Proxy, str]]:
-    async with Proxy(server.port) as proxy:
-        yield proxy, f"ws://127.0.0.1:{proxy.port}/ws/"
 
 
 async def until(states: list[State], wanted: State) -> None:
@@ -91,29 +80,18 @@ async def test_fifty_disconnects_and_every_message_once(server: Server, token: s
         gaps: list[Gap] = []
         async with StreamingClient(url, token, backoff=BACKOFF) as client:
             events = await client.subscribe("events", on_gap=gaps.append)
-            rare = await client.subscribe("events", {"n": 1999}, on_gap=gaps.append)
-            equal = await client.subscribe("events", {"n": [1999]}, on_gap=gaps.append)
+            rare = await client.subscribe("events", {"n": LAST}, on_gap=gaps.append)
+            equal = await client.subscribe("events", {"n": [LAST]}, on_gap=gaps.append)
 
-            async def disturb() -> None:
-                for number in range(50):
-                    await asyncio.to_thread(publish, server, *range(number * 40, number * 40 + 40))
-                    if number % 2:
-                        proxy.reset()
-                    else:
-                        cutting = asyncio.create_task(proxy.cut())
-                        await asyncio.to_thread(publish, server, *[-1] * 3)
-                        await asyncio.wait({cutting}, timeout=0.3)
-                        cutting.cancel()
-
-            disturbing = asyncio.create_task(disturb())
+            disturbing = asyncio.create_task(disturb(server, proxy))
             received: list[int] = []
             async with asyncio.timeout(60):
-                while 1999 not in received:
+                while LAST not in received:
                     received.append((await anext(events)).payload["n"])
             await disturbing
-            assert [n for n in received if n != -1] == list(range(2000))
+            assert [n for n in received if n != -1] == list(range(LAST + 1))
             for subscription in (rare, equal):
-                assert numbers(await take(subscription, 1)) == [1999]
+                assert numbers(await take(subscription, 1)) == [LAST]
             assert gaps == []
 
 

@@ -9,13 +9,12 @@ import shutil
 import signal
 import subprocess
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.faults.proxy import Proxy
+from tests.faults.disconnects import LAST, disturb, publish, through_proxy
 from tests.javascript.blocker import Blocker
 from tests.javascript.node import HERE, Driven, needs_node, node
 from tests.support import ROOT, TIMEOUT, Server, free_port, running
@@ -25,23 +24,11 @@ pytestmark = needs_node
 TRANSPORTS = ["websocket", "sse"]
 
 
-def publish(server: Server, *values: int, kind: str = "events") -> None:
-    """Publish numbered messages."""
-    server.publish(kind, *({"n": n} for n in values))
-
-
 @pytest.fixture
 async def page() -> AsyncIterator[Driven]:
     """A program that uses the client."""
     async with Driven() as driven:
         yield driven
-
-
-@asynccontextmanager
-async def through_proxy(server: Server) -> AsyncIterator[tuple[Proxy, str]]:
-    """Yield a proxy in front of a server, and the URL that leads through it."""
-    async with Proxy(server.port) as proxy:
-        yield proxy, f"ws://127.0.0.1:{proxy.port}/ws/"
 
 
 both_transports = pytest.mark.parametrize("transport", TRANSPORTS)
@@ -89,32 +76,21 @@ async def test_fifty_disconnects_and_every_message_once(
     async with through_proxy(server) as (proxy, url):
         await page.open(url, token, transports=[transport])
         await page.subscribe("events")
-        await page.subscribe("events", {"n": 1999})
+        await page.subscribe("events", {"n": LAST})
         # An equal one shares what the server sends.
-        await page.subscribe("events", {"n": [1999]}, options={"id": "equal"})
+        await page.subscribe("events", {"n": [LAST]}, options={"id": "equal"})
 
-        async def disturb() -> None:
-            for number in range(50):
-                await asyncio.to_thread(publish, server, *range(number * 40, number * 40 + 40))
-                if number % 2:
-                    proxy.reset()
-                else:
-                    cutting = asyncio.create_task(proxy.cut())
-                    await asyncio.to_thread(publish, server, *[-1] * 3)
-                    await asyncio.wait({cutting}, timeout=0.3)
-                    cutting.cancel()
-
-        disturbing = asyncio.create_task(disturb())
+        disturbing = asyncio.create_task(disturb(server, proxy))
         received: dict[str, list[int]] = {"events-1": [], "events-2": [], "equal": []}
         async with asyncio.timeout(90):
-            while not (all(received.values()) and 1999 in received["events-1"]):
+            while not (all(received.values()) and LAST in received["events-1"]):
                 said = await page.line()
                 assert "gap" not in said and "failed" not in said, said
                 if "n" in said:
                     received[said["of"]].append(said["n"])
         await disturbing
-        assert [n for n in received["events-1"] if n != -1] == list(range(2000))
-        assert received["events-2"] == received["equal"] == [1999]
+        assert [n for n in received["events-1"] if n != -1] == list(range(LAST + 1))
+        assert received["events-2"] == received["equal"] == [LAST]
 
 
 @both_transports
