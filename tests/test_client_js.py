@@ -333,7 +333,7 @@ async def test_the_program_of_the_documentation(server: Server, token: str, tmp_
         assert written in program
         program = program.replace(written, here)
     (tmp_path / "program.mjs").write_text(program)
-    publish(server, 1)
+    publish(server, *range(10))
     process = await asyncio.create_subprocess_exec(
         *node(),
         str(tmp_path / "program.mjs"),
@@ -344,7 +344,7 @@ async def test_the_program_of_the_documentation(server: Server, token: str, tmp_
     assert process.stdout is not None and process.stderr is not None
     async with asyncio.timeout(TIMEOUT):
         assert await process.stderr.readline() == b"open \n"
-        assert b"{ n: 1 }" in await process.stdout.readline()
+        assert b"{ n: 0 }" in await process.stdout.readline()
     process.kill()
     await process.communicate()
 
