@@ -287,11 +287,12 @@ function watchForWaking(wake) {
   if (!document) return stopWatching;
   const shown = () => document.visibilityState === "visible" && wake();
   document.addEventListener("visibilitychange", shown);
-  for (const type of ["pageshow", "online"]) addEventListener(type, wake);
+  const page = document.defaultView;
+  for (const type of ["pageshow", "online"]) page.addEventListener(type, wake);
   return () => {
     stopWatching();
     document.removeEventListener("visibilitychange", shown);
-    for (const type of ["pageshow", "online"]) removeEventListener(type, wake);
+    for (const type of ["pageshow", "online"]) page.removeEventListener(type, wake);
   };
 }
 
