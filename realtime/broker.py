@@ -17,7 +17,7 @@ from typing import Any
 
 from channels.layers import get_channel_layer
 
-from realtime.feed import Batch, Deliver, Feed, Tell
+from realtime.feed import Batch, Count, Deliver, Feed, Tell
 from realtime.hub import Message
 from realtime.log import LogUnavailable, get_log, read_position, unpack
 from realtime.protocol import Position, encode_payload
@@ -44,9 +44,10 @@ class LayerUnavailable(Exception):
 class Broker:
     """The group memberships of one event loop, and a watch over what they have missed."""
 
-    def __init__(self, deliver: Deliver, tell: Tell) -> None:
+    def __init__(self, deliver: Deliver, tell: Tell, count: Count = lambda *_: None) -> None:
         self._deliver = deliver
         self._tell = tell
+        self._count = count
         self._receivers: dict[str, _Receiver] = {}
         self._watch: asyncio.Task[None] | None = None
         # Whether the log answered when it was last asked.
@@ -61,7 +62,7 @@ class Broker:
         if kind in self._receivers:
             return
         try:
-            feed = Feed(kind, get_log(), self._deliver, self._tell)
+            feed = Feed(kind, get_log(), self._deliver, self._tell, self._count)
         except LogUnavailable as error:
             raise LayerUnavailable(str(error)) from error
         receiver = self._receivers[kind] = _Receiver(feed)

@@ -39,6 +39,9 @@ logger = logging.getLogger(__name__)
 
 MAX_AUTH_FAILURES = 3
 
+# The code of a connection that ended without a close frame (RFC 6455, section 7.4.1).
+CUT = 1006
+
 
 class StreamConsumer(AsyncJsonWebsocketConsumer):
     """The consumer of one connection.
@@ -142,6 +145,7 @@ class StreamConsumer(AsyncJsonWebsocketConsumer):
 
     async def websocket_disconnect(self, message: dict[str, Any]) -> None:
         """End the task of a client that is gone."""
+        self.node.stats.count_close(message.get("code", CUT))
         if isinstance(self.session.outlet, AsgiOutlet):
             self.session.outlet.abandon()
         raise StopConsumer

@@ -75,6 +75,7 @@ async def event_stream(scope: dict[str, Any], receive: Any, send: Any) -> None:
         await _until_gone(_serve(stream, send, cors, origin), receive)
     finally:
         stream.session.forget()
+        stream.count_end()
 
 
 async def _serve(stream: _Stream, send: Any, cors: Headers, origin: str | None) -> None:
@@ -113,6 +114,7 @@ class _Stream:
         self._outlet = EventOutlet(lambda: self._node.policy.config.max_buffered_bytes)
         self.session = Session(self._node, (scope.get("client") or ("",))[0])
         self.session.attach(self._outlet)
+        self._began = False
 
     async def open(self, origin: str | None) -> None:
         """Count the client in, authenticate it and subscribe. Raises :class:`Refusal`."""
@@ -210,6 +212,7 @@ class _Stream:
 
     async def run(self, send: Any, cors: Headers) -> None:
         """Send what comes until the session or its subscription ends."""
+        self._began = True
         await _start(send, 200, [*_STREAM_HEADERS, *cors])
         first = b"retry: %d\n" % random.randint(*RETRY)  # noqa: S311 - spreads load
         while (chunk := await self._outlet.read(self._silence())) is not None:
@@ -218,6 +221,12 @@ class _Stream:
             if self._outlet.closed is None and not self.session.subscriptions:
                 break  # no longer allowed, as the client was told
         await _send_body(send, b"")
+
+    def count_end(self) -> None:
+        """Count how the stream ended, if it began; a client that leaves gives no code (1005)."""
+        if self._began:
+            code, _ = self._outlet.closed or (1005, None)
+            self._node.stats.count_close(int(code))
 
     def _silence(self) -> float:
         """Return the seconds after which something is said even if nothing has come."""

@@ -48,12 +48,16 @@ class Range(NamedTuple):
 Deliver = Callable[[str, list[Message]], Awaitable[None]]
 HandOn = Callable[[list[Message]], Awaitable[None]]
 Tell = Callable[[str, Lost], None]
+# Counts messages of a type that a group should have brought and the log did.
+Count = Callable[[str, int], None]
 
 
 class Feed:
     """What of a type has been delivered here, and what comes next."""
 
-    def __init__(self, kind: str, log: Log, deliver: Deliver, tell: Tell) -> None:
+    def __init__(
+        self, kind: str, log: Log, deliver: Deliver, tell: Tell, count: Count = lambda *_: None
+    ) -> None:
         self.kind = kind
         # Up to here everything has been delivered to all who were active.
         self.position = Position("", 0)
@@ -62,6 +66,7 @@ class Feed:
         self._log = log
         self._deliver = deliver
         self._tell = tell
+        self._count = count
         self._sequence = Sequence(self.position)
         self._recent = Recent()
 
@@ -125,6 +130,8 @@ class Feed:
                 lost = Lost(self.next, found.first - 1, "trimmed")
                 self._skip(lost, Position(found.epoch, found.first))
             self._sequence.take(Position(found.epoch, found.first), found.messages)
+            if found.messages and hand_on == self._hand_on:
+                self._count(self.kind, len(found.messages))
             await hand_on(found.messages)
         return self.next > found.head
 

@@ -26,12 +26,14 @@ from realtime.draining import Drain
 from realtime.embedded import EmbeddedServer, EmbeddedServerError
 from realtime.failures import Failures
 from realtime.feed import Lost
+from realtime.figures import Figures, exchange, whole
 from realtime.filters import Filter
 from realtime.frames import text_frame
 from realtime.hub import Hub, Message, Subscription
 from realtime.leases import ASSERT_INTERVAL, Leases
 from realtime.live import answer
 from realtime.log import LogUnavailable
+from realtime.observer import Observer
 from realtime.outlet import ConnectionOutlet
 from realtime.policy import POLL_INTERVAL, Policy
 from realtime.processes import BEAT_INTERVAL, Process
@@ -69,13 +71,16 @@ class Node:
         self.authority = Authority(self.database, self.roster)
         self.failures = Failures()
         self.process = Process(self._answer)
+        self._observer = Observer(self.process.name, self.stats)
+        # What all processes reported last, this one among them.
+        self.cluster: list[Figures] = []
         self.leases = Leases(self.process.name, self.spawn)
         self.draining = False
         # When whom to tell, once draining.
         self._drain: Drain | None = None
         # The look at database and channel layer that is under way, or the last one.
         self._looking: asyncio.Task[list[str]] | None = None
-        self._broker = Broker(self._deliver, self._tell_all)
+        self._broker = Broker(self._deliver, self._tell_all, self._count_repaired)
         # Subscriptions that are not live yet.
         self._replays: dict[Subscription, tuple[Replay, asyncio.Task[None] | None]] = {}
         # Type -> the joining or leaving of its group that is under way, or the last.
@@ -108,6 +113,7 @@ class Node:
         await self.authority.follow()
         self.spawn(self._beat())
         self.spawn(self.process.listen())
+        self.spawn(self._observer.watch_loop())
         self.spawn(self._every(BEAT_INTERVAL, self._beat))
         self.spawn(self._every(ASSERT_INTERVAL, self._assert_leases))
         self.spawn(self._every(POLL_INTERVAL, self.authority.follow))
@@ -173,7 +179,8 @@ class Node:
                 "waiting": len(self.roster.waiting),
                 "holders": len(self.roster.by_holder),
                 "fan_out_groups": self.hub.count_groups(),
-            }
+            },
+            "cluster": whole(self.cluster),
         }
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
@@ -204,10 +211,28 @@ class Node:
     async def _beat(self) -> None:
         """Let other processes know that this one runs, and what its connections hold."""
         with contextlib.suppress(redis.RedisError, OSError):  # readiness tells, and the broker
-            if await self.process.beat():
+            asked = time.monotonic()
+            was_gone = await self.process.beat()
+            self.stats.round_trip = time.monotonic() - asked
+            await self._report()
+            if was_gone:
                 await self.leases.write_all()
             else:
                 await self.leases.write()
+
+    async def look_at_cluster(self) -> list[Figures]:
+        """Return what the processes reported last; this one's at least."""
+        if not self.cluster:
+            with contextlib.suppress(redis.RedisError, OSError):
+                await self._report()
+        return self.cluster
+
+    async def _report(self) -> None:
+        """Report this process's figures and read those of the others, as far as they are there."""
+        outlets = [client.outlet for client in self.roster.clients if client.outlet is not None]
+        mine = await self._observer.observe(outlets, self.draining)
+        self.cluster = [mine]
+        self.cluster = await exchange(mine)
 
     async def _assert_leases(self) -> None:
         with contextlib.suppress(redis.RedisError, OSError):
@@ -269,6 +294,7 @@ class Node:
             replay = Replay(subscription, outlet, self._broker.feed(kind), self)
             self._replays[subscription] = replay, None
             await replay.plan(request)
+            self.stats.replays += bool(replay.replayed)
         except BaseException as error:
             self.unsubscribe(subscription)
             if isinstance(error, LogUnavailable):
@@ -328,9 +354,11 @@ class Node:
         written = 0
         for part in _parts(messages):
             for subscriptions, frames, count in self.hub.deliveries(kind, part):
+                self.stats.fan_out.observe(len(subscriptions), count)
+                late = max(0.0, time.time() - part[0].timestamp)
                 for start in range(0, len(subscriptions), WRITES_BETWEEN_LOOKS):
                     few = subscriptions[start : start + WRITES_BETWEEN_LOOKS]
-                    self._write(few, frames, count)
+                    self._write(kind, few, frames, count, late)
                     written += len(few)
                     if written >= WRITES_BETWEEN_LOOKS and time.monotonic() > turn_ends:
                         await asyncio.sleep(0)
@@ -339,9 +367,13 @@ class Node:
             if part[-1] is not messages[-1]:
                 await asyncio.sleep(0)  # so that sockets take in what was written
 
+    def _count_repaired(self, kind: str, count: int) -> None:
+        self.stats.repaired[kind] += count
+
     def _tell_all(self, kind: str, lost: Lost) -> None:
         """Tell every live subscription of a type what it will not receive."""
         logger.warning("%s: offsets from %d are lost (%s)", kind, lost.first, lost.reason)
+        self.stats.lost[kind] += 1 if lost.last is None else lost.last - lost.first + 1
         for subscription in self.hub.subscriptions(kind):
             if subscription.active:
                 self.tell(subscription, lost)
@@ -354,11 +386,24 @@ class Node:
         subscription.outlet.write(text_frame(text))
         self.stats.messages_sent += 1
 
-    def _write(self, subscriptions: Iterable[Subscription], frames: bytes, count: int) -> None:
+    def _write(
+        self,
+        kind: str,
+        subscriptions: Iterable[Subscription],
+        frames: bytes,
+        count: int,
+        late: float,
+    ) -> None:
+        written = 0
         for subscription in subscriptions:
             if subscription.active:
                 subscription.outlet.write(frames)
-                self.stats.messages_sent += count
+                written += 1
+        stats = self.stats
+        stats.messages_sent += count * written
+        stats.delivered[kind] += count * written
+        stats.delivered_bytes[kind] += len(frames) * written
+        stats.latency.observe(late, count * written)
 
 
 def _parts(messages: list[Message]) -> Iterator[list[Message]]:

@@ -31,9 +31,11 @@ def describe(server_url: str = "/") -> Schema:
         "paths": {
             "/": {"get": _DASHBOARD},
             "/api/openapi.json": {"get": _DESCRIPTION},
+            "/api/stats": {"get": _STATS},
             "/api/stream/{type}": {"get": _STREAM},
             "/api/token": {"post": _TOKEN},
             "/healthz": {"get": _HEALTH},
+            "/metrics": {"get": _METRICS},
             "/readyz": {"get": _READINESS},
         },
         "components": {
@@ -206,6 +208,42 @@ _READINESS: Schema = {
                 causes={"type": "array", "items": {"enum": [DRAINING, DATABASE, LAYER]}},
             ),
         ),
+    },
+}
+
+_OPERATORS: Schema = {
+    "401": _error("Neither a token nor a login."),
+    "403": _error("The token or user may not see the statistics."),
+    "503": _error("The database does not answer."),
+}
+
+_STATS: Schema = {
+    "operationId": "stats",
+    "summary": "The figures of this process and of all",
+    "security": [{"bearer": []}, {"session": []}],
+    "responses": {
+        "200": _json(
+            "The figures.",
+            _object(
+                ("process", "cluster"),
+                process=_object(("active_clients", "total_subscriptions", "messages_sent")),
+                cluster=_object(
+                    ("processes", "hosts", "connections", "subscriptions", "by_process"),
+                    by_process={"type": "array", "items": _object(("process", "host", "pid"))},
+                ),
+            ),
+        ),
+        **_OPERATORS,
+    },
+}
+
+_METRICS: Schema = {
+    "operationId": "metrics",
+    "summary": "The figures of this host's processes, for Prometheus",
+    "security": [{"bearer": []}, {"session": []}],
+    "responses": {
+        "200": {"description": "Prometheus' text format.", "content": {"text/plain": {}}},
+        **_OPERATORS,
     },
 }
 

@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol
 from realtime.auth import Grant
 from realtime.config import WebSocketConfig
 from realtime.live import Connection
+from realtime.outlet import ConnectionOutlet
 from realtime.protocol import CloseCode, CloseReason
 
 
@@ -19,6 +20,7 @@ class Client(Protocol):
 
     client_id: str
     grant: Grant | None
+    outlet: ConnectionOutlet | None
     # What limits count the client's address as; see :mod:`realtime.addresses`.
     address_key: str
 

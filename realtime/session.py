@@ -158,7 +158,7 @@ class Session:
         if self.ended:
             self.node.leases.release(self.client_id)
         elif grant is None:
-            await self._count_failure(secret)
+            await self.count_failure(secret)
         return grant
 
     async def _find_grant(self, secret: str | None) -> Grant | None:
@@ -175,7 +175,8 @@ class Session:
             leases.release(self.client_id)
         return grant
 
-    async def _count_failure(self, secret: str | None) -> None:
+    async def count_failure(self, secret: str | None) -> None:
+        """Count and audit a wrong credential; return late, the later the more there were."""
         self.node.stats.auth_failures += 1
         self.audit(Event.AUTH_FAILED, token=public_prefix(secret or ""))
         free = self.node.policy.config.auth_failures_per_minute

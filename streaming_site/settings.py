@@ -153,7 +153,7 @@ WHITENOISE_AUTOREFRESH = DEBUG
 # With DJANGO_TLS=true a proxy in front ends TLS; it must set X-Forwarded-Proto itself.
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if TLS else None
 SECURE_SSL_REDIRECT = TLS
-SECURE_REDIRECT_EXEMPT = [r"^(healthz|readyz)$"]
+SECURE_REDIRECT_EXEMPT = [r"^(healthz|readyz|metrics)$"]
 SECURE_HSTS_SECONDS = 31_536_000 if TLS else 0
 SECURE_HSTS_INCLUDE_SUBDOMAINS = TLS
 SECURE_HSTS_PRELOAD = TLS
@@ -166,15 +166,25 @@ AUDIT_LOG = os.environ.get("STREAMING_AUDIT_LOG") or str(DATA_DIR / "audit.log")
 if AUDIT_LOG != "-" and not os.access(Path(AUDIT_LOG).parent, os.W_OK):
     sys.exit(f"error: STREAMING_AUDIT_LOG={AUDIT_LOG!r}: its directory cannot be written to")
 
+LOG_FORMAT = os.environ.get("STREAMING_LOG_FORMAT") or "line"
+if LOG_FORMAT not in ("line", "json"):
+    sys.exit(f"error: STREAMING_LOG_FORMAT={LOG_FORMAT!r}: must be line or json")
+
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
     "formatters": {
         "line": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"},
+        "json": {
+            "()": "pythonjsonlogger.json.JsonFormatter",
+            "format": "{asctime}{levelname}{name}{process}{message}",
+            "style": "{",
+            "rename_fields": {"asctime": "time", "levelname": "level", "name": "logger"},
+        },
         "message": {"format": "{message}", "style": "{"},
     },
     "handlers": {
-        "stderr": {"class": "logging.StreamHandler", "formatter": "line"},
+        "stderr": {"class": "logging.StreamHandler", "formatter": LOG_FORMAT},
         "audit": {"class": "logging.StreamHandler", "formatter": "message"}
         if AUDIT_LOG == "-"
         else {

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from realtime.auth import Grant
 from realtime.config import WebSocketConfig
 from realtime.live import Connection
+from realtime.outlet import ConnectionOutlet
 from realtime.protocol import CloseCode, CloseReason
 from realtime.roster import Room, Roster
 
@@ -24,6 +25,7 @@ class Page:
         self.client_id = ""
         self.grant: Grant | None = None
         self.address_key = address_key
+        self.outlet: ConnectionOutlet | None = None
         self.ended: tuple[CloseCode, CloseReason] | None = None
 
     def apply_grant(self, grant: Grant) -> None:

@@ -36,6 +36,7 @@ class Command(BaseCommand):
             "--expires", type=parse_duration, help="lifetime: a number and s, m, h or d"
         )
         parser.add_argument("--publish", action="store_true", help="may publish over HTTP")
+        parser.add_argument("--stats", action="store_true", help="may see the statistics")
         parser.add_argument("--max-connections", type=int, help="connections at the same time")
         parser.add_argument("--rate-limit", type=int, help="messages a minute")
 
@@ -44,6 +45,7 @@ class Command(BaseCommand):
         migrate_embedded()
         fields: dict[str, Any] = {
             "can_publish": options["publish"],
+            "can_view_stats": options["stats"],
             "max_connections": options["max_connections"],
             "rate_limit_per_minute": options["rate_limit"],
         }
