@@ -19,11 +19,12 @@ import psutil
 import redis
 from django.conf import settings
 
+from realtime import keeper
 from realtime.authority import Authority
 from realtime.broker import Broker, LayerUnavailable
 from realtime.database import Database
 from realtime.draining import Drain
-from realtime.embedded import EmbeddedServer, EmbeddedServerError
+from realtime.embedded import EmbeddedServer
 from realtime.failures import Failures
 from realtime.feed import Lost
 from realtime.figures import Figures, exchange, whole
@@ -56,8 +57,6 @@ BYTES_AT_ONCE = 128 * 1024
 # How often the last use of tokens is written.
 USE_INTERVAL = 60.0
 CLOSE_TIMEOUT = 2.0
-# How often what the embedded server has written is brought to the disk.
-SYNC_INTERVAL = 1.0
 
 
 class Node:
@@ -107,9 +106,9 @@ class Node:
         self._loop = asyncio.get_running_loop()
         self.stats.is_running = True
         if self._embedded is not None:
-            self._watch_embedded(self._embedded)
-            self.spawn(self._every(POLL_INTERVAL, self._check_embedded))
-            self.spawn(self._every(SYNC_INTERVAL, self._sync_embedded))
+            keeper.start(self._embedded)
+            self.spawn(keeper.keep_running(self._embedded))
+            self.spawn(keeper.keep_synced(self._embedded))
         await self.authority.follow()
         self.spawn(self._beat())
         self.spawn(self.process.listen())
@@ -198,16 +197,6 @@ class Node:
             except Exception:
                 logger.exception("%s", work.__name__)
 
-    async def _check_embedded(self) -> None:
-        assert self._embedded is not None
-        if not self._embedded.is_running():
-            logger.warning("the embedded server is gone: starting it again")
-            self._watch_embedded(self._embedded)
-
-    async def _sync_embedded(self) -> None:
-        assert self._embedded is not None
-        await asyncio.to_thread(self._embedded.sync)
-
     async def _beat(self) -> None:
         """Let other processes know that this one runs, and what its connections hold."""
         with contextlib.suppress(redis.RedisError, OSError):  # readiness tells, and the broker
@@ -242,14 +231,6 @@ class Node:
         clients = self.roster.by_holder.items()
         holders = {holder: len(connections) for holder, connections in clients}
         return await answer(question, self.roster.clients, holders)
-
-    @staticmethod
-    def _watch_embedded(server: EmbeddedServer) -> None:
-        try:
-            # On this thread on purpose: the server ends with the thread that started it.
-            server.ensure_running()
-        except EmbeddedServerError as error:
-            logger.error("%s", error)
 
     # Connections
 

@@ -137,6 +137,7 @@ class StreamFactory(WebSocketFactory):
         node = get_node()
         started, allowed = time.monotonic(), node.policy.config.drain_timeout
         await _stop_listening()
+        self.server_class.http_factory.retire()
         await node.drain()
         deadline = started + allowed * CLIENTS_SHARE
         await asyncio.sleep(DRAIN_LOOK_INTERVAL)  # what is being sent to and fro arrives
@@ -262,11 +263,20 @@ class StreamChannel(http.HTTPChannel):
         self.factory.expect_no_longer(self)
         super().allContentReceived()
 
+    def checkPersistence(self, request: Any, version: bytes) -> bool:
+        """Tell whether another request may follow; none does when the server is about to end."""
+        follows: bool = super().checkPersistence(request, version)
+        return follows and not self.factory.retiring
+
     def requestDone(self, request: Any) -> None:
         """Wait for another request, unless this was the last or the next has come already."""
         if self.persistent:
             self.factory.expect(self)
         super().requestDone(request)
+
+    def is_idle(self) -> bool:
+        """Tell whether requests have been answered and none has begun since."""
+        return self._beginning is None and not self.requests and not self._dataBuffer
 
     def connectionLost(self, reason: Any) -> None:
         """Wait no longer."""
@@ -283,6 +293,17 @@ class StreamHTTPFactory(HTTPFactory):
         # Connections -> when the request they are to send must have come; the next is first.
         self._awaited: dict[StreamChannel, float] = {}
         self._watch = task.LoopingCall(self._cut_late)
+        self.retiring = False
+
+    def retire(self) -> None:
+        """Let go of connections on which no request is under way; the others end with theirs.
+
+        A proxy keeps them to use again, and would go on to ask a server that is about to end.
+        """
+        self.retiring = True
+        for channel in list(self._awaited):
+            if channel.is_idle():
+                channel.loseConnection()
 
     def startFactory(self) -> None:
         """Begin to look for late requests."""
@@ -340,7 +361,10 @@ class StreamServer(Server):
         install()
         self._on_listening = on_listening
         self.failure = ""
-        super().__init__(application, [*map(_with_backlog, endpoints)], **options)
+        listens_to = [*map(_with_backlog, endpoints)]
+        # Daphne exits without any; a worker is given its connections.
+        super().__init__(application, listens_to or ["none"], **options)
+        self.endpoints = listens_to
 
     def listen_success(self, port: Any) -> None:
         """Say where the server listens, once it does."""

@@ -20,7 +20,9 @@ from realtime.config import get_streaming_config
 from realtime.database import migrate_embedded
 from realtime.demo.welcome import DemoAccess, demo_access, welcome
 from realtime.embedded import EmbeddedServer, EmbeddedServerError
+from realtime.keeper import keep_running, keep_synced
 from realtime.redis import uses_embedded
+from realtime.supervisor import StartError, Supervisor
 
 DEMO_STOP_TIMEOUT = 3.0
 
@@ -38,31 +40,48 @@ class Command(BaseCommand):
         parser.add_argument(
             "--port", type=int, default=config.port, help="port to listen on; 0 takes a free one"
         )
-        parser.add_argument("--workers", type=int, default=1, help="server processes (only 1 yet)")
+        parser.add_argument(
+            "--workers", type=int, default=1, help="server processes; SIGHUP replaces them in turn"
+        )
         parser.add_argument("--demo", action="store_true", help="replay a week of flights")
         parser.add_argument(
             "--demo-speed", type=float, default=None, help="seconds replayed in one second"
         )
         parser.add_argument("--control-fd", type=int, help="socket of a WebSocketServer handle")
+        parser.add_argument("--connections-fd", type=int, help="socket of a supervisor")
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Serve until SIGTERM or Ctrl-C."""
-        if options["workers"] != 1:
-            raise CommandError("--workers: only 1 is supported yet")
+        if options["workers"] < 1:
+            raise CommandError("--workers: must be 1 or more")
         _raise_file_limit()
+        self._options = options
+        self._demo: subprocess.Popen[bytes] | None = None
+        self._demo_access: DemoAccess | None = None
+        if options["connections_fd"] is not None:
+            self._serve(None)
+            return
         migrate_embedded()
-        embedded = EmbeddedServer(settings.DATA_DIR)
-        if uses_embedded():
-            try:
-                embedded.ensure_running()
-            except EmbeddedServerError as error:
-                raise CommandError(str(error)) from None
+        embedded = EmbeddedServer(settings.DATA_DIR) if uses_embedded() else None
         try:
-            self._serve(embedded, options)
+            if embedded is not None:
+                embedded.ensure_running()
+            if options["demo"]:
+                # Now, since the event loop's thread may not wait for the database.
+                self._demo_access = demo_access(settings.DATA_DIR)
+            if options["workers"] == 1:
+                self._serve(embedded)
+            else:
+                asyncio.run(self._supervise(embedded))
+        except (EmbeddedServerError, StartError) as error:
+            raise CommandError(str(error)) from None
         finally:
-            embedded.stop()
+            self._stop_demo()
+            if embedded is not None:
+                embedded.stop()
 
-    def _serve(self, embedded: EmbeddedServer, options: dict[str, Any]) -> None:
+    def _serve(self, embedded: EmbeddedServer | None) -> None:
+        """Serve in this process: what it listens to itself, or gets from a supervisor."""
         # Only now: importing Daphne installs a reactor, which no other command wants.
         from daphne.endpoints import build_endpoint_description_strings
         from twisted.internet import reactor
@@ -70,46 +89,70 @@ class Command(BaseCommand):
         from realtime.node import prepare_node
         from realtime.server import StreamServer
         from realtime.websocket_server import Control
+        from realtime.worker import Worker
         from streaming_site.asgi import application
 
-        self._demo: subprocess.Popen[bytes] | None = None
-        # Now, since the event loop's thread may not wait for the database.
-        self._demo_access = demo_access(settings.DATA_DIR) if options["demo"] else None
-        self._options = options
+        options = self._options
+        descriptor = options["connections_fd"]
         self._reactor: Any = reactor
         server = StreamServer(
             application,
-            build_endpoint_description_strings(host=options["host"], port=options["port"]),
+            []
+            if descriptor is not None
+            else build_endpoint_description_strings(host=options["host"], port=options["port"]),
             signal_handlers=False,
             websocket_timeout=-1,
             on_listening=self._on_listening,
             verbosity=2,  # errors inside Twisted reach the log
         )
         config = get_streaming_config().websocket
-        descriptor = options["control_fd"]
-        self._control = None if descriptor is None else Control(descriptor, server.stop)
-        self._node = prepare_node(reactor._asyncioEventloop, embedded if uses_embedded() else None)
+        control = options["control_fd"]
+        self._control = None if control is None else Control(control, server.stop)
+        self._node = prepare_node(reactor._asyncioEventloop, embedded)
+        if descriptor is not None:
+            worker = Worker(descriptor, server, server.stop)
+            self._reactor.callLater(0, self._start_worker, worker)
         _settle_collector()
         _stop_on_signals(server, reactor, embedded, max(1.0, config.drain_timeout))
-        try:
-            server.run()
-        finally:
-            self._stop_demo()
+        server.run()
         if server.failure:
             raise CommandError(f"cannot listen on port {options['port']}: {server.failure}")
 
-    def _on_listening(self, host: str, port: int) -> None:
-        url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-        # The loop does not run yet: what is said and done then finds a server that answers.
-        self._reactor.callLater(0, self._after_start, url, port)
+    def _start_worker(self, worker: Any) -> None:
+        async def start() -> None:
+            await self._node.start()
+            worker.start()
 
-    def _after_start(self, url: str, port: int) -> None:
-        self.stdout.write(f"listening on {url}")
-        self.stdout.flush()
+        self._starting = asyncio.ensure_future(start())
+
+    async def _supervise(self, embedded: EmbeddedServer | None) -> None:
+        """Have other processes serve."""
+        options = self._options
+        command = [sys.executable, str(settings.BASE_DIR / "manage.py"), "serve"]
+        drain_timeout = max(1.0, get_streaming_config().websocket.drain_timeout)
+        supervisor = Supervisor(command, options["workers"], drain_timeout)
+        keepers = [] if embedded is None else [keep_running(embedded), keep_synced(embedded)]
+        tasks = [asyncio.create_task(keeper) for keeper in keepers]
+        try:
+            await supervisor.run(options["host"], options["port"], self._say_where)
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    def _on_listening(self, host: str, port: int) -> None:
+        # The loop does not run yet: what is said and done then finds a server that answers.
+        self._reactor.callLater(0, self._after_start, host, port)
+
+    def _after_start(self, host: str, port: int) -> None:
         # Now, not with the first client: changes are followed and Valkey is kept running from here.
         self._starting = asyncio.ensure_future(self._node.start())
+        self._say_where(host, port)
         if self._control is not None:
-            self._control.listening(url)
+            self._control.listening(_url(host, port))
+
+    def _say_where(self, host: str, port: int) -> None:
+        self.stdout.write(f"listening on {_url(host, port)}")
+        self.stdout.flush()
         if self._demo_access is not None:
             self._start_demo(self._demo_access, port)
 
@@ -134,6 +177,10 @@ class Command(BaseCommand):
             self._demo.wait()
 
 
+def _url(host: str, port: int) -> str:
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
 def _raise_file_limit() -> None:
     """Allow as many open sockets as the system lets this user have."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -152,11 +199,14 @@ def _settle_collector() -> None:
     gc.set_threshold(20_000, 50, 100)
 
 
-def _stop_on_signals(server: Any, reactor: Any, embedded: EmbeddedServer, longest: float) -> None:
+def _stop_on_signals(
+    server: Any, reactor: Any, embedded: EmbeddedServer | None, longest: float
+) -> None:
     """Drain on the first SIGTERM or SIGINT; end on the second, or after *longest* seconds."""
 
     def end() -> None:
-        embedded.stop()
+        if embedded is not None:
+            embedded.stop()
         os._exit(0)
 
     # Should the drain hang, the process still ends.
