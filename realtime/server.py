@@ -34,6 +34,8 @@ logger = logging.getLogger(__name__)
 KEEPALIVE_INTERVAL = 0.25
 BACKLOG = 4096
 DRAIN_LOOK_INTERVAL = 0.02
+# Seconds in which a worker answers the requests that came before its drain as if there were none.
+LAST_ANSWERS = 0.25
 # Of the time for a drain, when clients must have closed, and when this process's own end is due.
 CLIENTS_SHARE = 0.8
 OWN_SHARE = 0.95
@@ -137,7 +139,8 @@ class StreamFactory(WebSocketFactory):
         node = get_node()
         started, allowed = time.monotonic(), node.policy.config.drain_timeout
         await _stop_listening()
-        self.server_class.http_factory.retire()
+        if getattr(self.server_class, "is_worker", False):
+            await self._leave_requests_to_others(started + LAST_ANSWERS)
         await node.drain()
         deadline = started + allowed * CLIENTS_SHARE
         await asyncio.sleep(DRAIN_LOOK_INTERVAL)  # what is being sent to and fro arrives
@@ -151,6 +154,16 @@ class StreamFactory(WebSocketFactory):
         with contextlib.suppress(TimeoutError):  # database or channel layer do not answer
             async with asyncio.timeout(ends - time.monotonic()):
                 await node.close()
+
+    async def _leave_requests_to_others(self, until: float) -> None:
+        """Answer what has come, and take no more requests: the others of the host are ready.
+
+        A process that listens itself goes on to answer on connections that are kept: that it
+        drains, for one.
+        """
+        self.server_class.http_factory.retire()
+        while _requests(self.server_class) and time.monotonic() < until:  # noqa: ASYNC110 - short
+            await asyncio.sleep(DRAIN_LOOK_INTERVAL)
 
     def _is_busy(self) -> bool:
         """Tell whether a connection is open or an HTTP request under way."""
@@ -270,6 +283,8 @@ class StreamChannel(http.HTTPChannel):
 
     def requestDone(self, request: Any) -> None:
         """Wait for another request, unless this was the last or the next has come already."""
+        if self.factory.retiring:
+            self.persistent = False
         if self.persistent:
             self.factory.expect(self)
         super().requestDone(request)
@@ -365,6 +380,7 @@ class StreamServer(Server):
         # Daphne exits without any; a worker is given its connections.
         super().__init__(application, listens_to or ["none"], **options)
         self.endpoints = listens_to
+        self.is_worker = not listens_to
 
     def listen_success(self, port: Any) -> None:
         """Say where the server listens, once it does."""
