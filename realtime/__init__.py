@@ -17,6 +17,9 @@ The map::
     consumers    a WebSocket's conversation: auth, subscribe, unsubscribe, ping
     event_stream the same over plain HTTP, as server-sent events
     authority    who may do what: the policy in force and what tokens grant
+    servers      which Redis or Valkey has what; redis: connections to them
+    figures      what each process reports of itself, and the whole
+    supervisor   serve --workers: one listening socket, and worker processes behind it
 
 For those who use it: ``client`` (Python), ``static/realtime`` (JavaScript, and the dashboard),
 ``testing`` and ``conformance``.

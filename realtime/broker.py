@@ -21,7 +21,7 @@ from realtime.feed import Batch, Count, Deliver, Feed, Tell
 from realtime.hub import Message
 from realtime.log import LogUnavailable, get_log, read_position, unpack
 from realtime.protocol import Position, encode_payload
-from realtime.redis import group_name
+from realtime.servers import group_name, new_channel
 from realtime.tasks import end
 
 logger = logging.getLogger(__name__)
@@ -50,8 +50,8 @@ class Broker:
         self._count = count
         self._receivers: dict[str, _Receiver] = {}
         self._watch: asyncio.Task[None] | None = None
-        # Whether the log answered when it was last asked.
-        self.log_answers = True
+        # Types whose log did not answer when it was last asked.
+        self._silent: set[str] = set()
 
     async def join(self, kind: str) -> None:
         """Become a member of a type's group; return when messages sent from now on arrive.
@@ -106,11 +106,8 @@ class Broker:
             await asyncio.sleep(HEAD_INTERVAL)
             try:
                 await self._look_at_heads()
-                self.log_answers = True
             except LogUnavailable as error:
-                if self.log_answers:
-                    logger.warning("the log does not answer: %s", error)
-                self.log_answers = False
+                logger.warning("messages are late: %s", error)
             except Exception:
                 logger.exception("looking at the log")
 
@@ -118,8 +115,14 @@ class Broker:
         feeds = [receiver.feed for receiver in self._receivers.values() if receiver.joined.is_set()]
         since = {feed: feed.next for feed in feeds}
         heads = await get_log().heads(feed.kind for feed in feeds)
+        silent = {feed.kind for feed in feeds} - heads.keys()
+        if silent != self._silent:
+            logger.warning("logs that do not answer: %s", ", ".join(sorted(silent)) or "none")
+            self._silent = silent
         missing = {
-            feed: feed.next for feed in feeds if feed.is_missing(heads[feed.kind], since[feed])
+            feed: feed.next
+            for feed in feeds
+            if feed.kind in heads and feed.is_missing(heads[feed.kind], since[feed])
         }
         if missing:  # or under way: what moves on will find its gaps by itself
             await asyncio.sleep(GRACE)
@@ -142,7 +145,7 @@ class _Receiver:
 
     async def start(self) -> None:
         await self.feed.start()
-        self._channel = await self._layer.new_channel()
+        self._channel = await new_channel(self._layer, self.feed.kind)
         await self._layer.group_add(self._group, self._channel)
         self._task = asyncio.create_task(self._receive(), name=f"broker {self.feed.kind}")
         # The layer returns before the server has confirmed the membership, so what another

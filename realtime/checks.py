@@ -13,7 +13,7 @@ from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from realtime.config import WEBSOCKET_PREFIX, WebSocketConfig, get_streaming_config
 from realtime.log import LogUnavailable, get_log
 from realtime.protocol import SUBSCRIPTION_TYPES
-from realtime.redis import layer_servers
+from realtime.servers import layer_servers
 
 # A message in the log, as a rule of thumb.
 MESSAGE_BYTES = 1024

@@ -13,7 +13,8 @@ import redis
 from channels.layers import get_channel_layer
 
 from realtime.limits import WINDOW, FailureCounts, failure_delay
-from realtime.redis import async_client, has_servers, layer_config, layer_servers
+from realtime.redis import async_client, registry
+from realtime.servers import Server, has_servers, layer_config
 
 logger = logging.getLogger(__name__)
 
@@ -39,15 +40,16 @@ class Failures:
         if not has_servers(get_channel_layer()):
             return 0
         try:
-            async with asyncio.timeout(COUNT_TIMEOUT):
-                return await _count(address)
+            with registry.asking() as server:
+                async with asyncio.timeout(COUNT_TIMEOUT):
+                    return await _count(server, address)
         except (redis.RedisError, OSError) as error:  # a TimeoutError is an OSError
             logger.warning("counting a failed authentication: %s", error or "no answer in time")
             return 0
 
 
-async def _count(address: str) -> int:
-    client = await async_client(layer_servers()[0])
+async def _count(server: Server, address: str) -> int:
+    client = await async_client(server)
     key = f"{layer_config().get('prefix', 'asgi')}:failures:{address}"
     pipeline = client.pipeline(transaction=True)
     pipeline.set(key, 0, ex=int(WINDOW), nx=True)

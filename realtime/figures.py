@@ -14,8 +14,9 @@ from typing import Any
 import msgspec
 from channels.layers import get_channel_layer
 
-from realtime.processes import FORGET_AFTER, GONE_AFTER, key, processes_key
-from realtime.redis import async_client, has_servers, layer_servers, sync_client
+from realtime.processes import FORGET_AFTER, GONE_AFTER, each_server, key, processes_key
+from realtime.redis import async_client, registry, sync_client
+from realtime.servers import Server, has_servers
 
 # Keys: the processes, their figures. Arguments: who writes and what, if anyone does; seconds until
 # a process counts as gone and until it is forgotten. Returns the figures of those that run.
@@ -92,19 +93,30 @@ async def exchange(mine: Figures) -> list[Figures]:
     """Report a process's figures; return those of all. Raises ``redis.RedisError``, ``OSError``."""
     if not has_servers(get_channel_layer()):
         return [mine]
-    client = await async_client(layer_servers()[0])
-    return _decode(await client.eval(_EXCHANGE, *_arguments(mine)))
+    with registry.asking() as server:
+        client = await async_client(server)
+        return _decode(await client.eval(_EXCHANGE, *_arguments(mine)))
 
 
 def read_all() -> list[Figures]:
     """Return what the running processes reported; blocks.
 
     Raises:
-        redis.RedisError, OSError: the channel layer does not answer.
+        realtime.processes.Unanswered: the channel layer does not answer.
     """
     if not has_servers(get_channel_layer()):
         return []
-    reply: Any = sync_client(layer_servers()[0]).eval(_EXCHANGE, *_arguments(None))
+    latest: dict[str, Figures] = {}
+    for found in each_server(_read):
+        for one in found:
+            known = latest.get(one.process)
+            if known is None or known.at < one.at:
+                latest[one.process] = one
+    return sorted(latest.values(), key=lambda one: one.process)
+
+
+def _read(server: Server) -> list[Figures]:
+    reply: Any = sync_client(server).eval(_EXCHANGE, *_arguments(None))
     return _decode(reply)
 
 

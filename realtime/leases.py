@@ -19,7 +19,8 @@ from channels.layers import get_channel_layer
 
 from realtime.auth import Grant
 from realtime.processes import GONE_AFTER, key, processes_key
-from realtime.redis import async_client, has_servers, layer_servers
+from realtime.redis import async_client, registry
+from realtime.servers import Server, has_servers
 
 logger = logging.getLogger(__name__)
 
@@ -78,8 +79,11 @@ class Leases:
         if grant.max_connections is None or not has_servers(get_channel_layer()):
             return True
         try:
-            async with asyncio.timeout(TIMEOUT):
-                has_room = await self._ask(connection, grant.holder, grant.max_connections)
+            with registry.asking() as server:
+                async with asyncio.timeout(TIMEOUT):
+                    has_room = await self._ask(
+                        server, connection, grant.holder, grant.max_connections
+                    )
         except (redis.RedisError, OSError) as error:  # a TimeoutError is an OSError
             logger.warning("counting the connections of %s: %s", grant.holder, error or "no answer")
             self.hold(connection, grant)
@@ -89,8 +93,8 @@ class Leases:
             self._changes.pop((grant.holder, connection), None)
         return has_room
 
-    async def _ask(self, connection: str, holder: str, limit: int) -> bool:
-        client = await async_client(layer_servers()[0])
+    async def _ask(self, server: Server, connection: str, holder: str, limit: int) -> bool:
+        client = await async_client(server)
         keys = (_set_key(holder), processes_key())
         arguments = (connection, self._process, limit, GONE_AFTER, TTL)
         return bool(await client.eval(_ACQUIRE, 2, *keys, *arguments))
@@ -136,16 +140,16 @@ class Leases:
         if not self._changes or not has_servers(get_channel_layer()):
             return
         changes = dict(self._changes)
-        client = await async_client(layer_servers()[0])
-        pipeline = client.pipeline(transaction=False)
-        for (holder, connection), is_held in changes.items():
-            member = f"{connection} {self._process}"
-            if is_held:
-                pipeline.sadd(_set_key(holder), member)
-                pipeline.expire(_set_key(holder), TTL)
-            else:
-                pipeline.srem(_set_key(holder), member)
-        await pipeline.execute()
+        with registry.asking() as server:
+            pipeline = (await async_client(server)).pipeline(transaction=False)
+            for (holder, connection), is_held in changes.items():
+                member = f"{connection} {self._process}"
+                if is_held:
+                    pipeline.sadd(_set_key(holder), member)
+                    pipeline.expire(_set_key(holder), TTL)
+                else:
+                    pipeline.srem(_set_key(holder), member)
+            await pipeline.execute()
         for change, is_held in changes.items():
             if self._changes.get(change) is is_held:
                 del self._changes[change]

@@ -40,9 +40,10 @@ from realtime.policy import POLL_INTERVAL, Policy
 from realtime.processes import BEAT_INTERVAL, Process
 from realtime.protocol import CloseReason, ErrorCode, Position, ProtocolError, encode_error
 from realtime.readiness import DRAINING, look_around
-from realtime.redis import close_async_clients, uses_embedded
+from realtime.redis import close_async_clients
 from realtime.replay import Replay, Request
 from realtime.roster import Client, Room, Roster
+from realtime.servers import uses_embedded
 from realtime.stats import Stats
 from realtime.tasks import end
 

@@ -16,13 +16,14 @@ import secrets
 import socket
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from weakref import WeakSet
 
 import redis
 from channels.layers import get_channel_layer
 
-from realtime.redis import async_client, has_servers, layer_config, layer_servers, sync_client
+from realtime.redis import async_client, registry, sync_client
+from realtime.servers import Server, has_servers, layer_config, layer_servers
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +58,7 @@ return redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. redis.call('TIME')[1] - ARGV[
 """
 
 Answer = Callable[[bytes], Awaitable[bytes]]
+T = TypeVar("T")
 
 
 class Unanswered(Exception):
@@ -98,9 +100,11 @@ class Process:
         """Say that this process runs; tell whether the others may have taken it for gone."""
         if not has_servers(get_channel_layer()):
             return False
-        client = await async_client(layer_servers()[0])
+        await registry.look_for_servers()
         arguments = (self.name, FORGET_AFTER, GONE_AFTER)
-        was_gone = await client.eval(_BEAT, 1, processes_key(), *arguments)
+        with registry.asking() as server:
+            client = await async_client(server)
+            was_gone = await client.eval(_BEAT, 1, processes_key(), *arguments)
         first, self._is_known = not self._is_known, True
         return bool(was_gone) and not first
 
@@ -118,7 +122,7 @@ class Process:
                 logger.exception("answering a question")
 
     async def _take(self) -> None:
-        client = await async_client(layer_servers()[0])
+        client = await async_client(registry.server())
         taken: Any = await client.blpop([_questions_key(self.name)], timeout=READ_TIMEOUT)
         if taken is None:
             return
@@ -136,7 +140,7 @@ class Process:
             return
         with contextlib.suppress(redis.RedisError, OSError):
             async with asyncio.timeout(RETRY_INTERVAL):
-                client = await async_client(layer_servers()[0])
+                client = await async_client(registry.server())
                 await client.zrem(processes_key(), self.name)
 
     def ask_here(self, question: bytes) -> bytes:
@@ -163,10 +167,29 @@ def ask_all(question: bytes) -> Answers:
     """
     if not has_servers(get_channel_layer()):
         return _ask_here(question)
-    try:
-        return _ask_there(question)
-    except (redis.RedisError, OSError) as error:
-        raise Unanswered(str(error) or type(error).__name__) from error
+    found = Answers({}, [])
+    for answers in each_server(lambda server: _ask_there(server, question)):
+        found.given.update(answers.given)
+        found.missing.extend(answers.missing)
+    return Answers(found.given, sorted(set(found.missing) - found.given.keys()))
+
+
+def each_server(question: Callable[[Server], T]) -> list[T]:
+    """Return the answers of the servers where processes may have met: where one is away, another.
+
+    Raises:
+        Unanswered: none of them answers.
+    """
+    answers: list[T] = []
+    failure: Exception | None = None
+    for server in layer_servers():
+        try:
+            answers.append(question(server))
+        except (redis.RedisError, OSError) as error:
+            failure = error
+    if not answers:
+        raise Unanswered(str(failure) or type(failure).__name__) from failure
+    return answers
 
 
 def _ask_here(question: bytes) -> Answers:
@@ -179,8 +202,8 @@ def _ask_here(question: bytes) -> Answers:
     return answers
 
 
-def _ask_there(question: bytes) -> Answers:
-    client = sync_client(layer_servers()[0])
+def _ask_there(server: Server, question: bytes) -> Answers:
+    client = sync_client(server)
     names: Any = client.eval(_RUNNING, 1, processes_key(), GONE_AFTER)
     answer_key = key(f"answers:{secrets.token_hex(8)}")
     deadline = time.monotonic() + ANSWER_TIMEOUT

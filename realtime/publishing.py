@@ -29,7 +29,7 @@ from realtime.log import (
     position_text,
 )
 from realtime.protocol import SUBSCRIPTION_TYPES, Position, encode_payload
-from realtime.redis import group_name
+from realtime.servers import group_name
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
 
 import redis
 from channels.layers import get_channel_layer
@@ -15,7 +16,8 @@ from channels_redis.pubsub import RedisPubSubChannelLayer
 
 from realtime.database import Database, Unavailable
 from realtime.policy import current_revision
-from realtime.redis import Server, async_client, layer_servers
+from realtime.redis import async_client
+from realtime.servers import Server, layer_servers
 
 logger = logging.getLogger(__name__)
 
@@ -53,9 +55,27 @@ async def _ask_layer() -> None:
     if layer is None:
         raise ConnectionError("none is configured")
     if isinstance(layer, RedisPubSubChannelLayer):
-        await asyncio.gather(*(_ping(server) for server in layer_servers()))
+        # Of several, one that answers is enough: the types of the others are away everywhere, and
+        # to send clients elsewhere would take from them the types that are there.
+        await _first([_ping(server) for server in layer_servers()])
     else:
         await layer.group_send(_GROUP, {"type": "readiness"})
+
+
+async def _first(questions: list[Coroutine[Any, Any, None]]) -> None:
+    """Return when one is answered; raise what the last one raised if none is."""
+    asked = [asyncio.create_task(question) for question in questions]
+    try:
+        for number, answer in enumerate(asyncio.as_completed(asked), 1):
+            try:
+                return await answer
+            except (redis.RedisError, OSError):
+                if number == len(asked):
+                    raise
+    finally:
+        for task in asked:
+            task.cancel()
+        await asyncio.gather(*asked, return_exceptions=True)
 
 
 async def _ping(server: Server) -> None:

@@ -1,89 +1,30 @@
-"""Where Redis or Valkey is, and connections to it: for the channel layer and for publishers.
+"""Connections to Redis or Valkey: for the log, for publishers, and for what processes share.
 
-Knows URLs, time limits and retries, nothing of messages. Without ``REDIS_URL`` the server is the
-embedded one of the data directory (:mod:`realtime.embedded`).
+Knows connections, their limits and which server is away; nothing of messages. The servers are those
+of the channel layer (:mod:`realtime.servers`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
-from collections.abc import AsyncGenerator
+import contextlib
+from collections.abc import AsyncGenerator, Iterator
 from functools import lru_cache
-from pathlib import Path
-from typing import Any, NamedTuple
-from urllib.parse import urlsplit
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import redis
 import redis.asyncio
-from channels_redis.core import RedisChannelLayer
-from channels_redis.pubsub import RedisPubSubChannelLayer
-from channels_redis.utils import _consistent_hash, decode_hosts
-from django.conf import settings
+import redis.asyncio.sentinel
+import redis.sentinel
 from redis.asyncio.retry import Retry as AsyncRetry
-from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from realtime.embedded import socket_path
+from realtime.servers import ANSWER_TIMEOUT, Server, layer_servers, time_limits
 
-GROUP_PREFIX = "realtime."
-# Seconds. A server that does not answer in this time counts as away.
-CONNECT_TIMEOUT = 2.0
-ANSWER_TIMEOUT = 3.0
-HEALTH_CHECK_INTERVAL = 15
 MAX_CONNECTIONS = 8
-# Options of the layer's connections that ours have values of their own for.
-_OURS = {
-    "retry",
-    "socket_connect_timeout",
-    "socket_timeout",
-    "health_check_interval",
-    "max_connections",
-    "timeout",
-}
-
-
-class Server(NamedTuple):
-    """One of the channel layer's servers, and what else a connection to it takes: TLS, password."""
-
-    url: str
-    options: tuple[tuple[str, Any], ...] = ()
-
-    def __repr__(self) -> str:
-        """Leave out what may be a password."""
-        parts = urlsplit(self.url)
-        return f"Server({parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path})"
-
-
-def urls(data_dir: Path) -> list[str]:
-    """Return the servers' URLs: those of ``REDIS_URL``, else the embedded server's."""
-    given = [url.strip() for url in os.environ.get("REDIS_URL", "").split(",") if url.strip()]
-    return given or [f"unix://{socket_path(data_dir)}"]
-
-
-def uses_embedded() -> bool:
-    """Tell whether the embedded server is the channel layer's."""
-    return not os.environ.get("REDIS_URL", "").strip()
-
-
-def layer_hosts(data_dir: Path) -> list[dict[str, Any]]:
-    """Return the ``hosts`` of the channel layer's configuration.
-
-    No retry: a publisher hears of an outage quickly, and the layer's reader reconnects by itself.
-    redis-py's retries are nested, one while a connection is made for another, so that with
-    something that accepts connections and closes them even one retry never ends.
-    """
-    return [
-        {
-            "address": url,
-            "retry": AsyncRetry(NoBackoff(), 0),
-            "socket_connect_timeout": CONNECT_TIMEOUT,
-            "socket_timeout": ANSWER_TIMEOUT,
-            "health_check_interval": HEALTH_CHECK_INTERVAL,
-        }
-        for url in urls(data_dir)
-    ]
+# Seconds in which a server that was away answers if it is back.
+PATIENCE = 0.5
 
 
 @lru_cache(maxsize=8)
@@ -91,18 +32,24 @@ def sync_client(server: Server) -> redis.Redis:
     """Return this process's client for a server, safe to use from any thread.
 
     Its pool opens a connection for each thread that publishes at the same moment, up to
-    :data:`MAX_CONNECTIONS`; further ones wait for a free connection.
+    :data:`MAX_CONNECTIONS`; further ones wait for a free connection. With Sentinels there is no
+    such bound: redis-py has no pool that waits.
     """
-    pool = redis.BlockingConnectionPool.from_url(
-        server.url,
-        max_connections=MAX_CONNECTIONS,
-        timeout=ANSWER_TIMEOUT,
-        retry=Retry(NoBackoff(), 0),
-        socket_connect_timeout=CONNECT_TIMEOUT,
-        socket_timeout=ANSWER_TIMEOUT,
-        **dict(server.options),
+    return redis.Redis(connection_pool=_pool(server, Retry, redis))
+
+
+def _pool(server: Server, retry: Any, library: Any) -> Any:
+    """Return a pool of connections; *library* is ``redis`` or ``redis.asyncio``."""
+    options = dict(server.options) | time_limits(retry)
+    if server.sentinels is None:
+        return library.BlockingConnectionPool.from_url(
+            server.url, max_connections=MAX_CONNECTIONS, timeout=ANSWER_TIMEOUT, **options
+        )
+    service, addresses, of_sentinels = server.sentinels
+    sentinel = library.sentinel.Sentinel(
+        addresses, sentinel_kwargs=dict(of_sentinels) | time_limits(retry)
     )
-    return redis.Redis(connection_pool=pool)
+    return library.sentinel.SentinelConnectionPool(service, sentinel, **options)
 
 
 # Event loop -> server -> client and the generator that owns it: a connection belongs to the loop
@@ -127,15 +74,7 @@ async def _own_client(server: Server) -> AsyncGenerator[redis.asyncio.Redis]:
     Otherwise each ``async_to_sync(apublish)``, which has a loop of its own, would leave a
     connection behind.
     """
-    pool = redis.asyncio.BlockingConnectionPool.from_url(
-        server.url,
-        max_connections=MAX_CONNECTIONS,
-        timeout=ANSWER_TIMEOUT,
-        retry=AsyncRetry(NoBackoff(), 0),
-        socket_connect_timeout=CONNECT_TIMEOUT,
-        socket_timeout=ANSWER_TIMEOUT,
-        **dict(server.options),
-    )
+    pool = _pool(server, AsyncRetry, redis.asyncio)
     client = redis.asyncio.Redis(connection_pool=pool)
     try:
         yield client
@@ -150,39 +89,44 @@ async def close_async_clients() -> None:
         await owner.aclose()
 
 
-def layer_config() -> dict[str, Any]:
-    """Return the ``CONFIG`` of the configured channel layer; empty if it has none."""
-    layers: dict[str, Any] = settings.CHANNEL_LAYERS
-    config: dict[str, Any] = layers.get("default", {}).get("CONFIG", {})
-    return config
+# What processes share
 
 
-def has_servers(layer: Any) -> bool:
-    """Tell whether a channel layer is one of channels_redis, or says which servers it uses."""
-    known = (RedisPubSubChannelLayer, RedisChannelLayer)
-    return isinstance(layer, known) or bool(layer_config().get("hosts"))
+class Registry:
+    """The server where processes find each other: the first that answers.
+
+    A type's log and group have a server of their own and can be nowhere else. What processes know
+    of each other is written anew every two seconds, so it may move when a server goes away.
+    """
+
+    def __init__(self) -> None:
+        # Servers that did not answer when they were last asked.
+        self._away: set[Server] = set()
+
+    def server(self) -> Server:
+        """Return the server to ask; the first of all if none is known to answer."""
+        servers = layer_servers()
+        return next((one for one in servers if one not in self._away), servers[0])
+
+    @contextlib.contextmanager
+    def asking(self) -> Iterator[Server]:
+        """Give the server to ask; one that does not answer is avoided until it does."""
+        server = self.server()
+        try:
+            yield server
+        except (redis.ConnectionError, redis.TimeoutError, OSError):
+            self._away.add(server)
+            raise
+
+    async def look_for_servers(self) -> None:
+        """Find out which servers are back."""
+        await asyncio.gather(*map(self._look_for, self._away))
+
+    async def _look_for(self, server: Server) -> None:
+        with contextlib.suppress(redis.RedisError, OSError):
+            async with asyncio.timeout(PATIENCE):
+                await (await async_client(server)).ping()
+                self._away.discard(server)
 
 
-def layer_servers() -> list[Server]:
-    """Return the channel layer's servers, as channels_redis reads its ``hosts``."""
-    return [_server(host) for host in decode_hosts(layer_config().get("hosts"))]
-
-
-def _server(host: dict[str, Any]) -> Server:
-    """Read a URL or host and port, with whatever else connecting takes."""
-    options = {name: value for name, value in host.items() if name not in _OURS}
-    name, port = options.pop("host", "localhost"), options.pop("port", 6379)
-    url = options.pop("address", f"redis://{name}:{port}")
-    return Server(url, tuple(sorted(options.items())))
-
-
-def group_name(kind: str) -> str:
-    """Return the channel-layer group of a subscription type."""
-    return GROUP_PREFIX + kind
-
-
-def group_address(kind: str) -> tuple[Server, str]:
-    """Return the server and the Redis channel on which the layer carries a type's group."""
-    channel = f"{layer_config().get('prefix', 'asgi')}__group__{group_name(kind)}"
-    servers = layer_servers()
-    return servers[_consistent_hash(channel, len(servers))], channel
+registry = Registry()

@@ -16,7 +16,7 @@ import dj_database_url
 
 from realtime.config import ConfigurationError, get_streaming_config, jwt_is_configured
 from realtime.embedded import data_directory, read_or_create_secret
-from realtime.redis import layer_hosts
+from realtime.servers import layer_hosts
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 DATA_DIR = data_directory(BASE_DIR)
@@ -49,6 +49,7 @@ try:
         from realtime.jwt import configured_verifier
 
         configured_verifier()
+    LAYER_HOSTS = layer_hosts(DATA_DIR)
     DEBUG = _flag("DJANGO_DEBUG")
     TLS = _flag("DJANGO_TLS")
 except ConfigurationError as error:
@@ -119,7 +120,7 @@ if DATABASES["default"]["ENGINE"].endswith("sqlite3"):
 CHANNEL_LAYERS = {
     "default": {
         "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
-        "CONFIG": {"hosts": layer_hosts(DATA_DIR), "prefix": "realtime"},
+        "CONFIG": {"hosts": LAYER_HOSTS, "prefix": "realtime"},
     }
 }
 

@@ -13,7 +13,8 @@ from channels_redis.pubsub import RedisPubSubChannelLayer
 from django.test import override_settings
 
 from realtime.embedded import EmbeddedServer
-from realtime.redis import close_async_clients, layer_hosts
+from realtime.redis import close_async_clients
+from realtime.servers import layer_hosts
 from tests.support import TIMEOUT
 
 PUBSUB = "channels_redis.pubsub.RedisPubSubChannelLayer"

@@ -17,8 +17,9 @@ from realtime.hub import Message
 from realtime.log import READ_ENTRIES, Append, Log, LogUnavailable, RedisLog, pack
 from realtime.log import Batch as Packed
 from realtime.protocol import Position
-from realtime.redis import async_client, group_address
+from realtime.redis import async_client
 from realtime.sequence import RECENT_MESSAGES
+from realtime.servers import group_address
 from tests.delivery import KIND, FickleLog
 from tests.layers import Configure, close_layer, until
 

@@ -31,7 +31,8 @@ from realtime.publishing import (
     MAX_BATCH_MESSAGES,
     check_payload,
 )
-from realtime.redis import MAX_CONNECTIONS, layer_hosts
+from realtime.redis import MAX_CONNECTIONS
+from realtime.servers import layer_hosts
 from tests.layers import close_layer, layer_of
 from tests.support import TIMEOUT, Server, client
 

@@ -22,7 +22,7 @@ from realtime import WebSocketServer, get_stats, get_streaming_config, get_webso
 from realtime import websocket_server as module
 from realtime.config import WebSocketConfig, read_config
 from realtime.node import Node, get_node
-from realtime.redis import layer_hosts
+from realtime.servers import layer_hosts
 from realtime.websocket_server import environment_of
 from tests.support import ROOT, TIMEOUT, Client, environment, wait_until
 

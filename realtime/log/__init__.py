@@ -29,7 +29,7 @@ from realtime.log.contract import (
 )
 from realtime.log.memory import MemoryLog
 from realtime.log.redis import RedisLog
-from realtime.redis import has_servers
+from realtime.servers import has_servers
 
 __all__ = [
     "NO_POSITION",

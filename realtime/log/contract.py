@@ -82,7 +82,7 @@ class Log(Protocol):
         """Return what is retained after an offset, or as much as one read gives."""
 
     async def heads(self, kinds: Iterable[str]) -> dict[str, Position]:
-        """Return the newest position of each type; epoch "" if there is no log."""
+        """Return the newest position of each type whose log answers; epoch "" if there is none."""
 
     async def renew(self, kind: str, seen: Position) -> None:
         """Begin a new epoch if the log has lost the message at *seen*, which was there."""

@@ -150,7 +150,8 @@ class TestWhatTheGroupDoesNotBring:
 
 
 FLUSH = """
-from realtime.redis import group_address, sync_client
+from realtime.redis import sync_client
+from realtime.servers import group_address
 sync_client(group_address("events")[0]).flushall()
 """
 

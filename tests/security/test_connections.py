@@ -134,7 +134,8 @@ class TestLimitOfAToken:
         token = server.new_token(max_connections=2)
         async with client(server, token), client(other, token):
             server.administer(
-                "from realtime.redis import layer_servers, sync_client\n"
+                "from realtime.redis import sync_client\n"
+                "from realtime.servers import layer_servers\n"
                 "r = sync_client(layer_servers()[0])\n"
                 "r.delete(*r.scan_iter('*:connections:*'), *r.scan_iter('*:processes'))"
             )

@@ -21,7 +21,7 @@ from realtime.database import migrate_embedded
 from realtime.demo.welcome import DemoAccess, demo_access, welcome
 from realtime.embedded import EmbeddedServer, EmbeddedServerError
 from realtime.keeper import keep_running, keep_synced
-from realtime.redis import uses_embedded
+from realtime.servers import uses_embedded
 from realtime.supervisor import StartError, Supervisor
 
 DEMO_STOP_TIMEOUT = 3.0

@@ -9,7 +9,6 @@ from argparse import ArgumentParser
 from collections.abc import Sequence
 from typing import Any
 
-import redis
 from channels.layers import get_channel_layer
 from django.core.management.base import BaseCommand, CommandError
 from rich.box import SIMPLE_HEAD
@@ -18,9 +17,9 @@ from rich.live import Live
 from rich.table import Table
 
 from realtime.figures import Figures, read_all, whole
-from realtime.processes import BEAT_INTERVAL
+from realtime.processes import BEAT_INTERVAL, Unanswered
 from realtime.protocol import SUBSCRIPTION_TYPES
-from realtime.redis import has_servers
+from realtime.servers import has_servers
 
 WIDTH = 120
 COLUMNS = [
@@ -61,7 +60,7 @@ class Command(BaseCommand):
     def _read(self) -> list[Figures]:
         try:
             return read_all()
-        except (redis.RedisError, OSError) as error:
+        except Unanswered as error:
             raise CommandError(f"the channel layer does not answer: {error}") from None
 
     def _print(self, again: bool) -> None:

@@ -1,0 +1,93 @@
+"""Valkey and Redis servers of a test's own: on ports, with TLS, passwords, replicas, Sentinels."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Self
+
+import redis
+
+from realtime.embedded import find_binary
+from tests.support import TIMEOUT, free_port, wait_until
+
+
+class RedisServer:
+    """A server process on a port of 127.0.0.1, with its data in *directory*; may be started again.
+
+    *options* are those of its configuration, without the dashes; *binary* is by default the
+    embedded one's.
+    """
+
+    def __init__(self, directory: Path, binary: str = "", **options: str) -> None:
+        self._directory = directory
+        self._binary = binary or find_binary()
+        self.port = free_port()
+        self._options = {"port": str(self.port), "bind": "127.0.0.1", "save": ""} | {
+            name.replace("_", "-"): value for name, value in options.items()
+        }
+        self.url = f"redis://127.0.0.1:{self.port}"
+
+    def __enter__(self) -> Self:
+        self._directory.mkdir(parents=True, exist_ok=True)
+        self.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.kill()
+
+    def start(self) -> None:
+        """Start it, and return when its port takes connections and its data is there."""
+        command = [self._binary, *self._first_arguments()]
+        for name, value in self._options.items():
+            command += [f"--{name}", *(value.split() or [""])]
+        log = (self._directory / "log").open("ab")
+        self.process = subprocess.Popen(command, cwd=self._directory, stdout=log, stderr=log)
+        log.close()
+        wait_until(self._answers)
+
+    def _first_arguments(self) -> list[str]:
+        return []
+
+    def _answers(self) -> bool:
+        assert self.process.poll() is None, (self._directory / "log").read_text()
+        try:
+            return bool(self.client().ping())
+        except (redis.AuthenticationError, redis.ConnectionError) as error:
+            # It answers, if only that it wants a password or a certificate.
+            return isinstance(error, redis.AuthenticationError) or "SSL" in str(error)
+        except redis.RedisError:
+            return False
+
+    def client(self) -> redis.Redis:
+        """Return a client of it."""
+        return redis.Redis.from_url(self.url, socket_timeout=TIMEOUT, socket_connect_timeout=1)
+
+    def kill(self) -> None:
+        """End it at once."""
+        self.process.kill()
+        self.process.wait()
+
+
+class SentinelServer(RedisServer):
+    """A Sentinel that watches a service alone and is quick to replace its server."""
+
+    def __init__(self, directory: Path, service: str, watched: RedisServer) -> None:
+        super().__init__(directory)
+        del self._options["save"]
+        self._config = directory / "sentinel.conf"
+        directory.mkdir(parents=True)
+        self._config.write_text(
+            f"sentinel monitor {service} 127.0.0.1 {watched.port} 1\n"
+            f"sentinel down-after-milliseconds {service} 500\n"
+            f"sentinel failover-timeout {service} 2000\n"
+        )
+
+    def _first_arguments(self) -> list[str]:
+        return [str(self._config), "--sentinel"]
+
+
+def installed_redis() -> str:
+    """Return the path of a ``redis-server``, which unlike the embedded one speaks TLS; or ""."""
+    return shutil.which("redis-server") or ""
