@@ -21,6 +21,7 @@ from typing import Any, ParamSpec, TypeVar
 from django.conf import settings
 from django.core.management import CommandError, call_command
 from django.db import Error, InterfaceError, OperationalError, connections
+from django.db.migrations.executor import MigrationExecutor
 
 logger = logging.getLogger(__name__)
 
@@ -102,8 +103,8 @@ def _retire(executor: ThreadPoolExecutor) -> None:
 def _call(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Call *function* with this thread's connection, and once more with a new one if it broke.
 
-    The connection stays open between calls, so it may have died since the one before. A failure
-    that took its time is no such death.
+    SQLite's stays open between calls, and one of a pool waits there, so it may have died since the
+    call before. A failure that took its time is no such death.
     """
     began = time.monotonic()
     try:
@@ -113,6 +114,15 @@ def _call(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         if time.monotonic() - began > RETRY_WITHIN:
             raise
         return function(*args, **kwargs)
+    finally:
+        _give_back()
+
+
+def _give_back() -> None:
+    """Give this thread's connection back, if it is of a pool; others stay open."""
+    for connection in connections.all(initialized_only=True):
+        if getattr(connection, "pool", None):
+            connection.close()
 
 
 def _close_connections(together: threading.Barrier) -> None:
@@ -122,14 +132,33 @@ def _close_connections(together: threading.Barrier) -> None:
         together.wait(CLOSE_TIMEOUT)
 
 
-def migrate_embedded() -> None:
-    """Bring the embedded database up to date; one that ``DATABASE_URL`` names is left alone.
+def prepare_database(*, must_answer: bool = True) -> None:
+    """Migrate the embedded database; check that one that ``DATABASE_URL`` names has its tables.
 
     Raises:
-        django.core.management.CommandError: it cannot be used.
+        django.core.management.CommandError: it cannot be used, or it does not answer although it
+            *must_answer*.
     """
-    if os.environ.get("DATABASE_URL"):
+    if not os.environ.get("DATABASE_URL"):
+        _migrate_embedded()
         return
+    # Without a pool: that would try again and again, and not say why it has no connection.
+    connection = connections["default"].copy()
+    connection.settings_dict["OPTIONS"].pop("pool", None)
+    try:
+        executor = MigrationExecutor(connection)
+        if executor.migration_plan(executor.loader.graph.leaf_nodes()):
+            raise CommandError("the database lacks tables: run manage.py migrate")
+    except Error as error:
+        text = f"the database does not answer: {str(error).partition(chr(10))[0]}"
+        if must_answer:
+            raise CommandError(text) from None
+        logger.warning("%s", text)
+    finally:
+        connection.close()
+
+
+def _migrate_embedded() -> None:
     with (settings.DATA_DIR / "migrate.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # two commands at the same first time
         try:

@@ -11,6 +11,7 @@ import os
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import dj_database_url
 
@@ -109,9 +110,25 @@ DATABASES = {
         default=f"sqlite:///{DATA_DIR / 'db.sqlite3'}", conn_max_age=0, conn_health_checks=True
     )
 }
-if DATABASES["default"]["ENGINE"].endswith("sqlite3"):
+_engine = DATABASES["default"]["ENGINE"]
+_options: dict[str, Any] = DATABASES["default"].setdefault("OPTIONS", {})
+if _engine.endswith("postgresql"):
+    # A few connections for all threads of a process. Seconds: a process without one must find out
+    # before realtime.database gives up, and the pool must not wait long once the server is back.
+    _options.setdefault(
+        "pool", {"min_size": 1, "max_size": 10, "timeout": 4, "reconnect_timeout": 5}
+    )
+    # A server that has gone without a word is noticed (libpq's connection parameters).
+    for _name, _value in (
+        ("connect_timeout", 3),
+        ("tcp_user_timeout", 5000),
+        ("keepalives_idle", 15),
+        ("keepalives_interval", 5),
+    ):
+        _options.setdefault(_name, _value)
+elif _engine.endswith("sqlite3"):
     # Readers do not wait for a writer, and a second writer waits for the first instead of failing.
-    DATABASES["default"].setdefault("OPTIONS", {}).update(
+    _options.update(
         timeout=5,
         transaction_mode="IMMEDIATE",
         init_command="PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
@@ -199,6 +216,8 @@ LOGGING = {
     "loggers": {
         "realtime": {"level": "INFO"},
         "realtime.audit": {"handlers": ["audit"], "propagate": False},
+        # It repeats what realtime.database and readiness say.
+        "psycopg.pool": {"level": "ERROR"},
         "django": {"handlers": ["stderr"], "level": "WARNING", "propagate": False},
     },
 }

@@ -24,6 +24,9 @@ for _name in [name for name in os.environ if name.startswith("STREAMING_")]:
     del os.environ[_name]
 for _name in ("REDIS_URL", "DATABASE_URL"):
     os.environ.pop(_name, None)
+# The tests' own process may use another database; its servers have their own.
+if "TEST_DATABASE_URL" in os.environ:
+    os.environ["DATABASE_URL"] = os.environ["TEST_DATABASE_URL"]
 os.environ["STREAMING_DATA_DIR"] = _data_dir.name
 
 

@@ -10,7 +10,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.utils import timezone
 
 from realtime.auth import create_token
-from realtime.database import migrate_embedded
+from realtime.database import prepare_database
 from realtime.filters import parse_filter_options
 from realtime.management.tokens import parse_duration
 from realtime.protocol import SUBSCRIPTION_TYPES
@@ -42,7 +42,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Create the token."""
-        migrate_embedded()
+        prepare_database()
         fields: dict[str, Any] = {
             "can_publish": options["publish"],
             "can_view_stats": options["stats"],

@@ -8,7 +8,7 @@ from typing import Any
 from django.core.management.base import BaseCommand
 
 from realtime.auth import revoke
-from realtime.database import migrate_embedded
+from realtime.database import prepare_database
 from realtime.management.tokens import find_token
 
 
@@ -23,7 +23,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Revoke the one token that is meant."""
-        migrate_embedded()
+        prepare_database()
         token = find_token(options["token"])
         if token is None:
             self.stderr.write(f"{options['token']} is revoked already", self.style.WARNING)

@@ -9,7 +9,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from realtime.auth import rotate
-from realtime.database import migrate_embedded
+from realtime.database import prepare_database
 from realtime.management.tokens import find_token, parse_duration
 
 
@@ -31,7 +31,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Rotate the one token that is meant."""
-        migrate_embedded()
+        prepare_database()
         token = find_token(options["token"])
         if token is None:
             raise CommandError(f"{options['token']} is revoked")

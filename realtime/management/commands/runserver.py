@@ -6,7 +6,7 @@ from typing import Any
 
 from daphne.management.commands.runserver import Command as DaphneCommand
 
-from realtime.database import migrate_embedded
+from realtime.database import prepare_database
 from realtime.server import StreamServer
 
 
@@ -17,5 +17,5 @@ class Command(DaphneCommand):
 
     def inner_run(self, *args: Any, **options: Any) -> None:
         """Migrate the embedded database, then serve."""
-        migrate_embedded()
+        prepare_database()
         super().inner_run(*args, **options)

@@ -17,7 +17,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
 from realtime.config import get_streaming_config
-from realtime.database import migrate_embedded
+from realtime.database import prepare_database
 from realtime.demo.welcome import DemoAccess, demo_access, welcome
 from realtime.embedded import EmbeddedServer, EmbeddedServerError
 from realtime.keeper import keep_running, keep_synced
@@ -61,7 +61,8 @@ class Command(BaseCommand):
         if options["connections_fd"] is not None:
             self._serve(None)
             return
-        migrate_embedded()
+        # One that is away may be back before anyone comes.
+        prepare_database(must_answer=False)
         embedded = EmbeddedServer(settings.DATA_DIR) if uses_embedded() else None
         try:
             if embedded is not None:
