@@ -13,7 +13,6 @@ from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from realtime.config import WEBSOCKET_PREFIX, WebSocketConfig, get_streaming_config
 from realtime.log import LogUnavailable, get_log
 from realtime.protocol import SUBSCRIPTION_TYPES
-from realtime.servers import layer_servers
 
 # A message in the log, as a rule of thumb.
 MESSAGE_BYTES = 1024
@@ -41,20 +40,15 @@ def check_channel_layer(app_configs: Any = None, **kwargs: Any) -> list[CheckMes
     """Refuse a channel layer that no log of messages belongs to (realtime.E001)."""
     try:
         get_log()
-        problem = ""
-        if any("sentinels" in dict(server.options) for server in layer_servers()):
-            problem = "hosts with sentinels are not supported"
     except LogUnavailable as error:
-        problem = str(error)
-    if not problem:
-        return []
-    return [
-        Error(
-            f"CHANNEL_LAYERS['default']: {problem}.",
-            hint="Use channels_redis.pubsub.RedisPubSubChannelLayer, with addresses as hosts.",
-            id="realtime.E001",
-        )
-    ]
+        return [
+            Error(
+                f"CHANNEL_LAYERS['default']: {error}.",
+                hint="Use channels_redis.pubsub.RedisPubSubChannelLayer.",
+                id="realtime.E001",
+            )
+        ]
+    return []
 
 
 class _Risk(NamedTuple):

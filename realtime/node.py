@@ -58,6 +58,9 @@ BYTES_AT_ONCE = 128 * 1024
 # How often the last use of tokens is written.
 USE_INTERVAL = 60.0
 CLOSE_TIMEOUT = 2.0
+# Seconds that the first clients wait for the policy, less than a handshake may take. Without it
+# they have what the environment says, until the database answers.
+FIRST_LOOK = 2.0
 
 
 class Node:
@@ -110,7 +113,9 @@ class Node:
             keeper.start(self._embedded)
             self.spawn(keeper.keep_running(self._embedded))
             self.spawn(keeper.keep_synced(self._embedded))
-        await self.authority.follow()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FIRST_LOOK):
+                await self.authority.follow()
         self.spawn(self._beat())
         self.spawn(self.process.listen())
         self.spawn(self._observer.watch_loop())

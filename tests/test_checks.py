@@ -48,6 +48,7 @@ def layer(backend: str, **config: Any) -> dict[str, Any]:
         IN_MEMORY,
         layer(PUBSUB),
         layer(PUBSUB, hosts=["redis://localhost:6379", "unix:///run/redis.sock"]),
+        layer(PUBSUB, hosts=[{"sentinels": [("localhost", 26379)], "master_name": "main"}]),
         layer(CORE, hosts=[("localhost", 6379)]),
         layer(CORE, hosts=[{"host": "localhost", "port": 6379, "password": "x"}]),
     ],
@@ -62,7 +63,6 @@ def test_a_layer_with_a_log(layers: dict[str, Any]) -> None:
     [
         {},
         layer(OTHER),
-        layer(PUBSUB, hosts=[{"sentinels": [("localhost", 26379)], "master_name": "main"}]),
     ],
 )
 def test_a_layer_without_a_log(layers: dict[str, Any]) -> None:

@@ -86,6 +86,7 @@ async def test_the_figures_of_both_from_either(
             await page.assert_positions(positions)
         for server in pair:
             reached(partial(cluster_of, server, bearer), connections=3)
+            wait_until(lambda: metrics(server, bearer)["realtime_delivered_total"] == 30)  # noqa: B023
             cluster = cluster_of(server, bearer)
             assert (cluster["processes"], cluster["hosts"]) == (2, 1)
             assert cluster["subscriptions"]["events"] == 3
