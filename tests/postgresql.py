@@ -13,7 +13,7 @@ from typing import Self
 
 import psycopg
 
-from tests.support import free_port, wait_until
+from tests.support import free_port, lacks, wait_until
 
 # Where distributions have the programs that only an administrator runs.
 FOLDERS = "/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/opt/homebrew/opt/postgresql@*/bin"
@@ -29,12 +29,13 @@ def find_programs() -> Path | None:
 
 
 class PostgreSQL:
-    """A server with an empty database, on a port of 127.0.0.1; may be killed and started again."""
+    """A server with an empty database, on a port of *host*; may be killed and started again."""
 
-    def __init__(self, programs: Path) -> None:
+    def __init__(self, programs: Path, host: str = "127.0.0.1") -> None:
         self._programs = programs
+        self._host = host
         self.port = free_port()
-        self.url = f"postgres://streaming@127.0.0.1:{self.port}/postgres"
+        self.url = f"postgres://streaming@{host}:{self.port}/postgres"
 
     def __enter__(self) -> Self:
         self._folder = Path(tempfile.mkdtemp(prefix="postgresql-"))
@@ -43,6 +44,8 @@ class PostgreSQL:
         if self._user is not None:
             shutil.chown(self._folder, self._user)
         self._run("initdb", "--username=streaming", "--auth=trust", "--no-sync", "--pgdata=data")
+        with (self._folder / "data/pg_hba.conf").open("a") as rules:
+            rules.write("host all all samenet trust\nhost all all 198.18.0.0/15 trust\n")
         self.start()
         return self
 
@@ -65,7 +68,7 @@ class PostgreSQL:
             self.process = subprocess.Popen(
                 [
                     self._programs / "postgres",
-                    *("-D", "data", "-p", str(self.port), "-h", "127.0.0.1", "-k", "", "-F"),
+                    *("-D", "data", "-p", str(self.port), "-h", self._host, "-k", "", "-F"),
                 ],
                 cwd=self._folder,
                 user=self._user,
@@ -94,9 +97,10 @@ class PostgreSQL:
 
 
 @contextlib.contextmanager
-def running_postgresql() -> Iterator[PostgreSQL]:
+def running_postgresql(host: str = "127.0.0.1") -> Iterator[PostgreSQL]:
     """Run a server for the length of a test."""
     programs = find_programs()
-    assert programs is not None
-    with PostgreSQL(programs) as server:
+    if programs is None:
+        lacks("PostgreSQL is not installed: no initdb on PATH")
+    with PostgreSQL(programs, host) as server:
         yield server

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
@@ -17,17 +18,26 @@ class RedisServer:
     """A server process on a port of 127.0.0.1, with its data in *directory*; may be started again.
 
     *options* are those of its configuration, without the dashes; *binary* is by default the
-    embedded one's.
+    embedded one's; *prefix* is a command that runs it elsewhere, at the address *host*.
     """
 
-    def __init__(self, directory: Path, binary: str = "", **options: str) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        binary: str = "",
+        host: str = "127.0.0.1",
+        prefix: Sequence[str] = (),
+        **options: str,
+    ) -> None:
         self._directory = directory
         self._binary = binary or find_binary()
+        self._prefix = prefix
         self.port = free_port()
         self._options = {"port": str(self.port), "bind": "127.0.0.1", "save": ""} | {
             name.replace("_", "-"): value for name, value in options.items()
         }
-        self.url = f"redis://127.0.0.1:{self.port}"
+        self.url = f"redis://{host}:{self.port}"
+        self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
         self._directory.mkdir(parents=True, exist_ok=True)
@@ -39,11 +49,12 @@ class RedisServer:
 
     def start(self) -> None:
         """Start it, and return when its port takes connections and its data is there."""
-        command = [self._binary, *self._first_arguments()]
+        self.kill()
+        command = [*self._prefix, self._binary, *self._first_arguments()]
         for name, value in self._options.items():
             command += [f"--{name}", *(value.split() or [""])]
         log = (self._directory / "log").open("ab")
-        self.process = subprocess.Popen(command, cwd=self._directory, stdout=log, stderr=log)
+        self._process = subprocess.Popen(command, cwd=self._directory, stdout=log, stderr=log)
         log.close()
         wait_until(self._answers)
 
@@ -51,7 +62,7 @@ class RedisServer:
         return []
 
     def _answers(self) -> bool:
-        assert self.process.poll() is None, (self._directory / "log").read_text()
+        assert self._process and self._process.poll() is None, (self._directory / "log").read_text()
         try:
             return bool(self.client().ping())
         except (redis.AuthenticationError, redis.ConnectionError) as error:
@@ -65,9 +76,10 @@ class RedisServer:
         return redis.Redis.from_url(self.url, socket_timeout=TIMEOUT, socket_connect_timeout=1)
 
     def kill(self) -> None:
-        """End it at once."""
-        self.process.kill()
-        self.process.wait()
+        """End it at once, if it runs."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
 
 
 class SentinelServer(RedisServer):

@@ -6,6 +6,7 @@ import base64
 import contextlib
 import fcntl
 import json
+import os
 import socket
 import struct
 import subprocess
@@ -14,9 +15,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, NoReturn, Self
 
 import psutil
+import pytest
 
 from realtime.testing import Client, LiveServer
 from realtime.testing.client import TIMEOUT, Position
@@ -247,6 +249,13 @@ def following(position: Position, count: int) -> list[Position]:
     """Return the next positions after one."""
     epoch, offset = position["epoch"], position["offset"]
     return [{"epoch": epoch, "offset": offset + n} for n in range(1, count + 1)]
+
+
+def lacks(what: str) -> NoReturn:
+    """Skip a test since something is not installed; fail with NOTHING_SKIPPED=1, as CI sets it."""
+    if os.environ.get("NOTHING_SKIPPED"):
+        pytest.fail(what)
+    pytest.skip(what)
 
 
 def is_gone(process: psutil.Process) -> bool:

@@ -12,12 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.postgresql import PostgreSQL, find_programs, running_postgresql
+from tests.postgresql import PostgreSQL, running_postgresql
 from tests.support import ROOT, Client, client, free_port, manage, running
 
-pytestmark = pytest.mark.skipif(
-    find_programs() is None, reason="PostgreSQL is not installed: no initdb on PATH"
-)
 # Tests that use the database in their own process.
 OF_THE_DATABASE = [
     *("test_models", "test_admin", "test_auth", "test_policy", "test_tokens_commands"),

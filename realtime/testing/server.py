@@ -6,7 +6,7 @@ import itertools
 import json
 import os
 import re
-import select
+import selectors
 import signal
 import subprocess
 import sys
@@ -94,7 +94,12 @@ class LiveServer:
             stdout=subprocess.PIPE,
             stderr=self._log,
         )
-        self._wait_until_listening()
+        try:
+            self._wait_until_listening()
+        except BaseException:
+            self.process.kill()
+            self._end()
+            raise
         return self
 
     def program(self) -> list[str]:
@@ -110,27 +115,31 @@ class LiveServer:
                 self.process.wait(TIMEOUT * 2)
             except subprocess.TimeoutExpired:
                 self.process.kill()
-                self.process.wait()
+        self._end()
+        if error[:1] in ((), (None,)) and not self.may_fail:
+            assert "Traceback" not in self.log(), self.log()
+
+    def _end(self) -> None:
+        self.process.wait()
         assert self.process.stdout is not None
         self.process.stdout.close()
         self._log.close()
-        if error[:1] in ((), (None,)) and not self.may_fail:
-            assert "Traceback" not in self.log(), self.log()
 
     def _wait_until_listening(self) -> None:
         assert self.process.stdout is not None
         deadline = time.monotonic() + START_TIMEOUT
-        while time.monotonic() < deadline and not self.port:
-            ready, _, _ = select.select([self.process.stdout], [], [], 0.1)
-            if ready:
-                part = os.read(self.process.stdout.fileno(), 65_536)
-                self.output += part.decode()
-                if not part:
-                    break
-            if found := re.search(r"^listening on http://.*:(\d+)$", self.output, re.MULTILINE):
-                self.port = int(found[1])
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.process.stdout, selectors.EVENT_READ)
+            while time.monotonic() < deadline and not self.port:
+                if selector.select(0.1):
+                    part = os.read(self.process.stdout.fileno(), 65_536)
+                    self.output += part.decode()
+                    if not part:
+                        break
+                listening = r"^listening on http://.*:(\d+)$"
+                if found := re.search(listening, self.output, re.MULTILINE):
+                    self.port = int(found[1])
         if not self.port:
-            self.process.kill()
             raise AssertionError(f"the server did not start: {self.output}{self.log()}")
 
     @property

@@ -8,23 +8,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import http.client
-import ipaddress
 import json
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from realtime.client import StreamingClient
 from realtime.protocol import SUBSCRIPTION_TYPES
+from tests.certificates import make_certificate
 from tests.redis_servers import RedisServer, SentinelServer, installed_redis
-from tests.support import Server, client, manage, running, wait_until
+from tests.support import Server, client, lacks, manage, running, wait_until
 
 # Which of two servers has which type: channels_redis chooses by the group's name.
 FIRST, SECOND = ("metrics", "predictions", "aggregations"), ("events", "alerts", "system_status")
@@ -141,44 +136,12 @@ def test_all_away_is_not_ready(data_dir: Path, shards: list[RedisServer]) -> Non
 # TLS and passwords
 
 
-def make_certificate(folder: Path) -> tuple[Path, Path]:
-    """Write a certificate for 127.0.0.1 that signs itself; return it and its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "redis")])
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]),
-            critical=False,
-        )
-        .sign(key, hashes.SHA256())
-    )
-    paths = folder / "redis.pem", folder / "redis.key"
-    paths[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    paths[1].write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-    )
-    return paths
-
-
 @pytest.fixture
 def encrypted(tmp_path: Path) -> Iterator[tuple[RedisServer, Path]]:
     """A Redis that speaks only TLS and wants a password, and the certificate to trust."""
     binary = installed_redis()
     if not binary:
-        pytest.skip("no redis-server on PATH: the embedded server does not speak TLS")
+        lacks("no redis-server on PATH: the embedded server does not speak TLS")
     certificate, key = make_certificate(tmp_path)
     options = {
         "port": "0",
