@@ -103,6 +103,8 @@ class Stream:
         self._process.stdin.close()
         self._reader.join()
         self._process.wait()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
 
 
 class Crowd:
@@ -151,5 +153,7 @@ class Crowd:
 
     def check(self) -> None:
         """Check that nothing was lost or repeated, and that no client was told so."""
-        assert [one.wrong for one in self.followers if one.wrong] == []
-        assert [one.gaps for one in self.followers if one.gaps] == []
+        wrong = [one.wrong for one in self.followers if one.wrong]
+        assert not wrong, f"{len(wrong)} clients got (this, then that): {wrong[:3]}"
+        gaps = [one.gaps for one in self.followers if one.gaps]
+        assert not gaps, f"{len(gaps)} clients were told of gaps: {gaps[:3]}"
