@@ -144,12 +144,15 @@ class Crowd:
             assert time.monotonic() < deadline, f"{behind} clients lack messages up to {numbers}"
             await asyncio.sleep(0.02)
 
-    def take_longest_gap(self) -> float:
-        """Return the longest time between two messages of a client since this was asked last."""
-        longest = max(one.longest_gap for one in self.followers)
+    def take_longest_gaps(self) -> tuple[float, float]:
+        """Return the longest time between two messages since this was asked last, in seconds.
+
+        Of the client with the longest, and of that in the middle of all.
+        """
+        gaps = sorted(one.longest_gap for one in self.followers)
         for one in self.followers:
             one.longest_gap = 0.0
-        return longest
+        return gaps[-1], gaps[len(gaps) // 2]
 
     def check(self) -> None:
         """Check that nothing was lost or repeated, and that no client was told so."""
