@@ -77,7 +77,8 @@ class Dialogue:
                 await asyncio.sleep(float(details.get("retry_after", 1)))
 
     async def _exchange(self, message: dict[str, Any]) -> dict[str, Any]:
-        self._answer = answer = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[dict[str, Any] | None] = asyncio.get_running_loop().create_future()
+        self._answer = answer
         try:
             await self._socket.send(json.dumps(message))
             while not (await asyncio.wait([answer], timeout=ANSWER_TIMEOUT))[0]:
