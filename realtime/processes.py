@@ -153,6 +153,32 @@ class Process:
         return asyncio.run_coroutine_threadsafe(answer(), self._loop).result(ANSWER_TIMEOUT)
 
 
+class Membership:
+    """One of those that share some work, known to the others under a name."""
+
+    def __init__(self, work: str, member: str) -> None:
+        self._key = key(work)
+        self._member = member
+
+    async def beat(self) -> list[str]:
+        """Say that this one is there; return all that are, in the order of their names.
+
+        Raises:
+            redis.RedisError, OSError: the server does not answer.
+        """
+        await registry.look_for_servers()
+        with registry.asking() as server:
+            client = await async_client(server)
+            await client.eval(_BEAT, 1, self._key, self._member, FORGET_AFTER, GONE_AFTER)
+            names: Any = await client.eval(_RUNNING, 1, self._key, GONE_AFTER)
+        return sorted(name.decode() for name in names)
+
+    async def leave(self) -> None:
+        """Let the others know at once. Raises as :meth:`beat`."""
+        client = await async_client(registry.server())
+        await client.zrem(self._key, self._member)
+
+
 # Those of this interpreter that listen.
 _here: WeakSet[Process] = WeakSet()
 

@@ -185,7 +185,7 @@ def _message(packed: bytes, timestamp: float, position: str) -> dict[str, Any]:
     }
 
 
-class _Publication:
+class Publication:
     """Payloads of one type on their way into the log and out to the group."""
 
     def __init__(self, kind: str, bodies: list[bytes], idempotency_key: str | None) -> None:
@@ -241,7 +241,7 @@ def _once(idempotency_key: str | None) -> dict[str, Any]:
 
 def _append(kind: str, bodies: list[bytes], idempotency_key: str | None) -> Position:
     """Append and announce; return the first message's position. Raises :class:`PublishError`."""
-    publication = _Publication(kind, bodies, idempotency_key)
+    publication = Publication(kind, bodies, idempotency_key)
     if not publication.is_announced:
         return async_to_sync(_complete)(publication)
     try:
@@ -251,10 +251,10 @@ def _append(kind: str, bodies: list[bytes], idempotency_key: str | None) -> Posi
 
 
 async def _aappend(kind: str, bodies: list[bytes], idempotency_key: str | None) -> Position:
-    return await _complete(_Publication(kind, bodies, idempotency_key))
+    return await _complete(Publication(kind, bodies, idempotency_key))
 
 
-async def _complete(publication: _Publication) -> Position:
+async def _complete(publication: Publication) -> Position:
     try:
         position = await get_log().aappend(publication.append)
     except LogUnavailable as error:

@@ -35,45 +35,60 @@ from realtime.servers import CONNECT_TIMEOUT, Server, group_address, layer_confi
 # group message. Its id is the offset of its last message and the time in milliseconds, so the
 # first entry from a given offset on holds that offset.
 
-# Keys: the hash of epoch and newest offset, the stream, what is remembered of this call.
-# Arguments: a new epoch, history_size, history_ttl, milliseconds, how long to remember this call,
-# the Redis channel; then for each entry the number of messages, the messages, and the group
-# message's parts around the position, or two empty strings.
-_APPEND = """
-local epoch = redis.call('HGET', KEYS[1], 'epoch')
+# append(at) appends what the arguments from ``at`` on say: a new epoch, history_size, history_ttl,
+# milliseconds, the Redis channel; then for each entry the number of messages, the messages, and the
+# group message's parts around the position, or two empty strings. Keys: the hash of epoch and
+# newest offset, the stream. Returns the first position.
+APPEND_FUNCTION = """
+local function append(at)
+  local epoch = redis.call('HGET', KEYS[1], 'epoch')
+  if not epoch then
+    epoch = ARGV[at]
+    redis.call('HSET', KEYS[1], 'epoch', epoch)
+    redis.call('DEL', KEYS[2])
+  end
+  local size, ttl, now, channel = ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
+  local position, before, last
+  for i = at + 5, #ARGV, 4 do
+    last = redis.call('HINCRBY', KEYS[1], 'offset', ARGV[i])
+    local first = last - ARGV[i] + 1
+    redis.call('XADD', KEYS[2], 'MINID', '~', string.format('%d', math.max(0, last - size + 1)),
+               string.format('%d-%s', last, now), 'm', ARGV[i + 1])
+    local here = epoch .. ':' .. string.format('%020d', first)
+    position = position or here
+    before = before or first
+    if ARGV[i + 3] ~= '' then
+      redis.call('PUBLISH', channel, ARGV[i + 2] .. here .. ARGV[i + 3] .. ARGV[i + 1])
+    end
+  end
+  redis.call('EXPIRE', KEYS[2], ttl)
+  -- Now and then, remove what is too old: more than is added meanwhile.
+  if math.floor(before / 64) ~= math.floor((last + 1) / 64) then
+    local expired = now - 1000 * ttl
+    for i = 1, 128 do
+      local id = redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', 1)[1][1]
+      if tonumber(string.match(id, '-(%d+)')) >= expired then break end
+      redis.call('XDEL', KEYS[2], id)
+    end
+  end
+  return position
+end
+"""
+
+# Keys: those of append(), what is remembered of this call. Arguments: how long to remember this
+# call, in seconds, and those of append().
+_APPEND = (
+    APPEND_FUNCTION
+    + """
 local known = redis.call('GET', KEYS[3])
-if known and string.match(known, '^(.*):') == epoch then return known end
-if not epoch then
-  epoch = ARGV[1]
-  redis.call('HSET', KEYS[1], 'epoch', epoch)
-  redis.call('DEL', KEYS[2])
+if known and string.match(known, '^(.*):') == redis.call('HGET', KEYS[1], 'epoch') then
+  return known
 end
-local position, before, last
-for i = 7, #ARGV, 4 do
-  last = redis.call('HINCRBY', KEYS[1], 'offset', ARGV[i])
-  local first = last - ARGV[i] + 1
-  redis.call('XADD', KEYS[2], 'MINID', '~', string.format('%d', math.max(0, last - ARGV[2] + 1)),
-             string.format('%d-%s', last, ARGV[4]), 'm', ARGV[i + 1])
-  local here = epoch .. ':' .. string.format('%020d', first)
-  position = position or here
-  before = before or first
-  if ARGV[i + 3] ~= '' then
-    redis.call('PUBLISH', ARGV[6], ARGV[i + 2] .. here .. ARGV[i + 3] .. ARGV[i + 1])
-  end
-end
-redis.call('EXPIRE', KEYS[2], ARGV[3])
-redis.call('SET', KEYS[3], position, 'EX', ARGV[5])
--- Now and then, remove what is too old: more than is added meanwhile.
-if math.floor(before / 64) ~= math.floor((last + 1) / 64) then
-  local expired = ARGV[4] - 1000 * ARGV[3]
-  for i = 1, 128 do
-    local id = redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', 1)[1][1]
-    if tonumber(string.match(id, '-(%d+)')) >= expired then break end
-    redis.call('XDEL', KEYS[2], id)
-  end
-end
+local position = append(2)
+redis.call('SET', KEYS[3], position, 'EX', ARGV[1])
 return position
 """
+)
 
 # Arguments: a new epoch, the offset after which to read, history_size, the oldest time that is
 # retained, the most messages and bytes. The last entry may pass them.
@@ -138,7 +153,7 @@ class RedisLog:
         """Append in one round trip; the coroutine form of :meth:`append`."""
         server, channel = group_address(what.kind)
         arguments = _append_arguments(what, channel)
-        return _to_position(await _ask(server, partial(_call, _APPEND, arguments)))
+        return _to_position(await ask(server, partial(_call, _APPEND, arguments)))
 
     async def read(self, kind: str, after: int) -> Chunk:
         """Read in one round trip; begin the log if there is none."""
@@ -153,7 +168,7 @@ class RedisLog:
         for kind in kinds:
             by_server.setdefault(group_address(kind)[0], []).append(kind)
         found: dict[str, Position] = {}
-        questions = (_ask(server, partial(_heads, its)) for server, its in by_server.items())
+        questions = (ask(server, partial(_heads, its)) for server, its in by_server.items())
         answers = await asyncio.gather(*questions, return_exceptions=True)
         for its, replies in zip(by_server.values(), answers, strict=True):
             if isinstance(replies, LogUnavailable):
@@ -170,11 +185,11 @@ class RedisLog:
 
     async def _run(self, kind: str, text: str, *arguments: Any) -> Any:
         server, _ = group_address(kind)
-        given = _keys(kind), (new_epoch(), *arguments)
-        return await _ask(server, partial(_call, text, given))
+        given = log_keys(kind), (new_epoch(), *arguments)
+        return await ask(server, partial(_call, text, given))
 
 
-async def _ask(server: Server, question: Callable[[AsyncRedis], Awaitable[Any]]) -> Any:
+async def ask(server: Server, question: Callable[[AsyncRedis], Awaitable[Any]]) -> Any:
     """Ask a server something that may be asked twice: a connection may have died meanwhile."""
     started = monotonic()
     try:
@@ -201,7 +216,7 @@ async def _call(text: str, arguments: tuple[Any, Any], client: AsyncRedis) -> An
 async def _heads(kinds: Sequence[str], client: AsyncRedis) -> list[list[bytes | None]]:
     pipeline = client.pipeline(transaction=False)
     for kind in kinds:
-        pipeline.hmget(_keys(kind)[0], "epoch", "offset")
+        pipeline.hmget(log_keys(kind)[0], "epoch", "offset")
     replies: list[list[bytes | None]] = await pipeline.execute()
     return replies
 
@@ -211,26 +226,28 @@ def _append_script(server: Server) -> Callable[..., Any]:
     return sync_client(server).register_script(_APPEND)
 
 
-def _keys(kind: str) -> list[str]:
+def log_keys(kind: str) -> list[str]:
+    """Return the keys of a type's log: the hash of epoch and newest offset, the stream."""
     # The braces keep a type's keys together where keys are spread over servers.
     stem = f"{layer_config().get('prefix', 'asgi')}:{{{kind}}}"
     return [f"{stem}:head", f"{stem}:log"]
 
 
 def _append_arguments(what: Append, channel: str) -> tuple[list[str], list[Any]]:
+    keys = log_keys(what.kind)
+    arguments = [what.once_ttl, *append_arguments(what, channel)]
+    return [*keys, f"{keys[0]}:once:{what.once}"], arguments
+
+
+def append_arguments(what: Append, channel: str) -> list[Any]:
+    """Return the arguments of ``append()`` in :data:`APPEND_FUNCTION`."""
     config = get_streaming_config().websocket
-    head, stream = _keys(what.kind)
-    arguments: list[Any] = [
-        new_epoch(),
-        config.history_size,
-        config.history_ttl,
-        int(1000 * what.timestamp),
-        what.once_ttl,
-        channel,
-    ]
+    milliseconds = int(1000 * what.timestamp)
+    arguments: list[Any] = [new_epoch(), config.history_size, config.history_ttl, milliseconds]
+    arguments.append(channel)
     for batch in what.batches:
         arguments += (len(batch.bodies), batch.packed, batch.before, batch.after)
-    return [head, stream, f"{head}:once:{what.once}"], arguments
+    return arguments
 
 
 def _to_position(reply: bytes) -> Position:

@@ -1,0 +1,127 @@
+"""What a processor is: messages in, state and messages out. Pure, but for who writes one.
+
+A processor never waits and asks no clock. What it has read up to, what it keeps and what it
+publishes are saved in one step, so each message counts once, whatever is killed when.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import msgspec
+
+from realtime.filters import MISSING, Path
+from realtime.log import Entry
+
+
+class Records:
+    """Consecutive messages of a type, decoded once for all who read them.
+
+    ``first`` is the offset of the first, ``timestamps`` are when they were published, in seconds
+    since 1970. A payload that cannot be decoded here is ``None``.
+    """
+
+    __slots__ = ("_columns", "first", "payloads", "timestamps")
+
+    def __init__(self, first: int, payloads: list[Any], timestamps: list[float]) -> None:
+        self.first = first
+        self.payloads = payloads
+        self.timestamps = timestamps
+        self._columns: dict[Path, list[Any]] = {}
+
+    @classmethod
+    def decode(cls, first: int, entries: Sequence[Entry]) -> Records:
+        """Decode what a log returned."""
+        payloads = [_decode(entry.body) for entry in entries]
+        return cls(first, payloads, [entry.timestamp for entry in entries])
+
+    def __len__(self) -> int:
+        return len(self.payloads)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.payloads)
+
+    @property
+    def last(self) -> int:
+        """The offset of the last message; that before ``first`` if there is none."""
+        return self.first + len(self.payloads) - 1
+
+    def after(self, offset: int) -> Records:
+        """Return those after an offset."""
+        count = offset - self.first + 1
+        if count <= 0:
+            return self
+        return Records(self.first + count, self.payloads[count:], self.timestamps[count:])
+
+    def column(self, path: Path) -> list[Any]:
+        """Return each message's value at a path; :data:`~realtime.filters.MISSING` for none."""
+        found = self._columns.get(path)
+        if found is None:
+            found = self._columns[path] = [_value(payload, path) for payload in self.payloads]
+        return found
+
+
+def _value(payload: Any, path: Path) -> Any:
+    for step in path:
+        if not isinstance(payload, dict):
+            return MISSING
+        payload = payload.get(step, MISSING)
+    return payload
+
+
+def _decode(body: bytes) -> Any:
+    try:
+        return msgspec.json.decode(body)
+    except (RecursionError, ValueError):
+        return None
+
+
+class Changes(NamedTuple):
+    """What is to be saved together: state fields that changed or went, payloads to publish."""
+
+    fields: Mapping[str, bytes] = {}
+    removed: Iterable[str] = ()
+    outputs: Sequence[bytes] = ()
+
+
+class Processor(Protocol):
+    """Reads one type and publishes to another, or to none.
+
+    ``name`` is unique among those of a runner and stays the same when the ``definition`` changes;
+    then the state is begun anew, at the position it had. ``from_start`` says whether the first
+    messages to read are the oldest retained, or those that come from then on.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def definition(self) -> str: ...
+    @property
+    def source(self) -> str: ...
+    @property
+    def target(self) -> str | None: ...
+    @property
+    def from_start(self) -> bool: ...
+
+    def restore(self, fields: Mapping[str, bytes]) -> None:
+        """Go on from what was saved; nothing, the first time. Called once, first."""
+
+    def take(self, records: Records) -> None:
+        """Take the next messages in."""
+
+    def skip(self, first: int, last: int | None) -> None:
+        """Take note that messages were lost before they were read; all, if nobody knows which."""
+
+    def tick(self, now: float) -> None:
+        """Take note of the time, in seconds since 1970, when everything has been read."""
+
+    @property
+    def urgent(self) -> bool:
+        """Whether there is something to publish."""
+
+    def save(self) -> Changes:
+        """Return what has changed since this was called last, or since the start.
+
+        What was returned is saved, or this object is not used again.
+        """

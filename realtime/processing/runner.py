@@ -1,0 +1,225 @@
+"""Runs processors and shares them with other processes that run the same.
+
+Each process says every two seconds that it is there; the processors are dealt out among those that
+are, and whoever has one reads its type's log, lets it work and saves. Knows nothing of what
+processors do, nor of where their definitions are kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterable, Sequence
+
+import redis
+from channels.layers import get_channel_layer
+
+from realtime.database import Database, Unavailable
+from realtime.log import Chunk, LogUnavailable, get_log
+from realtime.processes import Membership
+from realtime.processing.contract import Processor, Records
+from realtime.processing.state import Fenced, Hold, claim, renew, save
+from realtime.protocol import Position
+from realtime.redis import close_async_clients
+from realtime.servers import has_servers
+from realtime.tasks import end
+
+logger = logging.getLogger(__name__)
+
+# Seconds between looks at who else is there, which processors there are, and at the leases.
+BEAT_INTERVAL = 2.0
+# Seconds between looks at a log of which all has been read.
+POLL_INTERVAL = 0.05
+# Beyond any offset: to read the head alone.
+END = 2**53
+# Seconds between saves: of what is to be published, and of the rest.
+PUBLISH_INTERVAL = 0.1
+SAVE_INTERVAL = 1.0
+RETRY_INTERVAL = 1.0
+
+
+class NoLog(Exception):
+    """There is no log that several processes share."""
+
+
+class Runner:
+    """The processors of one kind in this process; ``name`` says which kind.
+
+    *load* returns all there are, each a new object, and may use the database. It is called every
+    two seconds; what has been removed or has another definition is given up or begun anew.
+    """
+
+    def __init__(self, name: str, load: Callable[[], Iterable[Processor]]) -> None:
+        self._load = load
+        self._owner = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
+        self._membership = Membership(f"runners:{name}", self._owner)
+        self._database = Database()
+        # By name: those this process runs.
+        self.holds: dict[str, Hold] = {}
+        # Source type -> the task that reads its log.
+        self._readers: dict[str, asyncio.Task[None]] = {}
+        # Held while processors work and are saved, or change hands.
+        self._lock = asyncio.Lock()
+
+    async def run(self) -> None:
+        """Run until cancelled; then save and give everything up.
+
+        Raises:
+            NoLog: the channel layer has none that processes share.
+        """
+        if not has_servers(get_channel_layer()):
+            raise NoLog("the channel layer is of one process: there is no log to read")
+        try:
+            while True:
+                await self._beat()
+                await asyncio.sleep(BEAT_INTERVAL)
+        finally:
+            await self._close()
+
+    async def _beat(self) -> None:
+        try:
+            members = await self._membership.beat()
+            found = await self._database.run(lambda: list(self._load()))
+            async with self._lock:
+                await self._share(found, members)
+        except (LogUnavailable, Unavailable, redis.RedisError, OSError) as error:
+            logger.warning("sharing the work: %s", error)
+        except Exception:
+            logger.exception("sharing the work")
+
+    async def _share(self, found: Sequence[Processor], members: Sequence[str]) -> None:
+        """Give up what is no longer this process's, keep the rest, claim what is free."""
+        everything = sorted(found, key=lambda one: one.name)
+        mine = {
+            one.name: one
+            for number, one in enumerate(everything)
+            if members[number % len(members)] == self._owner
+        }
+        for name, hold in list(self.holds.items()):
+            wanted = mine.get(name)
+            if wanted is None or wanted.definition != hold.processor.definition:
+                await self._give_up(hold)
+            elif not await renew(hold.processor, self._owner):
+                logger.warning("%s: another process has taken it over", name)
+                del self.holds[name]
+        for name, processor in mine.items():
+            if name not in self.holds and (taken := await claim(processor, self._owner)):
+                self.holds[name] = taken
+                logger.info("running %s", name)
+        self._read_what_is_held()
+
+    async def _give_up(self, hold: Hold) -> None:
+        del self.holds[hold.processor.name]
+        if hold.position is not None and hold.needs_saving:
+            await _save(hold)
+        await renew(hold.processor, self._owner, give_up=True)
+
+    def _read_what_is_held(self) -> None:
+        for kind in {hold.processor.source for hold in self.holds.values()}:
+            task = self._readers.get(kind)
+            if task is None or task.done():
+                self._readers[kind] = asyncio.create_task(self._follow(kind), name=f"read {kind}")
+
+    async def _close(self) -> None:
+        for task in self._readers.values():
+            await end(task)
+        with contextlib.suppress(LogUnavailable, redis.RedisError, OSError):
+            for hold in list(self.holds.values()):
+                await self._give_up(hold)
+            await self._membership.leave()
+        await close_async_clients()
+        self._database.close()
+
+    # Reading
+
+    async def _follow(self, kind: str) -> None:
+        """Read a type's log for those who want it, as long as anyone does."""
+        while holds := [one for one in self.holds.values() if one.processor.source == kind]:
+            try:
+                if not await self._step(kind, holds):
+                    await asyncio.sleep(POLL_INTERVAL)
+            except LogUnavailable as error:
+                logger.warning("reading %s: %s", kind, error)
+                await asyncio.sleep(RETRY_INTERVAL)
+
+    async def _step(self, kind: str, holds: Sequence[Hold]) -> bool:
+        """Read once and work; tell whether there was anything to read."""
+        known = [hold.position.offset for hold in holds if hold.position is not None]
+        fresh = any(hold.position is None and hold.processor.from_start for hold in holds)
+        chunk = await get_log().read(kind, 0 if fresh else min(known, default=END))
+        for hold in holds:
+            if hold.position is not None and hold.position.offset > chunk.head:
+                await get_log().renew(kind, hold.position)
+        records = Records.decode(chunk.first, chunk.entries)
+        async with self._lock:
+            for hold in holds:
+                if self.holds.get(hold.processor.name) is hold:
+                    await self._work(hold, chunk, records)
+        return bool(chunk.entries)
+
+    async def _work(self, hold: Hold, chunk: Chunk, records: Records) -> None:
+        """Let one processor work, and save if it is time; one that fails is claimed anew."""
+        try:
+            _advance(hold, chunk, records)
+            interval = PUBLISH_INTERVAL if hold.processor.urgent else SAVE_INTERVAL
+            if hold.needs_saving and time.monotonic() - hold.saved_at >= interval:
+                await save(hold)
+        except Fenced:
+            logger.warning("%s: another process has taken it over", hold.processor.name)
+            del self.holds[hold.processor.name]
+        except LogUnavailable as error:
+            logger.warning("saving %s: %s", hold.processor.name, error)
+            del self.holds[hold.processor.name]
+        except Exception:
+            logger.exception("%s has failed", hold.processor.name)
+            del self.holds[hold.processor.name]
+
+
+def _advance(hold: Hold, chunk: Chunk, records: Records) -> None:
+    """Let a processor take in what it has not read, or the time if that is nothing."""
+    processor = hold.processor
+    if hold.position is None:
+        before = chunk.first - 1 if processor.from_start else chunk.head
+        hold.position = Position(chunk.epoch, before)
+    elif hold.position.epoch != chunk.epoch:
+        # Read from where the old log was: the next look is from the beginning.
+        processor.skip(hold.position.offset + 1, None)
+        hold.position = Position(chunk.epoch, 0)
+        return
+    if chunk.first > hold.position.offset + 1:
+        processor.skip(hold.position.offset + 1, chunk.first - 1)
+        hold.position = Position(chunk.epoch, chunk.first - 1)
+    new = records.after(hold.position.offset)
+    if len(new):
+        processor.take(new)
+        hold.position = Position(chunk.epoch, new.last)
+    elif hold.position.offset >= chunk.head:
+        processor.tick(time.time())
+
+
+async def _save(hold: Hold) -> None:
+    try:
+        await save(hold)
+    except Fenced:
+        logger.warning("%s: another process has taken it over", hold.processor.name)
+
+
+def run_until_stopped(runner: Runner) -> None:
+    """Run in an event loop of its own until SIGTERM or Ctrl-C. Raises :class:`NoLog`."""
+
+    async def run() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, task.cancel)
+        await runner.run()
+
+    with contextlib.suppress(asyncio.CancelledError):
+        asyncio.run(run())

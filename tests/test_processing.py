@@ -1,0 +1,205 @@
+"""Processors: each message counts once, whoever is killed when, and the work is shared."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from realtime import publish_many
+from realtime.log import get_log
+from realtime.processes import key
+from realtime.processing.contract import Records
+from realtime.processing.runner import Runner
+from realtime.processing.state import Fenced, claim, renew, save
+from realtime.protocol import Position
+from realtime.redis import sync_client
+from realtime.servers import layer_servers
+from tests.adder import Adder
+from tests.layers import close_layer, running_valkey
+from tests.support import ROOT, environment, wait_until
+
+
+@pytest.fixture(autouse=True)
+async def layer(data_dir: Path) -> AsyncIterator[None]:
+    with running_valkey(data_dir):
+        yield
+        await close_layer()
+
+
+def publish_numbers(*numbers: int) -> None:
+    publish_many("events", [{"n": number} for number in numbers])
+
+
+async def sums() -> list[dict[str, Any]]:
+    """Return what the adders have published."""
+    found: list[dict[str, Any]] = []
+    after = 0
+    while True:
+        chunk = await get_log().read("aggregations", after)
+        if not chunk.entries:
+            return found
+        found += [msgspec.json.decode(entry.body) for entry in chunk.entries]
+        after = chunk.first + len(chunk.entries) - 1
+
+
+def records(*numbers: int, first: int = 1) -> Records:
+    return Records(first, [{"n": number} for number in numbers], [0.0] * len(numbers))
+
+
+# State
+
+
+async def test_state_position_and_output_are_saved_together() -> None:
+    adder = Adder("one")
+    hold = await claim(adder, "me")
+    assert hold is not None and hold.position is None
+    adder.take(records(*range(10)))
+    hold.position = Position("e", 10)
+    await save(hold)
+    assert await sums() == [{"adder": "one", "count": 10, "sum": 45}]
+    again = await claim(other := Adder("one"), "me")
+    assert again is not None and again.position == ("e", 10)
+    assert (other.count, other.sum) == (10, 45)
+
+
+async def test_who_has_been_replaced_saves_nothing() -> None:
+    first = await claim(Adder("one"), "me")
+    assert first is not None
+    assert await claim(Adder("one"), "you") is None
+    assert await renew(first.processor, "me", give_up=True)
+    assert not await renew(first.processor, "me")
+    second = await claim(Adder("one"), "you")
+    assert second is not None
+    for hold in first, second:
+        hold.processor.take(records(*range(10)))
+        hold.position = Position("e", 10)
+    await save(second)
+    with pytest.raises(Fenced):
+        await save(first)
+    assert len(await sums()) == 1
+
+
+async def test_a_save_whose_answer_was_lost_is_repeated_without_effect() -> None:
+    hold = await claim(adder := Adder("one"), "me")
+    assert hold is not None
+    for _ in range(2):
+        adder.take(records(*range(10)))
+        hold.position = Position("e", 10)
+        await save(hold)
+        hold.sequence = 0
+    assert len(await sums()) == 1
+
+
+async def test_another_definition_begins_anew_where_the_old_one_was() -> None:
+    hold = await claim(adder := Adder("one"), "me")
+    assert hold is not None
+    adder.take(records(1, 2, 3))
+    hold.position = Position("e", 3)
+    await save(hold)
+    changed = await claim(new := Adder("one", definition="2"), "me")
+    assert changed is not None and changed.position == ("e", 3)
+    assert (new.count, new.sum) == (0, 0)
+
+
+# Runners in processes of their own
+
+
+@pytest.fixture
+def start(data_dir: Path) -> Iterator[Any]:
+    with contextlib.ExitStack() as stack:
+
+        def start(count: int) -> subprocess.Popen[str]:
+            process = stack.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-m", "tests.adder", str(count)],
+                    env=environment(data_dir),
+                    cwd=ROOT,
+                    text=True,
+                    stdout=subprocess.PIPE,
+                )
+            )
+            stack.callback(process.kill)
+            assert process.stdout is not None
+            assert process.stdout.readline() == "running\n"
+            return process
+
+        yield start
+
+
+async def until_summed(count: int, adders: int) -> list[dict[str, Any]]:
+    """Wait until each adder has published its sum of so many; return all sums."""
+    deadline = time.monotonic() + 30
+    while True:
+        found = await sums()
+        if sum(one["count"] == count for one in found) == adders:
+            return found
+        assert time.monotonic() < deadline, found[-3:]
+        await asyncio.sleep(0.05)
+
+
+async def test_each_message_counts_once_whoever_is_killed(start: Any) -> None:
+    adders = 3
+    process = start(adders)
+    for start_at in range(0, 5000, 100):
+        await asyncio.to_thread(publish_numbers, *range(start_at, start_at + 100))
+        if start_at in (1000, 2500):
+            await until_summed(500, adders)  # it works
+            process.kill()
+            process = start(adders)
+    found = await until_summed(5000, adders)
+    for number in range(adders):
+        mine = [one for one in found if one["adder"] == f"adder-{number}"]
+        assert [one["count"] for one in mine] == list(range(10, 5001, 10))
+        assert all(one["sum"] == sum(range(one["count"])) for one in mine)
+
+
+async def test_processes_share_the_work(start: Any) -> None:
+    first, second = start(4), start(4)
+    client = sync_client(layer_servers()[0])
+
+    def owners() -> list[Any]:
+        keys = [key(f"{{aggregations}}:processor:adder-{n}:lease") for n in range(4)]
+        return list(client.mget(keys))
+
+    wait_until(lambda: None not in owners() and len(set(owners())) == 2)
+    assert sorted(map(owners().count, set(owners()))) == [2, 2]
+    publish_numbers(*range(100))
+    await until_summed(100, 4)
+    first.terminate()
+    assert first.wait(10) == 0
+    wait_until(lambda: None not in owners() and len(set(owners())) == 1)
+    publish_numbers(*range(100, 200))
+    assert len(await until_summed(200, 4)) == 80
+    second.terminate()
+    assert second.wait(10) == 0
+
+
+async def test_what_was_lost_is_told(data_dir: Path) -> None:
+    adder = Adder("one")
+    hold = await claim(adder, "x")
+    assert hold is not None
+    hold.position = Position("another log", 7)
+    await save(hold)
+    await renew(adder, "x", give_up=True)
+    publish_numbers(*range(10))
+    made: list[Adder] = []
+
+    def load() -> list[Adder]:
+        made.append(Adder("one"))
+        return made[-1:]
+
+    task = asyncio.create_task(Runner("adders", load).run())
+    await until_summed(10, 1)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert made[0].skipped == [(8, None)]
+    assert made[0].ticks
