@@ -210,13 +210,10 @@ class StreamConsumer(AsyncJsonWebsocketConsumer):
             self._auth_timer = None
 
     async def _subscribe(self, command: Subscribe) -> None:
-        kind, own, request = read_subscription(
-            command.type, command.filters, command.resume, command.rewind
-        )
-        subscription_id, replay = await self.session.subscribe(
-            kind, own, request, command.subscription_id
-        )
-        self.session.send_subscribed(subscription_id, command.filters, replay, command.metadata)
+        wanted = read_subscription(command.wanted)
+        subscription_id, replay = await self.session.subscribe(wanted, command.subscription_id)
+        filters = command.wanted.get("filters")
+        self.session.send_subscribed(subscription_id, filters, replay, command.metadata)
         if replay is not None:
             await self.node.go_live(replay)
 

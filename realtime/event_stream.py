@@ -121,15 +121,14 @@ class _Stream:
         try:
             await self._node.start()
             query = self._read_query()
-            kind, filters, resume, rewind = self._read_request(query)
+            data = self._read_request(query)
             self._admit(origin)
             await self._authenticate(query)
-            kind, own, request = read_subscription(kind, filters, resume, rewind)
-            subscription_id, replay = await self.session.subscribe(kind, own, request)
+            subscription_id, replay = await self.session.subscribe(read_subscription(data))
         except ProtocolError as error:
             self._check_ended()
             raise _refusal_of(error) from None
-        self.session.send_subscribed(subscription_id, filters, replay)
+        self.session.send_subscribed(subscription_id, data["filters"], replay)
         if replay is not None:
             await self._node.go_live(replay)
 
@@ -140,8 +139,8 @@ class _Stream:
         except ValueError:
             raise ProtocolError(ErrorCode.INVALID_SUBSCRIPTION, "too many parameters") from None
 
-    def _read_request(self, query: dict[str, list[str]]) -> tuple[str, Any, Any, Any]:
-        """Return type, filters, resume and rewind, as in a ``subscribe`` message."""
+    def _read_request(self, query: dict[str, list[str]]) -> dict[str, Any]:
+        """Return what the ``data`` of a ``subscribe`` message would be."""
         if self._scope["method"] != "GET":
             raise Refusal(405, "method_not_allowed", "Method not allowed")
         kind = self._scope["path"].removeprefix(PREFIX)
@@ -153,9 +152,12 @@ class _Stream:
             raise Refusal(404, error.code, str(error))
         last = self._headers.get(b"last-event-id") or query.get("last_event_id", [""])[-1]
         try:
-            resume = parse_event_id(last)._asdict() if last else None
-            rewind = _read_number(query.get("rewind"))
-            return kind, _read_filters(query.get("filter", [])), resume, rewind
+            return {
+                "type": kind,
+                "filters": _read_filters(query.get("filter", [])),
+                "resume": parse_event_id(last)._asdict() if last else None,
+                "rewind": _read_number(query.get("rewind")),
+            }
         except ValueError as error:
             raise ProtocolError(ErrorCode.INVALID_SUBSCRIPTION, str(error)) from None
 

@@ -134,12 +134,9 @@ class Auth(Command):
 
 @dataclass(slots=True)
 class Subscribe(Command):
-    """The parts of ``data`` are as sent: the subscription's own rules are checked later."""
+    """``wanted`` is the message's ``data``: the subscription's own rules are checked later."""
 
-    type: Any
-    filters: Any
-    resume: Any
-    rewind: Any
+    wanted: dict[str, Any]
     subscription_id: str | None
 
 
@@ -238,8 +235,7 @@ def _read_subscribe(
         raise _invalid("data: required")
     if chosen_id is not None and not SUBSCRIPTION_ID.match(chosen_id):
         raise _invalid("subscription_id: expected 1 to 64 characters of A-Z a-z 0-9 _ . : -")
-    get = data.get
-    return Subscribe(metadata, get("type"), get("filters"), get("resume"), get("rewind"), chosen_id)
+    return Subscribe(metadata, data, chosen_id)
 
 
 def _read_unsubscribe(

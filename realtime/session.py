@@ -11,7 +11,8 @@ import asyncio
 import logging
 import time
 import uuid
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from msgspec import Raw
 
@@ -210,7 +211,7 @@ class Session:
     # Subscriptions
 
     async def subscribe(
-        self, kind: str, own: Filter, request: Request, chosen_id: str | None = None
+        self, wanted: Wanted, chosen_id: str | None = None
     ) -> tuple[str, Replay | None]:
         """Subscribe; return the id, and what is to go live, unless the client has it already.
 
@@ -218,21 +219,21 @@ class Session:
             ProtocolError: it may not, or cannot now.
         """
         assert self.grant is not None
-        if kind not in self.grant.types:
-            self.audit(Event.DENIED, type=kind)
+        if wanted.type not in self.grant.types:
+            self.audit(Event.DENIED, type=wanted.type)
             raise ProtocolError(ErrorCode.FORBIDDEN)
-        subscription_id = self._find_id(kind, own, chosen_id)
+        subscription_id = self._find_id(wanted, chosen_id)
         if subscription_id in self.subscriptions:
             return subscription_id, None
-        return subscription_id, await self._add(subscription_id, kind, own, request)
+        return subscription_id, await self._add(subscription_id, wanted)
 
-    async def _add(self, subscription_id: str, kind: str, own: Filter, request: Request) -> Replay:
-        grant = self.grant
+    async def _add(self, subscription_id: str, wanted: Wanted) -> Replay:
+        grant, kind = self.grant, wanted.type
         assert grant is not None and self.outlet is not None
-        enforced = conjunction(own, grant.filters)
+        enforced = conjunction(wanted.filters, grant.filters)
         try:
             replay = await self.node.subscribe(
-                self.outlet, kind, enforced, subscription_id, request
+                self.outlet, kind, enforced, subscription_id, wanted.request
             )
         except LayerUnavailable as error:
             logger.warning("subscribing to %s: %s", kind, error)
@@ -243,30 +244,30 @@ class Session:
             self.node.unsubscribe(replay.subscription)
             if self.ended or now is None or kind not in now.types:
                 raise ProtocolError(ErrorCode.FORBIDDEN)
-            return await self._add(subscription_id, kind, own, request)
-        self.subscriptions[subscription_id] = replay.subscription, own
+            return await self._add(subscription_id, wanted)
+        self.subscriptions[subscription_id] = replay.subscription, wanted.filters
         return replay
 
-    def _find_id(self, kind: str, own: Filter, chosen: str | None) -> str:
+    def _find_id(self, wanted: Wanted, chosen: str | None) -> str:
         """Return the id under which the client has this subscription, or will have it."""
         if chosen in self.subscriptions:
-            if self._is_same(chosen, kind, own):
+            if self._is_same(chosen, wanted):
                 return chosen
             raise ProtocolError(ErrorCode.DUPLICATE_SUBSCRIPTION)
         for known_id in self.subscriptions:
-            if self._is_same(known_id, kind, own):
+            if self._is_same(known_id, wanted):
                 return known_id
         if len(self.subscriptions) >= self.node.policy.config.max_subscriptions_per_client:
             self.audit_limit("subscriptions")
             raise ProtocolError(ErrorCode.TOO_MANY_SUBSCRIPTIONS)
-        subscription_id = chosen or derive_subscription_id(kind, own)
+        subscription_id = chosen or derive_subscription_id(wanted.type, wanted.filters)
         if subscription_id in self.subscriptions:
             raise ProtocolError(ErrorCode.DUPLICATE_SUBSCRIPTION)
         return subscription_id
 
-    def _is_same(self, subscription_id: str, kind: str, own: Filter) -> bool:
+    def _is_same(self, subscription_id: str, wanted: Wanted) -> bool:
         subscription, filters = self.subscriptions[subscription_id]
-        return subscription.type == kind and filters == own
+        return subscription.type == wanted.type and filters == wanted.filters
 
     def position(self, subscription_id: str) -> Position:
         """Return the position up to which a subscription has been sent all that matches."""
@@ -330,16 +331,24 @@ class Session:
             self.audit(Event.LIMIT_REACHED, limit=limit)
 
 
-def read_subscription(
-    kind: Any, filters: Any, resume: Any, rewind: Any
-) -> tuple[str, Filter, Request]:
-    """Read what a client asks to subscribe to. Raises :class:`ProtocolError`."""
+class Wanted(NamedTuple):
+    """What a client asks to subscribe to: with its own filters, not yet those of its token."""
+
+    type: str
+    filters: Filter
+    request: Request
+
+
+def read_subscription(data: Mapping[str, Any]) -> Wanted:
+    """Read the ``data`` of a ``subscribe`` message. Raises :class:`ProtocolError`."""
+    kind = data.get("type")
     if not isinstance(kind, str) or kind not in SUBSCRIPTION_TYPES:
         raise ProtocolError(
             ErrorCode.INVALID_SUBSCRIPTION,
             f"type: expected one of {', '.join(SUBSCRIPTION_TYPES)}",
         )
     try:
-        return kind, compile_filters(filters), read_request(resume, rewind)
+        filters = compile_filters(data.get("filters"))
+        return Wanted(kind, filters, read_request(data.get("resume"), data.get("rewind")))
     except ValueError as error:
         raise ProtocolError(ErrorCode.INVALID_SUBSCRIPTION, str(error)) from None

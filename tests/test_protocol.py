@@ -69,15 +69,9 @@ near_messages = st.fixed_dictionaries(
 )
 
 
-def subscribe(
-    kind: Any = None,
-    filters: Any = None,
-    resume: Any = None,
-    rewind: Any = None,
-    chosen_id: str | None = None,
-) -> Subscribe:
+def subscribe(wanted: dict[str, Any], chosen_id: str | None = None) -> Subscribe:
     """Return a command without metadata."""
-    return Subscribe(None, kind, filters, resume, rewind, chosen_id)
+    return Subscribe(None, wanted, chosen_id)
 
 
 def read(message: Any) -> Command:
@@ -184,28 +178,28 @@ def test_the_close_reasons_are_the_contracts_and_fit_a_close_frame() -> None:
         ({"type": "ping"}, Ping(None)),
         ({"type": "ping", "data": {"any": "thing"}, "unknown": [1]}, Ping(None)),
         ({"type": "ping", "timestamp": "not even a time"}, Ping(None)),
-        ({"type": "subscribe", "data": {"type": "events"}}, subscribe("events")),
+        ({"type": "subscribe", "data": {"type": "events"}}, subscribe({"type": "events"})),
         (
             {
                 "type": "subscribe",
                 "data": {"type": "alerts", "filters": {"a.b": [1, None]}},
                 "subscription_id": "mine",
             },
-            subscribe("alerts", {"a.b": [1, None]}, chosen_id="mine"),
+            subscribe({"type": "alerts", "filters": {"a.b": [1, None]}}, "mine"),
         ),
         (
             {
                 "type": "subscribe",
                 "data": {"type": "events", "resume": {"epoch": "e", "offset": 7}, "rewind": 5},
             },
-            subscribe("events", resume={"epoch": "e", "offset": 7}, rewind=5),
+            subscribe({"type": "events", "resume": {"epoch": "e", "offset": 7}, "rewind": 5}),
         ),
         # The subscription's own rules come later, with an error of their own.
         (
             {"type": "subscribe", "data": {"type": 1, "filters": 2, "resume": 3, "rewind": "4"}},
-            subscribe(1, 2, 3, "4"),
+            subscribe({"type": 1, "filters": 2, "resume": 3, "rewind": "4"}),
         ),
-        ({"type": "subscribe", "data": {}}, subscribe()),
+        ({"type": "subscribe", "data": {}}, subscribe({})),
         ({"type": "unsubscribe", "data": {"subscription_id": "x"}}, Unsubscribe(None, "x")),
         ({"type": "unsubscribe", "subscription_id": "x"}, Unsubscribe(None, "x")),
         (
