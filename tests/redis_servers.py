@@ -42,7 +42,11 @@ class RedisServer:
 
     def __enter__(self) -> Self:
         self._directory.mkdir(parents=True, exist_ok=True)
-        self.start()
+        try:
+            self.start()
+        except BaseException:  # of a server that does not get ready nobody else lets go
+            self.kill()
+            raise
         return self
 
     def __exit__(self, *error: object) -> None:
