@@ -125,7 +125,9 @@ class Crowd:
             for follower, event in zip(self.followers, subscribed, strict=True)
         ]
         try:
-            await asyncio.wait_for(asyncio.gather(*(event.wait() for event in subscribed)), PATIENCE)
+            await asyncio.wait_for(
+                asyncio.gather(*(event.wait() for event in subscribed)), PATIENCE
+            )
             yield
             for task in tasks:
                 if task.done():
