@@ -118,10 +118,11 @@ class StreamConsumer(AsyncJsonWebsocketConsumer):
         """Count, read and carry out one message."""
         if self.session.ended:
             return
-        self.node.stats.messages_received += 1
+        message = text_data if text_data is not None else bytes_data or b""
+        self.session.count_received(message)
         try:
             self._check_rate()
-            command = parse(text_data if text_data is not None else bytes_data or b"")
+            command = parse(message)
             if self.session.grant is None and not isinstance(command, Auth | Ping):
                 raise _with_metadata(ProtocolError(ErrorCode.AUTH_REQUIRED), command)
             await self.receive_json(command)

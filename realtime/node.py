@@ -33,12 +33,19 @@ from realtime.frames import text_frame
 from realtime.hub import Hub, Message, Subscription
 from realtime.leases import ASSERT_INTERVAL, Leases
 from realtime.live import answer
-from realtime.log import LogUnavailable
+from realtime.log import LogUnavailable, get_log
 from realtime.observer import Observer
 from realtime.outlet import ConnectionOutlet
 from realtime.policy import POLL_INTERVAL, Policy
 from realtime.processes import BEAT_INTERVAL, Process
-from realtime.protocol import CloseReason, ErrorCode, Position, ProtocolError, encode_error
+from realtime.protocol import (
+    SUBSCRIPTION_TYPES,
+    CloseReason,
+    ErrorCode,
+    Position,
+    ProtocolError,
+    encode_error,
+)
 from realtime.readiness import DRAINING, look_around
 from realtime.redis import close_async_clients
 from realtime.replay import Replay, Request
@@ -57,6 +64,8 @@ WRITES_BETWEEN_LOOKS = 64
 BYTES_AT_ONCE = 128 * 1024
 # How often the last use of tokens is written.
 USE_INTERVAL = 60.0
+# How often the logs are asked how long they are.
+LENGTH_INTERVAL = 5.0
 CLOSE_TIMEOUT = 2.0
 # Seconds that the first clients wait for the policy, less than a handshake may take. Without it
 # they have what the environment says, until the database answers.
@@ -120,6 +129,8 @@ class Node:
         self.spawn(self.process.listen())
         self.spawn(self._observer.watch_loop())
         self.spawn(self._every(BEAT_INTERVAL, self._beat))
+        self.spawn(self._measure_logs())
+        self.spawn(self._every(LENGTH_INTERVAL, self._measure_logs))
         self.spawn(self._every(ASSERT_INTERVAL, self._assert_leases))
         self.spawn(self._every(POLL_INTERVAL, self.authority.follow))
         self.spawn(self._every(USE_INTERVAL, self.authority.record_uses))
@@ -229,6 +240,13 @@ class Node:
         self.cluster = [mine]
         self.cluster = await exchange(mine)
 
+    async def _measure_logs(self) -> None:
+        """Count what the logs retain. Not in a beat, which a log that hangs must not hold up."""
+        try:
+            self.stats.log = await get_log().lengths(SUBSCRIPTION_TYPES)
+        except LogUnavailable:
+            self.stats.log = {}
+
     async def _assert_leases(self) -> None:
         with contextlib.suppress(redis.RedisError, OSError):
             await self.leases.write_all()
@@ -337,6 +355,7 @@ class Node:
     async def _deliver(self, kind: str, messages: list[Message]) -> None:
         """Write messages to everyone they concern, a few milliseconds at a time."""
         self.stats.published[kind] += len(messages)
+        self.stats.published_bytes[kind] += sum([len(message.payload) for message in messages])
         turn_ends = time.monotonic() + TURN
         written = 0
         for part in _parts(messages):
@@ -353,6 +372,14 @@ class Node:
                         written = 0
             if part[-1] is not messages[-1]:
                 await asyncio.sleep(0)  # so that sockets take in what was written
+
+    def count_replayed(self, kind: str, messages: int, size: int) -> None:
+        """Count messages that one subscription was sent before it was live, and their bytes."""
+        stats = self.stats
+        stats.messages_sent += messages
+        stats.delivered[kind] += messages
+        stats.delivered_bytes[kind] += size
+        stats.replayed[kind] += messages
 
     def _count_repaired(self, kind: str, count: int) -> None:
         self.stats.repaired[kind] += count

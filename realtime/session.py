@@ -19,6 +19,7 @@ from realtime.addresses import address_key
 from realtime.audit import Event, record
 from realtime.auth import ANONYMOUS, Grant, public_prefix
 from realtime.broker import LayerUnavailable
+from realtime.database import Unavailable
 from realtime.filters import Filter, compile_filters, conjunction, derive_subscription_id
 from realtime.frames import text_frame
 from realtime.hub import Subscription
@@ -154,7 +155,11 @@ class Session:
         One of the secret's connections is taken if those are limited; if there is none, the
         session ends. Raises ``Unavailable``.
         """
-        grant = await self._find_grant(secret)
+        try:
+            grant = await self._find_grant(secret)
+        except Unavailable:
+            self.node.stats.auth_unavailable += 1
+            raise
         if self.ended:
             self.node.leases.release(self.client_id)
         elif grant is None:
@@ -277,7 +282,15 @@ class Session:
         subscription, _ = self.subscriptions.pop(subscription_id)
         self.node.unsubscribe(subscription)
 
-    # Out
+    # In and out
+
+    def count_received(self, message: str | bytes) -> None:
+        """Count a message of the client, whatever is in it."""
+        stats = self.node.stats
+        stats.messages_received += 1
+        if isinstance(message, str) and not message.isascii():
+            message = message.encode(errors="surrogatepass")
+        stats.received_bytes += len(message)
 
     def reply(
         self,
