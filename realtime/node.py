@@ -53,6 +53,7 @@ from realtime.roster import Client, Room, Roster
 from realtime.servers import uses_embedded
 from realtime.stats import Stats
 from realtime.tasks import end
+from realtime.tracing import Origin, get_tracing
 
 logger = logging.getLogger(__name__)
 
@@ -92,6 +93,7 @@ class Node:
         self._drain: Drain | None = None
         # The look at database and channel layer that is under way, or the last one.
         self._looking: asyncio.Task[list[str]] | None = None
+        self._tracing = get_tracing()
         self._broker = Broker(self._deliver, self._tell_all, self._count_repaired)
         # Subscriptions that are not live yet.
         self._replays: dict[Subscription, tuple[Replay, asyncio.Task[None] | None]] = {}
@@ -352,19 +354,27 @@ class Node:
             else:
                 await self._broker.leave(kind)
 
-    async def _deliver(self, kind: str, messages: list[Message]) -> None:
-        """Write messages to everyone they concern, a few milliseconds at a time."""
+    async def _deliver(self, kind: str, messages: list[Message], origins: list[Origin]) -> None:
+        """Write messages to everyone they concern."""
+        if self._tracing is None:
+            await self._write_all(kind, messages)
+            return
+        with self._tracing.delivery(kind, len(messages), origins, self.process.name) as delivery:
+            delivery.writes = await self._write_all(kind, messages)
+
+    async def _write_all(self, kind: str, messages: list[Message]) -> int:
+        """Write a few milliseconds at a time; return how many writes it took."""
         self.stats.published[kind] += len(messages)
         self.stats.published_bytes[kind] += sum([len(message.payload) for message in messages])
         turn_ends = time.monotonic() + TURN
-        written = 0
+        written = writes = 0
         for part in _parts(messages):
             for subscriptions, frames, count in self.hub.deliveries(kind, part):
                 self.stats.fan_out.observe(len(subscriptions), count)
                 late = max(0.0, time.time() - part[0].timestamp)
                 for start in range(0, len(subscriptions), WRITES_BETWEEN_LOOKS):
                     few = subscriptions[start : start + WRITES_BETWEEN_LOOKS]
-                    self._write(kind, few, frames, count, late)
+                    writes += self._write(kind, few, frames, count, late)
                     written += len(few)
                     if written >= WRITES_BETWEEN_LOOKS and time.monotonic() > turn_ends:
                         await asyncio.sleep(0)
@@ -372,6 +382,7 @@ class Node:
                         written = 0
             if part[-1] is not messages[-1]:
                 await asyncio.sleep(0)  # so that sockets take in what was written
+        return writes
 
     def count_replayed(self, kind: str, messages: int, size: int) -> None:
         """Count messages that one subscription was sent before it was live, and their bytes."""
@@ -407,7 +418,8 @@ class Node:
         frames: bytes,
         count: int,
         late: float,
-    ) -> None:
+    ) -> int:
+        """Write to those who are live; return how many they are."""
         written = 0
         for subscription in subscriptions:
             if subscription.active:
@@ -418,6 +430,7 @@ class Node:
         stats.delivered[kind] += count * written
         stats.delivered_bytes[kind] += len(frames) * written
         stats.latency.observe(late, count * written)
+        return written
 
 
 def _parts(messages: list[Message]) -> Iterator[list[Message]]:
