@@ -54,6 +54,7 @@ try:
     LAYER_HOSTS = layer_hosts(DATA_DIR)
     DEBUG = _flag("DJANGO_DEBUG")
     TLS = _flag("DJANGO_TLS")
+    ACCESS_LOG = _flag("STREAMING_ACCESS_LOG", default=True)
     TRACING = _flag("STREAMING_TRACING")
     if TRACING:
         check_tracing()
@@ -219,6 +220,7 @@ LOGGING = {
     "root": {"handlers": ["stderr"], "level": "WARNING"},
     "loggers": {
         "realtime": {"level": "INFO"},
+        "realtime.access": {"level": "INFO" if ACCESS_LOG else "WARNING"},
         "realtime.audit": {"handlers": ["audit"], "propagate": False},
         # It repeats what realtime.database and readiness say.
         "psycopg.pool": {"level": "ERROR"},
