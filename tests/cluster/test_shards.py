@@ -108,6 +108,11 @@ async def test_one_that_is_away_takes_only_its_types(
             await asyncio.to_thread(
                 wait_until, lambda: get(server, "/api/stats", token)[1]["cluster"]["processes"] == 2
             )
+            # How long a log is that does not answer, nobody says.
+            await asyncio.to_thread(
+                wait_until,
+                lambda: set(get(server, "/api/stats", token)[1]["cluster"]["log"]) == set(kept),
+            )
             shards[which].start()
             for kind in lost:
                 await asyncio.wait_for(await_publishable(server, kind, {"n": 1}), 30)
