@@ -23,6 +23,7 @@ from realtime.log import LogUnavailable, get_log, read_position, unpack
 from realtime.protocol import Position, encode_payload
 from realtime.servers import group_name, new_channel
 from realtime.tasks import end
+from realtime.tracing import get_tracing
 
 logger = logging.getLogger(__name__)
 
@@ -142,6 +143,7 @@ class _Receiver:
         # Set when a probe sent through the group came back: the membership works.
         self.joined = asyncio.Event()
         self._probe = uuid.uuid4().hex
+        self._tracing = get_tracing()
 
     async def start(self) -> None:
         await self.feed.start()
@@ -221,4 +223,6 @@ class _Receiver:
             Message(self.feed.kind, body, message["timestamp"], Position(first.epoch, offset))
             for offset, body in enumerate(unpack(message["messages"]), first.offset)
         ]
-        return Batch(first, messages)
+        if self._tracing is None:
+            return Batch(first, messages)
+        return Batch(first, messages, self._tracing.origin(message, first, len(messages)))

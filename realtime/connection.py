@@ -399,6 +399,8 @@ class StreamProtocol(WebSocketProtocol):
         if self._task is None:
             return
         self._inbox.clear()
+        # With what this end has closed, whether the client answered that or not.
+        code = self.localCloseCode if self.closedByMe else code
         self._inbox.put({"type": "websocket.disconnect", "code": code or 1005}, 0)
         self._log("disconnected")
 

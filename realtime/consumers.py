@@ -39,6 +39,7 @@ logger = logging.getLogger(__name__)
 
 MAX_AUTH_FAILURES = 3
 
+TRANSPORT = "websocket"
 # The code of a connection that ended without a close frame (RFC 6455, section 7.4.1).
 CUT = 1006
 
@@ -81,6 +82,7 @@ class StreamConsumer(AsyncJsonWebsocketConsumer):
         except Exception:
             logger.exception("a connection failed")
             self.session.end(CloseCode.INTERNAL_ERROR, CloseReason.INTERNAL)
+            self.session.closed(CloseCode.INTERNAL_ERROR, TRANSPORT)
         finally:
             self._stop_auth_timer()
             self.session.forget()
@@ -118,10 +120,11 @@ class StreamConsumer(AsyncJsonWebsocketConsumer):
         """Count, read and carry out one message."""
         if self.session.ended:
             return
-        self.node.stats.messages_received += 1
+        message = text_data if text_data is not None else bytes_data or b""
+        self.session.count_received(message)
         try:
             self._check_rate()
-            command = parse(text_data if text_data is not None else bytes_data or b"")
+            command = parse(message)
             if self.session.grant is None and not isinstance(command, Auth | Ping):
                 raise _with_metadata(ProtocolError(ErrorCode.AUTH_REQUIRED), command)
             await self.receive_json(command)
@@ -145,7 +148,8 @@ class StreamConsumer(AsyncJsonWebsocketConsumer):
 
     async def websocket_disconnect(self, message: dict[str, Any]) -> None:
         """End the task of a client that is gone."""
-        self.node.stats.count_close(message.get("code", CUT))
+        self.session.forget()
+        self.session.closed(message.get("code", CUT), TRANSPORT)
         if isinstance(self.session.outlet, AsgiOutlet):
             self.session.outlet.abandon()
         raise StopConsumer

@@ -35,6 +35,7 @@ from realtime.tasks import end
 logger = logging.getLogger(__name__)
 
 PREFIX = "/api/stream/"
+TRANSPORT = "event-stream"
 # Milliseconds after which a page's EventSource comes back: each at a time of its own.
 RETRY = (500, 3000)
 # Seconds after which to come back when there is no room.
@@ -75,7 +76,7 @@ async def event_stream(scope: dict[str, Any], receive: Any, send: Any) -> None:
         await _until_gone(_serve(stream, send, cors, origin), receive)
     finally:
         stream.session.forget()
-        stream.count_end()
+        stream.closed()
 
 
 async def _serve(stream: _Stream, send: Any, cors: Headers, origin: str | None) -> None:
@@ -224,11 +225,11 @@ class _Stream:
                 break  # no longer allowed, as the client was told
         await _send_body(send, b"")
 
-    def count_end(self) -> None:
-        """Count how the stream ended, if it began; a client that leaves gives no code (1005)."""
+    def closed(self) -> None:
+        """Say how the stream ended, if it began; a client that leaves gives no code (1005)."""
         if self._began:
             code, _ = self._outlet.closed or (1005, None)
-            self._node.stats.count_close(int(code))
+            self.session.closed(int(code), TRANSPORT)
 
     def _silence(self) -> float:
         """Return the seconds after which something is said even if nothing has come."""

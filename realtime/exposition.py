@@ -26,6 +26,7 @@ COUNTERS = {
     "total_connections": ("handshakes", "Connections that were taken"),
     "refused_connections": ("refused_connections", "Connections there was no room for, or refused"),
     "messages_received": ("messages_received", "Messages from clients"),
+    "received_bytes": ("received_bytes", "Bytes of messages from clients"),
     "messages_sent": ("messages_sent", "Messages and replies to clients"),
     "rate_limited": ("rate_limited", "Messages refused by the rate limit"),
     "slow_consumers": ("slow_consumers", "Connections closed because the client did not read"),
@@ -33,8 +34,10 @@ COUNTERS = {
 }
 COUNTERS_BY_TYPE = {
     "published": ("published", "Messages that the channel layer or the log has brought"),
+    "published_bytes": ("published_bytes", "Bytes of the payloads that these have brought"),
     "delivered": ("delivered", "Data messages to clients"),
     "delivered_bytes": ("delivered_bytes", "Bytes of data messages to clients"),
+    "replayed": ("replayed", "Data messages to clients that resumed or rewound"),
     "repaired": ("repaired", "Messages that the channel layer did not bring and the log did"),
     "lost": ("lost", "Messages that could not be delivered any more"),
 }
@@ -47,6 +50,15 @@ GAUGES = {
     "loop_lag": ("loop_lag_seconds", "How late the event loop was at most, of late"),
     "round_trip": ("layer_round_trip_seconds", "The last question to the channel layer"),
     "started": ("start_time_seconds", "When the process started, since 1970"),
+}
+GAUGES_BY_TYPE = {
+    "subscriptions": ("subscriptions", "Subscriptions"),
+    "log": ("log_messages", "Messages in the log, the same for all processes"),
+}
+AUTHENTICATIONS = {
+    "accepted": "authenticated",
+    "refused": "auth_failures",
+    "unavailable": "auth_unavailable",
 }
 DISTRIBUTIONS = {
     "latency": ("publish_to_write_seconds", "From publishing to writing to a client's socket"),
@@ -84,32 +96,32 @@ class _Collector:
             for one in self._processes:
                 gauge.add_metric([one.process], float(getattr(one, field)))
             yield gauge
-        gauge = GaugeMetricFamily(
-            "realtime_subscriptions", "Subscriptions", labels=["process", "type"]
-        )
-        for one in self._processes:
-            for kind, count in one.subscriptions.items():
-                gauge.add_metric([one.process, kind], count)
-        yield gauge
+        for field, (name, about) in GAUGES_BY_TYPE.items():
+            gauge = GaugeMetricFamily(f"realtime_{name}", about, labels=["process", "type"])
+            for one in self._processes:
+                for kind, count in getattr(one, field).items():
+                    gauge.add_metric([one.process, kind], count)
+            yield gauge
 
     def _counters(self) -> Iterator[Metric]:
+        # During an upgrade there are processes that do not count everything yet.
         for field, (name, about) in COUNTERS.items():
             counter = CounterMetricFamily(f"realtime_{name}", about, labels=["process"])
             for one in self._processes:
-                counter.add_metric([one.process], one.counters[field])
+                counter.add_metric([one.process], one.counters.get(field, 0))
             yield counter
         for field, (name, about) in COUNTERS_BY_TYPE.items():
             counter = CounterMetricFamily(f"realtime_{name}", about, labels=["process", "type"])
             for one in self._processes:
-                for kind, count in one.by_type[field].items():
+                for kind, count in one.by_type.get(field, {}).items():
                     counter.add_metric([one.process, kind], count)
             yield counter
         counter = CounterMetricFamily(
             "realtime_authentications", "Attempts to authenticate", labels=["process", "result"]
         )
         for one in self._processes:
-            counter.add_metric([one.process, "accepted"], one.counters["authenticated"])
-            counter.add_metric([one.process, "refused"], one.counters["auth_failures"])
+            for result, field in AUTHENTICATIONS.items():
+                counter.add_metric([one.process, result], one.counters.get(field, 0))
         yield counter
         counter = CounterMetricFamily(
             "realtime_closes", "Connections that ended, by close code", labels=["process", "code"]

@@ -16,6 +16,7 @@ from realtime.hub import Message
 from realtime.log import Chunk, Log
 from realtime.protocol import Position
 from realtime.sequence import RECENT_MESSAGES, Recent, Sequence
+from realtime.tracing import Origin
 
 # Beyond any offset: to read the head alone.
 END = 2**53
@@ -26,6 +27,8 @@ class Batch(NamedTuple):
 
     first: Position | None
     messages: list[Message]
+    # Only where tracing is on.
+    origin: Origin | None = None
 
 
 class Lost(NamedTuple):
@@ -45,7 +48,7 @@ class Range(NamedTuple):
     messages: list[Message]
 
 
-Deliver = Callable[[str, list[Message]], Awaitable[None]]
+Deliver = Callable[[str, list[Message], list[Origin]], Awaitable[None]]
 HandOn = Callable[[list[Message]], Awaitable[None]]
 Tell = Callable[[str, Lost], None]
 # Counts messages of a type that a group should have brought and the log did.
@@ -96,6 +99,7 @@ class Feed:
         """
         async with self.lock:
             ready: list[Message] = []
+            origins: list[Origin] = []
             complete = True
             for batch in batches:
                 if batch.first is None:
@@ -104,7 +108,9 @@ class Feed:
                     new = self._sequence.take(batch.first, batch.messages)
                     complete = new is not None
                     ready += new or ()
-            await self._hand_on(ready)
+                    if new and batch.origin is not None:
+                        origins.append(batch.origin)
+            await self._hand_on(ready, origins)
             if not complete:  # all that a group brings is in the log before
                 await self._catch_up(self._hand_on)
 
@@ -142,10 +148,10 @@ class Feed:
         self.position = self._sequence.position
         self._tell(self.kind, lost)
 
-    async def _hand_on(self, messages: list[Message]) -> None:
+    async def _hand_on(self, messages: list[Message], origins: list[Origin] | None = None) -> None:
         try:
             if messages:
-                await self._deliver(self.kind, messages)
+                await self._deliver(self.kind, messages, origins or [])
         finally:
             await self._remember(messages)
 

@@ -78,6 +78,8 @@ class Figures(msgspec.Struct):
     by_type: dict[str, dict[str, int]]
     closes: dict[int, int]
     distributions: dict[str, Distribution]
+    # Subscription type -> messages in the log. During an upgrade there are processes without it.
+    log: dict[str, int] = {}
 
 
 _decoder = msgspec.json.Decoder(Figures)
@@ -129,7 +131,7 @@ def whole(processes: Sequence[Figures]) -> dict[str, Any]:
 
     Numbers are sums, but for ``published_per_second``: each process takes what is published, so
     the most that any takes counts. ``lag`` is the mean weighted by deliveries; ``loop_lag`` and
-    ``round_trip`` are the worst.
+    ``round_trip`` are the worst. ``log`` is the longest that any has seen.
     """
     delivering = [one for one in processes if one.lag is not None]
     weight = sum(one.delivered_per_second for one in delivering)
@@ -151,6 +153,8 @@ def whole(processes: Sequence[Figures]) -> dict[str, Any]:
     ):
         result[name] = sum(getattr(one, name) for one in processes)
     result["subscriptions"] = _sum(one.subscriptions for one in processes)
+    kinds = {kind for one in processes for kind in one.log}
+    result["log"] = {kind: max(one.log.get(kind, 0) for one in processes) for kind in sorted(kinds)}
     result |= _sum(one.counters for one in processes)
     return result
 

@@ -33,12 +33,19 @@ from realtime.frames import text_frame
 from realtime.hub import Hub, Message, Subscription
 from realtime.leases import ASSERT_INTERVAL, Leases
 from realtime.live import answer
-from realtime.log import LogUnavailable
+from realtime.log import LogUnavailable, get_log
 from realtime.observer import Observer
 from realtime.outlet import ConnectionOutlet
 from realtime.policy import POLL_INTERVAL, Policy
 from realtime.processes import BEAT_INTERVAL, Process
-from realtime.protocol import CloseReason, ErrorCode, Position, ProtocolError, encode_error
+from realtime.protocol import (
+    SUBSCRIPTION_TYPES,
+    CloseReason,
+    ErrorCode,
+    Position,
+    ProtocolError,
+    encode_error,
+)
 from realtime.readiness import DRAINING, look_around
 from realtime.redis import close_async_clients
 from realtime.replay import Replay, Request
@@ -46,6 +53,7 @@ from realtime.roster import Client, Room, Roster
 from realtime.servers import uses_embedded
 from realtime.stats import Stats
 from realtime.tasks import end
+from realtime.tracing import Origin, get_tracing
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +65,8 @@ WRITES_BETWEEN_LOOKS = 64
 BYTES_AT_ONCE = 128 * 1024
 # How often the last use of tokens is written.
 USE_INTERVAL = 60.0
+# How often the logs are asked how long they are.
+LENGTH_INTERVAL = 5.0
 CLOSE_TIMEOUT = 2.0
 # Seconds that the first clients wait for the policy, less than a handshake may take. Without it
 # they have what the environment says, until the database answers.
@@ -85,6 +95,7 @@ class Node:
         self._drain: Drain | None = None
         # The look at database and channel layer that is under way, or the last one.
         self._looking: asyncio.Task[list[str]] | None = None
+        self._tracing = get_tracing()
         self._broker = Broker(self._deliver, self._tell_all, self._count_repaired)
         # Subscriptions that are not live yet.
         self._replays: dict[Subscription, tuple[Replay, asyncio.Task[None] | None]] = {}
@@ -122,6 +133,8 @@ class Node:
         self.spawn(self.process.listen())
         self.spawn(self._observer.watch_loop())
         self.spawn(self._every(BEAT_INTERVAL, self._beat))
+        self.spawn(self._measure_logs())
+        self.spawn(self._every(LENGTH_INTERVAL, self._measure_logs))
         self.spawn(self._every(ASSERT_INTERVAL, self._assert_leases))
         self.spawn(self._every(POLL_INTERVAL, self.authority.follow))
         self.spawn(self._every(USE_INTERVAL, self.authority.record_uses))
@@ -231,6 +244,13 @@ class Node:
         self.cluster = [mine]
         self.cluster = await exchange(mine)
 
+    async def _measure_logs(self) -> None:
+        """Count what the logs retain. Not in a beat, which a log that hangs must not hold up."""
+        try:
+            self.stats.log = await get_log().lengths(SUBSCRIPTION_TYPES)
+        except LogUnavailable:
+            self.stats.log = {}
+
     async def _assert_leases(self) -> None:
         with contextlib.suppress(redis.RedisError, OSError):
             await self.leases.write_all()
@@ -336,18 +356,27 @@ class Node:
             else:
                 await self._broker.leave(kind)
 
-    async def _deliver(self, kind: str, messages: list[Message]) -> None:
-        """Write messages to everyone they concern, a few milliseconds at a time."""
+    async def _deliver(self, kind: str, messages: list[Message], origins: list[Origin]) -> None:
+        """Write messages to everyone they concern."""
+        if self._tracing is None:
+            await self._write_all(kind, messages)
+            return
+        with self._tracing.delivery(kind, len(messages), origins, self.process.name) as delivery:
+            delivery.writes = await self._write_all(kind, messages)
+
+    async def _write_all(self, kind: str, messages: list[Message]) -> int:
+        """Write a few milliseconds at a time; return how many writes it took."""
         self.stats.published[kind] += len(messages)
+        self.stats.published_bytes[kind] += sum([len(message.payload) for message in messages])
         turn_ends = time.monotonic() + TURN
-        written = 0
+        written = writes = 0
         for part in _parts(messages):
             for subscriptions, frames, count in self.hub.deliveries(kind, part):
                 self.stats.fan_out.observe(len(subscriptions), count)
                 late = max(0.0, time.time() - part[0].timestamp)
                 for start in range(0, len(subscriptions), WRITES_BETWEEN_LOOKS):
                     few = subscriptions[start : start + WRITES_BETWEEN_LOOKS]
-                    self._write(kind, few, frames, count, late)
+                    writes += self._write(kind, few, frames, count, late)
                     written += len(few)
                     if written >= WRITES_BETWEEN_LOOKS and time.monotonic() > turn_ends:
                         await asyncio.sleep(0)
@@ -355,6 +384,15 @@ class Node:
                         written = 0
             if part[-1] is not messages[-1]:
                 await asyncio.sleep(0)  # so that sockets take in what was written
+        return writes
+
+    def count_replayed(self, kind: str, messages: int, size: int) -> None:
+        """Count messages that one subscription was sent before it was live, and their bytes."""
+        stats = self.stats
+        stats.messages_sent += messages
+        stats.delivered[kind] += messages
+        stats.delivered_bytes[kind] += size
+        stats.replayed[kind] += messages
 
     def _count_repaired(self, kind: str, count: int) -> None:
         self.stats.repaired[kind] += count
@@ -382,7 +420,8 @@ class Node:
         frames: bytes,
         count: int,
         late: float,
-    ) -> None:
+    ) -> int:
+        """Write to those who are live; return how many they are."""
         written = 0
         for subscription in subscriptions:
             if subscription.active:
@@ -393,6 +432,7 @@ class Node:
         stats.delivered[kind] += count * written
         stats.delivered_bytes[kind] += len(frames) * written
         stats.latency.observe(late, count * written)
+        return written
 
 
 def _parts(messages: list[Message]) -> Iterator[list[Message]]:

@@ -39,8 +39,8 @@ class Observer:
         self._started = time.time()
         self._process = psutil.Process()
         self._at = time.monotonic()
-        # Received, published, delivered, and latency's sum when figures were made last.
-        self._before: tuple[float, ...] = (0, 0, 0, 0)
+        # Received, published, delivered, latency's number and sum when figures were made last.
+        self._before: tuple[float, ...] = (0, 0, 0, 0, 0)
 
     async def watch_loop(self) -> None:
         """Measure how late the loop is, until cancelled."""
@@ -71,6 +71,7 @@ class Observer:
             draining=draining,
             connections=stats.active_clients,
             subscriptions=dict(stats.subscriptions),
+            log=dict(stats.log),
             buffered=buffered,
             resident=self._process.memory_info().rss,
             received_per_second=received,
@@ -94,14 +95,15 @@ class Observer:
             stats.messages_received,
             sum(stats.published.values()),
             sum(stats.delivered.values()),
+            stats.latency.count,
             stats.latency.total,
         )
         elapsed = max(now - self._at, 0.001)
-        received, published, delivered, latency = (
+        received, published, delivered, live, latency = (
             new - old for new, old in zip(current, self._before, strict=True)
         )
         self._before, self._at = current, now
-        lag = latency / delivered if delivered else None
+        lag = latency / live if live else None  # what is replayed is not late
         return received / elapsed, published / elapsed, delivered / elapsed, lag
 
 

@@ -228,7 +228,7 @@ _STATS: Schema = {
                 ("process", "cluster"),
                 process=_object(("active_clients", "total_subscriptions", "messages_sent")),
                 cluster=_object(
-                    ("processes", "hosts", "connections", "subscriptions", "by_process"),
+                    ("processes", "hosts", "connections", "subscriptions", "log", "by_process"),
                     by_process={"type": "array", "items": _object(("process", "host", "pid"))},
                 ),
             ),

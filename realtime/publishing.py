@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from asgiref.sync import async_to_sync, sync_to_async
@@ -30,6 +31,7 @@ from realtime.log import (
 )
 from realtime.protocol import SUBSCRIPTION_TYPES, Position, encode_payload
 from realtime.servers import group_name
+from realtime.tracing import publishing
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +42,9 @@ MAX_BATCH_MESSAGES = 1000
 # Appending more at once would keep the server from others for more than some milliseconds.
 MAX_APPEND_BYTES = 8 * 1024 * 1024
 MAX_APPEND_MESSAGES = 5000
+
+
+NO_TRACE: Mapping[str, str] = MappingProxyType({})
 
 
 class PublishError(Exception):
@@ -175,12 +180,18 @@ def _cut(bodies: Sequence[bytes], most_bytes: int, most: int) -> Iterable[list[b
         yield batch
 
 
-def _message(packed: bytes, timestamp: float, position: str) -> dict[str, Any]:
-    """Return the group message that carries packed payloads; see ``broker`` for its reader."""
+def _message(
+    packed: bytes, timestamp: float, position: str, trace: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return the group message that carries packed payloads; see ``broker`` for its reader.
+
+    *trace* is empty, or the fields of :data:`realtime.tracing.TRACE_FIELDS`.
+    """
     return {
         "type": "stream.batch",
         "position": position,
         "timestamp": timestamp,
+        **trace,
         "messages": packed,
     }
 
@@ -188,9 +199,16 @@ def _message(packed: bytes, timestamp: float, position: str) -> dict[str, Any]:
 class Publication:
     """Payloads of one type on their way into the log and out to the group."""
 
-    def __init__(self, kind: str, bodies: list[bytes], idempotency_key: str | None) -> None:
+    def __init__(
+        self,
+        kind: str,
+        bodies: list[bytes],
+        idempotency_key: str | None,
+        trace: Mapping[str, str] = NO_TRACE,
+    ) -> None:
         self.layer: Any = get_channel_layer()
         self.timestamp = time.time()
+        self.trace = trace
         # A message of the layer's own making can be completed and sent by the log's server, in
         # the same round trip; unless it is encrypted, or a layer changes how messages are sent.
         self.is_announced = _sends_plainly(self.layer)
@@ -200,7 +218,8 @@ class Publication:
     def _batch(self, bodies: list[bytes]) -> Batch:
         packed = pack(bodies)
         if self.is_announced:
-            data = self.layer.serialize(_message(packed, self.timestamp, NO_POSITION))
+            message = _message(packed, self.timestamp, NO_POSITION, self.trace)
+            data = self.layer.serialize(message)
             before, found, after = data.partition(NO_POSITION.encode())
             if found and after.endswith(packed):
                 return Batch(bodies, packed, before, after.removesuffix(packed))
@@ -215,7 +234,7 @@ class Publication:
         offset = first.offset
         for batch in self.append.batches:
             position = position_text(Position(first.epoch, offset))
-            message = _message(batch.packed, self.timestamp, position)
+            message = _message(batch.packed, self.timestamp, position, self.trace)
             try:
                 await self.layer.group_send(group_name(self.append.kind), message)
             except Exception as error:  # of a layer whose errors this module does not know
@@ -241,17 +260,20 @@ def _once(idempotency_key: str | None) -> dict[str, Any]:
 
 def _append(kind: str, bodies: list[bytes], idempotency_key: str | None) -> Position:
     """Append and announce; return the first message's position. Raises :class:`PublishError`."""
-    publication = Publication(kind, bodies, idempotency_key)
-    if not publication.is_announced:
-        return async_to_sync(_complete)(publication)
-    try:
-        return get_log().append(publication.append)
-    except LogUnavailable as error:
-        raise _not_confirmed(error) from error
+    with publishing(kind, bodies) as traced:
+        publication = Publication(kind, bodies, idempotency_key, traced.carried)
+        if not publication.is_announced:
+            return traced.appended(async_to_sync(_complete)(publication))
+        try:
+            return traced.appended(get_log().append(publication.append))
+        except LogUnavailable as error:
+            raise _not_confirmed(error) from error
 
 
 async def _aappend(kind: str, bodies: list[bytes], idempotency_key: str | None) -> Position:
-    return await _complete(Publication(kind, bodies, idempotency_key))
+    with publishing(kind, bodies) as traced:
+        publication = Publication(kind, bodies, idempotency_key, traced.carried)
+        return traced.appended(await _complete(publication))
 
 
 async def _complete(publication: Publication) -> Position:

@@ -245,8 +245,9 @@ class Replay:
 
     def _write(self, messages: list[Message]) -> None:
         if messages:
-            self._outlet.write(self.subscription.frames(messages))
-            self._node.stats.messages_sent += len(messages)
+            frames = self.subscription.frames(messages)
+            self._outlet.write(frames)
+            self._node.count_replayed(self.subscription.type, len(messages), len(frames))
 
 
 def _size(messages: list[Message]) -> int:

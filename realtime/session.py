@@ -16,10 +16,12 @@ from typing import Any, NamedTuple
 
 from msgspec import Raw
 
+from realtime.access import record_end
 from realtime.addresses import address_key
 from realtime.audit import Event, record
 from realtime.auth import ANONYMOUS, Grant, public_prefix
 from realtime.broker import LayerUnavailable
+from realtime.database import Unavailable
 from realtime.filters import Filter, compile_filters, conjunction, derive_subscription_id
 from realtime.frames import text_frame
 from realtime.hub import Subscription
@@ -51,6 +53,9 @@ class Session:
     __slots__ = (
         "__weakref__",
         "_limits_reached",
+        "_reason",
+        "_sent",
+        "_subscribed",
         "address",
         "address_key",
         "client_id",
@@ -59,6 +64,7 @@ class Session:
         "grant",
         "node",
         "outlet",
+        "received",
         "subscriptions",
     )
 
@@ -74,8 +80,14 @@ class Session:
         self.subscriptions: dict[str, tuple[Subscription, Filter]] = {}
         # Set when the client is told to go, or is gone: what still comes in is not looked at.
         self.ended = False
+        # Messages of the client.
+        self.received = 0
         # Limits that this client has reached, as the audit log has them.
         self._limits_reached: tuple[str, ...] = ()
+        # For the access log: why this server ended the session, if it did; the subscriptions and
+        # the bytes sent at the end.
+        self._reason: CloseReason | None = None
+        self._subscribed = self._sent = 0
 
     def attach(self, outlet: ConnectionOutlet) -> None:
         """Take the way out to the client."""
@@ -106,13 +118,17 @@ class Session:
             self.audit(Event.LIMIT_REACHED, limit=reason)
         elif code is CloseCode.POLICY_VIOLATION:
             self.audit(Event.ENDED, reason=reason)
+        self._reason = reason
         self.forget()
         if self.outlet is not None:
             self.outlet.close(code, reason)
 
     def forget(self) -> None:
         """Let go of the client's subscriptions and rights; once or more."""
-        self.ended = True
+        if not self.ended:
+            self.ended = True
+            self._subscribed = len(self.subscriptions)
+            self._sent = self.outlet.bytes_sent if self.outlet else 0
         for subscription, _ in self.subscriptions.values():
             self.node.unsubscribe(subscription)
         self.subscriptions.clear()
@@ -123,7 +139,26 @@ class Session:
         if reason is CloseReason.SLOW_CONSUMER:
             self.node.stats.slow_consumers += 1
         self.audit(Event.LIMIT_REACHED, limit=reason)
+        self._reason = reason
         self.forget()
+
+    def closed(self, code: int, transport: str) -> None:
+        """Count and log how the connection ended, once it has; 1006 without a close frame."""
+        self.node.stats.count_close(code)
+        grant = self.grant
+        record_end(
+            transport=transport,
+            client_id=self.client_id,
+            code=code,
+            seconds=max(0.0, time.time() - self.connected_at),
+            address=self.address or None,
+            holder=grant.holder if grant else None,
+            token=grant.prefix if grant else None,
+            reason=self._reason,
+            messages_received=self.received,
+            bytes_sent=self._sent,
+            subscriptions=self._subscribed,
+        )
 
     def restart(self, retry_after: float) -> None:
         """Ask the client to come back after so many seconds, and close; unless it has ended."""
@@ -155,7 +190,11 @@ class Session:
         One of the secret's connections is taken if those are limited; if there is none, the
         session ends. Raises ``Unavailable``.
         """
-        grant = await self._find_grant(secret)
+        try:
+            grant = await self._find_grant(secret)
+        except Unavailable:
+            self.node.stats.auth_unavailable += 1
+            raise
         if self.ended:
             self.node.leases.release(self.client_id)
         elif grant is None:
@@ -278,7 +317,16 @@ class Session:
         subscription, _ = self.subscriptions.pop(subscription_id)
         self.node.unsubscribe(subscription)
 
-    # Out
+    # In and out
+
+    def count_received(self, message: str | bytes) -> None:
+        """Count a message of the client, whatever is in it."""
+        self.received += 1
+        stats = self.node.stats
+        stats.messages_received += 1
+        if isinstance(message, str) and not message.isascii():
+            message = message.encode(errors="surrogatepass")
+        stats.received_bytes += len(message)
 
     def reply(
         self,

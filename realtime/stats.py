@@ -20,14 +20,24 @@ COUNTERS = (
     "total_connections",
     "messages_sent",
     "messages_received",
+    "received_bytes",
     "authenticated",
     "auth_failures",
+    "auth_unavailable",
     "rate_limited",
     "slow_consumers",
     "refused_connections",
     "replays",
 )
-COUNTERS_BY_TYPE = ("published", "delivered", "delivered_bytes", "repaired", "lost")
+COUNTERS_BY_TYPE = (
+    "published",
+    "published_bytes",
+    "delivered",
+    "delivered_bytes",
+    "replayed",
+    "repaired",
+    "lost",
+)
 
 
 class Histogram:
@@ -45,6 +55,11 @@ class Histogram:
         self.counts[bisect_left(self.bounds, value)] += times
         self.total += value * times
 
+    @property
+    def count(self) -> int:
+        """How many values there were."""
+        return sum(self.counts)
+
 
 def _by_type() -> dict[str, int]:
     return dict.fromkeys(SUBSCRIPTION_TYPES, 0)
@@ -59,19 +74,27 @@ class Stats:
     total_connections: int = 0
     messages_sent: int = 0
     messages_received: int = 0
+    received_bytes: int = 0
     authenticated: int = 0
     auth_failures: int = 0
+    # Attempts that got no answer in time.
+    auth_unavailable: int = 0
     rate_limited: int = 0
     slow_consumers: int = 0
     refused_connections: int = 0
     subscriptions: dict[str, int] = field(default_factory=_by_type)
+    # Messages that have come, and the bytes of their payloads.
     published: dict[str, int] = field(default_factory=_by_type)
-    # Data messages and their bytes on the way to clients.
+    published_bytes: dict[str, int] = field(default_factory=_by_type)
+    # Data messages and their bytes on the way to clients, and those of them that were replayed.
     delivered: dict[str, int] = field(default_factory=_by_type)
     delivered_bytes: dict[str, int] = field(default_factory=_by_type)
+    replayed: dict[str, int] = field(default_factory=_by_type)
     # Messages that the layer did not bring and the log did, and those that are lost.
     repaired: dict[str, int] = field(default_factory=_by_type)
     lost: dict[str, int] = field(default_factory=_by_type)
+    # Messages that the log retains, of the types whose log answered when it was last asked.
+    log: dict[str, int] = field(default_factory=dict)
     replays: int = 0
     # Close code -> connections that ended with it; 1006 without a close frame.
     closes: dict[int, int] = field(default_factory=dict)

@@ -18,6 +18,7 @@ import dj_database_url
 from realtime.config import ConfigurationError, get_streaming_config, jwt_is_configured
 from realtime.embedded import data_directory, read_or_create_secret
 from realtime.servers import layer_hosts
+from realtime.tracing import check_installed as check_tracing
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 DATA_DIR = data_directory(BASE_DIR)
@@ -53,6 +54,10 @@ try:
     LAYER_HOSTS = layer_hosts(DATA_DIR)
     DEBUG = _flag("DJANGO_DEBUG")
     TLS = _flag("DJANGO_TLS")
+    ACCESS_LOG = _flag("STREAMING_ACCESS_LOG", default=True)
+    TRACING = _flag("STREAMING_TRACING")
+    if TRACING:
+        check_tracing()
 except ConfigurationError as error:
     # One line for the person who starts the server, not a traceback through the settings.
     sys.exit(f"error: {error}")
@@ -216,6 +221,7 @@ LOGGING = {
     "root": {"handlers": ["stderr"], "level": "WARNING"},
     "loggers": {
         "realtime": {"level": "INFO"},
+        "realtime.access": {"level": "INFO" if ACCESS_LOG else "WARNING"},
         "realtime.audit": {"handlers": ["audit"], "propagate": False},
         # It repeats what realtime.database and readiness say.
         "psycopg.pool": {"level": "ERROR"},

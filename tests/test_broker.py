@@ -38,7 +38,7 @@ class Arrivals:
         self.told: list[tuple[str, Lost]] = []
         self._changed = asyncio.Event()
 
-    async def deliver(self, kind: str, messages: list[Message]) -> None:
+    async def deliver(self, kind: str, messages: list[Message], origins: Any = ()) -> None:
         """Take what the broker hands on."""
         self.messages += [(kind, message) for message in messages]
         self.batches.append(len(messages))
@@ -205,7 +205,7 @@ async def test_a_message_that_fails_does_not_end_the_delivery(
     arrivals = Arrivals()
     failures = [ZeroDivisionError()]
 
-    async def fail_once(kind: str, messages: list[Message]) -> None:
+    async def fail_once(kind: str, messages: list[Message], origins: Any) -> None:
         if failures:
             raise failures.pop()
         await arrivals.deliver(kind, messages)

@@ -40,7 +40,7 @@ class Follower:
         self.is_delivering = False
         self.failures: list[Exception] = []
 
-    async def _deliver(self, kind: str, messages: list[Message]) -> None:
+    async def _deliver(self, kind: str, messages: list[Message], origins: Any) -> None:
         assert kind == KIND and messages and not self.is_delivering
         self.is_delivering = True
         await self.may_go_on.wait()

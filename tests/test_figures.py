@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
+import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -34,9 +36,13 @@ def figures_of(name: str, stats: Stats, **changes: Any) -> Figures:
 def busy() -> Stats:
     """Return counters of which every one says something else."""
     stats = Stats(active_clients=2, total_connections=3, messages_received=5, authenticated=7)
+    stats.received_bytes, stats.auth_unavailable = 500, 1
     stats.published["events"] = 11
-    stats.delivered["events"] = 22
-    stats.delivered_bytes["events"] = 2200
+    stats.published_bytes["events"] = 1100
+    stats.delivered["events"] = 26
+    stats.delivered_bytes["events"] = 2600
+    stats.replayed["events"] = 4
+    stats.log = {"events": 40, "alerts": 0}
     stats.subscriptions["events"] = 2
     stats.count_close(1008)
     stats.count_close(1008)
@@ -76,7 +82,13 @@ def test_rates_are_of_the_time_between() -> None:
 
 def test_the_whole() -> None:
     lags = {"lag": 0.1, "delivered_per_second": 30.0, "published_per_second": 8.0}
-    other = {"lag": 0.4, "delivered_per_second": 10.0, "published_per_second": 9.0, "host": "b"}
+    other: dict[str, Any] = {
+        "lag": 0.4,
+        "delivered_per_second": 10.0,
+        "published_per_second": 9.0,
+        "host": "b",
+    }
+    other["log"] = {"events": 41}
     total = whole([figures_of("one", busy(), **lags), figures_of("two", busy(), **other)])
     assert (total["processes"], total["hosts"], total["connections"]) == (2, 2, 4)
     assert total["lag"] == pytest.approx((0.1 * 30 + 0.4 * 10) / 40)
@@ -84,33 +96,62 @@ def test_the_whole() -> None:
     assert (total["published_per_second"], total["delivered_per_second"]) == (9, 40)
     assert total["subscriptions"]["events"] == 4
     assert (total["total_connections"], total["messages_received"]) == (6, 10)
+    # There is one log, and each looks at it at a time of its own.
+    assert total["log"] == {"alerts": 0, "events": 41}
 
 
 def test_nobody_is_a_whole_too() -> None:
     assert whole([])["processes"] == 0
 
 
+def exposed(*processes: Figures) -> dict[tuple[Any, ...], float]:
+    """Return what Prometheus reads: name and labels -> value."""
+    families = list(text_string_to_metric_families(expose(processes).decode()))
+    assert len({family.name for family in families}) == len(families)
+    assert all(family.name.startswith("realtime_") for family in families)
+    assert all(family.documentation for family in families)
+    samples = [sample for family in families for sample in family.samples]
+    values = {(one.name, *sorted(one.labels.items())): one.value for one in samples}
+    assert len(values) == len(samples)
+    return values
+
+
+def test_a_process_that_does_not_report_everything_yet() -> None:
+    old = figures_of("old", busy())
+    for name in ("received_bytes", "auth_unavailable"):
+        del old.counters[name]
+    for name in ("published_bytes", "replayed"):
+        del old.by_type[name]
+    written = msgspec.to_builtins(old, str_keys=True)
+    del written["log"]
+    old = msgspec.convert(written, Figures, strict=False)
+    values = exposed(old, figures_of("new", busy()))
+    assert values["realtime_received_bytes_total", ("process", "new")] == 500
+    assert values["realtime_published_total", ("process", "old"), ("type", "events")] == 11
+    assert ("realtime_log_messages", ("process", "old"), ("type", "events")) not in values
+    total = whole([old, figures_of("new", busy())])
+    assert total["log"]["events"] == 40 and total["received_bytes"] == 500
+
+
 def test_what_prometheus_reads() -> None:
-    processes = [figures_of("one", busy()), figures_of("two", Stats())]
-    text = expose(processes).decode()
-    families = {family.name: family for family in text_string_to_metric_families(text)}
-    values = {
-        (sample.name, *sorted(sample.labels.items())): sample.value
-        for family in families.values()
-        for sample in family.samples
-    }
+    values = exposed(figures_of("one", busy()), figures_of("two", Stats()))
     one = ("process", "one")
     assert values["realtime_connections", one] == 2
     assert values["realtime_connections", ("process", "two")] == 0
-    assert values["realtime_report_time_seconds", one] == processes[0].at
+    assert values["realtime_report_time_seconds", one] == pytest.approx(time.time(), abs=60)
     assert values["realtime_handshakes_total", one] == 3
-    assert values["realtime_delivered_bytes_total", one, ("type", "events")] == 2200
+    events = ("type", "events")
+    assert values["realtime_received_bytes_total", one] == 500
+    assert values["realtime_published_bytes_total", one, events] == 1100
+    assert values["realtime_delivered_total", one, events] == 26
+    assert values["realtime_delivered_bytes_total", one, events] == 2600
+    assert values["realtime_replayed_total", one, events] == 4
+    assert values["realtime_log_messages", one, events] == 40
     assert values["realtime_authentications_total", one, ("result", "accepted")] == 7
+    assert values["realtime_authentications_total", one, ("result", "unavailable")] == 1
     assert values["realtime_closes_total", ("code", "1008"), one] == 2
     name = "realtime_publish_to_write_seconds"
     assert values[f"{name}_bucket", ("le", "0.0025"), one] == 0
     assert values[f"{name}_bucket", ("le", "0.005"), one] == 20
     assert values[f"{name}_bucket", ("le", "+Inf"), one] == values[f"{name}_count", one] == 22
     assert values[f"{name}_sum", one] == pytest.approx(120.08)
-    assert all(name.startswith("realtime_") for name in families)
-    assert all(family.documentation for family in families.values())

@@ -330,6 +330,34 @@ async def test_the_server_keeps_little_more_than_the_history(
     assert await read_all(stored) == expected(990, 1000)
 
 
+@pytest.mark.parametrize("sizes", [[], [1], [15], [16], [1000], [70_000], [3, 1, 300], [1] * 40])
+async def test_as_long_as_what_can_be_read(log: Log, sizes: list[int]) -> None:
+    for number, size in enumerate(sizes):
+        start = sum(sizes[:number]) + 1
+        for first in range(start, start + size, 1000):
+            await append(log, *numbered(first, min(first + 1000, start + size)))
+    retained = min(sum(sizes), 10_000)
+    assert await log.lengths(["events", "alerts"]) == {"events": retained, "alerts": 0}
+    assert len(await read_all(log)) == retained
+
+
+@pytest.mark.parametrize("size", ["3", "50", "1000"])
+@pytest.mark.parametrize("passing", [0, 5, 30, 59, 61, 90, 119, 121])
+async def test_as_long_as_what_has_not_expired(
+    log: Log, clock: Clock, configure: Configure, size: str, passing: float
+) -> None:
+    configure(history_ttl="60", history_size=size)
+    for number in range(60):  # 1, 2, 3, 1, ... messages a second
+        await append(log, *numbered(0, number % 3 + 1), at=clock.time())
+        clock.advance(1)
+    clock.advance(passing)
+    assert await log.lengths(["events"]) == {"events": len(await read_all(log))}
+
+
+async def test_of_no_types_there_are_no_lengths(log: Log) -> None:
+    assert await log.lengths([]) == {}
+
+
 def stream_length(server: EmbeddedServer) -> int:
     """Return how many entries the streams of the server have."""
     with asking(server) as client:
@@ -529,6 +557,19 @@ async def test_heads_of_all_types_are_one_round_trip(
     assert heads["events"].offset == 1 and heads["metrics"] == Position("", 0)
 
 
+async def test_lengths_of_all_types_are_one_round_trip(
+    stored: RedisLog, valkey: EmbeddedServer
+) -> None:
+    for _ in range(100):
+        await append(stored, b"1", b"2")
+    with commands_to(valkey) as commands:
+        lengths = await stored.lengths(SUBSCRIPTION_TYPES)
+    assert sent(commands) == ["EVAL"] * len(SUBSCRIPTION_TYPES)
+    # Counted without looking at the messages.
+    assert sum(command["command"].startswith("XRANGE") for command in commands) == len(lengths)
+    assert lengths["events"] == 200
+
+
 async def test_what_is_announced_has_the_position_that_is_returned(
     stored: RedisLog, valkey: EmbeddedServer
 ) -> None:
@@ -582,6 +623,7 @@ async def test_a_log_whose_head_is_lost_shows_nothing_of_the_old(
     with asking(valkey) as server:
         [head] = server.scan_iter(_type="hash")
         server.delete(head)
+    assert await stored.lengths(["events"]) == {"events": 0}
     new = await append(stored, b"1")
     assert new.offset == 1 and new.epoch != old.epoch
     assert await read_all(stored) == expected(1, 2)
@@ -598,6 +640,7 @@ async def test_offsets_beyond_the_exact_numbers_of_short_floats(
     assert position.offset == 10**15 + 1
     assert await read_all(stored, 10**15) == {10**15 + 1: b"a", 10**15 + 2: b"b"}
     assert await read_all(stored, 10**15 + 1) == {10**15 + 2: b"b"}
+    assert await stored.lengths(["events"]) == {"events": 2}
 
 
 # Valkey alone: when it does not answer
@@ -664,6 +707,7 @@ async def expect_unavailable(log: Log) -> None:
                 await log.read("events", 0)
         async with asyncio.timeout(FAILS_WITHIN):
             assert await log.heads(["events", "metrics"]) == {}
+            assert await log.lengths(["events", "metrics"]) == {}
         async with asyncio.timeout(FAILS_WITHIN):
             with pytest.raises(LogUnavailable):
                 await log.renew("events", Position("", 0))

@@ -84,6 +84,9 @@ class Log(Protocol):
     async def heads(self, kinds: Iterable[str]) -> dict[str, Position]:
         """Return the newest position of each type whose log answers; epoch "" if there is none."""
 
+    async def lengths(self, kinds: Iterable[str]) -> dict[str, int]:
+        """Return how many messages of each type are retained, if its log answers."""
+
     async def renew(self, kind: str, seen: Position) -> None:
         """Begin a new epoch if the log has lost the message at *seen*, which was there."""
 

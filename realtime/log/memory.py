@@ -92,6 +92,14 @@ class MemoryLog:
             streams = {kind: self._stream(kind) for kind in kinds}
             return {kind: Position(stream.epoch, stream.head) for kind, stream in streams.items()}
 
+    async def lengths(self, kinds: Iterable[str]) -> dict[str, int]:
+        """Return how many messages of each type are retained."""
+        with self._lock:
+            streams = {kind: self._stream(kind) for kind in kinds}
+            for stream in streams.values():
+                stream.trim(time.time())
+            return {kind: len(stream.entries) for kind, stream in streams.items()}
+
     async def renew(self, kind: str, seen: Position) -> None:
         """Begin a new epoch if the log has lost the message at *seen*."""
         with self._lock:

@@ -122,6 +122,28 @@ end
 return result
 """
 
+# Arguments: history_size, the oldest time that is retained. Halves the range in which the first
+# retained message is: times grow with offsets, but for what publishers' clocks differ.
+_LENGTH = """
+local head = tonumber(redis.call('HGET', KEYS[1], 'offset') or 0)
+-- The offset from which the next entry is retained, *from* or one after; false if it has expired.
+local function begins(from)
+  local entry = redis.call('XRANGE', KEYS[2], string.format('%d', from), '+', 'COUNT', 1)[1]
+  if not entry then return head + 1 end
+  local last, time = string.match(entry[1], '(%d+)-(%d+)')
+  if tonumber(time) < tonumber(ARGV[2]) then return false end
+  local kind, high, low = string.byte(entry[2][2], 1, 3)  -- of a MessagePack array
+  return math.max(from, last - (kind == 0xdc and high * 256 + low or kind - 0x90) + 1)
+end
+local expired, retained = math.max(0, head - ARGV[1]) + 1, head + 1
+local first = begins(expired)
+while not first and retained - expired > 1 do
+  local middle = math.floor((expired + retained) / 2)
+  if begins(middle) then retained = middle else expired = middle end
+end
+return math.max(0, head - (first or retained) + 1)
+"""
+
 _RENEW = """
 local head = redis.call('HMGET', KEYS[1], 'epoch', 'offset')
 if head[1] == ARGV[2] and tonumber(head[2]) < tonumber(ARGV[3]) then
@@ -164,20 +186,15 @@ class RedisLog:
 
     async def heads(self, kinds: Iterable[str]) -> dict[str, Position]:
         """Ask each server once, all at the same time."""
-        by_server: dict[Server, list[str]] = {}
-        for kind in kinds:
-            by_server.setdefault(group_address(kind)[0], []).append(kind)
-        found: dict[str, Position] = {}
-        questions = (ask(server, partial(_heads, its)) for server, its in by_server.items())
-        answers = await asyncio.gather(*questions, return_exceptions=True)
-        for its, replies in zip(by_server.values(), answers, strict=True):
-            if isinstance(replies, LogUnavailable):
-                continue
-            if isinstance(replies, BaseException):
-                raise replies
-            for kind, (epoch, offset) in zip(its, replies, strict=True):
-                found[kind] = Position((epoch or b"").decode(), int(offset or 0))
-        return found
+        replies = await _ask_each(kinds, _heads)
+        return {
+            kind: Position((epoch or b"").decode(), int(offset or 0))
+            for kind, (epoch, offset) in replies.items()
+        }
+
+    async def lengths(self, kinds: Iterable[str]) -> dict[str, int]:
+        """Ask each server once, all at the same time."""
+        return await _ask_each(kinds, _lengths)
 
     async def renew(self, kind: str, seen: Position) -> None:
         """Begin a new epoch unless another process has done so."""
@@ -187,6 +204,23 @@ class RedisLog:
         server, _ = group_address(kind)
         given = log_keys(kind), (new_epoch(), *arguments)
         return await ask(server, partial(_call, text, given))
+
+
+async def _ask_each(kinds: Iterable[str], question: Callable[..., Any]) -> dict[str, Any]:
+    """Ask each server about its types; return the answers, without those of who gives none."""
+    by_server: dict[Server, list[str]] = {}
+    for kind in kinds:
+        by_server.setdefault(group_address(kind)[0], []).append(kind)
+    questions = (ask(server, partial(question, its)) for server, its in by_server.items())
+    answers = await asyncio.gather(*questions, return_exceptions=True)
+    found: dict[str, Any] = {}
+    for its, replies in zip(by_server.values(), answers, strict=True):
+        if isinstance(replies, LogUnavailable):
+            continue
+        if isinstance(replies, BaseException):
+            raise replies
+        found.update(zip(its, replies, strict=True))
+    return found
 
 
 async def ask(server: Server, question: Callable[[AsyncRedis], Awaitable[Any]]) -> Any:
@@ -218,6 +252,16 @@ async def _heads(kinds: Sequence[str], client: AsyncRedis) -> list[list[bytes | 
     for kind in kinds:
         pipeline.hmget(log_keys(kind)[0], "epoch", "offset")
     replies: list[list[bytes | None]] = await pipeline.execute()
+    return replies
+
+
+async def _lengths(kinds: Sequence[str], client: AsyncRedis) -> list[int]:
+    config = get_streaming_config().websocket
+    expired = int(1000 * (time.time() - config.history_ttl))
+    pipeline = client.pipeline(transaction=False)
+    for kind in kinds:
+        pipeline.eval(_LENGTH, 2, *log_keys(kind), config.history_size, expired)
+    replies: list[int] = await pipeline.execute()
     return replies
 
 

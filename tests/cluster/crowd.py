@@ -21,6 +21,8 @@ SLICES = 50
 TYPES = ("events", "metrics")
 # Clients that connect at the same time, at first.
 AT_ONCE = 50
+# Seconds for all to be there: a handshake costs 20 ms of a core with all that takes part in it.
+PATIENCE = 180
 
 
 class Follower:
@@ -123,7 +125,9 @@ class Crowd:
             for follower, event in zip(self.followers, subscribed, strict=True)
         ]
         try:
-            await asyncio.wait_for(asyncio.gather(*(event.wait() for event in subscribed)), 60)
+            await asyncio.wait_for(
+                asyncio.gather(*(event.wait() for event in subscribed)), PATIENCE
+            )
             yield
             for task in tasks:
                 if task.done():

@@ -108,6 +108,11 @@ async def test_one_that_is_away_takes_only_its_types(
             await asyncio.to_thread(
                 wait_until, lambda: get(server, "/api/stats", token)[1]["cluster"]["processes"] == 2
             )
+            # How long a log is that does not answer, nobody says.
+            await asyncio.to_thread(
+                wait_until,
+                lambda: set(get(server, "/api/stats", token)[1]["cluster"]["log"]) == set(kept),
+            )
             shards[which].start()
             for kind in lost:
                 await asyncio.wait_for(await_publishable(server, kind, {"n": 1}), 30)
@@ -119,6 +124,23 @@ async def test_one_that_is_away_takes_only_its_types(
             await asyncio.to_thread(
                 wait_until, lambda: get(server, "/api/stats", token)[1]["cluster"]["processes"] == 2
             )
+
+
+@pytest.mark.parametrize("which", [0, 1])
+async def test_one_that_hangs_does_not_make_a_server_unready(
+    data_dir: Path, shards: list[RedisServer], which: int
+) -> None:
+    with running(data_dir, **SETTINGS, **urls(shards)) as server:
+        server.may_fail = True  # channels_redis logs its receiver's failures
+        async with client(server, server.new_token()) as page:
+            for kind in ("events", "metrics"):
+                await page.subscribe(kind)
+            shards[which].pause()
+            for _ in range(20):
+                assert get(server, "/readyz") == (200, {"status": "ready"})
+                await asyncio.sleep(0.2)  # so that some meet connections that are being made
+            shards[which].resume()
+        assert "not ready" not in server.log()
 
 
 def test_all_away_is_not_ready(data_dir: Path, shards: list[RedisServer]) -> None:

@@ -100,6 +100,13 @@ async def test_a_client_that_never_reads_is_closed_and_nobody_else(bounded: Serv
         assert resident(bounded) < before + 20 * MEBIBYTE
     for raw in silent:
         raw.expect_slow_consumer()
+    wait_until(lambda: figures(bounded)["slow_consumers"] >= len(silent))
+
+
+def figures(server: Server) -> dict[str, int]:
+    """Return what the server's process has reported."""
+    reported: dict[str, int] = json.loads(server.manage("stream_stats", "--json").stdout)
+    return reported
 
 
 async def test_a_trickle_does_not_save_a_client_that_never_reads(bounded: Server) -> None:

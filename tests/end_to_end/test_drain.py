@@ -50,6 +50,18 @@ def check_restarting(message: dict[str, Any]) -> float:
     return retry_after
 
 
+def test_a_terminal_that_is_closed_drains_too(data_dir: Path) -> None:
+    with (
+        running(data_dir, require_auth="false") as server,
+        RawClient(server).connect() as page,
+    ):
+        server.process.send_signal(signal.SIGHUP)
+        check_restarting(page.read_message())
+        page.assert_closed(1012, "server restarting")
+        page.say_goodbye()
+        assert server.process.wait(TIMEOUT) == 0
+
+
 async def test_sigterm_drains(data_dir: Path) -> None:
     with running(data_dir, require_auth="false") as server:
         assert server.output == f"listening on http://127.0.0.1:{server.port}\n"
@@ -66,7 +78,9 @@ async def test_sigterm_drains(data_dir: Path) -> None:
         assert await asyncio.to_thread(server.process.wait, TIMEOUT) == 0
         assert time.monotonic() - started < 10
         assert is_gone(valkey)
-        assert server.log() == ""
+        lines = server.log().splitlines()
+        assert len(lines) == len(pages)
+        assert all('reason="server restarting"' in line for line in lines)
 
 
 def test_a_drain_takes_no_newcomers_and_no_longer_than_it_may(data_dir: Path) -> None:

@@ -217,7 +217,9 @@ def _settle_collector() -> None:
 def _stop_on_signals(
     server: Any, reactor: Any, embedded: EmbeddedServer | None, longest: float
 ) -> SignalHandler:
-    """Drain on the first SIGTERM or SIGINT; end on the second, or after *longest* seconds.
+    """Drain on the first signal to stop; end on the second, or after *longest* seconds.
+
+    SIGHUP is one too: a terminal that is closed should cost clients no more than Ctrl-C in it.
 
     Returns what does that.
     """
@@ -237,6 +239,6 @@ def _stop_on_signals(
         watchdog.start()
         reactor.callFromThread(server.stop)
 
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, stop)
     return stop
