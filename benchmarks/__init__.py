@@ -6,6 +6,7 @@
     python -m benchmarks.connections  handshakes/s and memory per idle connection
     python -m benchmarks.publish      messages/s into the system from one process
     python -m benchmarks.drain        5,000 clients whose server ends: their queue at the next one
+    python -m benchmarks.scale        what workers, shards and processes cost
 
 Each takes ``--quick``, ``--json`` and ``--peers a,b``; ``--install`` fetches the Node peers first.
 Servers run on the first core, the load generator and the publisher on the second; runs of the

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import psutil
@@ -39,12 +39,15 @@ def prepare() -> None:
 
 
 class Process:
-    """A child pinned to a core; it gets SIGTERM when its parent dies, however that happens."""
+    """A child pinned to a core; it gets SIGTERM when its parent dies, however that happens.
+
+    Without a core it runs where the system puts it.
+    """
 
     def __init__(
         self,
         command: Sequence[str],
-        core: int,
+        core: int | None,
         log: Path,
         environment: dict[str, str] | None = None,
         pipes: bool = False,
@@ -63,11 +66,18 @@ class Process:
 
     def wait_for(self, address: tuple[str, int] | Path, timeout: float = 30) -> None:
         """Return when the process accepts connections at *address*."""
+        self._wait_until(lambda: _accepts(address), "does not listen", timeout)
+
+    def wait_to_say(self, text: str, timeout: float = 30) -> None:
+        """Return when the process has said *text*."""
+        self._wait_until(lambda: text in self.tail(), f"does not say {text!r}", timeout)
+
+    def _wait_until(self, condition: Callable[[], bool], fails: str, timeout: float) -> None:
         deadline = time.monotonic() + timeout
-        while not _accepts(address):
+        while not condition():
             if self.child.poll() is not None or time.monotonic() > deadline:
                 self.stop()
-                raise ProcessFailedError(f"{self.child.args!r} does not listen:\n{self.tail()}")
+                raise ProcessFailedError(f"{self.child.args!r} {fails}:\n{self.tail()}")
             time.sleep(0.02)
 
     def tail(self) -> str:
@@ -93,8 +103,8 @@ class Process:
                     pipe.close()
 
 
-def _settle(core: int) -> None:
-    os.sched_setaffinity(0, {core})
+def _settle(core: int | None) -> None:
+    os.sched_setaffinity(0, _cores if core is None else {core})
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 

@@ -78,7 +78,7 @@ class Sink(ABC):
 class Realtime(Sink):
     """``realtime.publish`` and ``realtime.publish_many``."""
 
-    def __init__(self, batch: str) -> None:
+    def __init__(self, batch: str, kind: str = "events") -> None:
         import django
 
         django.setup()
@@ -86,10 +86,11 @@ class Realtime(Sink):
 
         self._publish, self._publish_many = publish, publish_many
         self._batch = int(batch)
+        self._kind = kind
 
     def one(self, event: Event) -> None:
         """Publish one event."""
-        self._publish("events", event)
+        self._publish(self._kind, event)
 
     def many(self, events: list[Event]) -> None:
         """Publish in batches."""
@@ -98,7 +99,7 @@ class Realtime(Sink):
             return
         batch = self._batch or len(events)
         for start in range(0, len(events), batch):
-            self._publish_many("events", events[start : start + batch])
+            self._publish_many(self._kind, events[start : start + batch])
 
 
 class Layer(Sink):
@@ -207,15 +208,27 @@ def main(users: int, sink: Sink) -> None:
         sequence += count
         events = [message.event(number, users) for number in numbers] if command == "burst" else []
         start, cpu = time.monotonic(), time.process_time()
+        answer = {"start": start}
         if command == "burst":
             sink.many(events)
         else:
-            for index, number in enumerate(numbers):
-                if float(hz):
-                    time.sleep(max(0.0, start + index / float(hz) - time.monotonic()))
-                sink.one(message.event(number, users))
-        seconds, used = time.monotonic() - start, time.process_time() - cpu
-        print(json.dumps({"start": start, "seconds": seconds, "cpu": used}), flush=True)
+            answer |= one_by_one(sink, numbers, users, float(hz))
+        answer |= {"seconds": time.monotonic() - start, "cpu": time.process_time() - cpu}
+        print(json.dumps(answer), flush=True)
+
+
+def one_by_one(sink: Sink, numbers: range, users: int, hz: float) -> dict[str, float]:
+    """Publish so many a second, or one after another; return percentiles of a call's seconds."""
+    start = time.monotonic()
+    calls = []
+    for index, number in enumerate(numbers):
+        if hz:
+            time.sleep(max(0.0, start + index / hz - time.monotonic()))
+        began = time.monotonic()
+        sink.one(message.event(number, users))
+        calls.append(time.monotonic() - began)
+    calls.sort()
+    return {"p50": calls[len(calls) // 2], "p99": calls[len(calls) * 99 // 100]}
 
 
 if __name__ == "__main__":

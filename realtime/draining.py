@@ -27,16 +27,25 @@ class Drain:
 
     clients: int
     drain_timeout: float
+    # Whether others take clients already: then nobody has to wait, and who is told comes at once.
+    moving: bool = False
 
     @property
     def telling(self) -> float:
         """How long it takes until all have been told."""
-        return min(self.drain_timeout * TELLING_SHARE, self.clients / TOLD_PER_SECOND)
+        pace = BACK_PER_SECOND if self.moving else TOLD_PER_SECOND
+        return min(self.drain_timeout * TELLING_SHARE, self.clients / pace)
+
+    @property
+    def soonest(self) -> float:
+        """After how long the first may come back."""
+        return 0.0 if self.moving else SOONEST
 
     @property
     def returning(self) -> float:
-        """How long it takes until all are back."""
-        return max(SHORTEST_RETURN, self.drain_timeout / 2, self.clients / BACK_PER_SECOND)
+        """How long it takes until all are back, from the soonest."""
+        needed = self.clients / BACK_PER_SECOND
+        return needed if self.moving else max(SHORTEST_RETURN, self.drain_timeout / 2, needed)
 
     def told_at(self, number: int) -> float:
         """Return when to tell a client, in seconds from the start. Numbers are from 0."""
@@ -49,8 +58,8 @@ class Drain:
         from 0 to 1, says where in it.
         """
         back_at = self.returning * (number + chance) / self.clients
-        return round(SOONEST + back_at - self.told_at(number), 3)
+        return round(self.soonest + back_at - self.told_at(number), 3)
 
     def retry_after_late(self, chance: float) -> float:
         """Return the same for a client that comes when the others are leaving."""
-        return round(SOONEST + self.returning * chance, 3)
+        return round(self.soonest + self.returning * chance, 3)

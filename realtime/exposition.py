@@ -43,6 +43,7 @@ COUNTERS_BY_TYPE = {
 }
 GAUGES = {
     "connections": ("connections", "Open connections"),
+    "at": ("report_time_seconds", "When the process reported this, since 1970"),
     "buffered": ("buffered_bytes", "Bytes that clients have not taken"),
     "resident": ("resident_bytes", "Resident memory of the process"),
     "draining": ("draining", "Whether the process is ending"),

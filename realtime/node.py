@@ -89,6 +89,8 @@ class Node:
         self.cluster: list[Figures] = []
         self.leases = Leases(self.process.name, self.spawn)
         self.draining = False
+        # Set before a drain in which others take the clients at once.
+        self.moving = False
         # When whom to tell, once draining.
         self._drain: Drain | None = None
         # The look at database and channel layer that is under way, or the last one.
@@ -156,7 +158,7 @@ class Node:
         """Ask every client to come back elsewhere or later, each at a time of its own."""
         self.draining = True
         clients = list(self.roster.clients)
-        plan = self._drain = Drain(len(clients), self.policy.config.drain_timeout)
+        plan = self._drain = Drain(len(clients), self.policy.config.drain_timeout, self.moving)
         started = time.monotonic()
         for number, client in enumerate(clients):
             early = started + plan.told_at(number) - time.monotonic()
@@ -166,7 +168,7 @@ class Node:
 
     def restart_delay(self) -> float:
         """Return after how many seconds a client that comes during a drain should come back."""
-        plan = self._drain or Drain(0, self.policy.config.drain_timeout)
+        plan = self._drain or Drain(0, self.policy.config.drain_timeout, self.moving)
         return plan.retry_after_late(random.random())  # noqa: S311 - spreads load
 
     async def readiness(self) -> list[str]:

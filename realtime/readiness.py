@@ -28,6 +28,9 @@ DATABASE = "the database does not answer"
 LAYER = "the channel layer does not answer"
 # A group that nobody is a member of.
 _GROUP = "realtime-readiness"
+# Questions whose answers nobody waits for any more. Not even for their end: redis-py may take a
+# cancellation for a timeout of its own, and go on waiting for a server that hangs.
+_left: set[asyncio.Task[None]] = set()
 
 
 async def look_around(database: Database) -> list[str]:
@@ -74,8 +77,15 @@ async def _first(questions: list[Coroutine[Any, Any, None]]) -> None:
                     raise
     finally:
         for task in asked:
+            _left.add(task)
+            task.add_done_callback(_forget)
             task.cancel()
-        await asyncio.gather(*asked, return_exceptions=True)
+
+
+def _forget(task: asyncio.Task[None]) -> None:
+    _left.discard(task)
+    if not task.cancelled():
+        task.exception()  # which nobody wants to know
 
 
 async def _ping(server: Server) -> None:

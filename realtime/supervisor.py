@@ -100,10 +100,10 @@ class Worker:
         self.connections += taken
         return taken
 
-    def leave(self) -> None:
-        """Have it drain and end."""
+    def leave(self, how: signal.Signals = signal.SIGTERM) -> None:
+        """Have it drain and end; with ``SIGHUP`` its clients come back at once, to the others."""
         self.leaving = True
-        self._signal(signal.SIGTERM)
+        self._signal(how)
 
     def kill(self) -> None:
         """End it at once."""
@@ -113,9 +113,9 @@ class Worker:
         with contextlib.suppress(ProcessLookupError):
             self.process.send_signal(number)
 
-    async def end(self, seconds: float) -> None:
-        """Have it drain and end, if need be at once after so many seconds."""
-        self.leave()
+    async def end(self, seconds: float, how: signal.Signals = signal.SIGTERM) -> None:
+        """Have it drain and end, if need be at once after so many seconds; see :meth:`leave`."""
+        self.leave(how)
         try:
             async with asyncio.timeout(seconds):
                 await self.ended.wait()
@@ -246,7 +246,7 @@ class Supervisor:
                 await new.end(0)
                 return
             self._spawn(self._keep(new))
-            await old.end(self._drain_timeout + GRACE)
+            await old.end(self._drain_timeout + GRACE, signal.SIGHUP)
             self._workers.remove(old)
         logger.info("rolling restart done")
 

@@ -83,6 +83,7 @@ INSTALLED_APPS = [
 INSTALLED_APPS.insert(0, INSTALLED_APPS.pop())
 
 MIDDLEWARE = [
+    "realtime.probes.any_host_for_probes",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",

@@ -46,7 +46,11 @@ class PostgreSQL:
         self._run("initdb", "--username=streaming", "--auth=trust", "--no-sync", "--pgdata=data")
         with (self._folder / "data/pg_hba.conf").open("a") as rules:
             rules.write("host all all samenet trust\nhost all all 198.18.0.0/15 trust\n")
-        self.start()
+        try:
+            self.start()
+        except BaseException:  # of a server that does not get ready nobody else lets go
+            self.kill()
+            raise
         return self
 
     def __exit__(self, *error: object) -> None:

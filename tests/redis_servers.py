@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,7 +42,11 @@ class RedisServer:
 
     def __enter__(self) -> Self:
         self._directory.mkdir(parents=True, exist_ok=True)
-        self.start()
+        try:
+            self.start()
+        except BaseException:  # of a server that does not get ready nobody else lets go
+            self.kill()
+            raise
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -74,6 +79,16 @@ class RedisServer:
     def client(self) -> redis.Redis:
         """Return a client of it."""
         return redis.Redis.from_url(self.url, socket_timeout=TIMEOUT, socket_connect_timeout=1)
+
+    def pause(self) -> None:
+        """Have it hang: it takes connections, as the system does that for it, and never answers."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Have it go on."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
         """End it at once, if it runs."""

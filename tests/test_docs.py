@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from pathlib import Path
@@ -13,10 +14,13 @@ from pydantic_core import PydanticUndefined
 from realtime.audit import Event
 from realtime.checks import _RISKS
 from realtime.config import WEBSOCKET_PREFIX, WebSocketConfig
+from realtime.exposition import expose
 from realtime.jwt import VARIABLES, JwtConfig
+from realtime.observer import Observer
 from realtime.policy import LIMIT_FIELDS
 from realtime.protocol import ERROR_TEXTS, PAYLOAD_KEYS, CloseCode, CloseReason, ErrorCode
 from realtime.readiness import DATABASE, DRAINING, LAYER
+from realtime.stats import Stats
 from realtime.urls import urlpatterns
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -24,6 +28,7 @@ README = (ROOT / "README.md").read_text()
 PROTOCOL = (ROOT / "docs/protocol.md").read_text()
 CONFIGURATION = (ROOT / "docs/configuration.md").read_text()
 SECURITY = (ROOT / "docs/security.md").read_text()
+OPERATIONS = (ROOT / "docs/operations.md").read_text()
 
 
 def rows(text: str, heading: str) -> list[list[str]]:
@@ -144,3 +149,71 @@ def test_every_event_of_the_audit_log_is_documented() -> None:
 def test_every_check_of_a_deployment_is_in_the_documentation() -> None:
     first, last = re.findall(r"`(?:realtime\.)?(W\d+)`", SECURITY)[:2]
     assert [first, last] == [_RISKS[0].id.split(".")[1], _RISKS[-1].id.split(".")[1]]
+
+
+def test_every_alert_has_a_section_that_says_what_to_do() -> None:
+    rules = (ROOT / "deploy/prometheus/alerts.yml").read_text()
+    alerts = re.findall(r"- alert: (\w+)$", rules, re.MULTILINE)
+    _, _, chapter = OPERATIONS.partition("\n## Alerts\n")
+    sections = re.findall(r"^### (\w+)$", chapter, re.MULTILINE)
+    assert sections == alerts
+    for section in chapter.split("\n### ")[1:]:
+        for word in ("**Meaning.**", "**Look at**", "**Do**"):
+            assert word in section, section
+
+
+def test_every_metric_of_the_operators_guide_exists() -> None:
+    observer = Observer("process", Stats(closes={1000: 1}))
+    figures = asyncio.run(observer.observe([], draining=False))
+    exposed = expose([figures]).decode()
+    names = set(re.findall(r"^(?:# TYPE )?(realtime_\w+)", exposed, re.MULTILINE))
+    named = set(re.findall(r"`(realtime_\w+)", OPERATIONS))
+    assert named and named <= names
+
+
+def test_every_variable_of_the_operators_guide_exists() -> None:
+    known = {
+        row[0]
+        for heading in ("## The WebSocket server", "## JSON Web Tokens", "## The site")
+        for row in rows(CONFIGURATION, heading)
+    }
+    pattern = r"\b(?:STREAMING|DJANGO|REDIS|DATABASE)_[A-Z_]*[A-Z]\b"
+    named = set(re.findall(pattern, OPERATIONS))
+    assert named and named <= known
+
+
+def test_every_command_of_the_operators_guide_exists() -> None:
+    named = re.findall(r"manage\.py ([a-z_]+)([^\n`|]*)", OPERATIONS)
+    assert named
+    for name, arguments in named:
+        app = get_commands()[name]
+        parser = load_command_class(str(app), name).create_parser("manage.py", name)
+        for option in re.findall(r" (--[a-z-]+)", arguments):
+            assert option in parser.format_help(), f"{name} has no {option}"
+
+
+def test_every_link_of_the_operators_guide_leads_somewhere() -> None:
+    links = re.findall(r"\]\(([^)#:]*)(?:#([^)]*))?\)", OPERATIONS)
+    assert links
+    for file, heading in links:
+        target = ROOT / "docs" / (file or "operations.md")
+        assert target.exists(), file
+        if heading:
+            assert heading in anchors(target.read_text()), f"{file}#{heading}"
+
+
+def anchors(text: str) -> set[str]:
+    """Return what a page's headings are linked as."""
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_every_benchmark_is_in_the_list() -> None:
+    text = (ROOT / "docs/performance.md").read_text()
+    listed = set(re.findall(r"-m benchmarks\.(\w+)", text))
+    runnable = {
+        path.stem
+        for path in (ROOT / "benchmarks").glob("*.py")
+        if "\ndef main() -> None:" in path.read_text()
+    }
+    assert listed == runnable - {"attackers"}  # which hostile starts

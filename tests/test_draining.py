@@ -48,5 +48,23 @@ def test_nobody_is_asked_to_come_back_at_once_or_later_than_all(
     assert SOONEST <= drain.retry_after_late(chance) <= latest
 
 
+MOVES = st.builds(Drain, st.integers(1, 3000), st.integers(1, 60).map(float), st.just(True))
+
+
+@given(MOVES, st.integers(0, 2999), CHANCE)
+def test_who_moves_to_others_does_not_wait_for_more_than_their_pace(
+    drain: Drain, number: int, chance: float
+) -> None:
+    number %= drain.clients
+    wait = drain.retry_after(number, chance)
+    assert wait >= 0
+    # By then as many have come back as others take in that time.
+    assert drain.told_at(number) + wait <= (number + 1) / BACK_PER_SECOND + 0.001
+
+
+def test_few_who_move_come_back_at_once() -> None:
+    assert all(Drain(100, 10, moving=True).retry_after(one, 1) < 0.01 for one in range(100))
+
+
 def test_late_clients_of_an_empty_server() -> None:
     assert Drain(0, 0).retry_after_late(1) == SOONEST + SHORTEST_RETURN

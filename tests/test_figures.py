@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import msgspec
@@ -137,6 +138,7 @@ def test_what_prometheus_reads() -> None:
     one = ("process", "one")
     assert values["realtime_connections", one] == 2
     assert values["realtime_connections", ("process", "two")] == 0
+    assert values["realtime_report_time_seconds", one] == pytest.approx(time.time(), abs=60)
     assert values["realtime_handshakes_total", one] == 3
     events = ("type", "events")
     assert values["realtime_received_bytes_total", one] == 500

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import SERVER_CORE, Process
+from benchmarks.machine import SERVER_CORE, Process, free_port
 from benchmarks.wire import masked
 
 HERE = Path(__file__).parent
@@ -112,9 +112,10 @@ def launch(
     address: tuple[str, int] | Path,
     log: Path,
     environment: dict[str, str] | None = None,
+    core: int | None = SERVER_CORE,
 ) -> Process:
-    """Start a server process on the server's core and wait until it listens."""
-    process = Process(command, SERVER_CORE, log, environment)
+    """Start a server process, by default on the server's core, and wait until it listens."""
+    process = Process(command, core, log, environment)
     started.callback(process.stop)
     process.wait_for(address)
     return process
@@ -135,3 +136,15 @@ def launch_valkey(started: contextlib.ExitStack, directory: Path) -> tuple[Proce
     command = [valkey_binary(), "--port", "0", "--unixsocket", str(path)]
     command += ["--save", "", "--appendonly", "no", "--dir", str(directory)]
     return launch(started, command, path, directory / "valkey.log"), path
+
+
+def launch_shard(
+    started: contextlib.ExitStack, directory: Path, core: int | None = SERVER_CORE
+) -> tuple[Process, int]:
+    """Start a Valkey as one of several, on a port, with the file that an operator's has."""
+    port = free_port()
+    directory.mkdir()
+    command = [valkey_binary(), "--port", str(port), "--bind", "127.0.0.1", "--save", ""]
+    command += ["--appendonly", "yes", "--appendfsync", "everysec", "--dir", str(directory)]
+    log = directory / "valkey.log"
+    return launch(started, command, ("127.0.0.1", port), log, core=core), port

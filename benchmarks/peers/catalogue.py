@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import LOAD_CORE, Process, free_port
+from benchmarks.machine import LOAD_CORE, SERVER_CORE, Process, free_port
 from benchmarks.peers import (
     HERE,
     ROOT,
@@ -22,6 +22,7 @@ from benchmarks.peers import (
     Step,
     Subscription,
     launch,
+    launch_shard,
     launch_valkey,
     valkey_binary,
 )
@@ -37,10 +38,25 @@ class Realtime(Peer):
 
     path = "/ws/"
 
-    def __init__(self, name: str, about: str, burst: int, batch: int = 0) -> None:
+    def __init__(
+        self,
+        name: str,
+        about: str,
+        burst: int,
+        batch: int = 0,
+        *,
+        workers: int = 1,
+        shards: int = 0,
+        core: int | None = SERVER_CORE,
+    ) -> None:
         super().__init__(name, about, burst)
         # Messages in one publish_many(); 1 is publish(), 0 the whole burst.
         self.batch = batch
+        self.workers = workers
+        # So many Valkeys of their own instead of the embedded one.
+        self.shards = shards
+        # Where the server runs; without one on all cores.
+        self.core = core
 
     def missing(self) -> str:
         """Nothing beyond the project's own requirements is needed."""
@@ -59,17 +75,34 @@ class Realtime(Peer):
             "STREAMING_WEBSOCKET__PING_TIMEOUT": "3600",
             "STREAMING_WEBSOCKET__DRAIN_TIMEOUT": "1",
         }
+        pids = self._start_shards(directory, started, environment)
         manage = [sys.executable, str(ROOT / "manage.py")]
         command = [*manage, "serve", "--host", HOST, "--port", str(port)]
-        process = launch(started, command, (HOST, port), directory / "serve.log", environment)
+        if self.workers > 1:
+            command += ["--workers", str(self.workers)]
+        log = directory / "serve.log"
+        process = launch(started, command, (HOST, port), log, environment, self.core)
+        process.wait_to_say("listening on")  # and all workers are there
         return Server(
             (HOST, port),
             process.child.pid,
-            process.tree(),
+            pids + process.tree(),
             ["realtime", str(self.batch)],
             environment,
             _create_token(manage, directory, environment),
         )
+
+    def _start_shards(
+        self, directory: Path, started: contextlib.ExitStack, environment: dict[str, str]
+    ) -> list[int]:
+        """Start the Valkeys, and have the server use them; return their process ids."""
+        shards = [
+            launch_shard(started, directory / f"shard-{number}", self.core)
+            for number in range(self.shards)
+        ]
+        if shards:
+            environment["REDIS_URL"] = ",".join(f"redis://{HOST}:{port}" for _, port in shards)
+        return [shard.child.pid for shard, _ in shards]
 
 
 def _create_token(manage: list[str], directory: Path, environment: dict[str, str]) -> str:

@@ -30,7 +30,8 @@ class Dialogue:
         self._take = take
         # One request at a time, since an error does not say which it answers.
         self._asking = asyncio.Lock()
-        self._answer: asyncio.Future[dict[str, Any]] | None = None
+        # Becomes None if the connection is lost: an exception would have to be taken by someone.
+        self._answer: asyncio.Future[dict[str, Any] | None] | None = None
         # Whether anything has come lately, and whether what has come is being taken.
         self._heard = False
         self._taking = False
@@ -55,7 +56,7 @@ class Dialogue:
             pass
         finally:
             if self._answer is not None and not self._answer.done():
-                self._answer.set_exception(LostError())
+                self._answer.set_result(None)
 
     async def ask(self, message: dict[str, Any]) -> dict[str, Any]:
         """Send a request and return its answer.
@@ -76,13 +77,11 @@ class Dialogue:
                 await asyncio.sleep(float(details.get("retry_after", 1)))
 
     async def _exchange(self, message: dict[str, Any]) -> dict[str, Any]:
-        self._answer = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[dict[str, Any] | None] = asyncio.get_running_loop().create_future()
+        self._answer = answer
         try:
             await self._socket.send(json.dumps(message))
-            while True:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(ANSWER_TIMEOUT):
-                        return await asyncio.shield(self._answer)
+            while not (await asyncio.wait([answer], timeout=ANSWER_TIMEOUT))[0]:
                 if not self._heard and not self._taking:
                     raise LostError
                 self._heard = False  # the answer is behind much else
@@ -90,6 +89,10 @@ class Dialogue:
             raise LostError from None
         finally:
             self._answer = None
+        reply = answer.result()
+        if reply is None:
+            raise LostError
+        return reply
 
     def abort(self) -> None:
         """Cut the connection."""

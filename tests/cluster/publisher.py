@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import secrets
 import sys
 import threading
 import time
@@ -31,6 +32,13 @@ def main() -> None:
     from realtime import PublishError, publish_many
 
     stopped = threading.Event()
+    # The log outlives this process: another one's numbers are others.
+    run = secrets.token_hex(4)
+
+    def say(line: str) -> None:
+        # In one write: print() makes two, between which another thread may have its own.
+        sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
 
     def publish_all(kind: str) -> None:
         due = time.monotonic()
@@ -39,12 +47,12 @@ def main() -> None:
             payloads = [{"n": n, "slice": n % given.slices} for n in numbers]
             while True:
                 try:
-                    publish_many(kind, payloads, idempotency_key=f"from {start}")
+                    publish_many(kind, payloads, idempotency_key=f"{run}:{start}")
                     break
                 except PublishError:
-                    print(f"{kind} refused", flush=True)
+                    say(f"{kind} refused")
                     stopped.wait(RETRY_INTERVAL)
-            print(f"{kind} {numbers[-1]}", flush=True)
+            say(f"{kind} {numbers[-1]}")
             # After an outage it does not make up for what it has missed.
             due = max(due + given.interval, time.monotonic())
             if stopped.wait(due - time.monotonic()):

@@ -126,6 +126,23 @@ async def test_one_that_is_away_takes_only_its_types(
             )
 
 
+@pytest.mark.parametrize("which", [0, 1])
+async def test_one_that_hangs_does_not_make_a_server_unready(
+    data_dir: Path, shards: list[RedisServer], which: int
+) -> None:
+    with running(data_dir, **SETTINGS, **urls(shards)) as server:
+        server.may_fail = True  # channels_redis logs its receiver's failures
+        async with client(server, server.new_token()) as page:
+            for kind in ("events", "metrics"):
+                await page.subscribe(kind)
+            shards[which].pause()
+            for _ in range(20):
+                assert get(server, "/readyz") == (200, {"status": "ready"})
+                await asyncio.sleep(0.2)  # so that some meet connections that are being made
+            shards[which].resume()
+        assert "not ready" not in server.log()
+
+
 def test_all_away_is_not_ready(data_dir: Path, shards: list[RedisServer]) -> None:
     with running(data_dir, **SETTINGS, **urls(shards)) as server:
         server.may_fail = True

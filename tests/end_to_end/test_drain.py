@@ -50,6 +50,18 @@ def check_restarting(message: dict[str, Any]) -> float:
     return retry_after
 
 
+def test_a_terminal_that_is_closed_drains_too(data_dir: Path) -> None:
+    with (
+        running(data_dir, require_auth="false") as server,
+        RawClient(server).connect() as page,
+    ):
+        server.process.send_signal(signal.SIGHUP)
+        check_restarting(page.read_message())
+        page.assert_closed(1012, "server restarting")
+        page.say_goodbye()
+        assert server.process.wait(TIMEOUT) == 0
+
+
 async def test_sigterm_drains(data_dir: Path) -> None:
     with running(data_dir, require_auth="false") as server:
         assert server.output == f"listening on http://127.0.0.1:{server.port}\n"

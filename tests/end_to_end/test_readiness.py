@@ -7,8 +7,12 @@ import http.client
 import json
 import sqlite3
 import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from tests.support import TIMEOUT, Server, client, free_port, locked_database, running, wait_until
 
@@ -38,6 +42,19 @@ def unavailable(*causes: str) -> tuple[int, Any]:
 def test_a_server_that_has_all_it_needs(server: Server) -> None:
     assert ask(server) == READY
     assert ask(server, "/healthz") == (200, {"status": "ok"})
+
+
+def test_probes_ask_by_address_and_without_tls(data_dir: Path) -> None:
+    site = {"DJANGO_ALLOWED_HOSTS": "stream.example.com", "DJANGO_TLS": "true"}
+    with running(data_dir, **site) as server:
+        assert ask(server) == READY
+        assert ask(server, "/healthz")[0] == 200
+        assert ask(server, "/metrics")[0] == 401
+        # Everything else is served under the site's name alone: Django logs a traceback.
+        server.may_fail = True
+        for path in ("/healthz/", "/api/stats"):
+            with pytest.raises(urllib.error.HTTPError, match="400"):
+                urllib.request.urlopen(f"http://127.0.0.1:{server.port}{path}", timeout=TIMEOUT)
 
 
 def test_the_database_away_and_back(data_dir: Path) -> None:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from argparse import ArgumentParser
+from collections.abc import Callable
 from typing import Any
 
 from django.conf import settings
@@ -25,6 +26,8 @@ from realtime.servers import uses_embedded
 from realtime.supervisor import StartError, Supervisor
 
 DEMO_STOP_TIMEOUT = 3.0
+
+SignalHandler = Callable[[int, Any], None]
 
 
 class Command(BaseCommand):
@@ -114,7 +117,9 @@ class Command(BaseCommand):
             worker = Worker(descriptor, server, server.stop)
             self._reactor.callLater(0, self._start_worker, worker)
         _settle_collector()
-        _stop_on_signals(server, reactor, embedded, max(1.0, config.drain_timeout))
+        stop = _stop_on_signals(server, reactor, embedded, max(1.0, config.drain_timeout))
+        if descriptor is not None:
+            self._move_on_signal(stop)
         server.run()
         if server.failure:
             raise CommandError(f"cannot listen on port {options['port']}: {server.failure}")
@@ -125,6 +130,15 @@ class Command(BaseCommand):
             worker.start()
 
         self._starting = asyncio.ensure_future(start())
+
+    def _move_on_signal(self, stop: SignalHandler) -> None:
+        """Drain on SIGHUP too, with which the supervisor says that others take the clients."""
+
+        def move(number: int, frame: Any) -> None:
+            self._node.moving = True
+            stop(number, frame)
+
+        signal.signal(signal.SIGHUP, move)
 
     async def _supervise(self, embedded: EmbeddedServer | None) -> None:
         """Have other processes serve."""
@@ -202,8 +216,13 @@ def _settle_collector() -> None:
 
 def _stop_on_signals(
     server: Any, reactor: Any, embedded: EmbeddedServer | None, longest: float
-) -> None:
-    """Drain on the first SIGTERM or SIGINT; end on the second, or after *longest* seconds."""
+) -> SignalHandler:
+    """Drain on the first signal to stop; end on the second, or after *longest* seconds.
+
+    SIGHUP is one too: a terminal that is closed should cost clients no more than Ctrl-C in it.
+
+    Returns what does that.
+    """
 
     def end() -> None:
         if embedded is not None:
@@ -220,5 +239,6 @@ def _stop_on_signals(
         watchdog.start()
         reactor.callFromThread(server.stop)
 
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, stop)
+    return stop
