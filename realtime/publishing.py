@@ -200,11 +200,11 @@ class _Publication:
         kind: str,
         bodies: list[bytes],
         idempotency_key: str | None,
-        trace: Mapping[str, str],
+        trace: Mapping[str, str] | None = None,
     ) -> None:
         self.layer: Any = get_channel_layer()
         self.timestamp = time.time()
-        self.trace = trace
+        self.trace = trace or {}
         # A message of the layer's own making can be completed and sent by the log's server, in
         # the same round trip; unless it is encrypted, or a layer changes how messages are sent.
         self.is_announced = _sends_plainly(self.layer)
