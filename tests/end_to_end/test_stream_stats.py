@@ -29,7 +29,7 @@ COMMAND = [sys.executable, "manage.py", "stream_stats", "--watch"]
 RESTORED = b"\x1b[?1049l", b"\x1b[?25h"
 NEEDED = "process conns subs in/s out/s lag ms buffered refused"
 # Of figures two seconds old, shown every two.
-SHOWN = 10.0
+SHOWN = 30.0
 
 
 @pytest.fixture(scope="module")
