@@ -11,6 +11,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from asgiref.sync import async_to_sync, sync_to_async
@@ -41,6 +42,9 @@ MAX_BATCH_MESSAGES = 1000
 # Appending more at once would keep the server from others for more than some milliseconds.
 MAX_APPEND_BYTES = 8 * 1024 * 1024
 MAX_APPEND_MESSAGES = 5000
+
+
+NO_TRACE: Mapping[str, str] = MappingProxyType({})
 
 
 class PublishError(Exception):
@@ -200,11 +204,11 @@ class _Publication:
         kind: str,
         bodies: list[bytes],
         idempotency_key: str | None,
-        trace: Mapping[str, str] | None = None,
+        trace: Mapping[str, str] = NO_TRACE,
     ) -> None:
         self.layer: Any = get_channel_layer()
         self.timestamp = time.time()
-        self.trace = trace or {}
+        self.trace = trace
         # A message of the layer's own making can be completed and sent by the log's server, in
         # the same round trip; unless it is encrypted, or a layer changes how messages are sent.
         self.is_announced = _sends_plainly(self.layer)
