@@ -19,6 +19,7 @@ The map::
     authority    who may do what: the policy in force and what tokens grant
     servers      which Redis or Valkey has what; redis: connections to them
     figures      what each process reports of itself, and the whole
+    tables       the figures in a terminal; exposition: for Prometheus
     access       the access log: a line for each connection
     tracing      spans from publishing to delivery, for OpenTelemetry
     supervisor   serve --workers: one listening socket, and worker processes behind it

@@ -20,7 +20,9 @@ from typing import Any
 from django.conf import settings
 
 from realtime.config import WEBSOCKET_PREFIX, WebSocketConfig, get_streaming_config
+from realtime.figures import read_all, whole
 from realtime.node import get_node, running_nodes
+from realtime.processes import Unanswered
 from realtime.publishing import (
     broadcast_aggregation,
     broadcast_alert,
@@ -90,11 +92,14 @@ class WebSocketServer:
         self.url = ""
 
     def get_stats(self) -> dict[str, Any]:
-        """Return the serving process's figures; with ``is_running`` false if there is none."""
+        """Return the serving process's figures; with ``is_running`` false if there is none.
+
+        ``cluster`` has those of the whole. Blocks where the process or the channel layer is asked.
+        """
         nodes = running_nodes()
         if nodes:
             return nodes[0].report()
-        return self._ask_stats() or Stats().report(self.config)
+        return self._ask_stats() or Stats().report(self.config) | {"cluster": _read_whole()}
 
     def _ask_stats(self) -> dict[str, Any] | None:
         """Return the process's figures; ``None`` if there is none that answers."""
@@ -170,6 +175,14 @@ class Control:
         self._socket.sendall(json.dumps(answer).encode() + b"\n")
 
 
+def _read_whole() -> dict[str, Any]:
+    """Return the figures of the whole as the serving processes reported them; none if away."""
+    try:
+        return whole(read_all())
+    except Unanswered:
+        return whole([])
+
+
 def environment_of(config: WebSocketConfig) -> dict[str, str]:
     """Return the variables that give another process this configuration."""
     variables = {}
@@ -200,7 +213,7 @@ async def get_websocket_server() -> WebSocketServer:
 
 
 def get_stats() -> dict[str, Any]:
-    """Return this process's figures, under the documented keys and more."""
+    """Return this process's figures, under the documented keys, and those of the whole."""
     nodes = running_nodes()
     if nodes:
         return nodes[0].report()

@@ -93,4 +93,5 @@ def test_a_process_that_does_not_serve_has_the_documented_keys_too() -> None:
     for report in (get_stats(), WebSocketServer().get_stats()):
         assert_documented(report)
         assert report["is_running"] is False
+        assert report["cluster"]["processes"] == 0
         assert report["config"]["port"] == 8765

@@ -103,6 +103,9 @@ async def test_the_figures_of_both_from_either(
         assert sums["realtime_delivered_bytes_total"] > 30 * 100
         shown = first.manage("stream_stats", "--json")
         assert json.loads(shown.stdout)["connections"] == 3
+        # A process that does not serve knows of those that do.
+        found = first.administer("from realtime import get_stats; result = get_stats()")
+        assert not found["is_running"] and found["cluster"]["connections"] == 3
         table = first.manage("stream_stats")
         assert "2 processes, hosts: 1" in table.stdout and table.stderr == ""
     reached(lambda: metrics(first, bearer), realtime_connections=0, realtime_closes_total=3)
