@@ -23,6 +23,7 @@ The map::
     access       the access log: a line for each connection
     tracing      spans from publishing to delivery, for OpenTelemetry
     supervisor   serve --workers: one listening socket, and worker processes behind it
+    aggregation  rules that turn messages into figures per window and group
 
 For those who use it: ``client`` (Python), ``static/realtime`` (JavaScript, and the dashboard),
 ``testing`` and ``conformance``.
@@ -39,6 +40,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from realtime.aggregation.definitions import aggregation_rule
     from realtime.config import StreamingConfig, WebSocketConfig, get_streaming_config
     from realtime.protocol import Position
     from realtime.publishing import (
@@ -61,6 +63,7 @@ _MODULES = {
     "get_streaming_config": "config",
     "Position": "protocol",
     "PublishError": "publishing",
+    "aggregation_rule": "aggregation.definitions",
     "apublish": "publishing",
     "broadcast_aggregation": "publishing",
     "broadcast_alert": "publishing",
@@ -81,6 +84,7 @@ __all__ = [
     "StreamingConfig",
     "WebSocketConfig",
     "WebSocketServer",
+    "aggregation_rule",
     "apublish",
     "broadcast_aggregation",
     "broadcast_alert",

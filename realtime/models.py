@@ -271,3 +271,7 @@ class ConfigurationRevision(models.Model):
 
     def __str__(self) -> str:
         return str(self.number)
+
+
+# Django looks for models here.
+from realtime.rules import AggregationRule as AggregationRule  # noqa: E402

@@ -1,12 +1,14 @@
-"""The admin's pages: tokens, groups' filters, origins, limits, connections. No rule of its own.
+"""The admin's pages: tokens, groups' filters, origins, limits, connections, aggregation rules.
 
-What a token, an origin or a limit may be is in :mod:`realtime.models`, which value is in force
-in :mod:`realtime.policy`, how a secret is made in :mod:`realtime.auth`.
+No rule of its own: what a token, an origin or a limit may be is in :mod:`realtime.models`, which
+value is in force in :mod:`realtime.policy`, how a secret is made in :mod:`realtime.auth`, what a
+rule may say in :mod:`realtime.aggregation.rule`.
 """
 
 from django.contrib import admin
 
 from realtime.admin import (  # noqa: F401 - registration
+    aggregations,
     connections,
     groups,
     limits,

@@ -6,13 +6,15 @@ publishes are saved in one step, so each message counts once, whatever is killed
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
 from realtime.filters import MISSING, Path
 from realtime.log import Entry
+
+T = TypeVar("T")
 
 
 class Records:
@@ -22,13 +24,14 @@ class Records:
     since 1970. A payload that cannot be decoded here is ``None``.
     """
 
-    __slots__ = ("_columns", "first", "payloads", "timestamps")
+    __slots__ = ("_columns", "_known", "first", "payloads", "timestamps")
 
     def __init__(self, first: int, payloads: list[Any], timestamps: list[float]) -> None:
         self.first = first
         self.payloads = payloads
         self.timestamps = timestamps
         self._columns: dict[Path, list[Any]] = {}
+        self._known: dict[Any, Any] = {}
 
     @classmethod
     def decode(cls, first: int, entries: Sequence[Entry]) -> Records:
@@ -59,6 +62,13 @@ class Records:
         found = self._columns.get(path)
         if found is None:
             found = self._columns[path] = [_value(payload, path) for payload in self.payloads]
+        return found
+
+    def once(self, key: Any, compute: Callable[[], T]) -> T:
+        """Return what *compute* returns, which is asked once for each *key*."""
+        if key not in self._known:
+            self._known[key] = compute()
+        found: T = self._known[key]
         return found
 
 

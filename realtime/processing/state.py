@@ -12,16 +12,18 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
+from redis import RedisError
 from redis.asyncio import Redis
 
-from realtime.log import read_position
+from realtime.log import LogUnavailable, read_position
 from realtime.log.redis import APPEND_FUNCTION, append_arguments, ask, log_keys
 from realtime.processes import key
 from realtime.processing.contract import Changes, Processor
 from realtime.protocol import Position
 from realtime.publishing import Publication
+from realtime.redis import sync_client
 from realtime.servers import Server, group_address
 
 # Seconds without a sign of life after which another process takes a processor over.
@@ -175,6 +177,50 @@ async def _evaluate(
     script: str, keys: Sequence[str], arguments: Sequence[Any], client: Redis
 ) -> Any:
     return await client.register_script(script)(keys, arguments)
+
+
+class Standing(NamedTuple):
+    """Who runs a processor, how far it has read, where its source is, and one field of its state.
+
+    ``None`` where there is nothing yet; an epoch is "" if the source has no log.
+    """
+
+    owner: str | None
+    position: Position | None
+    head: Position
+    field: bytes | None
+
+    @property
+    def behind(self) -> int | None:
+        """How many messages it has not read; ``None`` if nobody knows."""
+        if self.position is None or self.position.epoch != self.head.epoch:
+            return None
+        return max(0, self.head.offset - self.position.offset)
+
+
+def read_standing(processor: Processor, field: str) -> Standing:
+    """Return how a processor stands, whoever runs it; from any thread.
+
+    Raises:
+        realtime.log.LogUnavailable: a server does not answer.
+    """
+    server, _, keys = _place(processor)
+    try:
+        with sync_client(server).pipeline(transaction=False) as pipeline:
+            pipeline.get(keys[3])
+            pipeline.hmget(keys[2], "epoch", "offset", _FIELD + field)
+            owner, (epoch, offset, found) = pipeline.execute()
+        source_server, _ = group_address(processor.source)
+        head_key = log_keys(processor.source)[0]
+        head: Any = sync_client(source_server).hmget(head_key, "epoch", "offset")
+    except (RedisError, OSError) as error:
+        raise LogUnavailable(str(error)) from error
+    return Standing(
+        None if owner is None else owner.decode(),
+        None if epoch is None else Position(epoch.decode(), int(offset)),
+        Position((head[0] or b"").decode(), int(head[1] or 0)),
+        found,
+    )
 
 
 async def read_state(processor: Processor) -> Mapping[str, bytes]:

@@ -1,0 +1,37 @@
+"""``manage.py run_aggregations``: runs the aggregation rules; knows the terminal, no rules."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+from django.db import DatabaseError, connection
+
+from realtime.aggregation.definitions import load_processors, load_rules
+from realtime.aggregation.rule import RuleError
+from realtime.processing.runner import NoLog, Runner, run_until_stopped
+
+
+class Command(BaseCommand):
+    """Runs until stopped, together with others of its kind."""
+
+    help = "Work out the aggregation rules of the admin and of apps' streams.py until stopped."
+    requires_system_checks = ()
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Say what there is to run, and run it."""
+        try:
+            rules = load_rules()
+        except DatabaseError as error:
+            raise CommandError(f"the database: {str(error).strip().splitlines()[0]}") from None
+        except RuleError as error:
+            raise CommandError(f"a rule in code: {error}") from None
+        finally:
+            connection.close()
+        names = ", ".join(sorted(rule.name for rule in rules)) or "none yet"
+        self.stdout.write(f"run_aggregations: {len(rules)} rules: {names}")
+        self.stdout.flush()
+        try:
+            run_until_stopped(Runner("aggregations", load_processors))
+        except NoLog as error:
+            raise CommandError(str(error)) from None
