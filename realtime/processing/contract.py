@@ -99,8 +99,9 @@ class Processor(Protocol):
     """Reads one type and publishes to another, or to none.
 
     ``name`` is unique among those of a runner and stays the same when the ``definition`` changes;
-    then the state is begun anew, at the position it had. ``from_start`` says whether the first
-    messages to read are the oldest retained, or those that come from then on.
+    then the state is begun anew, at the position it had, but for a processor whose attribute
+    ``keeps_state`` is true: it is given the state of the other definition. ``from_start`` says
+    whether the first messages to read are the oldest retained, or those that come from then on.
     """
 
     @property

@@ -16,6 +16,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
 
 import redis
 from channels.layers import get_channel_layer
@@ -210,7 +211,13 @@ async def _save(hold: Hold) -> None:
         logger.warning("%s: another process has taken it over", hold.processor.name)
 
 
-def run_until_stopped(runner: Runner) -> None:
+class Runs(Protocol):
+    """A runner, or what runs one and more beside it."""
+
+    async def run(self) -> None: ...
+
+
+def run_until_stopped(runner: Runs) -> None:
     """Run in an event loop of its own until SIGTERM or Ctrl-C. Raises :class:`NoLog`."""
 
     async def run() -> None:

@@ -33,15 +33,15 @@ KEPT = 30 * 86_400
 # Before the names of a processor's own fields.
 _FIELD = "f:"
 
-# Keys: the state, the lease. Arguments: who takes it, milliseconds of the lease, the definition.
-# Returns nothing if another has it, else the state.
+# Keys: the state, the lease. Arguments: who takes it, milliseconds of the lease, the definition,
+# 1 to keep the state of another one. Returns nothing if another has it, else the state.
 _CLAIM = """
 local holder = redis.call('GET', KEYS[2])
 if holder and holder ~= ARGV[1] then return nil end
 redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2])
 if redis.call('HGET', KEYS[1], 'definition') ~= ARGV[3] then
   local kept = redis.call('HMGET', KEYS[1], 'generation', 'epoch', 'offset')
-  redis.call('DEL', KEYS[1])
+  if ARGV[4] == '0' then redis.call('DEL', KEYS[1]) end
   redis.call('HSET', KEYS[1], 'definition', ARGV[3], 'generation', kept[1] or 0)
   if kept[2] then redis.call('HSET', KEYS[1], 'epoch', kept[2], 'offset', kept[3]) end
 end
@@ -116,7 +116,8 @@ async def claim(processor: Processor, owner: str) -> Hold | None:
         realtime.log.LogUnavailable: its server does not answer.
     """
     server, _, keys = _place(processor)
-    arguments = (owner, int(LEASE * 1000), processor.definition)
+    keeps_state = getattr(processor, "keeps_state", False)
+    arguments = (owner, int(LEASE * 1000), processor.definition, int(keeps_state))
     reply: Any = await ask(server, partial(_evaluate, _CLAIM, keys[2:], arguments))
     if reply is None:
         return None

@@ -1,0 +1,255 @@
+"""What an alert rule is: which values it looks at, and when they are out of bounds. Pure.
+
+A rule of the admin and one in code are the same here; their errors are worded here too.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+
+from realtime.filters import Filter, FilterError, Path, compile_filters
+from realtime.protocol import SUBSCRIPTION_TYPES
+
+# Alerts of alerts could go round in circles.
+SOURCES = tuple(kind for kind in SUBSCRIPTION_TYPES if kind != "alerts")
+SEVERITIES = ("info", "warning", "critical")
+MAX_NAME_CHARACTERS = 100
+MAX_GROUP_PATHS = 8
+# Ten years.
+MAX_SECONDS = 315_360_000.0
+
+_NAME = re.compile(r"[-a-zA-Z0-9_]{1,100}\Z")
+
+
+class RuleError(ValueError):
+    """A rule is wrong; ``field`` is the name of what is."""
+
+    def __init__(self, field: str, text: str) -> None:
+        super().__init__(f"{field}: {text}")
+        self.field = field
+        self.text = text
+
+
+class Baseline(msgspec.Struct, array_like=True):
+    """What values usually are: how many there were, their weighted mean and variance."""
+
+    count: int = 0
+    mean: float = 0.0
+    variance: float = 0.0
+
+    def learn(self, value: float, alpha: float) -> None:
+        """Take a value in, with weight *alpha*; the earlier ones keep the rest.
+
+        As in T. Finch, Incremental calculation of weighted mean and variance (2009), section 9.
+        """
+        if self.count == 0:
+            self.count, self.mean = 1, value
+            return
+        difference = value - self.mean
+        step = alpha * difference
+        self.mean += step
+        self.variance = (1 - alpha) * (self.variance + difference * step)
+        self.count += 1
+        if not (math.isfinite(self.mean) and math.isfinite(self.variance)):
+            # Beyond what a float holds: there is nothing to compare with.
+            self.count, self.mean, self.variance = 0, 0.0, 0.0
+
+
+class Verdict(NamedTuple):
+    """Whether a value is out of bounds, whether it is well within, and the bound it is held to.
+
+    Neither: it is between the two, and changes nothing.
+    """
+
+    is_out: bool
+    is_clear: bool
+    bound: float
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """A value may not go above, or below, a number; it is well again at *clear*."""
+
+    direction: Literal["above", "below"]
+    threshold: float
+    clear: float
+
+    def check(self) -> None:
+        """Raise :class:`RuleError`."""
+        if self.direction not in ("above", "below"):
+            raise RuleError("direction", "expected above or below")
+        _check_number("threshold", self.threshold)
+        _check_number("clear", self.clear)
+        if self.direction == "above" and self.clear > self.threshold:
+            raise RuleError("clear", f"expected at most the threshold, {self.threshold:g}")
+        if self.direction == "below" and self.clear < self.threshold:
+            raise RuleError("clear", f"expected at least the threshold, {self.threshold:g}")
+
+    def judge(self, value: float, baseline: Baseline | None) -> Verdict:
+        """Say how a value is."""
+        if self.direction == "above":
+            return Verdict(value > self.threshold, value <= self.clear, self.threshold)
+        return Verdict(value < self.threshold, value >= self.clear, self.threshold)
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """A value may not be further from the usual than *factor* standard deviations.
+
+    Usual is the exponentially weighted mean, in which each value has the weight *alpha* when it
+    comes. It is well again within *clear_factor* standard deviations. A distance of *least* or
+    less is none; the first *samples* values only teach what is usual.
+    """
+
+    factor: float
+    clear_factor: float
+    alpha: float = 0.05
+    samples: int = 30
+    least: float = 0.0
+
+    def check(self) -> None:
+        """Raise :class:`RuleError`."""
+        _check_number("factor", self.factor, above=0)
+        _check_number("clear_factor", self.clear_factor, low=0, high=self.factor)
+        _check_number("alpha", self.alpha, above=0, below=1)
+        _check_number("samples", self.samples, low=2, high=1_000_000)
+        _check_number("least", self.least, low=0)
+
+    def judge(self, value: float, baseline: Baseline | None) -> Verdict:
+        """Say how a value is, compared with what is usual."""
+        if baseline is None or baseline.count < self.samples:
+            return Verdict(False, True, value)
+        deviation = math.sqrt(baseline.variance)
+        out, clear = (
+            max(factor * deviation, self.least) for factor in (self.factor, self.clear_factor)
+        )
+        distance = abs(value - baseline.mean)
+        bound = baseline.mean + (out if value > baseline.mean else -out)
+        return Verdict(distance > out, distance <= clear, bound)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """When to alert. Raises :class:`RuleError` when it is made of what makes no rule.
+
+    ``value`` is the path of a number in messages of type ``source`` that match ``filters``.
+    ``group_by`` are paths: each combination of their values has alerts of its own; ``None`` is the
+    ``group`` of an aggregation. ``for_seconds`` is how long values must be out of bounds by the
+    messages' own time: what is at ``time``, or when they were published. After ``resolve_after``
+    seconds without a value an alert is resolved; ``None``: never. Messages published before
+    ``since``, in seconds since 1970, are none of its business.
+    """
+
+    name: str
+    source: str
+    value: str
+    condition: Threshold | Deviation
+    filters: Mapping[str, Any] = field(default_factory=dict)
+    group_by: Sequence[str] | None = None
+    severity: str = "warning"
+    for_seconds: float = 0.0
+    resolve_after: float | None = None
+    time: str | None = None
+    since: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not _NAME.match(self.name):
+            raise RuleError("name", f"expected 1 to {MAX_NAME_CHARACTERS} of a-z A-Z 0-9 - _")
+        if self.source not in SOURCES:
+            raise RuleError("source", f"expected one of {', '.join(SOURCES)}")
+        if self.severity not in SEVERITIES:
+            raise RuleError("severity", f"expected one of {', '.join(SEVERITIES)}")
+        self.condition.check()
+        _check_number("for_seconds", self.for_seconds, low=0, high=MAX_SECONDS)
+        if self.resolve_after is not None:
+            _check_number("resolve_after", self.resolve_after, above=0, high=MAX_SECONDS)
+        if self.group_by is not None and len(self.group_by) > MAX_GROUP_PATHS:
+            raise RuleError("group_by", f"more than {MAX_GROUP_PATHS} paths")
+        for name in ("value_path", "time_path", "group_paths", "compiled_filters"):
+            getattr(self, name)  # which raises, if it must
+
+    @cached_property
+    def compiled_filters(self) -> Filter:
+        """The filters, compiled."""
+        try:
+            return compile_filters(self.filters)
+        except FilterError as error:
+            raise RuleError("filters", str(error)) from error
+
+    @cached_property
+    def value_path(self) -> Path:
+        """Where the value is."""
+        return _path("value", self.value)
+
+    @cached_property
+    def time_path(self) -> Path | None:
+        """Where the time is."""
+        return None if self.time is None else _path("time", self.time)
+
+    @cached_property
+    def group_paths(self) -> tuple[tuple[str, Path], ...] | None:
+        """The paths to group by, as they are written and as steps; ``None``: ``group``, whole."""
+        if self.group_by is None:
+            return None if self.source == "aggregations" else ()
+        if isinstance(self.group_by, str) or not isinstance(self.group_by, Iterable):
+            raise RuleError("group_by", "expected a list of paths")
+        return tuple((text, _path("group_by", text)) for text in self.group_by)
+
+    @cached_property
+    def definition(self) -> str:
+        """All that decides when it alerts, as text."""
+        parts = (
+            (self.value, self.time, self.for_seconds, self.resolve_after, self.since),
+            (type(self.condition).__name__, *vars(self.condition).values()),
+            self.filters,
+            self.group_by,
+            self.severity,
+        )
+        return json.dumps(parts, sort_keys=True)
+
+
+def read_number(value: Any) -> float | None:
+    """Return a finite number, or ``None`` for anything else, true and false too."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _path(name: str, text: Any) -> Path:
+    """Read a path as filters' paths are read."""
+    if not isinstance(text, str) or not text:
+        raise RuleError(name, "expected a path, such as values.mean_delay")
+    try:
+        compile_filters({text: None})
+    except FilterError as error:
+        raise RuleError(name, str(error).removeprefix("filters: ")) from error
+    return tuple(text.split("."))
+
+
+def _check_number(
+    name: str,
+    value: Any,
+    *,
+    low: float = -math.inf,
+    high: float = math.inf,
+    above: float = -math.inf,
+    below: float = math.inf,
+) -> None:
+    if read_number(value) is None:
+        raise RuleError(name, "expected a number")
+    bounds = {"at least": low, "at most": high, "more than": above, "less than": below}
+    if not (low <= value <= high and above < value < below):
+        words = [f"{text} {bound:g}" for text, bound in bounds.items() if math.isfinite(bound)]
+        raise RuleError(name, f"expected {' and '.join(words)}")

@@ -1,0 +1,471 @@
+"""Alert rules: what fires, what is resolved, and when; against a naive reading of the rule."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from realtime.alerting.incidents import Group
+from realtime.alerting.messages import read_time, write_time
+from realtime.alerting.processor import AlertProcessor
+from realtime.alerting.rule import Baseline, Deviation, Rule, RuleError, Threshold
+from realtime.processing.contract import Records
+
+ABOVE = Threshold("above", 10.0, 5.0)
+BELOW = Threshold("below", 5.0, 10.0)
+DEVIATION = Deviation(3.0, 2.0, alpha=0.2, samples=4)
+
+Alert = dict[str, Any]
+
+
+def rule(condition: Threshold | Deviation = ABOVE, **fields: Any) -> Rule:
+    return Rule("load", "metrics", "v", condition, **({"group_by": ["g"]} | fields))
+
+
+class Bench:
+    """A processor that is fed by hand and saved when asked, as the runner would."""
+
+    def __init__(self, rule: Rule, **options: Any) -> None:
+        self.rule = rule
+        self.options = options
+        self.fields: dict[str, bytes] = {}
+        self.alerts: list[Alert] = []
+        self._offset = 1
+        self.restart()
+
+    def restart(self, rule: Rule | None = None, **options: Any) -> None:
+        """Go on with a new object from what was saved."""
+        self.rule = rule or self.rule
+        self.processor = AlertProcessor(self.rule, **self.options | options)
+        self.processor.restore(self.fields)
+
+    def save(self) -> list[Alert]:
+        """Save, check that a second save has nothing, and return the alerts."""
+        changes = self.processor.save()
+        self.fields |= changes.fields
+        for name in changes.removed:
+            self.fields.pop(name, None)
+        assert not self.processor.urgent and self.processor.save() == ({}, [], [])
+        new = [msgspec.json.decode(output) for output in changes.outputs]
+        self.alerts += new
+        return new
+
+    def take(self, *payloads: Any, at: float = 0.0) -> list[Alert]:
+        """Take messages that were published at a time; return the alerts."""
+        self.processor.take(Records(self._offset, list(payloads), [at] * len(payloads)))
+        self._offset += len(payloads)
+        return self.save()
+
+    def values(self, *numbers: float, at: float = 0.0) -> list[Alert]:
+        """Take the values of one group."""
+        return self.take(*({"v": number} for number in numbers), at=at)
+
+    def kept(self) -> list[Group]:
+        """Return the groups that are saved, the oldest first; their order is all that counts."""
+        saved = [
+            msgspec.json.decode(self.fields[n], type=Group) for n in self.fields if n != "rule"
+        ]
+        groups = sorted(saved, key=lambda group: group.turn)
+        return [msgspec.structs.replace(group, turn=0) for group in groups]
+
+    def tick(self, now: float) -> list[Alert]:
+        self.processor.tick(now)
+        return self.save()
+
+
+def states(alerts: Iterable[Alert]) -> list[str]:
+    return [alert["state"] for alert in alerts]
+
+
+# Thresholds
+
+
+def test_an_alert_fires_once_and_is_resolved_once() -> None:
+    bench = Bench(rule())
+    assert bench.values(1, 10) == []
+    (firing,) = bench.values(10.5, 12, at=1000.0)
+    assert firing == {
+        "alert_id": firing["alert_id"],
+        "rule": "load",
+        "name": "load",
+        "source": "metrics",
+        "severity": "warning",
+        "state": "firing",
+        "group": {"g": None},
+        "value": 10.5,
+        "threshold": 10.0,
+        "started_at": "1970-01-01T00:16:40.000Z",
+        "timestamp": "1970-01-01T00:16:40.000Z",
+        "message": "load: v of g=None is 10.5, above 10",
+    }
+    assert bench.values(7, 10, 6, 20) == []  # in the band, and out again
+    (resolved,) = bench.values(5, 4, at=1060.0)
+    assert resolved == firing | {
+        "state": "resolved",
+        "value": 5.0,
+        "timestamp": "1970-01-01T00:17:40.000Z",
+        "resolved_at": "1970-01-01T00:17:40.000Z",
+        "reason": "cleared",
+        "message": "load: v of g=None is 5, not above 5",
+    }
+    (again,) = bench.values(11)
+    assert again["alert_id"] != firing["alert_id"]
+
+
+def test_below_is_above_upside_down() -> None:
+    bench = Bench(rule(BELOW))
+    assert states(bench.values(6, 5, 4.9, 9, 3, 10, 4)) == ["firing", "resolved", "firing"]
+
+
+def test_groups_have_alerts_of_their_own() -> None:
+    bench = Bench(rule(group_by=["g", "h.i"]))
+    fired = bench.take(
+        {"v": 20, "g": "a", "h": {"i": 1}},
+        {"v": 20, "g": "a", "h": {"i": 1.0}},
+        {"v": 20, "g": "a", "h": {"i": True}},
+        {"v": 20, "g": "b"},
+        {"v": 20, "g": ["no label"]},
+    )
+    assert [alert["group"] for alert in fired] == [
+        {"g": "a", "h.i": 1},
+        {"g": "a", "h.i": True},
+        {"g": "b", "h.i": None},
+    ]
+    assert len({alert["alert_id"] for alert in fired}) == 3
+
+
+def test_aggregations_are_grouped_as_they_are() -> None:
+    bench = Bench(Rule("late", "aggregations", "values.mean", ABOVE, filters={"rule": "delays"}))
+    group = {"payload.origin": "JFK"}
+    result = {"rule": "delays", "group": group, "values": {"mean": 60.5}}
+    assert bench.take(result | {"rule": "other"}, result | {"values": {"mean": None}}) == []
+    (alert,) = bench.take(result)
+    assert alert["group"] == group
+    assert alert["message"] == "late: values.mean of payload.origin=JFK is 60.5, above 10"
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        *(None, [], 7, "v", {}, {"v": None}, {"v": "20"}, {"v": True}, {"v": {"v": 20}}),
+        *({"v": 10**400}, {"v": float("nan")}, {"v": float("inf")}, {"v": 20, "g": "x" * 2000}),
+    ],
+)
+def test_what_has_no_value_is_no_business_of_the_rule(payload: Any) -> None:
+    bench = Bench(rule())
+    assert bench.take(payload) == []
+    assert bench.fields.keys() == {"rule"}
+
+
+def test_messages_from_before_the_rule_began_are_left_out() -> None:
+    bench = Bench(rule(since=100.0))
+    assert bench.values(20, at=99.0) == []
+    assert states(bench.values(20, at=100.0)) == ["firing"]
+
+
+# Durations
+
+
+def test_values_must_be_out_of_bounds_for_a_while() -> None:
+    bench = Bench(rule(for_seconds=60.0))
+    assert bench.values(20, at=0.0) == []
+    assert bench.values(8, at=30.0) == []  # not out of bounds, so it begins anew
+    assert bench.values(20, at=40.0) == []
+    assert bench.values(20, at=99.0) == []
+    (alert,) = bench.values(20, at=100.0)
+    assert alert["started_at"] == "1970-01-01T00:00:40.000Z"
+    assert alert["timestamp"] == "1970-01-01T00:01:40.000Z"
+
+
+def test_durations_are_of_the_messages_own_time() -> None:
+    bench = Bench(rule(for_seconds=3600.0, time="t"))
+    assert bench.take({"v": 20, "t": "2013-01-01T10:00:00Z"}, {"v": 20}, {"v": 20, "t": "?"}) == []
+    assert bench.take({"v": 20, "t": "2013-01-01T12:59:59+02:00"}) == []
+    (alert,) = bench.take({"v": 20, "t": "2013-01-01T11:00:00Z"})
+    assert alert["started_at"] == "2013-01-01T10:00:00.000Z"
+
+
+def test_a_wrong_time_in_the_future_does_not_keep_a_rule_from_firing() -> None:
+    bench = Bench(rule(for_seconds=60.0, time="t"))
+    assert bench.take({"v": 20, "t": 9e9}, {"v": 20, "t": 100}, {"v": 20, "t": 159}) == []
+    assert states(bench.take({"v": 20, "t": 160})) == ["firing"]
+
+
+def test_without_values_an_alert_is_resolved_if_the_rule_says_so() -> None:
+    bench = Bench(rule(resolve_after=60.0))
+    bench.values(20, at=1000.0)
+    assert bench.values(20, at=1030.0) == []
+    assert bench.tick(1089.9) == []
+    (resolved,) = bench.tick(1090.0)
+    assert resolved["reason"] == "no_data"
+    assert resolved["resolved_at"] == write_time(1090.0)
+    assert resolved["message"] == "load: v of g=None has had no value for 60 s; the last one was 20"
+    assert bench.tick(5000.0) == []
+
+    keeping = Bench(rule())
+    keeping.values(20, at=1000.0)
+    assert keeping.tick(1e9) == []
+
+
+def test_a_gap_ends_what_has_not_fired_yet() -> None:
+    bench = Bench(rule(for_seconds=50.0, resolve_after=60.0))
+    bench.values(20, at=1000.0)
+    assert bench.values(20, at=1060.0) == []
+    assert states(bench.values(20, at=1110.0)) == ["firing"]
+
+
+# Deviations
+
+
+def test_what_is_unusual_fires_and_teaches_nothing() -> None:
+    bench = Bench(rule(DEVIATION))
+    assert bench.values(9, 11, 9, 11, 9, 11) == []
+    (group,) = bench.processor.quiet.values()
+    before = msgspec.json.encode(group.baseline)
+    (firing,) = bench.values(50, 50, 50, 49, -50)
+    assert firing["threshold"] == pytest.approx(10 + 3, abs=0.5)
+    assert "more than 3 standard deviations from" in firing["message"]
+    (group,) = bench.processor.firing.values()
+    assert msgspec.json.encode(group.baseline) == before
+    (resolved,) = bench.values(10)
+    assert resolved["message"].endswith("within 2 standard deviations of what is usual")
+
+
+def test_the_first_values_only_teach() -> None:
+    assert Bench(rule(DEVIATION)).values(1, 1, 1000, 1) == []
+
+
+def test_a_small_distance_is_none_however_steady_the_values() -> None:
+    steady = Deviation(3.0, 2.0, alpha=0.2, samples=4, least=0.5)
+    assert Bench(rule(steady)).values(1, 1, 1, 1, 1, 1.5, 1) == []
+    assert states(Bench(rule(steady)).values(1, 1, 1, 1, 1, 1.6, 1)) == ["firing", "resolved"]
+    assert states(Bench(rule(DEVIATION)).values(1, 1, 1, 1, 1, 1.1)) == ["firing"]
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=50), st.floats(0.01, 0.99))
+def test_the_baseline_is_the_weighted_mean_and_variance(values: list[float], alpha: float) -> None:
+    baseline = Baseline()
+    for value in values:
+        baseline.learn(value, alpha)
+    weights = [alpha * (1 - alpha) ** age for age in range(len(values))]
+    weights[-1] /= alpha
+    weighted = list(zip(weights, reversed(values), strict=True))
+    mean = sum(weight * value for weight, value in weighted)
+    variance = sum(weight * (value - mean) ** 2 for weight, value in weighted)
+    assert baseline.mean == pytest.approx(mean, rel=1e-6, abs=1e-3)
+    assert baseline.variance == pytest.approx(variance, rel=1e-6, abs=1e-3)
+
+
+def test_values_that_no_float_holds_when_squared_break_nothing() -> None:
+    bench = Bench(rule(Deviation(3.0, 2.0, alpha=0.2, samples=2)))
+    bench.values(1e308, -1e308, 1e308, -1e308, 1e308)
+    bench.restart()
+    assert states(bench.values(*[1, 2] * 20, 50)) == ["firing"]
+
+
+# Any values
+
+
+GROUPS = st.sampled_from(["a", "b", None])
+NUMBERS = st.one_of(st.integers(0, 15), st.sampled_from([4.9, 5.1, 9.9, 10.1, None, "no number"]))
+MESSAGES = st.lists(st.tuples(GROUPS, NUMBERS, st.integers(0, 40)), max_size=60)
+RULES = st.builds(
+    rule,
+    st.sampled_from([ABOVE, BELOW, Deviation(1.5, 0.5, 0.3, 3), Threshold("above", 10.0, 10.0)]),
+    for_seconds=st.sampled_from([0.0, 30.0]),
+    resolve_after=st.sampled_from([None, 60.0]),
+)
+
+
+def play(bench: Bench, messages: list[tuple[Any, Any, int]], restarts: Iterator[bool]) -> None:
+    now = 1000.0
+    for group, number, pause in messages:
+        now += pause
+        bench.tick(now)
+        bench.take({"g": group, "v": number}, at=now)
+        if next(restarts):
+            bench.restart()
+
+
+def always(value: bool) -> Iterator[bool]:
+    while True:
+        yield value
+
+
+@given(RULES, MESSAGES, st.lists(st.booleans(), min_size=60, max_size=60))
+def test_a_restart_anywhere_changes_nothing(
+    some: Rule, messages: list[tuple[Any, Any, int]], restarts: list[bool]
+) -> None:
+    one, two = Bench(some, max_groups=2), Bench(some, max_groups=2)
+    play(one, messages, always(False))
+    play(two, messages, iter(restarts))
+    assert one.alerts == two.alerts
+    assert one.kept() == two.kept()
+
+
+@given(RULES, MESSAGES)
+def test_firing_and_resolved_take_turns(some: Rule, messages: list[tuple[Any, Any, int]]) -> None:
+    bench = Bench(some)
+    play(bench, messages, always(False))
+    for label in ("a", "b", None):
+        mine = [alert for alert in bench.alerts if alert["group"] == {"g": label}]
+        assert states(mine) == (["firing", "resolved"] * len(mine))[: len(mine)]
+        fired, resolved = mine[::2], mine[1::2]
+        for first, last in zip(fired, resolved, strict=False):
+            assert first["alert_id"] == last["alert_id"]
+            assert first["started_at"] == last["started_at"] <= last["resolved_at"]
+        assert len({alert["alert_id"] for alert in fired}) == len(fired)
+
+
+@given(MESSAGES, st.sampled_from([0, 20, 50]))
+def test_thresholds_as_the_rule_reads(
+    messages: list[tuple[Any, Any, int]], for_seconds: int
+) -> None:
+    """The same, written down per group from the whole list of its values."""
+    bench = Bench(rule(for_seconds=float(for_seconds)))
+    play(bench, messages, always(False))
+    expected: list[tuple[Any, str, float]] = []
+    since: dict[Any, float] = {}
+    firing: set[Any] = set()
+    now = 1000.0
+    for group, number, pause in messages:
+        now += pause
+        if number is None or isinstance(number, str):
+            continue
+        if group in firing:
+            if number <= 5:
+                firing.remove(group)
+                del since[group]
+                expected.append((group, "resolved", now))
+        elif number > 10:
+            if now - since.setdefault(group, now) >= for_seconds:
+                firing.add(group)
+                expected.append((group, "firing", now))
+        else:
+            since.pop(group, None)
+    found = [(one["group"]["g"], one["state"], read_time(one["timestamp"])) for one in bench.alerts]
+    assert found == expected
+
+
+@given(st.lists(st.floats(5.0, 10.0, exclude_min=True), max_size=50), st.booleans())
+def test_nothing_happens_inside_the_band(values: list[float], was_firing: bool) -> None:
+    bench = Bench(rule())
+    if was_firing:
+        bench.values(11)
+    assert bench.values(*values) == []
+
+
+# State
+
+
+def test_only_what_changed_is_saved() -> None:
+    bench = Bench(rule(DEVIATION))
+    bench.take({"v": 1, "g": "a"}, {"v": 1, "g": "b"})
+    bench.processor.take(Records(10, [{"v": 2, "g": "b"}], [0.0]))
+    assert list(bench.processor.save().fields) == ['g:{"g":"b"}']
+
+
+def test_quiet_groups_of_a_threshold_take_no_room() -> None:
+    bench = Bench(rule())
+    bench.take(*({"v": 1, "g": number} for number in range(100)))
+    bench.take({"v": 20, "g": 1}, {"v": 1, "g": 1})
+    assert bench.fields.keys() == {"rule"}
+    assert not bench.processor.quiet
+
+
+def test_the_number_of_groups_is_bounded() -> None:
+    bench = Bench(rule(for_seconds=10.0), max_groups=3)
+    bench.take(*({"v": 20, "g": number} for number in range(4)), at=0.0)
+    assert len(bench.fields) == 1 + 3
+    fired = bench.take(*({"v": 20, "g": number} for number in (3, 2, 1, 0)), at=10.0)
+    assert [alert["group"]["g"] for alert in fired] == [3, 2, 1]  # 0 was the oldest, and is new
+    assert bench.take({"v": 20, "g": 9}, at=10.0) == bench.take({"v": 20, "g": 9}, at=30.0) == []
+    assert len(bench.fields) == 1 + 3
+
+
+def test_alerts_are_resolved_when_their_rule_changes_or_ends() -> None:
+    for changed, ended, reason in (
+        (rule(Threshold("above", 15.0, 5.0)), False, "rule_changed"),
+        (rule(since=1.0), False, "rule_changed"),
+        (rule(), True, "rule_ended"),
+    ):
+        bench = Bench(rule())
+        (firing,) = bench.values(20, at=50.0)
+        bench.restart(changed, ended=ended)
+        assert bench.processor.urgent
+        (resolved,) = bench.save()
+        assert (resolved["reason"], resolved["alert_id"]) == (reason, firing["alert_id"])
+        assert bench.fields.keys() == {"rule"}
+        assert states(bench.values(20, at=60.0)) == ([] if ended else ["firing"])
+
+
+def test_a_lost_message_changes_no_state() -> None:
+    bench = Bench(rule())
+    bench.values(20)
+    bench.processor.skip(2, 5)
+    bench.processor.skip(6, None)
+    assert states(bench.values(1)) == ["resolved"]
+
+
+# Rules
+
+
+@pytest.mark.parametrize(
+    ("fields", "wrong"),
+    [
+        ({"name": ""}, "name: expected 1 to 100"),
+        ({"name": "a b"}, "name: expected"),
+        ({"source": "alerts"}, "source: expected one of events, "),
+        ({"value": ""}, "value: expected a path"),
+        ({"value": "a..b"}, "value: the path 'a..b' has an empty step"),
+        ({"value": 5}, "value: expected a path"),
+        ({"time": "."}, "time: the path"),
+        ({"filters": []}, "filters: filters: expected an object"),
+        ({"filters": {"a": []}}, "filters: filters: 'a' has no values"),
+        ({"group_by": "a"}, "group_by: expected a list"),
+        ({"group_by": ["a"] * 9}, "group_by: more than 8 paths"),
+        ({"severity": "bad"}, "severity: expected one of info"),
+        ({"for_seconds": -1}, "for_seconds: expected at least 0"),
+        ({"for_seconds": True}, "for_seconds: expected a number"),
+        ({"for_seconds": float("nan")}, "for_seconds: expected a number"),
+        ({"resolve_after": 0}, "resolve_after: expected at most 3.1536e+08 and more than 0"),
+        ({"condition": Threshold("above", 5, 6)}, "clear: expected at most the threshold, 5"),
+        ({"condition": Threshold("below", 5, 4)}, "clear: expected at least the threshold, 5"),
+        ({"condition": Threshold("above", 10**400, 4)}, "threshold: expected a number"),
+        ({"condition": Threshold("beside", 5, 4)}, "direction: expected above or below"),  # type: ignore[arg-type]
+        ({"condition": Deviation(0, 0)}, "factor: expected more than 0"),
+        ({"condition": Deviation(3, 4)}, "clear_factor: expected at least 0 and at most 3"),
+        ({"condition": Deviation(3, 2, alpha=1)}, "alpha: expected more than 0 and less than 1"),
+        ({"condition": Deviation(3, 2, samples=1)}, "samples: expected at least 2"),
+        ({"condition": Deviation(3, 2, least=-1)}, "least: expected at least 0"),
+    ],
+)
+def test_a_wrong_rule_says_what_is_wrong(fields: dict[str, Any], wrong: str) -> None:
+    right = {"name": "load", "source": "metrics", "value": "v", "condition": ABOVE}
+    with pytest.raises(RuleError) as error:
+        Rule(**right | fields)
+    assert str(error.value).startswith(wrong)
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("1970-01-01T00:00:01.5Z", 1.5),
+        ("1970-01-01T02:00:00+02:00", 0.0),
+        (7, 7.0),
+        *((wrong, None) for wrong in ("1970-01-01T00:00:00", "soon", "", True, None, [], 1e15)),
+        *((wrong, None) for wrong in ("0001-01-01T00:00:00+23:59x", float("nan"), 10**400)),
+    ],
+)
+def test_times(value: Any, seconds: float | None) -> None:
+    assert read_time(value) == seconds
+
+
+@given(st.floats(allow_nan=False))
+def test_any_time_can_be_written(seconds: float) -> None:
+    assert write_time(seconds).endswith("Z")
