@@ -13,6 +13,7 @@ from pydantic_core import PydanticUndefined
 from realtime.audit import Event
 from realtime.checks import _RISKS
 from realtime.config import WEBSOCKET_PREFIX, WebSocketConfig
+from realtime.filters import OPERATORS
 from realtime.jwt import VARIABLES, JwtConfig
 from realtime.policy import LIMIT_FIELDS
 from realtime.protocol import ERROR_TEXTS, PAYLOAD_KEYS, CloseCode, CloseReason, ErrorCode
@@ -100,6 +101,11 @@ def test_every_close_code_and_reason_is_documented() -> None:
 def test_every_subscription_type_is_documented_with_its_key() -> None:
     documented = {row[0]: row[1] for row in rows(PROTOCOL, "### Subscription types")}
     assert documented == PAYLOAD_KEYS
+
+
+def test_every_operator_of_filters_is_documented() -> None:
+    documented = [re.findall(r"\w+", row[0]) for row in rows(PROTOCOL, "### Filters")]
+    assert tuple(name for names in documented for name in names) == OPERATORS
 
 
 def test_every_health_path_is_documented_with_its_causes() -> None:
