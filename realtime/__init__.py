@@ -28,8 +28,9 @@ The map::
 For those who use it: ``client`` (Python), ``static/realtime`` (JavaScript, and the dashboard),
 ``testing`` and ``conformance``.
 
-Core, without Django, asyncio or a clock: ``addresses``, ``protocol``, ``draining``, ``filters``,
-``frames``, ``hub``, ``limits``, ``origins``, ``sequence``, ``stats``. Everything else is edge.
+Core, without Django, asyncio or a clock: ``addresses``, ``protocol``, ``draining``, ``clauses``,
+``filters``, ``filter_index``, ``prefixes``, ``ranges``, ``frames``, ``hub``, ``limits``,
+``origins``, ``sequence``, ``stats``. Everything else is edge.
 
 What this package exports is imported when it is first used, since most of it needs Django's apps.
 """

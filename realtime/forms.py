@@ -12,6 +12,7 @@ from django.core.exceptions import ValidationError
 from django.utils import timezone
 
 from realtime.auth import MARK, PREFIX_CHARACTERS, generate_prefix
+from realtime.filters import OPERATORS
 from realtime.models import AccessToken, GroupFilters, all_types
 from realtime.protocol import SUBSCRIPTION_TYPES
 
@@ -21,9 +22,14 @@ if TYPE_CHECKING:
 else:
     _TokenModelForm = _GroupFiltersModelForm = forms.ModelForm
 
+OPERATORS_HELP = (
+    'A value may be an object of operators, all of which must hold: {"amount": {"gte": 100, "lt": '
+    f'500}}}}; there are {", ".join(OPERATORS)}. {{"$or": [filters, filters]}}: one of them must '
+    "match. {}: every message."
+)
 FILTERS_HELP = (
     'Only messages that match all of them reach this token, e.g. {"tenant_id": "acme"} or '
-    '{"payload.region": ["eu", "us"]} (any of several values). {}: every message.'
+    '{"payload.region": ["eu", "us"]} (any of several values). ' + OPERATORS_HELP
 )
 
 
@@ -57,7 +63,7 @@ class GroupFiltersForm(_GroupFiltersModelForm):
 
     filters = _filters_field(
         "Only messages that match all of them reach users of the group. Who is in several groups "
-        "gets what matches the filters of all of them. {}: every message."
+        "gets what matches the filters of all of them. " + OPERATORS_HELP
     )
 
     class Meta:

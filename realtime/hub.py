@@ -1,9 +1,9 @@
 """The index of one process: subscription type -> fan-out groups -> connections. Pure.
 
 Connections with the same subscription type and filters share a fan-out group: a message is
-matched once, encoded once and framed once for all of them. Groups are found through one of their
-predicates (path -> value -> groups), so an event costs what its matches cost, not what there are
-subscriptions. The hub tells who gets which bytes; the node writes them.
+matched once, encoded once and framed once for all of them. Groups are found through an index of
+their filters (:mod:`realtime.filter_index`), so an event costs what its matches cost, not what
+there are subscriptions. The hub tells who gets which bytes; the node writes them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
-from realtime.filters import MISSING, Filter, Key, Path, Predicate, lookup_key, matches
+from realtime.filter_index import FilterIndex
+from realtime.filters import MISSING, Filter, matches
 from realtime.frames import STORED_END, deflate, header, stored_block
 from realtime.protocol import (
     SUBSCRIPTION_TYPES,
@@ -130,13 +131,11 @@ Members = dict[bytes, dict["Subscription", None]]
 class FanOut:
     """The subscriptions of a type that have equal filters, so receive the same messages."""
 
-    __slots__ = ("_deflated", "_plain", "filter", "indexed_by", "type")
+    __slots__ = ("_deflated", "_plain", "filter", "type")
 
     def __init__(self, kind: str, compiled: Filter) -> None:
         self.type = kind
         self.filter = compiled
-        # The predicate under which the index has this group; None for the group without filters.
-        self.indexed_by: Predicate | None = None
         # Members by whether they take compressed messages. Most share the derived id, so share
         # whole frames.
         self._plain: Members = {}
@@ -257,80 +256,39 @@ class Hub:
 
 
 class TypeIndex:
-    """The fan-out groups of one subscription type, found by a predicate of theirs."""
+    """The fan-out groups of one subscription type, found by their filters."""
 
     def __init__(self, kind: str) -> None:
         self._type = kind
         self.groups: dict[Filter, FanOut] = {}
         # The group without filters, which every message concerns.
         self._unfiltered: FanOut | None = None
-        # Path -> key of a value -> the groups indexed by a predicate with that path and key.
-        self._by_path: dict[Path, dict[Key, dict[FanOut, None]]] = {}
+        self._filtered: FilterIndex[FanOut] = FilterIndex()
 
     def group(self, compiled: Filter) -> FanOut:
         """Return the group with these filters, made if need be."""
         fan_out = self.groups.get(compiled)
         if fan_out is None:
             fan_out = self.groups[compiled] = FanOut(self._type, compiled)
-            self._insert(fan_out)
+            if compiled:
+                self._filtered.insert(fan_out, compiled)
+            else:
+                self._unfiltered = fan_out
         return fan_out
-
-    def _insert(self, fan_out: FanOut) -> None:
-        if not fan_out.filter:
-            self._unfiltered = fan_out
-            return
-        predicate = min(fan_out.filter, key=self._crowding)
-        fan_out.indexed_by = predicate
-        if not predicate.keys:
-            return  # a conjunction that nothing satisfies
-        buckets = self._by_path.setdefault(predicate.path, {})
-        for key in predicate.keys:
-            buckets.setdefault(key, {})[fan_out] = None
-
-    def _crowding(self, predicate: Predicate) -> tuple[int, int, bool]:
-        """Rate a predicate as the one to index by: few groups beside it, few values, known path.
-
-        So a thousand filters on one event type and a user each end up under their users.
-        """
-        buckets = self._by_path.get(predicate.path)
-        if buckets is None:
-            return 0, len(predicate.keys), True
-        fullest = max((len(buckets.get(key, ())) for key in predicate.keys), default=0)
-        return fullest, len(predicate.keys), False
 
     def remove(self, fan_out: FanOut) -> None:
         """Forget an empty group, once."""
         if self.groups.get(fan_out.filter) is not fan_out:
             return  # it is forgotten already, and may have a successor
         del self.groups[fan_out.filter]
-        predicate = fan_out.indexed_by
-        if predicate is None:
+        if fan_out.filter:
+            self._filtered.remove(fan_out)
+        else:
             self._unfiltered = None
-            return
-        if not predicate.keys:
-            return
-        buckets = self._by_path[predicate.path]
-        for key in predicate.keys:
-            bucket = buckets[key]
-            del bucket[fan_out]
-            if not bucket:
-                del buckets[key]
-        if not buckets:
-            del self._by_path[predicate.path]
 
     def match(self, message: Message) -> list[FanOut]:
         """Return the groups whose filters the message satisfies."""
         matched = [] if self._unfiltered is None else [self._unfiltered]
-        for path, buckets in self._by_path.items():
-            bucket = buckets.get(lookup_key(message.decoded, path))
-            if bucket:
-                matched += (group for group in bucket if _satisfies(group, path, message.decoded))
+        if self._filtered:
+            matched += self._filtered.match(message.decoded)
         return matched
-
-
-def _satisfies(fan_out: FanOut, known: Path, payload: Any) -> bool:
-    """Check the predicates of a group but the one through which it was found."""
-    return all(
-        predicate.path == known or lookup_key(payload, predicate.path) in predicate.keys
-        for predicate in fan_out.filter
-    )

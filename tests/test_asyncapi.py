@@ -9,6 +9,7 @@ import yaml
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
+from realtime.filters import OPERATORS, FilterError, compile_filters
 from realtime.protocol import (
     PAYLOAD_KEYS,
     SUBSCRIPTION_ID,
@@ -99,6 +100,36 @@ def test_the_bounds_of_rewind(rewind: Any, is_described: bool) -> None:
     else:
         with pytest.raises(ValueError):
             read_request(None, rewind)
+
+
+@pytest.mark.parametrize(
+    ("filters", "is_described"),
+    [
+        ({"a": 1, "b": ["x", None]}, True),
+        ({"a": {"gte": 1, "lt": "5"}, "b": {"in": [1]}, "c": {"contains": None}}, True),
+        ({"$or": [{"a": 1}, {"b": {"exists": False}}]}, True),
+        ({"a": {}}, False),
+        ({"a": {"in": []}}, False),
+        ({"a": {"gt": True}}, False),
+        ({"a": {"regex": "x"}}, False),
+        ({"a": {"prefix": "x" * 257}}, False),
+        ({"$or": []}, False),
+        ({"$or": [{}]}, False),
+        ({"$or": {"a": 1}}, False),
+    ],
+)
+def test_the_filters(filters: Any, is_described: bool) -> None:
+    message = {"type": "subscribe", "data": {"type": "events", "filters": filters}}
+    assert validator("subscribe").is_valid(message) is is_described
+    if is_described:
+        compile_filters(filters)
+    else:
+        with pytest.raises(FilterError):
+            compile_filters(filters)
+
+
+def test_every_operator_is_described() -> None:
+    assert tuple(SCHEMAS["Operators"]["properties"]) == OPERATORS
 
 
 async def ask(page: Client, message: dict[str, Any], answer: str) -> dict[str, Any]:

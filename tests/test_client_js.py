@@ -372,6 +372,7 @@ def test_the_types(tmp_path: Path) -> None:
         "  last = message.position; console.log(event?.id, last);\n"
         "}, { rewind: 5 });\n"
         "client.unsubscribe(id);\n"
+        "client.subscribe('events', { a: { gte: 1 }, $or: [{ b: { in: [1] } }, { c: null }] });\n"
         "for await (const message of client.subscribe<{ n: number }>('metrics')) {\n"
         "  const n: number = message.payload.n; console.log(n);\n"
         "}\n"

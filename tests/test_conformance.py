@@ -110,6 +110,8 @@ WRONG: dict[str, tuple[Callable[[Message], Message], str, str]] = {
     "no position": (change("data", metadata={}), "type events", "lacks ['epoch', 'offset']"),
     "a text": (within("error", error="no"), "error unknown_type", "expected error"),
     "a code": (within("error", code="no"), "error invalid_message", "received 'no'"),
+    "no bounds": (within("data", event={"sample": 4}), "operator gte", "what matches"),
+    "no errors": (within("error", error="no"), "message subscribe.wrong_filters", "name the path"),
     "all filters match": (
         within("data", event={"place": 0}),
         "message subscribe.filters",
@@ -198,6 +200,7 @@ TABLES = {
     "# Protocol": ["envelope"],
     "## Client to server": ["message"],
     "### Subscription types": ["type"],
+    "### Filters": ["operator"],
     "## Server to client": ["error"],
     "## Close codes": ["close"],
     "## Server-sent events": ["parameter", "event", "status"],

@@ -14,12 +14,16 @@ from tests.support import ROOT
 CORE = (
     "protocol",
     "addresses",
+    "clauses",
     "draining",
+    "filter_index",
     "filters",
     "frames",
     "hub",
     "limits",
     "origins",
+    "prefixes",
+    "ranges",
     "sequence",
     "stats",
 )

@@ -15,6 +15,7 @@ from realtime.audit import Event
 from realtime.checks import _RISKS
 from realtime.config import WEBSOCKET_PREFIX, WebSocketConfig
 from realtime.exposition import expose
+from realtime.filters import OPERATORS
 from realtime.jwt import VARIABLES, JwtConfig
 from realtime.observer import Observer
 from realtime.policy import LIMIT_FIELDS
@@ -105,6 +106,11 @@ def test_every_close_code_and_reason_is_documented() -> None:
 def test_every_subscription_type_is_documented_with_its_key() -> None:
     documented = {row[0]: row[1] for row in rows(PROTOCOL, "### Subscription types")}
     assert documented == PAYLOAD_KEYS
+
+
+def test_every_operator_of_filters_is_documented() -> None:
+    documented = [re.findall(r"\w+", row[0]) for row in rows(PROTOCOL, "### Filters")]
+    assert tuple(name for names in documented for name in names) == OPERATORS
 
 
 def test_every_health_path_is_documented_with_its_causes() -> None:

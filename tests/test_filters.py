@@ -13,10 +13,14 @@ from hypothesis import strategies as st
 
 from realtime.filters import (
     EVERYTHING,
+    MAX_ALTERNATIVES,
+    MAX_DEPTH,
     MAX_PATH_CHARACTERS,
     MAX_PATHS,
     MAX_STEPS,
+    MAX_TEXT_CHARACTERS,
     MAX_VALUES,
+    OPERATORS,
     FilterError,
     compile_filters,
     conjunction,
@@ -38,11 +42,40 @@ payloads = st.recursive(
     max_leaves=8,
 )
 objects = st.dictionaries(steps, payloads, max_size=4)
-filters = st.dictionaries(
-    st.lists(steps, min_size=1, max_size=3).map(".".join),
-    values | st.lists(values, min_size=1, max_size=3),
-    max_size=3,
-)
+paths = st.lists(steps, min_size=1, max_size=3).map(".".join)
+exact = values | st.lists(values, min_size=1, max_size=3)
+plain_filters = st.dictionaries(paths, exact, max_size=3)
+bounds = st.sampled_from([-1, 0, 0.5, 1, 1.0, 2**53, 2**53 + 1, 10**400, "", "0", "1", "b", "true"])
+texts = st.sampled_from(["", "0", "1", "t", "true", "e", "ue", "u"])
+operators = st.fixed_dictionaries(
+    {},
+    optional={
+        **dict.fromkeys(("eq", "ne"), values),
+        **dict.fromkeys(("in", "nin"), st.lists(values, min_size=1, max_size=3)),
+        **dict.fromkeys(("gt", "gte", "lt", "lte"), bounds),
+        **dict.fromkeys(("prefix", "suffix"), texts),
+        "contains": values,
+        "exists": st.booleans(),
+    },
+).filter(bool)
+# Few at once, or nothing would ever match.
+few_operators = operators.map(lambda all_of: dict(list(all_of.items())[:3]))
+
+
+def filters_up_to(depth: int, least: int = 0) -> st.SearchStrategy[dict[str, Any]]:
+    """Return filters with alternatives in alternatives, so many deep."""
+    conditions = st.dictionaries(paths, exact | few_operators, min_size=least, max_size=2)
+    if not depth:
+        return conditions
+    alternatives = st.lists(filters_up_to(depth - 1, 1), min_size=1, max_size=3)
+    return st.builds(
+        lambda filters, either: filters | ({"$or": either} if either else {}),
+        conditions,
+        st.none() | alternatives,
+    )
+
+
+filters = plain_filters | filters_up_to(2)
 
 
 def equal_in_json(first: Any, second: Any) -> bool:
@@ -55,19 +88,54 @@ def equal_in_json(first: Any, second: Any) -> bool:
 
 
 def naive_match(wanted: dict[str, Any], payload: Any) -> bool:
-    """Tell whether *payload* has one of the wanted values at every path, step by step."""
+    """Tell whether *payload* is as wanted at every path, step by step."""
     for path, value in wanted.items():
-        here = payload
-        for step in path.split("."):
-            if not isinstance(here, dict) or step not in here:
+        if path == "$or":
+            if not any(naive_match(alternative, payload) for alternative in value):
                 return False
-            here = here[step]
-        if isinstance(here, dict | list):
-            return False
-        accepted = value if isinstance(value, list) else [value]
-        if not any(equal_in_json(here, item) for item in accepted):
+            continue
+        found = [payload]
+        for step in path.split("."):
+            found = [one[step] for one in found if isinstance(one, dict) and step in one]
+        if isinstance(value, dict):
+            tests = value
+        else:
+            tests = {"in": value if isinstance(value, list) else [value]}
+        if not all(naive_test(found, name, operand) for name, operand in tests.items()):
             return False
     return True
+
+
+def naive_test(found: list[Any], name: str, operand: Any) -> bool:
+    """Tell whether the value that was found, if any was, passes one operator."""
+    if name == "exists":
+        return bool(found) is operand
+    if not found:
+        return False
+    [here] = found
+    if name in ("eq", "in"):
+        accepted = operand if name == "in" else [operand]
+        return any(equal_in_json(here, item) for item in accepted)
+    if name in ("ne", "nin"):
+        refused = operand if name == "nin" else [operand]
+        return not any(equal_in_json(here, item) for item in refused)
+    if name == "contains" and isinstance(here, list):
+        return any(equal_in_json(item, operand) for item in here)
+    if isinstance(here, bool) or isinstance(operand, bool):
+        return False
+    both_text = isinstance(here, str) and isinstance(operand, str)
+    if name == "prefix":
+        return both_text and here[: len(operand)] == operand
+    if name == "suffix":
+        return both_text and here[::-1][: len(operand)] == operand[::-1]
+    if name == "contains":
+        return both_text and here.find(operand) >= 0
+    both_numbers = isinstance(here, int | float) and isinstance(operand, int | float)
+    if not both_text and not both_numbers:
+        return False
+    if name in ("gt", "lte"):
+        return bool(here > operand) is (name == "gt")
+    return bool(here < operand) is (name == "lt")
 
 
 def over_the_wire(value: Any) -> Any:
@@ -76,6 +144,10 @@ def over_the_wire(value: Any) -> Any:
 
 
 # What compiles
+
+NO_SCALAR = "expected a string, number, boolean or null"
+NO_ARRAY = "expected an array of strings, numbers, booleans or nulls"
+NO_VALUE = "expected a string, number, boolean, null, an array of these or an object of operators"
 
 
 @pytest.mark.parametrize("nothing", [None, {}])
@@ -97,18 +169,45 @@ def test_no_filters_match_everything(nothing: Any) -> None:
         ({".a": 1}, "filters: the path '.a' has an empty step"),
         ({"a..b": 1}, "filters: the path 'a..b' has an empty step"),
         ({"a": []}, "filters: 'a' has no values"),
+        ({"a": {}}, "filters: 'a': an object without operators"),
+        ({"a": [1, [2]]}, f"filters: 'a': {NO_VALUE}"),
+        ({"a": [{"gt": 1}]}, f"filters: 'a': {NO_VALUE}"),
         (
-            {"a": {}},
-            "filters: 'a': expected a string, number, boolean, null or an array of these",
+            {"a": {"$gt": 1}},
+            f"filters: 'a': unknown operator '$gt', expected one of {', '.join(OPERATORS)}",
         ),
         (
-            {"a": [1, [2]]},
-            "filters: 'a': expected a string, number, boolean, null or an array of these",
+            {"a": {"x" * 99: 1}},
+            f"filters: 'a': unknown operator '{'x' * 32}', expected one of {', '.join(OPERATORS)}",
         ),
+        ({"a": {"eq": [1]}}, f"filters: 'a': eq: {NO_SCALAR}"),
+        ({"a": {"ne": {}}}, f"filters: 'a': ne: {NO_SCALAR}"),
+        ({"a": {"contains": [1]}}, f"filters: 'a': contains: {NO_SCALAR}"),
+        ({"a": {"in": 1}}, f"filters: 'a': in: {NO_ARRAY}"),
+        ({"a": {"in": "abc"}}, f"filters: 'a': in: {NO_ARRAY}"),
+        ({"a": {"nin": [[1]]}}, f"filters: 'a': nin: {NO_ARRAY}"),
+        ({"a": {"in": []}}, "filters: 'a': in has no values"),
+        ({"a": {"nin": []}}, "filters: 'a': nin has no values"),
+        ({"a": {"exists": 1}}, "filters: 'a': exists: expected true or false"),
+        ({"a": {"exists": None}}, "filters: 'a': exists: expected true or false"),
+        ({"a": {"gt": True}}, "filters: 'a': gt: expected a number or a string"),
+        ({"a": {"gte": None}}, "filters: 'a': gte: expected a number or a string"),
+        ({"a": {"lt": [1]}}, "filters: 'a': lt: expected a number or a string"),
+        ({"a": {"lte": float("nan")}}, "filters: 'a': lte: expected a number or a string"),
+        ({"a": {"lte": float("inf")}}, "filters: 'a': lte: expected a number or a string"),
+        ({"a": {"prefix": 1}}, "filters: 'a': prefix: expected a string"),
+        ({"a": {"suffix": None}}, "filters: 'a': suffix: expected a string"),
+        ({"a": {"gt": 1, "suffix": 1}}, "filters: 'a': suffix: expected a string"),
+        ({"$or": 1}, "filters: '$or': expected an array of filters"),
+        ({"$or": {"a": 1}}, "filters: '$or': expected an array of filters"),
+        ({"$or": [{"a": 1}, 1]}, "filters: '$or': expected an array of filters"),
+        ({"$or": []}, "filters: '$or' has no alternatives"),
         (
-            {"a": [{"$gt": 1}]},
-            "filters: 'a': expected a string, number, boolean, null or an array of these",
+            {"$or": [{"a": 1}, {}]},
+            "filters: '$or': an alternative is empty, so matches everything",
         ),
+        ({"$or": [{"a": {}}]}, "filters: 'a': an object without operators"),
+        ({"$or": [{"a..b": 1}]}, "filters: the path 'a..b' has an empty step"),
         ({1: "a"}, "filters: a path is not a string"),
     ],
 )
@@ -120,6 +219,12 @@ def test_a_wrong_filter_is_named(wrong: Any, message: str) -> None:
 
 def test_limits_are_the_contracts() -> None:
     assert (MAX_PATHS, MAX_VALUES, MAX_STEPS, MAX_PATH_CHARACTERS) == (32, 1000, 16, 256)
+    assert (MAX_ALTERNATIVES, MAX_DEPTH, MAX_TEXT_CHARACTERS) == (32, 3, 256)
+
+
+def nested(depth: int) -> dict[str, Any]:
+    """Return a filter with alternatives in alternatives, so many deep."""
+    return {"$or": [nested(depth - 1), {f"b{depth}": 1}]} if depth else {"a": 1}
 
 
 @pytest.mark.parametrize(
@@ -137,6 +242,26 @@ def test_limits_are_the_contracts() -> None:
         ),
         ({".".join("a" * 16): 1}, {".".join("a" * 17): 1}, "has more than 16 steps"),
         ({"a" * 256: 1}, {"a" * 257: 1}, "has more than 256 characters"),
+        (
+            {"a": {"in": list(range(1000))}},
+            {"a": {"in": list(range(1001))}},
+            "filters: 'a': in has more than 1000 values",
+        ),
+        (
+            {"$or": [{f"p{n}": 1} for n in range(32)]},
+            {"$or": [{f"p{n}": 1} for n in range(33)]},
+            "filters: '\\$or' has more than 32 alternatives",
+        ),
+        (
+            {"a": 1, "$or": [{f"p{n}": 1} for n in range(31)]},
+            {"a": 1, "$or": [{f"p{n}": 1} for n in range(32)]},
+            "filters: more than 32 paths",
+        ),
+        (nested(3), nested(4), "filters: '\\$or' is nested more than 3 deep"),
+        *(
+            ({"a": {name: "x" * 256}}, {"a": {name: "x" * 257}}, f"'a': {name}: more than 256")
+            for name in ("prefix", "suffix", "contains")
+        ),
     ],
 )
 def test_a_limit_holds_to_the_number(most: Any, too_much: Any, message: str) -> None:
@@ -242,6 +367,104 @@ def test_anything_compiles_or_is_a_filter_error(anything: Any) -> None:
         matches(compiled, {})
 
 
+# Operators
+
+
+@pytest.mark.parametrize(
+    ("operators", "value", "matching"),
+    [
+        ({"gte": 100, "lt": 500}, 100, True),
+        ({"gte": 100, "lt": 500}, 499.99, True),
+        ({"gte": 100, "lt": 500}, 500, False),
+        ({"gt": 100}, 100.0, False),
+        ({"lte": 100}, 100.0, True),
+        ({"gt": 2**53}, 2**53 + 1, True),
+        ({"lt": 10**400}, 1e300, True),
+        ({"gte": 0}, True, False),
+        ({"gte": 0}, "1", False),
+        ({"gte": "0"}, 1, False),
+        ({"gte": 0}, None, False),
+        ({"gte": 0}, [1], False),
+        ({"gte": "2026-01", "lt": "2026-02"}, "2026-01-31T23:59:59Z", True),
+        ({"lt": "a"}, "B", True),  # by code points
+        ({"gt": "\uffff"}, "\U0001f600", True),
+        ({"ne": 1}, 2, True),
+        ({"ne": 1}, True, True),
+        ({"ne": 1}, 1.0, False),
+        ({"ne": 1}, [1], True),
+        ({"nin": [1, "1", None]}, "1", False),
+        ({"nin": [1, "1", None]}, {}, True),
+        ({"exists": True}, None, True),
+        ({"exists": True}, [], True),
+        ({"exists": False}, None, False),
+        ({"prefix": "ab"}, "abc", True),
+        ({"prefix": "ab"}, "Abc", False),
+        ({"prefix": "abc"}, "ab", False),
+        ({"prefix": ""}, "", True),
+        ({"prefix": ""}, 1, False),
+        ({"suffix": "bc"}, "abc", True),
+        ({"suffix": "abcd"}, "bcd", False),
+        ({"contains": "b"}, "abc", True),
+        ({"contains": "b"}, ["a", "b"], True),
+        ({"contains": "b"}, ["abc"], False),
+        ({"contains": 1}, [True], False),
+        ({"contains": 1}, [1.0], True),
+        ({"contains": 1}, "1", False),
+        ({"contains": None}, [None], True),
+        ({"contains": "b"}, {"b": 1}, False),
+        ({"prefix": "a", "suffix": "c", "contains": "b", "ne": "abbc"}, "abc", True),
+        ({"prefix": "a", "suffix": "c", "contains": "b", "ne": "abbc"}, "abbc", False),
+        ({"in": [1, 2, 3], "gt": 1, "ne": 3}, 2, True),
+        ({"in": [1, 2, 3], "gt": 1, "ne": 3}, 3, False),
+    ],
+)
+def test_an_operator_compares(operators: dict[str, Any], value: Any, matching: bool) -> None:
+    compiled = compile_filters({"a.b": operators})
+    assert matches(compiled, {"a": {"b": value}}) is matching
+    assert naive_match({"a.b": operators}, {"a": {"b": value}}) is matching
+
+
+@pytest.mark.parametrize("payload", [{}, {"a": 1}, {"a": {}}, {"a": [{"b": 1}]}, []])
+def test_what_is_missing_only_does_not_exist(payload: Any) -> None:
+    for operators in ({"ne": 1}, {"nin": [1]}, {"lt": 1}, {"prefix": ""}, {"exists": True}):
+        assert not matches(compile_filters({"a.b": operators}), payload)
+    assert matches(compile_filters({"a.b": {"exists": False}}), payload)
+
+
+def test_one_alternative_is_enough() -> None:
+    compiled = compile_filters(
+        {"kind": "order", "$or": [{"amount": {"gte": 100}}, {"user": ["u1", "u2"], "vip": True}]}
+    )
+    assert matches(compiled, {"kind": "order", "amount": 100})
+    assert matches(compiled, {"kind": "order", "user": "u2", "vip": True})
+    assert not matches(compiled, {"kind": "order", "user": "u2"})
+    assert not matches(compiled, {"amount": 100})
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        [{"a": 1}, {"a": [1, 1.0]}, {"a": {"eq": 1}}, {"a": {"in": [1]}}, {"$or": [{"a": 1}]}],
+        [
+            {"a": [1, 2]},
+            {"$or": [{"a": 2}, {"a": 1}]},
+            {"a": {"in": [0, 1, 2, 3], "gt": 0, "lt": 3}},
+        ],
+        [{"a": {"ne": 1}}, {"a": {"nin": [1.0]}}, {"a": {"nin": [1], "exists": True}}],
+        [{"a": {"gt": 1, "lt": 2}}, {"a": {"lt": 2.0, "gt": 1.0}}],
+        [
+            {"$or": [{"a": 1, "b": {"gt": 1}}, {"c": {"prefix": "x"}}]},
+            {"$or": [{"c": {"prefix": "x"}}, {"b": {"gt": 1.0}, "a": [1]}, {"c": {"prefix": "x"}}]},
+            {"$or": [{"$or": [{"c": {"prefix": "x"}}]}, {"b": {"gt": 1}, "a": 1}]},
+            {"$or": [{"c": {"prefix": "x"}}, {"b": {"gt": 1}, "a": 1}, {"a": {"gt": 2, "lt": 1}}]},
+        ],
+    ],
+)
+def test_what_says_the_same_is_the_same_subscription(same: list[dict[str, Any]]) -> None:
+    assert len({compile_filters(wanted) for wanted in same}) == 1
+    assert len({derived("events", wanted) for wanted in same}) == 1
+
+
 # Two filters at once
 
 
@@ -265,6 +488,27 @@ def test_a_conjunction_of_what_excludes_each_other_matches_nothing() -> None:
     assert not matches(both, {})
 
 
+@given(filters, filters, objects)
+@example({"a": 1}, {"a": {"exists": False}}, {})
+@example({"$or": [{"a": 1}, {"b": {"exists": True}}]}, {"a": {"ne": 1}}, {"a": 0, "b": None})
+@example({"a": {"gte": 1}}, {"$or": [{"a": {"lt": 2}}]}, {"a": 1.0})
+@thorough
+def test_nothing_escapes_what_is_enforced(
+    enforced: dict[str, Any], own: dict[str, Any], payload: dict[str, Any]
+) -> None:
+    both = conjunction(compile_filters(own), compile_filters(enforced))
+    if not naive_match(enforced, payload):
+        assert not matches(both, payload)
+    else:
+        assert matches(both, payload) is naive_match(own, payload)
+
+
+def test_what_enforces_that_nothing_is_there_and_something_is_matches_nothing() -> None:
+    exists, not_there = compile_filters({"a": {"exists": True}}), {"a": {"exists": False}}
+    both = conjunction(exists, compile_filters(not_there))
+    assert not matches(both, {}) and not matches(both, {"a": 1})
+
+
 def test_a_conjunction_with_everything_is_the_other() -> None:
     some = compile_filters({"a": 1})
     assert conjunction(some, EVERYTHING) == conjunction(EVERYTHING, some) == some
@@ -283,7 +527,25 @@ def derived(kind: str, wanted: Any) -> str:
 def as_float(value: Any) -> Any:
     """Write a whole number with a point, if that says the same."""
     whole = isinstance(value, int) and not isinstance(value, bool)
-    return float(value) if whole and float(value) == value else value
+    return float(value) if whole and value < 10**300 and float(value) == value else value
+
+
+def rewrite(wanted: dict[str, Any], shuffler: random.Random) -> dict[str, Any]:
+    """Say the same in another way."""
+    rewritten: dict[str, Any] = {}
+    for path in shuffler.sample(list(wanted), len(wanted)):
+        value = wanted[path]
+        if path == "$or":
+            several = [rewrite(one, shuffler) for one in value]
+        elif isinstance(value, dict):
+            names = shuffler.sample(list(value), len(value))
+            rewritten[path] = {name: as_float(value[name]) for name in names}
+            continue
+        else:
+            several = [as_float(item) for item in (value if isinstance(value, list) else [value])]
+        shuffler.shuffle(several)
+        rewritten[path] = several + several[:1]  # repeated, too
+    return rewritten
 
 
 @given(filters, st.randoms(use_true_random=False))
@@ -291,13 +553,9 @@ def as_float(value: Any) -> Any:
 def test_an_id_does_not_depend_on_how_filters_are_written(
     wanted: dict[str, Any], shuffler: random.Random
 ) -> None:
-    rewritten: dict[str, Any] = {}
-    for path in shuffler.sample(list(wanted), len(wanted)):
-        value = wanted[path]
-        several = [as_float(item) for item in (value if isinstance(value, list) else [value])]
-        shuffler.shuffle(several)
-        rewritten[path] = several + several[:1]  # repeated, too
+    rewritten = rewrite(wanted, shuffler)
     assert derived("events", rewritten) == derived("events", wanted)
+    assert compile_filters(rewritten) == compile_filters(wanted)
 
 
 @given(filters, filters)
@@ -313,6 +571,16 @@ def test_an_id_is_a_version_5_uuid_that_no_release_may_change() -> None:
     assert derived("events", None) == "dd37f0ca-5d76-529f-82c8-9137fa9013ad"
     mixed = derived("alerts", {"a.b": ["x", 1, True, None]})
     assert mixed == "cd58f2b5-dc6b-550c-a8da-5124e7d8d5f8"
+    several = {"b": [True, "x"], "a.c": 2**70, "é": "\U0001f600", "a": [0.5, -1, None]}
+    assert derived("metrics", several) == "7b444964-079a-53d2-bf77-4642b12642e0"
+    assert (
+        derived("events", {"a": {"gte": 1, "lt": 500, "ne": 7}})
+        == "29f6eba5-d3fe-537c-be1e-b680e9c5d170"
+    )
+    assert (
+        derived("events", {"a": 1, "$or": [{"b": {"prefix": "x"}}, {"c": 1}]})
+        == "9e96188c-907c-51a3-b9bd-d77c511a006f"
+    )
     assert uuid.UUID(derived("events", None)).version == 5
     assert derived("events", None) == derived("events", {})
     ids = {
@@ -351,6 +619,11 @@ def test_unusual_values_have_ids(value: Any) -> None:
         (["a=[1,2]"], {"a": [1, 2]}),
         (["a=[1,2]", "a=x"], {"a": [1, 2, "x"]}),
         (["a=[1]"], {"a": 1}),
+        (['a={"gte":60}'], {"a": {"gte": 60}}),
+        (['a={"gte":60}', "b=1"], {"a": {"gte": 60}, "b": 1}),
+        (['$or=[{"a":1},{"b":{"lt":2}}]'], {"$or": [{"a": 1}, {"b": {"lt": 2}}]}),
+        (['$or=[{"a":1}]'], {"$or": [{"a": 1}]}),
+        (['$or={"a":1}', '$or={"b":2}'], {"$or": [{"a": 1}, {"b": 2}]}),
         (["a=" + "[" * 5000], {"a": "[" * 5000}),
     ],
 )
@@ -358,10 +631,16 @@ def test_options_are_filters(options: list[str], expected: dict[str, Any]) -> No
     assert parse_filter_options(options) == expected
 
 
-@pytest.mark.parametrize("option", ["", "a", "=1", "a..b=1", "a=[]", 'a={"b":1}'])
+@pytest.mark.parametrize("option", ["", "a", "=1", "a..b=1", "a=[]", 'a={"b":1}', "$or=1"])
 def test_a_wrong_option_is_refused(option: str) -> None:
     with pytest.raises(FilterError):
         parse_filter_options([option])
+
+
+@pytest.mark.parametrize("again", ['a={"lt":90}', "a=1"])
+def test_operators_of_a_path_are_given_once(again: str) -> None:
+    with pytest.raises(FilterError, match="'a': give its operators once, as one object"):
+        parse_filter_options(['a={"gte":60}', again])
 
 
 @given(st.lists(st.text(max_size=12)))

@@ -5,15 +5,16 @@ from __future__ import annotations
 import gc
 import json
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import FunctionType, ModuleType
 from typing import Any, NamedTuple
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
+from realtime.filter_index import FilterIndex
 from realtime.filters import (
     EVERYTHING,
     Filter,
@@ -98,15 +99,41 @@ def expected_message(kind: str, payload: Any, subscription_id: str) -> dict[str,
     }
 
 
-def naive_match(wanted: dict[str, list[Any]], payload: Any) -> bool:
-    """Tell whether *payload* has one of the wanted values at every path."""
+Wanted = dict[str, Any]
+
+
+def naive_match(wanted: Wanted, payload: Any) -> bool:
+    """Tell whether *payload* has one of the wanted values, or what is compared, at every path."""
     for path, values in wanted.items():
+        if path == "$or":
+            if not any(naive_match(alternative, payload) for alternative in values):
+                return False
+            continue
         here = payload
         for step in path.split("."):
             here = here.get(step, ...) if isinstance(here, dict) else ...
-        if not any(type(here) is type(value) and here == value for value in values):
+        tests = values if isinstance(values, dict) else {"in": values}
+        if not all(NAIVE_TESTS[name](here, operand) for name, operand in tests.items()):
             return False
     return True
+
+
+def one_of(here: Any, values: list[Any]) -> bool:
+    """Tell whether a value is one of these, and of its type."""
+    return any(type(here) is type(value) and here == value for value in values)
+
+
+NAIVE_TESTS: dict[str, Callable[[Any, Any], bool]] = {
+    "in": one_of,
+    "nin": lambda here, values: here is not ... and not one_of(here, values),
+    "exists": lambda here, wanted: (here is ...) is not wanted,
+    "gte": lambda here, bound: type(here) is type(bound) and here >= bound,
+    "gt": lambda here, bound: type(here) is type(bound) and not here <= bound,
+    "lte": lambda here, bound: type(here) is type(bound) and here <= bound,
+    "lt": lambda here, bound: type(here) is type(bound) and not here >= bound,
+    "prefix": lambda here, start: isinstance(here, str) and here.find(start) == 0,
+    "contains": lambda here, part: isinstance(here, str) and part in here,
+}
 
 
 def reachable(*roots: object) -> int:
@@ -322,13 +349,87 @@ def test_many_come_and_go_and_nothing_stays() -> None:
     assert sum(bool(o.written) for o in outlets if isinstance(o, RecordingOutlet)) == 400
 
 
+# What is found by other than a value
+
+
+@pytest.mark.parametrize(
+    "filters_of",
+    [
+        lambda n: {"n": {"gte": n, "lt": n + 1}},
+        lambda n: {"n": {"gte": n, "lt": n + 1}, "kind": "x"},
+        lambda n: {"text": {"prefix": f"user-{n:05}-"}},
+        lambda n: {"text": {"gte": f"user-{n:05}-", "lt": f"user-{n:05}."}},
+        lambda n: {"$or": [{"n": n}, {"text": {"prefix": f"user-{n:05}-"}}]},
+        lambda n: {"$or": [{"n": {"gte": n, "lt": n + 1}, "kind": "x"}, {"other": n}]},
+    ],
+)
+def test_an_event_is_compared_with_few_of_many_filters(filters_of: Callable[[int], Any]) -> None:
+    index: FilterIndex[int] = FilterIndex()
+    for n in range(2000):
+        index.insert(n, compile_filters(filters_of(n)))
+    payload = Watched({"n": 1234, "text": "user-01234-x", "kind": "x", "other": -1})
+    assert index.match(payload) == [1234]
+    assert 0 < payload.looks < 20
+    for n in range(2000):
+        index.remove(n)
+    assert index.match(payload) == []
+    assert not index
+
+
+class Watched(dict[str, Any]):
+    """A payload that counts how often something is looked up in it."""
+
+    looks = 0
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """Count, and return the value."""
+        self.looks += 1
+        return super().get(key, default)
+
+
+@given(
+    st.lists(st.tuples(st.floats(-1e9, 1e9) | st.integers(), st.floats(-1e9, 1e9)), max_size=40),
+    st.lists(st.integers() | st.floats(allow_nan=False), max_size=20),
+)
+@settings(deadline=None, max_examples=200)
+def test_many_ranges_find_what_is_in_them(
+    edges: list[tuple[float, float]], numbers: list[float]
+) -> None:
+    index: FilterIndex[int] = FilterIndex()
+    kept = {}
+    for number, (low, width) in enumerate(edges):
+        index.insert(number, compile_filters({"n": {"gt": low, "lte": low + abs(width)}}))
+        kept[number] = low, low + abs(width)
+    for number in list(kept)[::3]:
+        index.remove(number)
+        del kept[number]
+    for value in [*numbers, *(edge for edges in kept.values() for edge in edges)]:
+        expected = [number for number, (low, high) in kept.items() if low < value <= high]
+        assert sorted(index.match({"n": value})) == expected
+
+
 # Random sequences against a naive evaluator
 
-VALUES: list[Any] = [None, True, False, 0, 1, "1", "x"]
+VALUES: list[Any] = [None, True, False, -7, 0, 1, 2, 3, 1000, "1", "x", "xa", "xab", "y"]
 PATHS = ["a", "b", "a.b"]
 values = st.sampled_from(VALUES)
-wanted_filters = st.dictionaries(
-    st.sampled_from(PATHS), st.lists(values, min_size=1, max_size=3), max_size=3
+bounds = st.integers(-8, 8) | st.sampled_from([1000, "", "1", "x", "xa", "xb", "y"])
+prefixes = st.sampled_from(["", "1", "x", "xa", "xab", "xabc"])
+operators = st.one_of(
+    st.fixed_dictionaries({}, optional=dict.fromkeys(("gt", "gte", "lt", "lte"), bounds)),
+    st.fixed_dictionaries({"prefix": prefixes}, optional={"gt": bounds, "contains": prefixes}),
+    st.fixed_dictionaries({"nin": st.lists(values, min_size=1, max_size=2)}),
+    st.fixed_dictionaries({"exists": st.booleans()}),
+).filter(bool)
+conditions = st.lists(values, min_size=1, max_size=3) | operators
+plain = st.dictionaries(st.sampled_from(PATHS), conditions, max_size=3)
+alternatives = st.lists(
+    st.dictionaries(st.sampled_from(PATHS), conditions, min_size=1, max_size=2),
+    min_size=1,
+    max_size=3,
+)
+wanted_filters = plain | st.builds(
+    lambda all_of, either: all_of | {"$or": either}, plain, alternatives
 )
 payloads = st.fixed_dictionaries(
     {},
@@ -348,7 +449,7 @@ class Member(NamedTuple):
     subscription: Subscription
     outlet: RecordingOutlet
     kind: str
-    wanted: list[dict[str, list[Any]]]
+    wanted: list[Wanted]
 
 
 class HubMachine(RuleBasedStateMachine):
@@ -369,9 +470,7 @@ class HubMachine(RuleBasedStateMachine):
         own_id=st.none() | st.sampled_from(["a", "b", "longer-id"]),
         deflated=st.booleans(),
     )
-    def subscribe(
-        self, kind: str, wanted: dict[str, list[Any]], own_id: str | None, deflated: bool
-    ) -> Member:
+    def subscribe(self, kind: str, wanted: Wanted, own_id: str | None, deflated: bool) -> Member:
         """A client subscribes."""
         outlet = RecordingOutlet(deflated)
         subscription = subscribe(self.hub, outlet, kind, wanted, own_id)
@@ -387,13 +486,13 @@ class HubMachine(RuleBasedStateMachine):
         del self.members[id(member)]
 
     @rule(member=subscriptions, wanted=wanted_filters)
-    def change_filter(self, member: Member, wanted: dict[str, list[Any]]) -> None:
+    def change_filter(self, member: Member, wanted: Wanted) -> None:
         """A client's rights change so that other filters hold."""
         self.hub.change_filter(member.subscription, compile_filters(wanted))
         member.wanted[:] = [wanted]
 
     @rule(member=subscriptions, enforced=wanted_filters)
-    def narrow_filter(self, member: Member, enforced: dict[str, list[Any]]) -> None:
+    def narrow_filter(self, member: Member, enforced: Wanted) -> None:
         """A client's rights change so that further filters hold."""
         both: Filter = EVERYTHING
         member.wanted.append(enforced)

@@ -37,6 +37,8 @@ class Scene:
     allowed: tuple[str, ...] = TYPES
     # Tells this run's messages from all others.
     mark: str = field(default_factory=lambda: uuid.uuid4().hex)
+    # What checks share and one of them has done.
+    done: set[str] = field(default_factory=set)
 
     @property
     def filters(self) -> dict[str, Any]:
@@ -100,7 +102,17 @@ class Check(NamedTuple):
 
 
 # In the order of the protocol's page.
-TABLES = ("envelope", "message", "type", "error", "close", "parameter", "event", "status")
+TABLES = (
+    "envelope",
+    "message",
+    "type",
+    "operator",
+    "error",
+    "close",
+    "parameter",
+    "event",
+    "status",
+)
 CHECKS: list[Check] = []
 # Rows that a client cannot bring about, and why.
 NOT_CHECKED: dict[str, str] = {}

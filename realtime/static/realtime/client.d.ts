@@ -9,8 +9,28 @@ export type SubscriptionType =
   | "system_status";
 
 export type Scalar = string | number | boolean | null;
-/** Dotted paths of the payload, each with the value, or any of the values, that it must have. */
-export type Filters = Record<string, Scalar | Scalar[]>;
+/** What the value at a path must pass, all of it. */
+export interface Operators {
+  eq?: Scalar;
+  ne?: Scalar;
+  in?: Scalar[];
+  nin?: Scalar[];
+  exists?: boolean;
+  gt?: number | string;
+  gte?: number | string;
+  lt?: number | string;
+  lte?: number | string;
+  prefix?: string;
+  suffix?: string;
+  contains?: Scalar;
+}
+/**
+ * Dotted paths of the payload, each with the value, any of the values, or the operators, that it
+ * must match; and under `$or` filters of which one must match.
+ */
+export type Filters =
+  | { [path: string]: Scalar | Scalar[] | Operators }
+  | { $or: Filters[]; [path: string]: Scalar | Scalar[] | Operators | Filters[] };
 /** A place in a type's log, to resume after. */
 export interface Position {
   epoch: string;
