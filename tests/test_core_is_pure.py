@@ -21,6 +21,7 @@ CORE = (
     "limits",
     "origins",
     "sequence",
+    "shaping",
     "stats",
 )
 FORBIDDEN = {
