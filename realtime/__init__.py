@@ -10,6 +10,7 @@ The map::
     feed         a type's messages in order: from the group, and from the log what it misses
     node         wires broker, hub, authority, statistics; one per event loop
     hub          subscription type -> fan-out groups (equal type and filters) -> connections
+    shaping      what subscriptions want less of; pacing: when they get what was held for them
     replay       what a subscription receives before it is live: resume and rewind
     connection   one write per fan-out and connection; a bounded buffer
           ^
@@ -30,7 +31,7 @@ For those who use it: ``client`` (Python), ``static/realtime`` (JavaScript, and 
 
 Core, without Django, asyncio or a clock: ``addresses``, ``protocol``, ``draining``, ``clauses``,
 ``filters``, ``filter_index``, ``prefixes``, ``ranges``, ``frames``, ``hub``, ``limits``,
-``origins``, ``sequence``, ``stats``. Everything else is edge.
+``origins``, ``sequence``, ``shaping``, ``stats``. Everything else is edge.
 
 What this package exports is imported when it is first used, since most of it needs Django's apps.
 """

@@ -158,6 +158,7 @@ class _Stream:
                 "filters": _read_filters(query.get("filter", [])),
                 "resume": parse_event_id(last)._asdict() if last else None,
                 "rewind": _read_number(query.get("rewind")),
+                **_read_options(query),
             }
         except ValueError as error:
             raise ProtocolError(ErrorCode.INVALID_SUBSCRIPTION, str(error)) from None
@@ -261,6 +262,27 @@ def _read_number(values: list[str] | None) -> int | None:
     if not (values[-1].isascii() and values[-1].isdigit()) or len(values[-1]) > 18:
         raise ValueError("rewind: expected a number")
     return int(values[-1])
+
+
+def _read_options(query: dict[str, list[str]]) -> dict[str, Any]:
+    """Return the options as a ``subscribe`` message has them."""
+    if "batch_ms" in query:
+        raise ValueError("batch_ms: not in event streams, which have no frames")
+    options: dict[str, Any] = {
+        name: query[name][-1] for name in ("conflate", "on_overflow") if name in query
+    }
+    if "max_rate" in query:
+        options["max_rate"] = _read_rate(query["max_rate"][-1])
+    if "fields" in query:
+        options["fields"] = ",".join(query["fields"]).split(",")
+    return options
+
+
+def _read_rate(text: str) -> Any:
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return text  # which is no number, as will be said
 
 
 # Answers

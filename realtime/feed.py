@@ -32,11 +32,18 @@ class Batch(NamedTuple):
 
 
 class Lost(NamedTuple):
-    """Offsets that can no longer be delivered; ``last`` is ``None`` if nobody knows the last."""
+    """Offsets that are not delivered; ``last`` is ``None`` if nobody knows the last.
 
-    first: int
+    Both are for messages that are in no log.
+    """
+
+    first: int | None
     last: int | None
     reason: str
+
+    def how_many(self) -> int:
+        """Return how many are known to be lost."""
+        return 1 if self.first is None or self.last is None else self.last - self.first + 1
 
 
 class Range(NamedTuple):

@@ -1,9 +1,11 @@
 """The index of one process: subscription type -> fan-out groups -> connections. Pure.
 
 Connections with the same subscription type and filters share a fan-out group: a message is
-matched once, encoded once and framed once for all of them. Groups are found through an index of
-their filters (:mod:`realtime.filter_index`), so an event costs what its matches cost, not what
-there are subscriptions. The hub tells who gets which bytes; the node writes them.
+matched once, encoded once and framed once for all of them. Those that have equal options besides
+(:mod:`realtime.shaping`) share a group within it, which holds back for all of them. Fan-out groups
+are found through an index of their filters (:mod:`realtime.filter_index`), so an event costs what
+its matches cost, not what there are subscriptions. The hub tells who gets which bytes; the node
+writes them.
 """
 
 from __future__ import annotations
@@ -19,11 +21,17 @@ from realtime.frames import STORED_END, deflate, header, stored_block
 from realtime.protocol import (
     SUBSCRIPTION_TYPES,
     Position,
+    encode_batch_head,
+    encode_batch_item,
     encode_data_head,
     encode_data_tail,
     format_timestamp,
+    replace_payload,
 )
+from realtime.shaping import Held, Options, Shaper, project, tree_of
 
+# Bytes of messages in one data_batch, if there is more than one.
+BATCH_BYTES = 64 * 1024
 # Bytes from which a message is compressed: below, it costs more than it saves.
 MIN_DEFLATED = 1024
 
@@ -38,27 +46,13 @@ class Outlet(Protocol):
         """Send complete WebSocket frames; never waits."""
 
 
-class Message:
-    """A published message: its payload as JSON text, and the parts made of it when needed."""
+class Encoded:
+    """What clients receive up to the subscription id, which differs between them."""
 
-    __slots__ = ("_decoded", "_deflated_head", "head", "offset", "payload", "timestamp")
+    __slots__ = ("_deflated_head", "head")
 
-    def __init__(
-        self, kind: str, payload: bytes, timestamp: float, position: Position | None = None
-    ) -> None:
-        self.payload = payload
-        # Time of publishing, in seconds since 1970.
-        self.timestamp = timestamp
-        # Offset in the type's log; 0 if it is not there.
-        self.offset = 0 if position is None else position.offset
-        # The data message up to the subscription id, shared by all who receive it.
-        self.head = encode_data_head(kind, payload, format_timestamp(timestamp), position)
-        self._decoded: Any = MISSING
-        self._deflated_head = b""
-
-    def release(self) -> None:
-        """Let go of what can be made anew."""
-        self._decoded = MISSING
+    def __init__(self, head: bytes) -> None:
+        self.head = head
         self._deflated_head = b""
 
     def around_tail(self, tail_length: int, deflated: bool) -> tuple[bytes, bytes]:
@@ -71,6 +65,29 @@ class Message:
         before = self._deflated_head + stored_block(tail_length)
         length = len(before) + tail_length + len(STORED_END)
         return header(length, deflated=True) + before, STORED_END
+
+
+class Message(Encoded):
+    """A published message: its payload as JSON text, and the parts made of it when needed."""
+
+    __slots__ = ("_decoded", "offset", "payload", "timestamp")
+
+    def __init__(
+        self, kind: str, payload: bytes, timestamp: float, position: Position | None = None
+    ) -> None:
+        self.payload = payload
+        # Time of publishing, in seconds since 1970.
+        self.timestamp = timestamp
+        # Offset in the type's log; 0 if it is not there.
+        self.offset = 0 if position is None else position.offset
+        # The data message up to the subscription id, shared by all who receive it.
+        super().__init__(encode_data_head(kind, payload, format_timestamp(timestamp), position))
+        self._decoded: Any = MISSING
+
+    def release(self) -> None:
+        """Let go of what can be made anew."""
+        self._decoded = MISSING
+        self._deflated_head = b""
 
     @property
     def decoded(self) -> Any:
@@ -90,18 +107,32 @@ class Subscription:
     is published from then on, removal clears it.
     """
 
-    __slots__ = ("active", "fan_out", "id", "outlet")
+    __slots__ = ("active", "fan_out", "id", "outlet", "shaped", "since")
 
     def __init__(self, outlet: Outlet, subscription_id: str, fan_out: FanOut) -> None:
         self.outlet = outlet
         self.id = subscription_id
         self.fan_out = fan_out
         self.active = False
+        # Its group of equal options, if it has options, and what that had taken when it joined.
+        self.shaped: Shaped | None = None
+        self.since = 0
 
     @property
     def type(self) -> str:
         """The subscription type."""
         return self.fan_out.type
+
+    @property
+    def options(self) -> Options | None:
+        """What it is to receive less of; ``None`` for a plain one."""
+        return None if self.shaped is None else self.shaped.options
+
+    def activate(self) -> None:
+        """Let it receive what its groups take from now on."""
+        self.active = True
+        if self.shaped is not None:
+            self.shaped.welcome(self)
 
     def select(self, messages: Iterable[Message]) -> list[Message]:
         """Return those of *messages* that the filters let through."""
@@ -113,7 +144,8 @@ class Subscription:
     def frames(self, messages: Sequence[Message]) -> bytes:
         """Return the frames of *messages* for this subscription alone."""
         tail = encode_data_tail(self.id)
-        return tail.join(_pieces(messages, len(tail), self.outlet.deflated))
+        encoded = messages if self.shaped is None else self.shaped.encode(messages)
+        return tail.join(_pieces(encoded, len(tail), self.outlet.deflated))
 
 
 class Delivery(NamedTuple):
@@ -128,14 +160,13 @@ class Delivery(NamedTuple):
 Members = dict[bytes, dict["Subscription", None]]
 
 
-class FanOut:
-    """The subscriptions of a type that have equal filters, so receive the same messages."""
+class Group:
+    """Subscriptions of a type that receive the same messages in the same form."""
 
-    __slots__ = ("_deflated", "_plain", "filter", "type")
+    __slots__ = ("_deflated", "_plain", "type")
 
-    def __init__(self, kind: str, compiled: Filter) -> None:
+    def __init__(self, kind: str) -> None:
         self.type = kind
-        self.filter = compiled
         # Members by whether they take compressed messages. Most share the derived id, so share
         # whole frames.
         self._plain: Members = {}
@@ -144,12 +175,12 @@ class FanOut:
     def _members(self, subscription: Subscription) -> Members:
         return self._deflated if subscription.outlet.deflated else self._plain
 
-    def add(self, subscription: Subscription) -> None:
+    def take_in(self, subscription: Subscription) -> None:
         """Take a member in."""
         tail = encode_data_tail(subscription.id)
         self._members(subscription).setdefault(tail, {})[subscription] = None
 
-    def discard(self, subscription: Subscription) -> bool:
+    def let_go(self, subscription: Subscription) -> bool:
         """Let a member go; tell whether it was one."""
         tail = encode_data_tail(subscription.id)
         members = self._members(subscription)
@@ -168,19 +199,142 @@ class FanOut:
             for subscriptions in tuple(members.values()):
                 yield from tuple(subscriptions)
 
-    def deliveries(self, messages: Sequence[Message]) -> Iterator[Delivery]:
-        """Yield the frames of *messages*, in order, as one piece of bytes for equal members."""
+    def deliveries(self, encoded: Sequence[Encoded]) -> Iterator[Delivery]:
+        """Yield the frames of messages, in order, as one piece of bytes for equal members."""
         for members, deflated in ((self._plain, False), (self._deflated, True)):
             # Frames differ in their tails only: what is before them is made once per length.
             pieces: dict[int, list[bytes]] = {}
             for tail, subscriptions in tuple(members.items()):
                 parts = pieces.get(len(tail))
                 if parts is None:
-                    parts = pieces[len(tail)] = _pieces(messages, len(tail), deflated)
-                yield Delivery(tuple(subscriptions), tail.join(parts), len(messages))
+                    parts = pieces[len(tail)] = _pieces(encoded, len(tail), deflated)
+                yield Delivery(tuple(subscriptions), tail.join(parts), len(encoded))
 
 
-def _pieces(messages: Sequence[Message], tail_length: int, deflated: bool) -> list[bytes]:
+class FanOut(Group):
+    """The subscriptions of a type that have equal filters, so to which the same messages matter.
+
+    It delivers to those without options; those with options are in groups of their own.
+    """
+
+    __slots__ = ("filter", "shaped")
+
+    def __init__(self, kind: str, compiled: Filter) -> None:
+        super().__init__(kind)
+        self.filter = compiled
+        self.shaped: dict[Options, Shaped] = {}
+
+    def add(self, subscription: Subscription, options: Options | None = None) -> None:
+        """Take a member in, plain or with options."""
+        if options is None:
+            self.take_in(subscription)
+            return
+        shaped = self.shaped.get(options)
+        if shaped is None:
+            shaped = self.shaped[options] = Shaped(self.type, options)
+        subscription.shaped = shaped
+        shaped.take_in(subscription)
+
+    def discard(self, subscription: Subscription) -> bool:
+        """Let a member go; tell whether it was one."""
+        shaped = subscription.shaped
+        if shaped is None:
+            return self.let_go(subscription)
+        was_member = shaped.let_go(subscription)
+        if not shaped and self.shaped.get(shaped.options) is shaped:
+            del self.shaped[shaped.options]
+        return was_member
+
+    def count_groups(self) -> int:
+        """Return how many groups it is, by options."""
+        return len(self.shaped) + super().__bool__()
+
+    def __bool__(self) -> bool:
+        return super().__bool__() or bool(self.shaped)
+
+    def __iter__(self) -> Iterator[Subscription]:
+        yield from super().__iter__()
+        for shaped in tuple(self.shaped.values()):
+            yield from shaped
+
+
+class Shaped(Group):
+    """The subscriptions of a fan-out group that have equal options, and what it holds for them."""
+
+    __slots__ = ("_newcomers", "_tree", "options", "shaper")
+
+    def __init__(self, kind: str, options: Options) -> None:
+        super().__init__(kind)
+        self.options = options
+        self.shaper: Shaper[Message] = Shaper(options)
+        self._tree = None if options.fields is None else tree_of(options.fields)
+        # Members that joined while messages were held, which are not for them.
+        self._newcomers: dict[Subscription, None] = {}
+
+    def welcome(self, subscription: Subscription) -> None:
+        """Let a member receive what is taken from now on."""
+        subscription.since = self.shaper.taken
+        if self.shaper.due is not None:
+            self._newcomers[subscription] = None
+
+    def let_go(self, subscription: Subscription) -> bool:
+        """Let a member go; tell whether it was one."""
+        self._newcomers.pop(subscription, None)
+        return super().let_go(subscription)
+
+    def encode(self, messages: Sequence[Message]) -> Sequence[Encoded]:
+        """Return what is sent of messages: their parts, and several in one, as the options say."""
+        if self._tree is None and self.options.batch_ms is None:
+            return messages
+        kind, found = self.type, list(map(self._reduce, messages))
+        if self.options.batch_ms is None:
+            return [Encoded(head) for head, _ in found]
+        items = [encode_batch_item(kind, *reduced) for reduced in found]
+        batches = []
+        for start, end in _cuts(items):
+            timestamp = format_timestamp(messages[end - 1].timestamp)
+            batches.append(Encoded(encode_batch_head(kind, items[start:end], timestamp)))
+        return batches
+
+    def _reduce(self, message: Message) -> tuple[bytes, bytes]:
+        """Return the head and the payload with nothing but the wanted parts."""
+        head, payload = message.head, message.payload
+        if self._tree is None:
+            return head, payload
+        parts = project(payload, self._tree)
+        return replace_payload(self.type, head, payload, parts), parts
+
+    def shaped_deliveries(
+        self, held: Sequence[Held[Message]]
+    ) -> Iterator[tuple[Delivery, Sequence[Message]]]:
+        """Yield the frames of what was held for each member, and of which messages they are."""
+        first, last = held[0].number, held[-1].number
+        messages = [message for _, message in held]
+        newcomers, self._newcomers = self._newcomers, {}
+        for delivery in self.deliveries(self.encode(messages)):
+            members = tuple(one for one in delivery.subscriptions if one.since < first)
+            yield Delivery(members, delivery.frames, len(messages)), messages
+        for one in newcomers:
+            if one.since > last:  # some of what is held still is not for it either
+                self._newcomers[one] = None
+            elif one.since >= first and one.since < last:
+                rest = [message for number, message in held if number > one.since]
+                yield Delivery((one,), one.frames(rest), len(rest)), rest
+
+
+def _cuts(items: Sequence[bytes]) -> Iterator[tuple[int, int]]:
+    """Cut items into runs of so many bytes, but of one item at least."""
+    start = size = 0
+    for number, item in enumerate(items):
+        if number > start and size + len(item) > BATCH_BYTES:
+            yield start, number
+            start, size = number, 0
+        size += len(item)
+    if items:
+        yield start, len(items)
+
+
+def _pieces(messages: Sequence[Encoded], tail_length: int, deflated: bool) -> list[bytes]:
     """Return what is between the tails of the messages' frames; ``tail.join`` makes the frames."""
     pieces = []
     end = b""
@@ -197,14 +351,21 @@ class Hub:
 
     def __init__(self) -> None:
         self._indexes = {kind: TypeIndex(kind) for kind in SUBSCRIPTION_TYPES}
+        # Groups with options that have taken messages since :meth:`take_shaped` was called.
+        self.shaped: dict[Shaped, None] = {}
 
     def subscribe(
-        self, outlet: Outlet, kind: str, compiled: Filter, subscription_id: str
+        self,
+        outlet: Outlet,
+        kind: str,
+        compiled: Filter,
+        subscription_id: str,
+        options: Options | None = None,
     ) -> Subscription:
         """Add a subscription, not yet active."""
         fan_out = self._indexes[kind].group(compiled)
         subscription = Subscription(outlet, subscription_id, fan_out)
-        fan_out.add(subscription)
+        fan_out.add(subscription, options)
         return subscription
 
     def unsubscribe(self, subscription: Subscription) -> bool:
@@ -218,12 +379,13 @@ class Hub:
 
     def change_filter(self, subscription: Subscription, compiled: Filter) -> None:
         """Let a subscription have other filters from now on."""
-        before = subscription.fan_out
-        subscription.fan_out = self._indexes[before.type].group(compiled)
-        if subscription.fan_out is before:
+        before, options = subscription.fan_out, subscription.options
+        after = self._indexes[before.type].group(compiled)
+        if after is before:
             return
-        subscription.fan_out.add(subscription)
         before.discard(subscription)
+        subscription.fan_out = after
+        after.add(subscription, options)
         if not before:
             self._indexes[before.type].remove(before)
 
@@ -238,10 +400,24 @@ class Hub:
 
     def count_groups(self) -> int:
         """Return how many fan-out groups there are."""
-        return sum(len(index.groups) for index in self._indexes.values())
+        return sum(
+            fan_out.count_groups()
+            for index in self._indexes.values()
+            for fan_out in tuple(index.groups.values())
+        )
+
+    def shaped_groups(self, kind: str) -> Iterator[Shaped]:
+        """Yield the groups of a type that have options."""
+        for fan_out in tuple(self._indexes[kind].groups.values()):
+            yield from tuple(fan_out.shaped.values())
+
+    def take_shaped(self) -> Iterable[Shaped]:
+        """Return the groups with options that have taken messages since this was called last."""
+        taken, self.shaped = self.shaped, {}
+        return taken
 
     def deliveries(self, kind: str, messages: Iterable[Message]) -> Iterator[Delivery]:
-        """Yield what goes to whom of *messages*.
+        """Yield what goes to whom of *messages* at once; groups with options take theirs.
 
         Messages that wait together leave together: each subscription comes at most once, with all
         its frames in the order of the messages. The caller looks at ``active`` when it writes.
@@ -251,6 +427,11 @@ class Hub:
         for message in messages:
             for fan_out in index.match(message):
                 matched.setdefault(fan_out, []).append(message)
+        for fan_out, its_messages in matched.items():
+            for shaped in fan_out.shaped.values():
+                for message in its_messages:
+                    shaped.shaper.take(message)
+                self.shaped[shaped] = None
         for fan_out, its_messages in matched.items():
             yield from fan_out.deliveries(its_messages)
 

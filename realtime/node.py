@@ -26,7 +26,7 @@ from realtime.database import Database
 from realtime.draining import Drain
 from realtime.embedded import EmbeddedServer
 from realtime.failures import Failures
-from realtime.feed import Lost
+from realtime.feed import Feed, Lost
 from realtime.figures import Figures, exchange, whole
 from realtime.filters import Filter
 from realtime.frames import text_frame
@@ -36,6 +36,7 @@ from realtime.live import answer
 from realtime.log import LogUnavailable, get_log
 from realtime.observer import Observer
 from realtime.outlet import ConnectionOutlet
+from realtime.pacing import Pacing
 from realtime.policy import POLL_INTERVAL, Policy
 from realtime.processes import BEAT_INTERVAL, Process
 from realtime.protocol import (
@@ -51,6 +52,7 @@ from realtime.redis import close_async_clients
 from realtime.replay import Replay, Request
 from realtime.roster import Client, Room, Roster
 from realtime.servers import uses_embedded
+from realtime.shaping import Options
 from realtime.stats import Stats
 from realtime.tasks import end
 from realtime.tracing import Origin, get_tracing
@@ -97,6 +99,7 @@ class Node:
         self._looking: asyncio.Task[list[str]] | None = None
         self._tracing = get_tracing()
         self._broker = Broker(self._deliver, self._tell_all, self._count_repaired)
+        self._pacing = Pacing(self)
         # Subscriptions that are not live yet.
         self._replays: dict[Subscription, tuple[Replay, asyncio.Task[None] | None]] = {}
         # Type -> the joining or leaving of its group that is under way, or the last.
@@ -288,6 +291,7 @@ class Node:
         compiled: Filter,
         subscription_id: str,
         request: Request,
+        options: Options | None = None,
     ) -> Replay:
         """Add a subscription; it receives what :meth:`go_live` then sends, and live messages.
 
@@ -295,7 +299,7 @@ class Node:
             LayerUnavailable: the type's group could not be joined or its log not be read; nothing
                 is left behind.
         """
-        subscription = self.hub.subscribe(outlet, kind, compiled, subscription_id)
+        subscription = self.hub.subscribe(outlet, kind, compiled, subscription_id, options)
         self.stats.subscriptions[kind] += 1
         try:
             if not self._broker.has_joined(kind):
@@ -326,7 +330,26 @@ class Node:
     def position(self, subscription: Subscription) -> Position:
         """Return the position up to which everything that matches has been sent."""
         replay, _ = self._replays.get(subscription, (None, None))
-        return self._broker.feed(subscription.type).position if replay is None else replay.position
+        if replay is not None:
+            return replay.position
+        return self._pacing.position(subscription, self.feed(subscription.type).position)
+
+    def feed(self, kind: str) -> Feed:
+        """Return the messages of a type that has subscriptions, in order."""
+        return self._broker.feed(kind)
+
+    def change_filter(self, subscription: Subscription, compiled: Filter) -> None:
+        """Let a subscription have other filters from now on, also for what is held for it."""
+        before = subscription.shaped
+        held = before.shaper.held(subscription.since) if before and subscription.active else []
+        self.hub.change_filter(subscription, compiled)
+        if before is None or subscription.shaped is before:
+            return
+        self._pacing.leave(before)
+        if subscription.active:
+            subscription.activate()
+            if rest := subscription.select(held):
+                self.write(subscription.type, [subscription], subscription.frames(rest), len(rest))
 
     def unsubscribe(self, subscription: Subscription) -> None:
         """Remove a subscription; once or more."""
@@ -334,7 +357,9 @@ class Node:
         if task is not None:
             task.cancel()
         kind = subscription.type
-        if not self.hub.unsubscribe(subscription):
+        was_member = self.hub.unsubscribe(subscription)
+        self._pacing.forget(subscription)
+        if not was_member:
             return
         self.stats.subscriptions[kind] -= 1
         if not self.hub.has_subscriptions(kind):
@@ -376,12 +401,15 @@ class Node:
                 late = max(0.0, time.time() - part[0].timestamp)
                 for start in range(0, len(subscriptions), WRITES_BETWEEN_LOOKS):
                     few = subscriptions[start : start + WRITES_BETWEEN_LOOKS]
-                    writes += self._write(kind, few, frames, count, late)
+                    writes += self.write(kind, few, frames, count, late)
                     written += len(few)
                     if written >= WRITES_BETWEEN_LOOKS and time.monotonic() > turn_ends:
                         await asyncio.sleep(0)
                         turn_ends = time.monotonic() + TURN
                         written = 0
+            if self.hub.shaped:
+                for shaped in self.hub.take_shaped():
+                    await self._pacing.send_due(shaped)
             if part[-1] is not messages[-1]:
                 await asyncio.sleep(0)  # so that sockets take in what was written
         return writes
@@ -400,7 +428,9 @@ class Node:
     def _tell_all(self, kind: str, lost: Lost) -> None:
         """Tell every live subscription of a type what it will not receive."""
         logger.warning("%s: offsets from %d are lost (%s)", kind, lost.first, lost.reason)
-        self.stats.lost[kind] += 1 if lost.last is None else lost.last - lost.first + 1
+        self.stats.lost[kind] += lost.how_many()
+        for shaped in self.hub.shaped_groups(kind):
+            self._pacing.send_all(shaped)
         for subscription in self.hub.subscriptions(kind):
             if subscription.active:
                 self.tell(subscription, lost)
@@ -413,15 +443,17 @@ class Node:
         subscription.outlet.write(text_frame(text))
         self.stats.messages_sent += 1
 
-    def _write(
+    def write(
         self,
         kind: str,
         subscriptions: Iterable[Subscription],
         frames: bytes,
         count: int,
-        late: float,
+        late: float | None = None,
     ) -> int:
-        """Write to those who are live; return how many they are."""
+        """Write the frames of so many messages, seconds after they were published, to those who
+        are live; return how many they are. *late* is ``None`` if they were held on purpose.
+        """
         written = 0
         for subscription in subscriptions:
             if subscription.active:
@@ -431,7 +463,8 @@ class Node:
         stats.messages_sent += count * written
         stats.delivered[kind] += count * written
         stats.delivered_bytes[kind] += len(frames) * written
-        stats.latency.observe(late, count * written)
+        if late is not None:
+            stats.latency.observe(late, count * written)
         return written
 
 

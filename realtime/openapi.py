@@ -10,6 +10,7 @@ from typing import Any
 
 from realtime.protocol import ERROR_TEXTS, PAYLOAD_KEYS, SUBSCRIPTION_TYPES, ErrorCode
 from realtime.readiness import DATABASE, DRAINING, LAYER
+from realtime.shaping import MAX_RATE, MIN_RATE
 
 Schema = dict[str, Any]
 
@@ -156,6 +157,25 @@ _STREAM: Schema = {
             {"type": "integer", "minimum": 0, "maximum": 1000},
             "Begin with the newest so many that match.",
         ),
+        _parameter(
+            "max_rate",
+            "query",
+            {"type": "number", "minimum": MIN_RATE, "maximum": MAX_RATE},
+            "At most so many messages per second; the newest wins.",
+        ),
+        _parameter(
+            "conflate",
+            "query",
+            _STRING,
+            "A path: the newest message per value of it, max_rate times a second, by default once.",
+        ),
+        _parameter("fields", "query", _STRING, "Paths, separated by commas: only these are sent."),
+        _parameter(
+            "on_overflow",
+            "query",
+            {"type": "string", "enum": ["close", "drop"]},
+            "What happens to a client that reads too little.",
+        ),
         _parameter("last_event_id", "query", _STRING, "EPOCH:OFFSET: resume after this position."),
         _parameter("Last-Event-ID", "header", _STRING, "The same; it wins over the query."),
     ],
@@ -166,7 +186,7 @@ _STREAM: Schema = {
                 "text/event-stream": {"schema": {"$ref": "#/components/schemas/Event"}},
             },
         },
-        "400": _error("A wrong filter, position or rewind; an access token in the query."),
+        "400": _error("A wrong filter, position, rewind or option; an access token in the query."),
         "401": _error("No credentials, or wrong ones."),
         "403": _error("The token does not allow the type, or the page's origin may not connect."),
         "404": _error("No such type."),

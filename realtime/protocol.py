@@ -8,6 +8,7 @@ here.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import IntEnum, StrEnum
@@ -306,6 +307,33 @@ def encode_data_head(
 def encode_data_tail(subscription_id: str) -> bytes:
     """Encode the end of a ``data`` message, the same for each message of a subscription."""
     return subscription_id.encode() + b'"}'
+
+
+def replace_payload(kind: str, head: bytes, payload: bytes, other: bytes) -> bytes:
+    """Return the head of a ``data`` message with another payload in the place of its own."""
+    start = len(_DATA_HEADS[kind])
+    return head[:start] + other + head[start + len(payload) :]
+
+
+_ENVELOPE = len(b'{"type":"data","data":')
+_TYPES = {kind: len(b',"subscription_type":"%b"}' % kind.encode()) for kind in PAYLOAD_KEYS}
+_BATCH_HEADS = {
+    kind: b'{"type":"data_batch","data":{"subscription_type":"%b","messages":[' % kind.encode()
+    for kind in PAYLOAD_KEYS
+}
+_SUBSCRIPTION_ID = b',"subscription_id":"'
+
+
+def encode_batch_item(kind: str, head: bytes, payload: bytes) -> bytes:
+    """Return what a ``data_batch`` holds of a message: payload, timestamp and metadata."""
+    end = len(_DATA_HEADS[kind]) + len(payload)
+    return b"%b%b}" % (head[_ENVELOPE:end], head[end + _TYPES[kind] : -len(_SUBSCRIPTION_ID)])
+
+
+def encode_batch_head(kind: str, items: Iterable[bytes], timestamp: str) -> bytes:
+    """Encode a ``data_batch`` message up to its subscription id, as :func:`encode_data_head`."""
+    end = b']},"timestamp":"%b"' % timestamp.encode()
+    return b"".join((_BATCH_HEADS[kind], b",".join(items), end, _SUBSCRIPTION_ID))
 
 
 def encode_payload(payload: Any) -> bytes:

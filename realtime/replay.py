@@ -18,6 +18,7 @@ from realtime.hub import Message, Subscription
 from realtime.log import READ_ENTRIES, LogUnavailable
 from realtime.outlet import ConnectionOutlet
 from realtime.protocol import Position
+from realtime.shaping import Survivors
 
 if TYPE_CHECKING:
     from realtime.node import Node
@@ -90,15 +91,26 @@ class Replay:
         # The first messages to send, up to an offset; more is read when they have been sent.
         self._held: list[Message] = []
         self._held_until = self.position.offset
+        # Of these filters' messages up to where live delivery begins, the offsets of those that no
+        # newer one supersedes; None if all are sent.
+        self._fan_out = subscription.fan_out
+        self._surviving: set[int] | None = None
 
     # Before the client is told
 
     async def plan(self, request: Request) -> None:
-        """Find out what is to be replayed. Raises ``LogUnavailable``."""
+        """Find out what is to be replayed. Raises ``LogUnavailable``.
+
+        A resume is what a subscription would have been sent, so without what has been superseded; a
+        rewind is history, in which only a newer message of the same value supersedes.
+        """
+        options = self.subscription.options
         if request.resume is not None:
-            await self._count(await self._find_resumed(request.resume))
+            start = await self._find_resumed(request.resume)
+            await self._count(start, Survivors(options) if options and options.supersedes else None)
         if request.rewind and not self.recovered:
-            await self._count(await self._find_rewound(request.rewind))
+            start = await self._find_rewound(request.rewind)
+            await self._count(start, Survivors(options) if options and options.conflate else None)
 
     async def _find_resumed(self, resume: Position) -> int:
         """Return the offset after which to replay."""
@@ -129,8 +141,11 @@ class Replay:
             high = low
         return 0
 
-    async def _count(self, start: int) -> None:
-        """Count the messages to replay after an offset, and hold the first of them."""
+    async def _count(self, start: int, survivors: Survivors | None) -> None:
+        """Count the messages to replay after an offset, and hold the first of them.
+
+        Which are superseded is known at the end only: then none are held.
+        """
         self.position = Position(self.live_from.epoch, start)
         self._held, self._held_until, self.replayed = [], start, 0
         room = HELD_BYTES
@@ -141,10 +156,23 @@ class Replay:
             after = found.first + len(found.messages) - 1
             matching = self.subscription.select(found.messages)
             self.replayed += len(matching)
-            if room > 0:
+            if survivors is not None:
+                survivors.add(matching)
+            elif room > 0:
                 room -= _size(matching)
                 self._held += matching
                 self._held_until = after
+        self._surviving = None if survivors is None else survivors.offsets()
+        if self._surviving is not None:
+            self.replayed = len(self._surviving)
+
+    def _select(self, messages: list[Message]) -> list[Message]:
+        """Return those of delivered messages that are to be sent."""
+        found = self.subscription.select(messages)
+        if self._surviving is None or self.subscription.fan_out is not self._fan_out:
+            return found
+        live_from, surviving = self.live_from.offset, self._surviving
+        return [one for one in found if one.offset > live_from or one.offset in surviving]
 
     async def _ranges(self, after: int, until: int) -> AsyncIterator[Range]:
         """Yield what is retained after one offset and until another; at last an empty range if
@@ -182,11 +210,11 @@ class Replay:
             found = self._feed.read_at_hand(self._held_until)
             if found is None or found.epoch != self.position.epoch:
                 return False
-            rest = self._held + self.subscription.select(found.messages)
+            rest = self._held + self._select(found.messages)
             if rest and _size(rest) > self._room():
                 return False
             self._write(rest)
-            self.subscription.active = True
+            self.subscription.activate()
             return True
 
     async def _send_next(self) -> bool:
@@ -216,7 +244,7 @@ class Replay:
         first = messages[0].offset if messages else until.offset + 1
         if first > after + 1:
             self._node.tell(self.subscription, Lost(after + 1, first - 1, "trimmed"))
-        self._held = self.subscription.select(messages)
+        self._held = self._select(messages)
         self._held_until = messages[-1].offset if messages else max(after, until.offset)
 
     async def _follow(self, epoch: str) -> None:
@@ -226,6 +254,7 @@ class Replay:
         self._node.tell(self.subscription, Lost(self._held_until + 1, None, "epoch_changed"))
         self.position = Position(self._feed.position.epoch, 0)
         self._held_until = 0
+        self._surviving = None
 
     def _room(self) -> int:
         """Return how many bytes the client's buffer takes, half of it left for live messages."""

@@ -8,6 +8,7 @@ outlet's; how requests come in, and in which form they are answered, is the cons
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import time
 import uuid
@@ -40,6 +41,7 @@ from realtime.protocol import (
     encode_error,
 )
 from realtime.replay import Replay, Request, read_request
+from realtime.shaping import Options, read_options
 
 logger = logging.getLogger(__name__)
 
@@ -242,7 +244,7 @@ class Session:
         self.node.leases.hold(self.client_id, grant)
         for subscription_id, (subscription, own) in list(self.subscriptions.items()):
             if subscription.type in grant.types:
-                self.node.hub.change_filter(subscription, conjunction(own, grant.filters))
+                self.node.change_filter(subscription, conjunction(own, grant.filters))
             else:
                 self.unsubscribe(subscription_id)
                 self.reply("unsubscribed", {"reason": "forbidden"}, subscription_id)
@@ -272,7 +274,7 @@ class Session:
         enforced = conjunction(wanted.filters, grant.filters)
         try:
             replay = await self.node.subscribe(
-                self.outlet, kind, enforced, subscription_id, wanted.request
+                self.outlet, kind, enforced, subscription_id, wanted.request, wanted.options
             )
         except LayerUnavailable as error:
             logger.warning("subscribing to %s: %s", kind, error)
@@ -299,14 +301,15 @@ class Session:
         if len(self.subscriptions) >= self.node.policy.config.max_subscriptions_per_client:
             self.audit_limit("subscriptions")
             raise ProtocolError(ErrorCode.TOO_MANY_SUBSCRIPTIONS)
-        subscription_id = chosen or derive_subscription_id(wanted.type, wanted.filters)
+        subscription_id = chosen or _derive_id(wanted)
         if subscription_id in self.subscriptions:
             raise ProtocolError(ErrorCode.DUPLICATE_SUBSCRIPTION)
         return subscription_id
 
     def _is_same(self, subscription_id: str, wanted: Wanted) -> bool:
         subscription, filters = self.subscriptions[subscription_id]
-        return subscription.type == wanted.type and filters == wanted.filters
+        known = subscription.type, filters, subscription.options
+        return known == (wanted.type, wanted.filters, wanted.options)
 
     def position(self, subscription_id: str) -> Position:
         """Return the position up to which a subscription has been sent all that matches."""
@@ -350,14 +353,17 @@ class Session:
         metadata: Raw | None = None,
     ) -> None:
         """Confirm a subscription, new or not, with the client's own *filters*."""
+        subscription, _ = self.subscriptions[subscription_id]
         position = replay.live_from if replay else self.position(subscription_id)
         data = {
-            "type": self.subscriptions[subscription_id][0].type,
+            "type": subscription.type,
             "filters": filters or {},
             **position._asdict(),
             "recovered": replay is not None and replay.recovered,
             "replayed": replay.replayed if replay else 0,
         }
+        if subscription.options is not None:
+            data["options"] = subscription.options.describe()
         self.reply("subscribed", data, subscription_id, metadata)
 
     def _send(self, text: bytes) -> None:
@@ -385,6 +391,15 @@ class Wanted(NamedTuple):
     type: str
     filters: Filter
     request: Request
+    options: Options | None = None
+
+
+def _derive_id(wanted: Wanted) -> str:
+    """Return the id of a subscription without a chosen one: equal for equal subscriptions."""
+    plain = derive_subscription_id(wanted.type, wanted.filters)
+    if wanted.options is None:
+        return plain
+    return str(uuid.uuid5(uuid.UUID(plain), json.dumps(wanted.options.describe())))
 
 
 def read_subscription(data: Mapping[str, Any]) -> Wanted:
@@ -397,6 +412,7 @@ def read_subscription(data: Mapping[str, Any]) -> Wanted:
         )
     try:
         filters = compile_filters(data.get("filters"))
-        return Wanted(kind, filters, read_request(data.get("resume"), data.get("rewind")))
+        request = read_request(data.get("resume"), data.get("rewind"))
+        return Wanted(kind, filters, request, read_options(data))
     except ValueError as error:
         raise ProtocolError(ErrorCode.INVALID_SUBSCRIPTION, str(error)) from None

@@ -19,6 +19,7 @@ from realtime.protocol import (
     parse,
 )
 from realtime.replay import read_request
+from realtime.shaping import read_options
 from tests.support import ROOT, Client, Server, client
 
 API: dict[str, Any] = yaml.safe_load((ROOT / "docs/asyncapi.yaml").read_text())
@@ -132,6 +133,29 @@ def test_every_operator_is_described() -> None:
     assert tuple(SCHEMAS["Operators"]["properties"]) == OPERATORS
 
 
+@pytest.mark.parametrize(
+    ("name", "taken", "refused"),
+    [
+        ("max_rate", [0.001, 0.2, 5, 1000], [0, 1000.5, "5", True]),
+        ("conflate", ["a", "a.b"], ["", 1, "x" * 257]),
+        ("batch_ms", [1, 10_000], [0, 10_001, 1.5]),
+        ("fields", [["a"], ["a.b"] * 64], [[], ["a"] * 65, "a", [1]]),
+        ("on_overflow", ["close", "drop"], ["wait", True]),
+    ],
+)
+def test_the_bounds_of_options(name: str, taken: list[Any], refused: list[Any]) -> None:
+    for values, is_described in ((taken, True), (refused, False)):
+        for value in values:
+            data = {"type": "events", name: value}
+            message = {"type": "subscribe", "data": data}
+            assert validator("subscribe").is_valid(message) is is_described
+            if is_described:
+                read_options(data)
+            else:
+                with pytest.raises(ValueError):
+                    read_options(data)
+
+
 async def ask(page: Client, message: dict[str, Any], answer: str) -> dict[str, Any]:
     """Send a described message; check that the answer is one, of this type."""
     validator(message["type"]).validate(message)
@@ -155,6 +179,15 @@ async def test_what_a_server_sends(server: Server) -> None:
             server.publish(kind, {"a": {"b": 7041976}})
             assert check(await page.receive())["type"] == "data"
         await ask(page, {"type": "ping"}, "pong")
+        less = {"type": "metrics", "max_rate": 9, "conflate": "a", "fields": ["a.b"], "batch_ms": 1}
+        less["on_overflow"] = "drop"
+        less_id = (await ask(page, {"type": "subscribe", "data": less}, "subscribed"))[
+            "subscription_id"
+        ]
+        server.publish("metrics", {"a": {"b": 1}}, {"a": 2})
+        assert check(await page.receive())["type"] == "data_batch"
+        gone = {"type": "unsubscribe", "data": {"subscription_id": less_id}}
+        await ask(page, gone, "unsubscribed")
         gone = {"type": "unsubscribe", "data": {"subscription_id": "events"}}
         await ask(page, gone, "unsubscribed")
         await ask(page, gone, "error")

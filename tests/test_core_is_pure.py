@@ -25,6 +25,7 @@ CORE = (
     "prefixes",
     "ranges",
     "sequence",
+    "shaping",
     "stats",
 )
 FORBIDDEN = {

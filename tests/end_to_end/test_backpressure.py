@@ -156,16 +156,21 @@ import asyncio, json, os
 import django
 django.setup()
 from websockets.asyncio.client import connect
-from realtime import WebSocketConfig, WebSocketServer
+from realtime import WebSocketConfig, WebSocketServer, apublish
 from realtime.auth import create_token
+
+OPTIONS = [{}, {"max_rate": 0.001}, {"conflate": "n", "max_rate": 0.001, "on_overflow": "drop"}]
 
 async def cycle(url, token, number):
     async with connect(url.replace("http", "ws") + "/ws/") as socket:
         await socket.send(json.dumps({"type": "auth", "data": {"token": token}}))
         await socket.send(json.dumps({"type": "subscribe", "data": {"type": "events",
-                                      "filters": {"n": number}}}))
+                                      "filters": {"n": number}, **OPTIONS[number % 3]}}))
         while json.loads(await socket.recv())["type"] != "subscribed":
             pass
+        await apublish("events", {"n": number})
+        assert json.loads(await socket.recv())["type"] == "data"
+        await apublish("events", {"n": number})  # which some of them hold back
         if number % 2:
             socket.transport.abort()
 
