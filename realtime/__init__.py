@@ -20,6 +20,10 @@ The map::
     servers      which Redis or Valkey has what; redis: connections to them
     figures      what each process reports of itself, and the whole
     supervisor   serve --workers: one listening socket, and worker processes behind it
+    processing   what reads a log, keeps state and publishes, each message once: runs and shares it
+    predictions  what applications declare with @realtime.predictor, as such processors
+    discovery    finds what applications declare
+    host         figures and health of a host and its serving processes
 
 For those who use it: ``client`` (Python), ``static/realtime`` (JavaScript, and the dashboard),
 ``testing`` and ``conformance``.
@@ -37,6 +41,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from realtime.config import StreamingConfig, WebSocketConfig, get_streaming_config
+    from realtime.predictions.definition import predictor
     from realtime.protocol import Position
     from realtime.publishing import (
         PublishError,
@@ -56,6 +61,7 @@ _MODULES = {
     "StreamingConfig": "config",
     "WebSocketConfig": "config",
     "get_streaming_config": "config",
+    "predictor": "predictions.definition",
     "Position": "protocol",
     "PublishError": "publishing",
     "apublish": "publishing",
@@ -88,6 +94,7 @@ __all__ = [
     "get_stats",
     "get_streaming_config",
     "get_websocket_server",
+    "predictor",
     "publish",
     "publish_many",
 ]
