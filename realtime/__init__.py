@@ -24,7 +24,12 @@ The map::
     access       the access log: a line for each connection
     tracing      spans from publishing to delivery, for OpenTelemetry
     supervisor   serve --workers: one listening socket, and worker processes behind it
-    aggregation  rules that turn messages into figures per window and group
+    processing   what reads a log, keeps state and publishes, each message once: runs and shares it
+    aggregation  rules that turn messages into figures per window and group, as such processors
+    alerting     rules that say when figures are alarming, and who is told
+    predictions  what applications declare with @realtime.predictor, as such processors
+    discovery    finds what applications declare
+    host         figures and health of a host and its serving processes
 
 For those who use it: ``client`` (Python), ``static/realtime`` (JavaScript, and the dashboard),
 ``testing`` and ``conformance``.
@@ -44,6 +49,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from realtime.aggregation.definitions import aggregation_rule
     from realtime.config import StreamingConfig, WebSocketConfig, get_streaming_config
+    from realtime.predictions.definition import predictor
     from realtime.protocol import Position
     from realtime.publishing import (
         PublishError,
@@ -63,6 +69,7 @@ _MODULES = {
     "StreamingConfig": "config",
     "WebSocketConfig": "config",
     "get_streaming_config": "config",
+    "predictor": "predictions.definition",
     "Position": "protocol",
     "PublishError": "publishing",
     "aggregation_rule": "aggregation.definitions",
@@ -97,6 +104,7 @@ __all__ = [
     "get_stats",
     "get_streaming_config",
     "get_websocket_server",
+    "predictor",
     "publish",
     "publish_many",
 ]

@@ -72,15 +72,15 @@ async def test_state_position_and_output_are_saved_together() -> None:
 
 
 async def test_who_has_been_replaced_saves_nothing() -> None:
-    first = await claim(Adder("one"), "me")
+    first = await claim(adder := Adder("one"), "me")
     assert first is not None
     assert await claim(Adder("one"), "you") is None
     assert await renew(first.processor, "me", give_up=True)
     assert not await renew(first.processor, "me")
-    second = await claim(Adder("one"), "you")
+    second = await claim(other := Adder("one"), "you")
     assert second is not None
-    for hold in first, second:
-        hold.processor.take(records(*range(10)))
+    for hold, processor in (first, adder), (second, other):
+        processor.take(records(*range(10)))
         hold.position = Position("e", 10)
     await save(second)
     with pytest.raises(Fenced):

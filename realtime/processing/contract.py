@@ -1,13 +1,14 @@
 """What a processor is: messages in, state and messages out. Pure, but for who writes one.
 
-A processor never waits and asks no clock. What it has read up to, what it keeps and what it
-publishes are saved in one step, so each message counts once, whatever is killed when.
+A processor never waits and asks no clock; one that runs code of others is a
+:class:`WaitingProcessor`. What it has read up to, what it keeps and what it publishes are saved in
+one step, so each message counts once, whatever is killed when.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import msgspec
 
@@ -21,23 +22,26 @@ class Records:
     """Consecutive messages of a type, decoded once for all who read them.
 
     ``first`` is the offset of the first, ``timestamps`` are when they were published, in seconds
-    since 1970. A payload that cannot be decoded here is ``None``.
+    since 1970, ``epoch`` is the log's. A payload that cannot be decoded here is ``None``.
     """
 
-    __slots__ = ("_columns", "_known", "first", "payloads", "timestamps")
+    __slots__ = ("_columns", "_known", "epoch", "first", "payloads", "timestamps")
 
-    def __init__(self, first: int, payloads: list[Any], timestamps: list[float]) -> None:
+    def __init__(
+        self, first: int, payloads: list[Any], timestamps: list[float], epoch: str = ""
+    ) -> None:
         self.first = first
         self.payloads = payloads
         self.timestamps = timestamps
+        self.epoch = epoch
         self._columns: dict[Path, list[Any]] = {}
         self._known: dict[Any, Any] = {}
 
     @classmethod
-    def decode(cls, first: int, entries: Sequence[Entry]) -> Records:
+    def decode(cls, first: int, entries: Sequence[Entry], epoch: str = "") -> Records:
         """Decode what a log returned."""
         payloads = [_decode(entry.body) for entry in entries]
-        return cls(first, payloads, [entry.timestamp for entry in entries])
+        return cls(first, payloads, [entry.timestamp for entry in entries], epoch)
 
     def __len__(self) -> int:
         return len(self.payloads)
@@ -55,7 +59,8 @@ class Records:
         count = offset - self.first + 1
         if count <= 0:
             return self
-        return Records(self.first + count, self.payloads[count:], self.timestamps[count:])
+        payloads, timestamps = self.payloads[count:], self.timestamps[count:]
+        return Records(self.first + count, payloads, timestamps, self.epoch)
 
     def column(self, path: Path) -> list[Any]:
         """Return each message's value at a path; :data:`~realtime.filters.MISSING` for none."""
@@ -88,15 +93,20 @@ def _decode(body: bytes) -> Any:
 
 
 class Changes(NamedTuple):
-    """What is to be saved together: state fields that changed or went, payloads to publish."""
+    """What is to be saved together: state fields that changed or went, payloads to publish.
+
+    ``upto`` is the offset after which to read when the state is restored, if that is before what
+    has been taken in.
+    """
 
     fields: Mapping[str, bytes] = {}
     removed: Iterable[str] = ()
     outputs: Sequence[bytes] = ()
+    upto: int | None = None
 
 
-class Processor(Protocol):
-    """Reads one type and publishes to another, or to none.
+class BaseProcessor(Protocol):
+    """What reads one type and publishes to another, or to none.
 
     ``name`` is unique among those of a runner and stays the same when the ``definition`` changes;
     then the state is begun anew, at the position it had, but for a processor whose attribute
@@ -118,14 +128,8 @@ class Processor(Protocol):
     def restore(self, fields: Mapping[str, bytes]) -> None:
         """Go on from what was saved; nothing, the first time. Called once, first."""
 
-    def take(self, records: Records) -> None:
-        """Take the next messages in."""
-
     def skip(self, first: int, last: int | None) -> None:
         """Take note that messages were lost before they were read; all, if nobody knows which."""
-
-    def tick(self, now: float) -> None:
-        """Take note of the time, in seconds since 1970, when everything has been read."""
 
     @property
     def urgent(self) -> bool:
@@ -136,3 +140,34 @@ class Processor(Protocol):
 
         What was returned is saved, or this object is not used again.
         """
+
+
+class Processor(BaseProcessor, Protocol):
+    """One that does its work at once."""
+
+    def take(self, records: Records) -> None:
+        """Take the next messages in."""
+
+    def tick(self, now: float) -> None:
+        """Take note of the time, in seconds since 1970, when everything has been read."""
+
+
+@runtime_checkable
+class WaitingProcessor(BaseProcessor, Protocol):
+    """One whose work takes time.
+
+    While it works it is given nothing else and nothing of it is saved; the runner and the others
+    go on. If it is given up meanwhile, what it works on counts as not taken in.
+    """
+
+    async def work(self, records: Records) -> int:
+        """Take in the first of the next messages, or all; return the offset of the last.
+
+        Called without any again and again when everything has been read.
+        """
+
+    def close(self) -> None:
+        """Let go of everything; nothing is called after this."""
+
+
+AnyProcessor = Processor | WaitingProcessor

@@ -15,7 +15,7 @@ import secrets
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Protocol
 
 import redis
@@ -24,7 +24,7 @@ from channels.layers import get_channel_layer
 from realtime.database import Database, Unavailable
 from realtime.log import Chunk, LogUnavailable, get_log
 from realtime.processes import Membership
-from realtime.processing.contract import Processor, Records
+from realtime.processing.contract import AnyProcessor, Records, WaitingProcessor
 from realtime.processing.state import Fenced, Hold, claim, renew, save
 from realtime.protocol import Position
 from realtime.redis import close_async_clients
@@ -56,7 +56,7 @@ class Runner:
     two seconds; what has been removed or has another definition is given up or begun anew.
     """
 
-    def __init__(self, name: str, load: Callable[[], Iterable[Processor]]) -> None:
+    def __init__(self, name: str, load: Callable[[], Iterable[AnyProcessor]]) -> None:
         self._load = load
         self._owner = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
         self._membership = Membership(f"runners:{name}", self._owner)
@@ -94,7 +94,7 @@ class Runner:
         except Exception:
             logger.exception("sharing the work")
 
-    async def _share(self, found: Sequence[Processor], members: Sequence[str]) -> None:
+    async def _share(self, found: Sequence[AnyProcessor], members: Sequence[str]) -> None:
         """Give up what is no longer this process's, keep the rest, claim what is free."""
         everything = sorted(found, key=lambda one: one.name)
         mine = {
@@ -108,7 +108,7 @@ class Runner:
                 await self._give_up(hold)
             elif not await renew(hold.processor, self._owner):
                 logger.warning("%s: another process has taken it over", name)
-                del self.holds[name]
+                self._drop(hold)
         for name, processor in mine.items():
             if name not in self.holds and (taken := await claim(processor, self._owner)):
                 self.holds[name] = taken
@@ -116,10 +116,20 @@ class Runner:
         self._read_what_is_held()
 
     async def _give_up(self, hold: Hold) -> None:
-        del self.holds[hold.processor.name]
-        if hold.position is not None and hold.needs_saving:
+        is_at_work = hold.task is not None
+        self._drop(hold)
+        # Of what is half done nothing is saved: who takes it over does it again.
+        if hold.position is not None and hold.needs_saving and not is_at_work:
             await _save(hold)
         await renew(hold.processor, self._owner, give_up=True)
+
+    def _drop(self, hold: Hold) -> None:
+        """Run a processor no more."""
+        del self.holds[hold.processor.name]
+        if hold.task is not None:
+            hold.task.cancel()
+        if isinstance(hold.processor, WaitingProcessor):
+            hold.processor.close()
 
     def _read_what_is_held(self) -> None:
         for kind in {hold.processor.source for hold in self.holds.values()}:
@@ -131,8 +141,9 @@ class Runner:
         for task in self._readers.values():
             await end(task)
         with contextlib.suppress(LogUnavailable, redis.RedisError, OSError):
-            for hold in list(self.holds.values()):
-                await self._give_up(hold)
+            async with self._lock:
+                for hold in list(self.holds.values()):
+                    await self._give_up(hold)
             await self._membership.leave()
         await close_async_clients()
         self._database.close()
@@ -143,21 +154,23 @@ class Runner:
         """Read a type's log for those who want it, as long as anyone does."""
         while holds := [one for one in self.holds.values() if one.processor.source == kind]:
             try:
-                if not await self._step(kind, holds):
-                    await asyncio.sleep(POLL_INTERVAL)
+                if not await self._step(kind, [hold for hold in holds if hold.task is None]):
+                    await _pause(hold.task for hold in holds if hold.task is not None)
             except LogUnavailable as error:
                 logger.warning("reading %s: %s", kind, error)
                 await asyncio.sleep(RETRY_INTERVAL)
 
     async def _step(self, kind: str, holds: Sequence[Hold]) -> bool:
         """Read once and work; tell whether there was anything to read."""
+        if not holds:
+            return False
         known = [hold.position.offset for hold in holds if hold.position is not None]
         fresh = any(hold.position is None and hold.processor.from_start for hold in holds)
         chunk = await get_log().read(kind, 0 if fresh else min(known, default=END))
         for hold in holds:
             if hold.position is not None and hold.position.offset > chunk.head:
                 await get_log().renew(kind, hold.position)
-        records = Records.decode(chunk.first, chunk.entries)
+        records = Records.decode(chunk.first, chunk.entries, chunk.epoch)
         async with self._lock:
             for hold in holds:
                 if self.holds.get(hold.processor.name) is hold:
@@ -166,24 +179,50 @@ class Runner:
 
     async def _work(self, hold: Hold, chunk: Chunk, records: Records) -> None:
         """Let one processor work, and save if it is time; one that fails is claimed anew."""
+        async with self._watching(hold):
+            processor = hold.processor
+            new = _catch_up(hold, chunk, records)
+            if isinstance(processor, WaitingProcessor):
+                if len(new) or _has_read_all(hold, chunk):
+                    hold.task = asyncio.create_task(self._wait_for(processor, hold, new))
+                return
+            if len(new):
+                processor.take(new)
+                hold.position = Position(chunk.epoch, new.last)
+            elif _has_read_all(hold, chunk):
+                processor.tick(time.time())
+            await _save_if_due(hold)
+
+    async def _wait_for(self, processor: WaitingProcessor, hold: Hold, records: Records) -> None:
+        """Let one work that takes its time, while the others go on."""
+        async with self._watching(hold):
+            last = await processor.work(records)
+            async with self._lock:
+                if self.holds.get(processor.name) is hold:
+                    if len(records):
+                        hold.position = Position(records.epoch, last)
+                    await _save_if_due(hold)
+                hold.task = None
+
+    @contextlib.asynccontextmanager
+    async def _watching(self, hold: Hold) -> AsyncIterator[None]:
+        """Run a processor no more that fails or has been taken over."""
+        name = hold.processor.name
         try:
-            _advance(hold, chunk, records)
-            interval = PUBLISH_INTERVAL if hold.processor.urgent else SAVE_INTERVAL
-            if hold.needs_saving and time.monotonic() - hold.saved_at >= interval:
-                await save(hold)
+            yield
+            return
         except Fenced:
-            logger.warning("%s: another process has taken it over", hold.processor.name)
-            del self.holds[hold.processor.name]
+            logger.warning("%s: another process has taken it over", name)
         except LogUnavailable as error:
-            logger.warning("saving %s: %s", hold.processor.name, error)
-            del self.holds[hold.processor.name]
+            logger.warning("saving %s: %s", name, error)
         except Exception:
-            logger.exception("%s has failed", hold.processor.name)
-            del self.holds[hold.processor.name]
+            logger.exception("%s has failed", name)
+        if self.holds.get(name) is hold:
+            self._drop(hold)
 
 
-def _advance(hold: Hold, chunk: Chunk, records: Records) -> None:
-    """Let a processor take in what it has not read, or the time if that is nothing."""
+def _catch_up(hold: Hold, chunk: Chunk, records: Records) -> Records:
+    """Tell a processor of what it has missed; return what it has not read."""
     processor = hold.processor
     if hold.position is None:
         before = chunk.first - 1 if processor.from_start else chunk.head
@@ -192,16 +231,31 @@ def _advance(hold: Hold, chunk: Chunk, records: Records) -> None:
         # Read from where the old log was: the next look is from the beginning.
         processor.skip(hold.position.offset + 1, None)
         hold.position = Position(chunk.epoch, 0)
-        return
+        return records.after(records.last)
     if chunk.first > hold.position.offset + 1:
         processor.skip(hold.position.offset + 1, chunk.first - 1)
         hold.position = Position(chunk.epoch, chunk.first - 1)
-    new = records.after(hold.position.offset)
-    if len(new):
-        processor.take(new)
-        hold.position = Position(chunk.epoch, new.last)
-    elif hold.position.offset >= chunk.head:
-        processor.tick(time.time())
+    return records.after(hold.position.offset)
+
+
+def _has_read_all(hold: Hold, chunk: Chunk) -> bool:
+    return hold.position is not None and hold.position.offset >= chunk.head
+
+
+async def _pause(at_work: Iterable[asyncio.Task[None]]) -> None:
+    """Wait a little, or until one that was at work is ready for more."""
+    tasks = list(at_work)
+    if tasks:
+        done = asyncio.FIRST_COMPLETED
+        await asyncio.wait(tasks, timeout=POLL_INTERVAL, return_when=done)
+    else:
+        await asyncio.sleep(POLL_INTERVAL)
+
+
+async def _save_if_due(hold: Hold) -> None:
+    interval = PUBLISH_INTERVAL if hold.processor.urgent else SAVE_INTERVAL
+    if hold.needs_saving and time.monotonic() - hold.saved_at >= interval:
+        await save(hold)
 
 
 async def _save(hold: Hold) -> None:

@@ -8,6 +8,7 @@ believes. Knows nothing of what processors do.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from redis.asyncio import Redis
 from realtime.log import LogUnavailable, read_position
 from realtime.log.redis import APPEND_FUNCTION, append_arguments, ask, log_keys
 from realtime.processes import key
-from realtime.processing.contract import Changes, Processor
+from realtime.processing.contract import AnyProcessor, Changes
 from realtime.protocol import Position
 from realtime.publishing import Publication
 from realtime.redis import sync_client
@@ -40,7 +41,7 @@ local holder = redis.call('GET', KEYS[2])
 if holder and holder ~= ARGV[1] then return nil end
 redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2])
 if redis.call('HGET', KEYS[1], 'definition') ~= ARGV[3] then
-  local kept = redis.call('HMGET', KEYS[1], 'generation', 'epoch', 'offset')
+  local kept = redis.call('HMGET', KEYS[1], 'generation', 'epoch', 'taken')
   if ARGV[4] == '0' then redis.call('DEL', KEYS[1]) end
   redis.call('HSET', KEYS[1], 'definition', ARGV[3], 'generation', kept[1] or 0)
   if kept[2] then redis.call('HSET', KEYS[1], 'epoch', kept[2], 'offset', kept[3]) end
@@ -58,22 +59,23 @@ return 1
 """
 
 # Keys: those of append(), the state. Arguments: generation, number of this call, epoch and offset
-# read up to, seconds to keep the state, how many arguments set fields (names and values) and how
-# many remove some; these; then those of append(), if there is anything to append. Returns -1 to who
-# has an old generation, 0 if this call has been carried out before, else 1.
+# read up to, offset taken in, seconds to keep the state, how many arguments set fields (names and
+# values) and how many remove some; these; then those of append(), if there is anything to append.
+# Returns -1 to who has an old generation, 0 if this call has been carried out before, else 1.
 _SAVE = (
     APPEND_FUNCTION
     + """
 local known = redis.call('HMGET', KEYS[3], 'generation', 'sequence')
 if known[1] ~= ARGV[1] then return -1 end
 if tonumber(known[2] or 0) >= tonumber(ARGV[2]) then return 0 end
-redis.call('HSET', KEYS[3], 'sequence', ARGV[2], 'epoch', ARGV[3], 'offset', ARGV[4])
-redis.call('EXPIRE', KEYS[3], ARGV[5])
-local at = 8
-for i = at, at + ARGV[6] - 1, 2 do redis.call('HSET', KEYS[3], ARGV[i], ARGV[i + 1]) end
-at = at + ARGV[6]
-for i = at, at + ARGV[7] - 1 do redis.call('HDEL', KEYS[3], ARGV[i]) end
+redis.call('HSET', KEYS[3], 'sequence', ARGV[2], 'epoch', ARGV[3], 'offset', ARGV[4],
+           'taken', ARGV[5])
+redis.call('EXPIRE', KEYS[3], ARGV[6])
+local at = 9
+for i = at, at + ARGV[7] - 1, 2 do redis.call('HSET', KEYS[3], ARGV[i], ARGV[i + 1]) end
 at = at + ARGV[7]
+for i = at, at + ARGV[8] - 1 do redis.call('HDEL', KEYS[3], ARGV[i]) end
+at = at + ARGV[8]
 if #ARGV >= at then return append(at) end
 """
 )
@@ -87,13 +89,15 @@ class Fenced(Exception):
 class Hold:
     """A processor that this process runs, and how far it has read."""
 
-    processor: Processor
+    processor: AnyProcessor
     generation: int
     # What has been taken in, and what has been saved. None before the first message is read.
     position: Position | None
     saved: Position | None
     sequence: int = 0
     saved_at: float = 0.0
+    # While a processor that waits is at work.
+    task: asyncio.Task[None] | None = None
 
     @property
     def needs_saving(self) -> bool:
@@ -101,7 +105,7 @@ class Hold:
         return self.position != self.saved or self.processor.urgent
 
 
-def _place(processor: Processor) -> tuple[Server, str, list[str]]:
+def _place(processor: AnyProcessor) -> tuple[Server, str, list[str]]:
     """Return the server, the Redis channel and the keys of log, state and lease."""
     kind = processor.target or processor.source
     server, channel = group_address(kind)
@@ -109,7 +113,7 @@ def _place(processor: Processor) -> tuple[Server, str, list[str]]:
     return server, channel, [*log_keys(kind), stem, f"{stem}:lease"]
 
 
-async def claim(processor: Processor, owner: str) -> Hold | None:
+async def claim(processor: AnyProcessor, owner: str) -> Hold | None:
     """Take a processor over and restore it; ``None`` if another process has it.
 
     Raises:
@@ -130,7 +134,7 @@ async def claim(processor: Processor, owner: str) -> Hold | None:
     return Hold(processor, int(state["generation"]), position, position)
 
 
-async def renew(processor: Processor, owner: str, *, give_up: bool = False) -> bool:
+async def renew(processor: AnyProcessor, owner: str, *, give_up: bool = False) -> bool:
     """Keep the lease or give it up; tell whether this process had it."""
     server, _, keys = _place(processor)
     milliseconds = 0 if give_up else int(LEASE * 1000)
@@ -147,11 +151,14 @@ async def save(hold: Hold) -> None:
     """
     assert hold.position is not None
     processor, position = hold.processor, hold.position
+    taken = position.offset
     changes = processor.save()
+    if changes.upto is not None:
+        position = Position(position.epoch, changes.upto)
     server, channel, keys = _place(processor)
     hold.sequence += 1
     publication = None
-    arguments = _save_arguments(hold, changes)
+    arguments = [hold.generation, hold.sequence, *position, taken, *_field_arguments(changes)]
     if changes.outputs:
         assert processor.target is not None
         publication = Publication(processor.target, list(changes.outputs), None)
@@ -164,14 +171,12 @@ async def save(hold: Hold) -> None:
         await publication.announce(read_position(reply.decode()))
 
 
-def _save_arguments(hold: Hold, changes: Changes) -> list[Any]:
-    assert hold.position is not None
+def _field_arguments(changes: Changes) -> list[Any]:
     sets: list[Any] = []
     for name, value in changes.fields.items():
         sets += (_FIELD + name, value)
     removed = [_FIELD + name for name in changes.removed]
-    counts = (KEPT, len(sets), len(removed))
-    return [hold.generation, hold.sequence, *hold.position, *counts, *sets, *removed]
+    return [KEPT, len(sets), len(removed), *sets, *removed]
 
 
 async def _evaluate(
@@ -199,7 +204,7 @@ class Standing(NamedTuple):
         return max(0, self.head.offset - self.position.offset)
 
 
-def read_standing(processor: Processor, field: str) -> Standing:
+def read_standing(processor: AnyProcessor, field: str) -> Standing:
     """Return how a processor stands, whoever runs it; from any thread.
 
     Raises:
@@ -224,7 +229,7 @@ def read_standing(processor: Processor, field: str) -> Standing:
     )
 
 
-async def read_state(processor: Processor) -> Mapping[str, bytes]:
+async def read_state(processor: AnyProcessor) -> Mapping[str, bytes]:
     """Return what is saved of a processor, whoever runs it."""
     server, _, keys = _place(processor)
 
