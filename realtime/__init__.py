@@ -16,6 +16,9 @@ The map::
     session      one client: its rights, its subscriptions, how it ends
     consumers    a WebSocket's conversation: auth, subscribe, unsubscribe, ping
     event_stream the same over plain HTTP, as server-sent events
+    ingest       POST /api/publish: payloads in, as they arrive (uploads: under Daphne)
+    outbox       rows of a transaction that are to be published; relay: does it
+    intake       messages that another system has numbered (consumers of NATS and Kafka)
     authority    who may do what: the policy in force and what tokens grant
     servers      which Redis or Valkey has what; redis: connections to them
     figures      what each process reports of itself, and the whole
@@ -25,7 +28,8 @@ For those who use it: ``client`` (Python), ``static/realtime`` (JavaScript, and 
 ``testing`` and ``conformance``.
 
 Core, without Django, asyncio or a clock: ``addresses``, ``protocol``, ``draining``, ``filters``,
-``frames``, ``hub``, ``limits``, ``origins``, ``sequence``, ``stats``. Everything else is edge.
+``frames``, ``hub``, ``limits``, ``lines``, ``origins``, ``sequence``, ``stats``. Everything else is
+edge.
 
 What this package exports is imported when it is first used, since most of it needs Django's apps.
 """
@@ -41,6 +45,7 @@ if TYPE_CHECKING:
     from realtime.publishing import (
         PublishError,
         apublish,
+        apublish_many,
         broadcast_aggregation,
         broadcast_alert,
         broadcast_event,
@@ -59,6 +64,7 @@ _MODULES = {
     "Position": "protocol",
     "PublishError": "publishing",
     "apublish": "publishing",
+    "apublish_many": "publishing",
     "broadcast_aggregation": "publishing",
     "broadcast_alert": "publishing",
     "broadcast_event": "publishing",
@@ -79,6 +85,7 @@ __all__ = [
     "WebSocketConfig",
     "WebSocketServer",
     "apublish",
+    "apublish_many",
     "broadcast_aggregation",
     "broadcast_alert",
     "broadcast_event",

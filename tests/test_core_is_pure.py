@@ -19,6 +19,7 @@ CORE = (
     "frames",
     "hub",
     "limits",
+    "lines",
     "origins",
     "sequence",
     "stats",
