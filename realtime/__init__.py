@@ -17,6 +17,9 @@ The map::
     session      one client: its rights, its subscriptions, how it ends
     consumers    a WebSocket's conversation: auth, subscribe, unsubscribe, ping
     event_stream the same over plain HTTP, as server-sent events
+    ingest       POST /api/publish: payloads in, as they arrive (uploads: under Daphne)
+    outbox       rows of a transaction that are to be published; relay: does it
+    intake       messages that another system has numbered (consumers of NATS and Kafka)
     authority    who may do what: the policy in force and what tokens grant
     servers      which Redis or Valkey has what; redis: connections to them
     figures      what each process reports of itself, and the whole
@@ -36,7 +39,7 @@ For those who use it: ``client`` (Python), ``static/realtime`` (JavaScript, and 
 
 Core, without Django, asyncio or a clock: ``addresses``, ``protocol``, ``draining``, ``clauses``,
 ``filters``, ``filter_index``, ``prefixes``, ``ranges``, ``frames``, ``hub``, ``limits``,
-``origins``, ``sequence``, ``shaping``, ``stats``. Everything else is edge.
+``lines``, ``origins``, ``sequence``, ``shaping``, ``stats``. Everything else is edge.
 
 What this package exports is imported when it is first used, since most of it needs Django's apps.
 """
@@ -54,6 +57,7 @@ if TYPE_CHECKING:
     from realtime.publishing import (
         PublishError,
         apublish,
+        apublish_many,
         broadcast_aggregation,
         broadcast_alert,
         broadcast_event,
@@ -74,6 +78,7 @@ _MODULES = {
     "PublishError": "publishing",
     "aggregation_rule": "aggregation.definitions",
     "apublish": "publishing",
+    "apublish_many": "publishing",
     "broadcast_aggregation": "publishing",
     "broadcast_alert": "publishing",
     "broadcast_event": "publishing",
@@ -95,6 +100,7 @@ __all__ = [
     "WebSocketServer",
     "aggregation_rule",
     "apublish",
+    "apublish_many",
     "broadcast_aggregation",
     "broadcast_alert",
     "broadcast_event",

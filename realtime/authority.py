@@ -128,9 +128,13 @@ class Authority:
         """Give a connection the rights of a token, unless the token has connections enough."""
         if not self._roster.bind(client, grant):
             return False
+        self.note_use(grant)
+        return True
+
+    def note_use(self, grant: Grant) -> None:
+        """Remember that rights were used, to be written later."""
         if grant.kind == TOKEN:
             self._used_tokens.add(grant.key)
-        return True
 
     async def authenticate(self, secret: str) -> Grant | None:
         """Return what a secret grants, if anything. Raises ``Unavailable``.

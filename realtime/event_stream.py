@@ -16,6 +16,7 @@ from urllib.parse import parse_qs
 import msgspec
 
 from realtime import connection_tokens
+from realtime.answers import Headers, Refusal, refuse, send_body, start
 from realtime.database import Unavailable
 from realtime.filters import parse_filter_options
 from realtime.node import get_node
@@ -42,8 +43,6 @@ RETRY = (500, 3000)
 RETRY_AFTER_CAPACITY = 5
 MAX_PARAMETERS = 2000
 
-Headers = list[tuple[bytes, bytes]]
-
 _STATUS = {
     ErrorCode.INVALID_SUBSCRIPTION: HTTPStatus.BAD_REQUEST,
     ErrorCode.INVALID_MESSAGE: HTTPStatus.BAD_REQUEST,
@@ -51,16 +50,6 @@ _STATUS = {
     ErrorCode.FORBIDDEN: HTTPStatus.FORBIDDEN,
     ErrorCode.UNAVAILABLE: HTTPStatus.SERVICE_UNAVAILABLE,
 }
-
-
-class Refusal(Exception):
-    """An answer other than the stream."""
-
-    def __init__(self, status: int, code: str, text: str, retry_after: float | None = None) -> None:
-        super().__init__(text)
-        self.status = status
-        self.code = code
-        self.retry_after = retry_after
 
 
 async def event_stream(scope: dict[str, Any], receive: Any, send: Any) -> None:
@@ -83,7 +72,7 @@ async def _serve(stream: _Stream, send: Any, cors: Headers, origin: str | None) 
     try:
         await stream.open(origin)
     except Refusal as refusal:
-        await _refuse(send, refusal, cors)
+        await refuse(send, refusal, b"GET, OPTIONS", cors)
         return
     await stream.run(send, cors)
 
@@ -217,14 +206,14 @@ class _Stream:
     async def run(self, send: Any, cors: Headers) -> None:
         """Send what comes until the session or its subscription ends."""
         self._began = True
-        await _start(send, 200, [*_STREAM_HEADERS, *cors])
+        await start(send, 200, [*_STREAM_HEADERS, *cors])
         first = b"retry: %d\n" % random.randint(*RETRY)  # noqa: S311 - spreads load
         while (chunk := await self._outlet.read(self._silence())) is not None:
-            await _send_body(send, first + (chunk or self._sign_of_life()), more=True)
+            await send_body(send, first + (chunk or self._sign_of_life()), more=True)
             first = b""
             if self._outlet.closed is None and not self.session.subscriptions:
                 break  # no longer allowed, as the client was told
-        await _send_body(send, b"")
+        await send_body(send, b"")
 
     def closed(self) -> None:
         """Say how the stream ended, if it began; a client that leaves gives no code (1005)."""
@@ -315,8 +304,8 @@ async def _preflight(send: Any, cors: Headers, origin: str | None) -> None:
         (b"access-control-allow-headers", b"Authorization, Cache-Control, Last-Event-ID"),
         (b"access-control-max-age", b"600"),
     ]
-    await _start(send, 204, [(b"allow", b"GET, OPTIONS"), *cors, *(allowed if origin else [])])
-    await _send_body(send, b"")
+    await start(send, 204, [(b"allow", b"GET, OPTIONS"), *cors, *(allowed if origin else [])])
+    await send_body(send, b"")
 
 
 def _unavailable(text: str, retry_after: float = RETRY_AFTER_UNAVAILABLE) -> Refusal:
@@ -336,32 +325,3 @@ def _refusal_of_close(code: CloseCode, reason: CloseReason) -> Refusal:
         return Refusal(401, "invalid_credentials", reason)
     status = 429 if reason is CloseReason.TOKEN_CONNECTIONS else 503
     return Refusal(status, ErrorCode.UNAVAILABLE, reason, RETRY_AFTER_CAPACITY)
-
-
-async def _refuse(send: Any, refusal: Refusal, cors: Headers) -> None:
-    headers: Headers = [
-        (b"content-type", b"application/json"),
-        (b"cache-control", b"no-store"),
-        (b"x-content-type-options", b"nosniff"),
-        *cors,
-    ]
-    said: dict[str, Any] = {"error": str(refusal), "code": str(refusal.code)}
-    if refusal.retry_after is not None:
-        seconds = max(1, round(refusal.retry_after))
-        headers.append((b"retry-after", b"%d" % seconds))
-        said["details"] = {"retry_after": refusal.retry_after}
-    if refusal.status == 401:
-        headers.append((b"www-authenticate", b"Bearer"))
-    if refusal.status == 405:
-        headers.append((b"allow", b"GET, OPTIONS"))
-    body = msgspec.json.encode(said)
-    await _start(send, refusal.status, [*headers, (b"content-length", b"%d" % len(body))])
-    await _send_body(send, body)
-
-
-async def _start(send: Any, status: int, headers: Headers) -> None:
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-
-
-async def _send_body(send: Any, body: bytes, more: bool = False) -> None:
-    await send({"type": "http.response.body", "body": body, "more_body": more})

@@ -61,6 +61,26 @@ class RateLimiter:
         return max(0.001, round(self._accepted[excess] + WINDOW - now + 0.0005, 3))
 
 
+class RequestLimits:
+    """The requests of each holder of rights over the last 60 seconds."""
+
+    MAX_HOLDERS = 10_000
+
+    def __init__(self) -> None:
+        # The one that asked longest ago is first.
+        self._limiters: OrderedDict[str, RateLimiter] = OrderedDict()
+
+    def check(self, holder: str, now: float, limit: int) -> float:
+        """Count a request that arrives *now*; return the seconds to wait, 0 if it is accepted."""
+        limiter = self._limiters.pop(holder, None) or RateLimiter()
+        self._limiters[holder] = limiter
+        if len(self._limiters) > self.MAX_HOLDERS:
+            self._limiters.popitem(last=False)
+        if limiter.check(now, limit) is Verdict.ACCEPT:
+            return 0.0
+        return limiter.retry_after(now, limit)
+
+
 class FailureCounts:
     """How many authentications failed of each address, in its current minute."""
 

@@ -32,6 +32,7 @@ from realtime.filters import Filter
 from realtime.frames import text_frame
 from realtime.hub import Hub, Message, Subscription
 from realtime.leases import ASSERT_INTERVAL, Leases
+from realtime.limits import RequestLimits
 from realtime.live import answer
 from realtime.log import LogUnavailable, get_log
 from realtime.observer import Observer
@@ -85,6 +86,8 @@ class Node:
         self.database = Database()
         self.authority = Authority(self.database, self.roster)
         self.failures = Failures()
+        # What publishers ask for over HTTP.
+        self.requests = RequestLimits()
         self.process = Process(self._answer)
         self._observer = Observer(self.process.name, self.stats)
         # What all processes reported last, this one among them.

@@ -25,13 +25,14 @@ def describe(server_url: str = "/") -> Schema:
         "info": {
             "title": "Streaming API over HTTP",
             "version": "1",
-            "description": "Event streams, tokens for pages, and health. The WebSocket API is "
-            "described in AsyncAPI.",
+            "description": "Publishing, event streams, tokens for pages, and health. The "
+            "WebSocket API is described in AsyncAPI.",
         },
         "servers": [{"url": server_url}],
         "paths": {
             "/": {"get": _DASHBOARD},
             "/api/openapi.json": {"get": _DESCRIPTION},
+            "/api/publish/{type}": {"post": _PUBLISH},
             "/api/stats": {"get": _STATS},
             "/api/stream/{type}": {"get": _STREAM},
             "/api/token": {"post": _TOKEN},
@@ -75,14 +76,22 @@ def _parameter(name: str, where: str, schema: Schema, description: str, **more: 
     return {"name": name, "in": where, "schema": schema, "description": description, **more}
 
 
+# Codes of errors that only HTTP has.
+_HTTP_CODES = (
+    *("invalid_credentials", "length_required", "method_not_allowed", "timeout", "too_large"),
+    "unsupported_media_type",
+)
 _ERROR = _object(
     ("error", "code"),
     error=_STRING,
     code={
         "type": "string",
-        "enum": sorted({*map(str, ErrorCode), "invalid_credentials", "method_not_allowed"}),
+        "enum": sorted({*map(str, ErrorCode), *_HTTP_CODES}),
     },
-    details=_object(retry_after={"type": "number", "description": "seconds"}),
+    details=_object(
+        retry_after={"type": "number", "description": "seconds"},
+        line={"type": "integer", "minimum": 1},
+    ),
 )
 _ERROR["examples"] = [{"error": ERROR_TEXTS[ErrorCode.FORBIDDEN], "code": ErrorCode.FORBIDDEN}]
 
@@ -192,6 +201,74 @@ _STREAM: Schema = {
         "404": _error("No such type."),
         "429": _error("The token has connections enough.", **_RETRY_AFTER),
         "503": _error("No room, a restart, or a part of the server is away.", **_RETRY_AFTER),
+    },
+}
+
+_OFFSET: Schema = {"type": ["integer", "null"], "minimum": 1}
+_PUBLISHED = _object(
+    ("count", "epoch", "first", "last"),
+    count={"type": "integer", "minimum": 0},
+    epoch={"type": ["string", "null"]},
+    first=_OFFSET,
+    last=_OFFSET,
+    skipped={"type": "integer", "minimum": 1},
+    errors={
+        "type": "array",
+        "description": "The first lines that were skipped.",
+        "items": _object(("line", "error"), line={"type": "integer"}, error=_STRING),
+    },
+)
+_POSITION = _object(("epoch", "offset"), epoch=_STRING, offset={"type": "integer", "minimum": 1})
+
+_PUBLISH: Schema = {
+    "operationId": "publish",
+    "summary": "Publish one payload, or a stream of lines as they come",
+    "description": "An error in a stream of lines has in its details what was published before, as "
+    "in the answer, and `line`, the first line that was not.",
+    "security": [{"bearer": []}],
+    "parameters": [
+        _parameter(
+            "type",
+            "path",
+            {"type": "string", "enum": list(SUBSCRIPTION_TYPES)},
+            "The subscription type.",
+            required=True,
+        ),
+        _parameter(
+            "skip_invalid",
+            "query",
+            {"enum": [0, 1]},
+            "Go on after a line that is no payload.",
+        ),
+        _parameter(
+            "Idempotency-Key",
+            "header",
+            {"type": "string", "maxLength": 255},
+            "The same again, within `history_ttl`, publishes nothing again and has the answer of "
+            "the first time.",
+        ),
+    ],
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {"schema": {"type": "object"}},
+            "application/x-ndjson": {
+                "schema": {"type": "string", "description": "A JSON object on each line."}
+            },
+        },
+    },
+    "responses": {
+        "200": _json("What was published.", {"oneOf": [_POSITION, _PUBLISHED]}),
+        "400": _error("No payload, or a line that is none; a wrong Idempotency-Key."),
+        "401": _error("No token, or a wrong one; it was revoked meanwhile."),
+        "403": _error("The token may not publish this type, or this payload."),
+        "404": _error("No such type."),
+        "408": _error("The body has not come in time."),
+        "411": _error("No length and no chunks."),
+        "413": _error("A payload larger than `max_message_size`."),
+        "415": _error("Neither JSON nor newline-delimited JSON."),
+        "429": _error("The token has made requests enough.", **_RETRY_AFTER),
+        "503": _error("A restart, or a part of the server is away.", **_RETRY_AFTER),
     },
 }
 

@@ -105,10 +105,21 @@ def publish_many(
     _check_type(kind)
     bodies = [_encode(payload) for payload in payloads]
     positions: list[Position] = []
-    parts = _cut(bodies, MAX_APPEND_BYTES, MAX_APPEND_MESSAGES)
-    for number, part in enumerate(parts):
-        key = None if idempotency_key is None else f"{idempotency_key}:{number}"
+    for part, key in _parts(bodies, idempotency_key):
         first = _append(kind, part, key)
+        positions += (Position(first.epoch, first.offset + n) for n in range(len(part)))
+    return positions
+
+
+async def apublish_many(
+    kind: str, payloads: Iterable[dict[str, Any]], *, idempotency_key: str | None = None
+) -> list[Position]:
+    """Publish payloads in order; the coroutine form of :func:`publish_many`."""
+    _check_type(kind)
+    bodies = [_encode(payload) for payload in payloads]
+    positions: list[Position] = []
+    for part, key in _parts(bodies, idempotency_key):
+        first = await _aappend(kind, part, key)
         positions += (Position(first.epoch, first.offset + n) for n in range(len(part)))
     return positions
 
@@ -143,14 +154,31 @@ async def broadcast_system_status(status: dict[str, Any]) -> None:
     await apublish("system_status", status)
 
 
+def _parts(bodies: Sequence[bytes], key: str | None) -> Iterable[tuple[list[bytes], str | None]]:
+    """Cut what is published together into what is appended together, each with its own key."""
+    for number, part in enumerate(_cut(bodies, MAX_APPEND_BYTES, MAX_APPEND_MESSAGES)):
+        yield part, None if key is None else f"{key}:{number}"
+
+
 def _check_type(kind: str) -> None:
     if kind not in SUBSCRIPTION_TYPES:
         raise ValueError(f"{kind!r} is no subscription type: {', '.join(SUBSCRIPTION_TYPES)}")
 
 
-def check_payload(payload: Any) -> None:
-    """Raise ``ValueError`` if *payload* cannot be published."""
-    _encode(payload)
+def check_payload(payload: Any) -> bytes:
+    """Return *payload* as JSON text. Raises ``ValueError`` if it cannot be published."""
+    return _encode(payload)
+
+
+async def apublish_checked(
+    kind: str, bodies: Sequence[bytes], idempotency_key: str | None = None
+) -> Position:
+    """Publish, all or none, what :func:`check_payload` returned; return the first's position.
+
+    Raises:
+        PublishError: the log may not have it.
+    """
+    return await _aappend(kind, bodies, idempotency_key)
 
 
 def _encode(payload: Any) -> bytes:
@@ -202,7 +230,7 @@ class Publication:
     def __init__(
         self,
         kind: str,
-        bodies: list[bytes],
+        bodies: Sequence[bytes],
         idempotency_key: str | None,
         trace: Mapping[str, str] = NO_TRACE,
     ) -> None:
@@ -270,7 +298,7 @@ def _append(kind: str, bodies: list[bytes], idempotency_key: str | None) -> Posi
             raise _not_confirmed(error) from error
 
 
-async def _aappend(kind: str, bodies: list[bytes], idempotency_key: str | None) -> Position:
+async def _aappend(kind: str, bodies: Sequence[bytes], idempotency_key: str | None) -> Position:
     with publishing(kind, bodies) as traced:
         publication = Publication(kind, bodies, idempotency_key, traced.carried)
         return traced.appended(await _complete(publication))

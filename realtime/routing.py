@@ -1,11 +1,14 @@
-"""Paths outside Django's: WebSockets at ``/`` and ``/ws/``, event streams at ``/api/stream/``."""
+"""Paths outside Django's: WebSockets at ``/`` and ``/ws/``, and what streams over HTTP."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from realtime.consumers import StreamConsumer
-from realtime.event_stream import PREFIX, event_stream
+from realtime.event_stream import PREFIX as STREAM_PREFIX
+from realtime.event_stream import event_stream
+from realtime.ingest import PREFIX as PUBLISH_PREFIX
+from realtime.ingest import ingest
 
 PATHS = frozenset({"/", "/ws", "/ws/"})
 
@@ -24,12 +27,16 @@ async def websocket_application(scope: dict[str, Any], receive: Any, send: Any) 
 
 
 class HttpApplication:
-    """Serves event streams; leaves all other requests to another application, Django's."""
+    """Serves event streams and publishers; leaves all else to another application, Django's."""
 
     def __init__(self, others: Any) -> None:
         self._others = others
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         """Serve one request."""
-        is_stream = scope["path"].startswith(PREFIX)
-        await (event_stream if is_stream else self._others)(scope, receive, send)
+        if scope["path"].startswith(STREAM_PREFIX):
+            await event_stream(scope, receive, send)
+        elif scope["path"].startswith(PUBLISH_PREFIX):
+            await ingest(scope, receive, send)
+        else:
+            await self._others(scope, receive, send)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import logging
 import socket
 import time
@@ -28,6 +29,7 @@ from realtime.config import WebSocketConfig, get_streaming_config
 from realtime.connection import StreamProtocol, lowest_transport
 from realtime.node import get_node
 from realtime.turns import Turns
+from realtime.uploads import LINGER, Body, arrives_in_parts, make_application
 
 logger = logging.getLogger(__name__)
 
@@ -175,14 +177,45 @@ class StreamRequest(WebRequest):
 
     # Set while the transport takes more.
     _flows: asyncio.Event | None = None
+    # Of a request that is served before all of it has come.
+    body: Body | None = None
+    # The end of a response that came before the end of the body, when it is due.
+    _late_end: Any = None
 
     def process(self) -> Any:
         """Serve it; where the site is mounted is not a client's to say."""
         self.requestHeaders.removeHeader(b"Daphne-Root-Path")
         return super().process()
 
+    def begin(self, command: bytes, uri: bytes, version: bytes) -> None:
+        """Serve it though its body has yet to come."""
+        self.body = Body(self.channel._networkProducer)
+        self.content: Any
+        self.content.close()  # a file, which a body goes into otherwise
+        self.content = io.BytesIO()
+        super().requestReceived(command, uri, version)
+
+    def handleContentChunk(self, data: bytes) -> None:
+        """Take a part of the body."""
+        if self.body is None:
+            super().handleContentChunk(data)
+        else:
+            self.body.feed(data)
+
+    def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
+        """Serve a request that is complete, unless that has begun."""
+        if self.body is None:
+            super().requestReceived(command, path, version)
+            return
+        self.body.complete()
+        if self._late_end is not None:
+            self._late_end.reset(0)
+
     def handle_reply(self, message: dict[str, Any]) -> None:
         """Send a part of the response; the first of one that streams begins to watch."""
+        if self._answers_early() and message["type"] == "http.response.start":
+            self.responseHeaders.setRawHeaders(b"connection", [b"close"])
+            self.channel.persistent = False
         super().handle_reply(message)
         if message.get("more_body") and self._flows is None and self.channel is not None:
             self._flows = asyncio.Event()
@@ -207,14 +240,24 @@ class StreamRequest(WebRequest):
 
     stopProducing = resumeProducing
 
+    def _answers_early(self) -> bool:
+        return self.body is not None and not self.body.is_complete and self.channel is not None
+
     def finish(self) -> None:
-        """End the response."""
+        """End the response; if more of the body is to come, when it has, or a while later."""
+        if self._answers_early() and self._late_end is None:
+            assert self.body is not None
+            self.body.drop()
+            self._late_end = reactor.callLater(LINGER, self.finish)
+            return
         if self._flows is not None:
             self.unregisterProducer()
         super().finish()
 
     def connectionLost(self, reason: Any) -> None:
         """Let the application go on, to read that the client is gone."""
+        if self._late_end is not None and self._late_end.active():
+            self._late_end.cancel()
         self.resumeProducing()
         super().connectionLost(reason)
 
@@ -270,6 +313,15 @@ class StreamChannel(http.HTTPChannel):
         data, self._beginning = self._beginning, None
         if data and self.transport is not None:
             super().dataReceived(data)
+
+    def allHeadersReceived(self) -> None:
+        """Serve a request whose body is to be read as it comes; it may take its time."""
+        super().allHeadersReceived()
+        request = self.requests[-1]
+        if arrives_in_parts(self, request):
+            self.factory.expect_no_longer(self)
+            self.setTimeout(None)
+            request.begin(self._command, self._path, self._version)
 
     def allContentReceived(self) -> None:
         """Serve a request that is complete, handshakes among them."""
@@ -453,7 +505,8 @@ async def _stop_listening() -> None:
 
 
 def install() -> None:
-    """Make every Daphne server of this process use this module's factories and `send`."""
+    """Make every Daphne server of this process use this module's factories, and its ASGI."""
     daphne.server.WebSocketFactory = StreamFactory
     daphne.server.HTTPFactory = StreamHTTPFactory
     daphne.server.Server.handle_reply = _reply_when_read
+    daphne.server.Server.create_application = make_application

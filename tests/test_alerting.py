@@ -50,7 +50,7 @@ class Bench:
         self.fields |= changes.fields
         for name in changes.removed:
             self.fields.pop(name, None)
-        assert not self.processor.urgent and self.processor.save() == ({}, [], [])
+        assert not self.processor.urgent and not any(self.processor.save())
         new = [msgspec.json.decode(output) for output in changes.outputs]
         self.alerts += new
         return new
@@ -446,7 +446,7 @@ def test_a_lost_message_changes_no_state() -> None:
     ],
 )
 def test_a_wrong_rule_says_what_is_wrong(fields: dict[str, Any], wrong: str) -> None:
-    right = {"name": "load", "source": "metrics", "value": "v", "condition": ABOVE}
+    right: dict[str, Any] = {"name": "load", "source": "metrics", "value": "v", "condition": ABOVE}
     with pytest.raises(RuleError) as error:
         Rule(**right | fields)
     assert str(error.value).startswith(wrong)

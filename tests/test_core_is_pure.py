@@ -21,6 +21,7 @@ CORE = (
     "frames",
     "hub",
     "limits",
+    "lines",
     "origins",
     "prefixes",
     "ranges",

@@ -13,9 +13,11 @@ from jsonschema import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from realtime import urls
-from realtime.event_stream import PREFIX
+from realtime.event_stream import PREFIX as STREAM_PREFIX
+from realtime.ingest import PREFIX as PUBLISH_PREFIX
 from realtime.openapi import describe
 from tests.end_to_end.event_source import event_source, subscribed
+from tests.end_to_end.poster import NDJSON, post
 from tests.support import Server
 
 API = describe()
@@ -49,7 +51,8 @@ def test_it_is_openapi() -> None:
 
 
 def test_every_path_is_described() -> None:
-    served = {f"/{pattern.pattern}" for pattern in urls.urlpatterns} | {PREFIX + "{type}"}
+    served = {f"/{pattern.pattern}" for pattern in urls.urlpatterns}
+    served |= {STREAM_PREFIX + "{type}", PUBLISH_PREFIX + "{type}"}
     assert served == set(API["paths"])
 
 
@@ -90,6 +93,23 @@ async def test_errors_are_as_described(server: Server, token: str) -> None:
         async with event_source(server, kind, secret) as source:
             assert source.status == status
             check(answer_schema("/api/stream/{type}", "get", status), await source.body())
+
+
+async def test_what_publishing_answers_is_as_described(server: Server, token: str) -> None:
+    only_read = server.new_token()
+    for status, kind, secret, body, form in [
+        (200, "alerts", token, b"{}", "application/json"),
+        (200, "alerts", token, b"{}\n{}", NDJSON),
+        (200, "alerts?skip_invalid=1", token, b"{}\nno", NDJSON),
+        (400, "alerts", token, b"{}\nno", NDJSON),
+        (401, "alerts", None, b"{}", NDJSON),
+        (403, "alerts", only_read, b"{}", NDJSON),
+        (404, "nothing", token, b"{}", NDJSON),
+        (415, "alerts", token, b"{}", "text/plain"),
+    ]:
+        answer = await post(server, kind, secret, body, form)
+        assert answer.status == status, answer
+        check(answer_schema("/api/publish/{type}", "post", status), answer.said)
 
 
 @pytest.mark.django_db

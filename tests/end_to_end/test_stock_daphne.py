@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 from websockets.exceptions import InvalidStatus
 
+from tests.end_to_end.poster import streaming
 from tests.support import TEXT, TIMEOUT, OtherServer, RawClient, Server, client, manage
 
 RATE = 12
@@ -53,6 +54,17 @@ async def test_a_conversation(other: Server, other_token: str) -> None:
         await page.send("")
         await page.assert_error("invalid_message")
         await page.assert_silent()
+
+
+async def test_lines_are_published_as_they_come(other: Server) -> None:
+    publisher = other.new_token(can_publish=True)
+    async with client(other, publisher) as page, streaming(other, "events", publisher) as post:
+        await page.subscribe("events")
+        await post.send(b'{"n": 1}\n{"n":')
+        assert await page.assert_data("events") == {"n": 1}
+        await post.send(b" 2}")
+        answer = await post.end()
+        assert (answer.status, answer.said["count"]) == (200, 2)
 
 
 async def test_policy_violations(other: Server, other_token: str) -> None:

@@ -9,9 +9,9 @@ from argparse import ArgumentParser
 from collections.abc import Iterator
 from typing import IO, Any
 
-import msgspec
 from django.core.management.base import BaseCommand, CommandError
 
+from realtime.lines import decode_object
 from realtime.protocol import SUBSCRIPTION_TYPES
 from realtime.publishing import PublishError, check_payload, publish, publish_many
 
@@ -120,12 +120,6 @@ class _Progress:
 
 def _decode(text: str | bytes) -> dict[str, Any]:
     """Return a payload. Raises ``ValueError``."""
-    try:
-        payload = msgspec.json.decode(text)
-    except RecursionError:
-        raise ValueError("not JSON (nested too deeply)") from None
-    except (msgspec.DecodeError, UnicodeError) as error:
-        raise ValueError(f"not JSON ({error})") from None
+    payload = decode_object(text)
     check_payload(payload)
-    assert isinstance(payload, dict)
     return payload
