@@ -14,6 +14,7 @@ The map::
     replay       what a subscription receives before it is live: resume and rewind
     connection   one write per fan-out and connection; a bounded buffer
           ^
+    explain      what of the newest messages a subscription would match, and where not
     session      one client: its rights, its subscriptions, how it ends
     consumers    a WebSocket's conversation: auth, subscribe, unsubscribe, ping
     event_stream the same over plain HTTP, as server-sent events

@@ -215,9 +215,13 @@ class StreamConsumer(AsyncJsonWebsocketConsumer):
 
     async def _subscribe(self, command: Subscribe) -> None:
         wanted = read_subscription(command.wanted)
+        # First: once subscribed, the answer must come before anything else.
+        explanation = await self.session.explain(wanted)
         subscription_id, replay = await self.session.subscribe(wanted, command.subscription_id)
         filters = command.wanted.get("filters")
-        self.session.send_subscribed(subscription_id, filters, replay, command.metadata)
+        self.session.send_subscribed(
+            subscription_id, filters, replay, command.metadata, explanation
+        )
         if replay is not None:
             await self.node.go_live(replay)
 

@@ -114,11 +114,15 @@ class _Stream:
             data = self._read_request(query)
             self._admit(origin)
             await self._authenticate(query)
-            subscription_id, replay = await self.session.subscribe(read_subscription(data))
+            wanted = read_subscription(data)
+            explanation = await self.session.explain(wanted)
+            subscription_id, replay = await self.session.subscribe(wanted)
         except ProtocolError as error:
             self._check_ended()
             raise _refusal_of(error) from None
-        self.session.send_subscribed(subscription_id, data["filters"], replay)
+        self.session.send_subscribed(
+            subscription_id, data["filters"], replay, explanation=explanation
+        )
         if replay is not None:
             await self._node.go_live(replay)
 
@@ -147,6 +151,7 @@ class _Stream:
                 "filters": _read_filters(query.get("filter", [])),
                 "resume": parse_event_id(last)._asdict() if last else None,
                 "rewind": _read_number(query.get("rewind")),
+                "explain": _read_flag(query.get("explain")),
                 **_read_options(query),
             }
         except ValueError as error:
@@ -272,6 +277,12 @@ def _read_rate(text: str) -> Any:
         return msgspec.json.decode(text)
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         return text  # which is no number, as will be said
+
+
+def _read_flag(values: list[str] | None) -> bool:
+    if values is None or values[-1] in ("0", "1"):
+        return values is not None and values[-1] == "1"
+    raise ValueError("explain: expected 0 or 1")
 
 
 # Answers

@@ -25,6 +25,7 @@ from realtime.broker import Broker, LayerUnavailable
 from realtime.database import Database
 from realtime.draining import Drain
 from realtime.embedded import EmbeddedServer
+from realtime.explain import explain
 from realtime.failures import Failures
 from realtime.feed import Feed, Lost
 from realtime.figures import Figures, exchange, whole
@@ -317,6 +318,18 @@ class Node:
                 raise LayerUnavailable(str(error)) from error
             raise
         return replay
+
+    async def explain(self, kind: str, enforced: Filter, filters: dict[str, Any]) -> dict[str, Any]:
+        """Tell what of the newest messages matches; see :mod:`realtime.explain`.
+
+        Raises:
+            LayerUnavailable: the type's log could not be read.
+        """
+        feed = self._broker.feed(kind) if self._broker.has_joined(kind) else None
+        try:
+            return await explain(kind, feed, enforced, filters)
+        except LogUnavailable as error:
+            raise LayerUnavailable(str(error)) from error
 
     async def go_live(self, replay: Replay) -> None:
         """Send what a new subscription is to receive first; what takes longer goes on by itself."""

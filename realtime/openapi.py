@@ -157,7 +157,7 @@ _STREAM: Schema = {
             "query",
             {"type": "array", "items": _STRING},
             "PATH=VALUE, where the value is JSON if it parses and a string otherwise; or one JSON "
-            "object of paths and values.",
+            "object of paths, each with a value, values or operators.",
             example=["event_type=departure"],
         ),
         _parameter(
@@ -185,6 +185,12 @@ _STREAM: Schema = {
             {"type": "string", "enum": ["close", "drop"]},
             "What happens to a client that reads too little.",
         ),
+        _parameter(
+            "explain",
+            "query",
+            {"type": "string", "enum": ["0", "1"]},
+            "Whether the first event says what of the newest messages matches.",
+        ),
         _parameter("last_event_id", "query", _STRING, "EPOCH:OFFSET: resume after this position."),
         _parameter("Last-Event-ID", "header", _STRING, "The same; it wins over the query."),
     ],
@@ -195,7 +201,9 @@ _STREAM: Schema = {
                 "text/event-stream": {"schema": {"$ref": "#/components/schemas/Event"}},
             },
         },
-        "400": _error("A wrong filter, position, rewind or option; an access token in the query."),
+        "400": _error(
+            "A wrong filter, position, rewind, explain or option; an access token in the query."
+        ),
         "401": _error("No credentials, or wrong ones."),
         "403": _error("The token does not allow the type, or the page's origin may not connect."),
         "404": _error("No such type."),

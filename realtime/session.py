@@ -268,6 +268,27 @@ class Session:
             return subscription_id, None
         return subscription_id, await self._add(subscription_id, wanted)
 
+    async def explain(self, wanted: Wanted) -> dict[str, Any] | None:
+        """Tell what of the newest messages a subscription would match, if that is wanted.
+
+        Raises:
+            ProtocolError: it may not, or cannot now.
+        """
+        if wanted.explained is None:
+            return None
+        grant = self.grant
+        assert grant is not None
+        if wanted.type not in grant.types:
+            self.audit(Event.DENIED, type=wanted.type)
+            raise ProtocolError(ErrorCode.FORBIDDEN)
+        try:
+            found = await self.node.explain(wanted.type, grant.filters, wanted.explained)
+        except LayerUnavailable as error:
+            logger.warning("explaining %s: %s", wanted.type, error)
+            raise ProtocolError(ErrorCode.UNAVAILABLE, details=RETRY) from None
+        # Meanwhile its rights may have changed.
+        return found if self.grant is grant else await self.explain(wanted)
+
     async def _add(self, subscription_id: str, wanted: Wanted) -> Replay:
         grant, kind = self.grant, wanted.type
         assert grant is not None and self.outlet is not None
@@ -351,6 +372,7 @@ class Session:
         filters: Any,
         replay: Replay | None,
         metadata: Raw | None = None,
+        explanation: dict[str, Any] | None = None,
     ) -> None:
         """Confirm a subscription, new or not, with the client's own *filters*."""
         subscription, _ = self.subscriptions[subscription_id]
@@ -364,6 +386,8 @@ class Session:
         }
         if subscription.options is not None:
             data["options"] = subscription.options.describe()
+        if explanation is not None:
+            data["explain"] = explanation
         self.reply("subscribed", data, subscription_id, metadata)
 
     def _send(self, text: bytes) -> None:
@@ -392,6 +416,8 @@ class Wanted(NamedTuple):
     filters: Filter
     request: Request
     options: Options | None = None
+    # The filters as the client wrote them, if it wants to know what they match.
+    explained: dict[str, Any] | None = None
 
 
 def _derive_id(wanted: Wanted) -> str:
@@ -413,6 +439,14 @@ def read_subscription(data: Mapping[str, Any]) -> Wanted:
     try:
         filters = compile_filters(data.get("filters"))
         request = read_request(data.get("resume"), data.get("rewind"))
-        return Wanted(kind, filters, request, read_options(data))
+        explained = (data.get("filters") or {}) if _read_flag("explain", data) else None
+        return Wanted(kind, filters, request, read_options(data), explained)
     except ValueError as error:
         raise ProtocolError(ErrorCode.INVALID_SUBSCRIPTION, str(error)) from None
+
+
+def _read_flag(name: str, data: Mapping[str, Any]) -> bool:
+    flag = data.get(name)
+    if flag is None or isinstance(flag, bool):
+        return bool(flag)
+    raise ValueError(f"{name}: expected true or false")

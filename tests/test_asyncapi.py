@@ -173,7 +173,12 @@ async def test_what_a_server_sends(server: Server) -> None:
         await ask(page, {"type": "auth", "data": {"token": "wrong"}}, "auth_failed")
         await ask(page, {"type": "auth", "data": {"token": token}}, "auth_success")
         for kind in SUBSCRIPTION_TYPES:
-            data = {"type": kind, "filters": {"a.b": [7041976, "x", None]}, "rewind": 1}
+            data = {
+                "type": kind,
+                "filters": {"$or": [{"a.b": [7041976, "x", None]}, {"c": {"prefix": "d"}}]},
+                "rewind": 1,
+                "explain": True,
+            }
             message = {"type": "subscribe", "data": data, "subscription_id": kind}
             await ask(page, message | {"metadata": {}}, "subscribed")
             server.publish(kind, {"a": {"b": 7041976}})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -73,6 +74,24 @@ async def test_messages_with_their_positions(server: Server, token: str) -> None
         assert await take(again, 1) == [
             Message("events", {"n": 4}, message.timestamp, message.position, again.id)
         ]
+
+
+async def test_an_explanation(server: Server, token: str) -> None:
+    publish(server, 1, 2, 3)
+    async with StreamingClient(server.url, token, backoff=BACKOFF) as client:
+        plain = await client.subscribe("events")
+        assert plain.explanation is None
+        events = await client.subscribe("events", {"n": {"gt": 2}}, rewind=1, explain=True)
+        assert events.explanation is not None
+        found = events.explanation
+        assert 1 <= found["matching"] == found["paths"]["n"]["matching"] < found["retained"]
+        assert numbers(await take(events, 1)) == [3]
+        shared = await client.subscribe("events", {"n": {"gt": 2.0}}, explain=True)
+        assert shared.explanation == found
+        publish(server, 4)
+        assert numbers(await take(events, 1)) == numbers(await take(shared, 1)) == [4]
+        assert events.explanation is found
+        assert "explain" not in events.request()["data"]
 
 
 async def test_fifty_disconnects_and_every_message_once(server: Server, token: str) -> None:
@@ -299,6 +318,26 @@ class TestTail:
         count = "result = AccessToken.objects.filter(name='manage.py tail').count()"
         assert server.administer(count) == 0
 
+    def test_it_explains(self, server: Server, tail: Any) -> None:
+        # What is retained is of other tests, too, but nothing of it has this.
+        server.publish("alerts", {"explained": {"n": 1}}, {"explained": {"n": 70}})
+        arguments = ['explained.n={"gte": 60}', '$or=[{"explained.x": 1}, {"explained.n": 70}]']
+        options = [option for text in arguments for option in ("--filter", text)]
+        process = tail("alerts", *options, "--rewind", "5", "--explain")
+        assert json.loads(process.stdout.readline())["alert"] == {"explained": {"n": 70}}
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=TIMEOUT)
+        said = errors.splitlines()
+        assert said[:2] == ["connecting", "open"]
+        assert re.fullmatch(r"1 of the newest \d+ messages match", said[2])
+        assert said[3:] == [
+            "  explained.n: present in 2, matches in 1",
+            "  alternative 1: matches in 0",
+            "    explained.x: present in 0, matches in 0",
+            "  alternative 2: matches in 1",
+            "    explained.n: present in 2, matches in 1",
+        ]
+
     def test_it_leaves_no_token_when_it_is_ended(self, server: Server, tail: Any) -> None:
         server.administer(
             "create_token('manage.py tail', expires_at=timezone.now() - timedelta(1))"
@@ -317,6 +356,11 @@ class TestTail:
             (("alerts", "--token", "wrong"), f"CommandError: {server.url}: Invalid credentials"),
             (("alerts", "--rewind", "5000"), "CommandError: "),
             (("alerts", "--filter", "x"), "CommandError: "),
+            (("alerts", "--filter", 'a={"over": 1}'), "CommandError: filters: 'a': unknown oper"),
+            (
+                ("alerts", "--filter", 'a={"gt": 1}', "--filter", "a=1"),
+                "CommandError: filters: 'a'",
+            ),
         ):
             process = tail(*arguments)
             _, errors = process.communicate(timeout=TIMEOUT)

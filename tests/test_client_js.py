@@ -59,6 +59,18 @@ async def test_messages_with_their_positions(
 
 
 @both_transports
+async def test_an_explanation(server: Server, token: str, page: Driven, transport: str) -> None:
+    publish(server, 1, 2, 3)
+    await page.open(server.url, token, transports=[transport])
+    answer = await page.subscribe("events", {"n": {"gt": 2}}, options={"explain": True})
+    found = answer["explain"]
+    assert 1 <= found["matching"] == found["paths"]["n"]["matching"] < found["retained"]
+    assert answer["explanation"] == found
+    answer = await page.subscribe("events")
+    assert "explain" not in answer and answer["explanation"] is None
+
+
+@both_transports
 async def test_what_is_refused(server: Server, page: Driven, transport: str) -> None:
     await page.open(server.url, server.new_token(types=["events"]), transports=[transport])
     wrong = await page.subscribe("events", {"a..b": 1})
@@ -375,6 +387,8 @@ def test_the_types(tmp_path: Path) -> None:
         "client.subscribe('events', { a: { gte: 1 }, $or: [{ b: { in: [1] } }, { c: null }] });\n"
         "for await (const message of client.subscribe<{ n: number }>('metrics')) {\n"
         "  const n: number = message.payload.n; console.log(n);\n"
+        "  const seen = client.subscribe('events', {}, { explain: true }).explanation;\n"
+        "  const or: number | undefined = seen?.or?.[0].paths['a'].present; console.log(or);\n"
         "}\n"
     )
     (tmp_path / "wrong.ts").write_text(

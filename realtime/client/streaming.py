@@ -111,10 +111,12 @@ class StreamingClient:
         *,
         resume: Position | tuple[str, int] | None = None,
         rewind: int | None = None,
+        explain: bool = False,
         on_gap: Callable[[Gap], None] | None = None,
     ) -> Subscription:
         """Subscribe to a type, from now on, after a position, or with the newest *rewind* messages.
 
+        With *explain*, the subscription's ``explanation`` says what of the newest messages matches.
         *on_gap* is called when messages are lost for good; without it that is logged.
 
         Raises:
@@ -130,6 +132,7 @@ class StreamingClient:
             on_gap=on_gap,
             resume=None if resume is None else Position(*resume),
             rewind=rewind,
+            explain=explain,
         )
         # Before the answer, after which messages follow at once.
         self.subscriptions[subscription.id] = subscription

@@ -28,14 +28,18 @@ class Subscription:
         on_gap: Callable[[Gap], None] | None = None,
         resume: Position | None = None,
         rewind: int | None = None,
+        explain: bool = False,
     ) -> None:
         self.type = type
         self.filters = filters
         self.id = id
         # The id under which the server sends: equal subscriptions of one client share one.
         self.wire_id = id
+        # What of the newest messages matched when it began, as the server said; if it was asked.
+        self.explanation: Mapping[str, Any] | None = None
         self._on_gap = on_gap
         self._rewind = rewind
+        self._explain = explain
         # Up to where messages have been received, and handed out.
         self._received = resume
         self._handed_out = resume
@@ -80,6 +84,8 @@ class Subscription:
             data["resume"] = self._received._asdict()
         elif self._rewind:
             data["rewind"] = self._rewind
+        if self._explain and self.explanation is None:
+            data["explain"] = True
         return {
             "type": "subscribe",
             "data": data,
@@ -89,6 +95,7 @@ class Subscription:
 
     def begin(self, answer: Mapping[str, Any]) -> None:
         """Take the data of ``subscribed``, after which messages follow."""
+        self._note_explanation(answer)
         if self._received is not None and not answer.get("recovered"):
             self.lose(Gap("not recovered"))
         # Else messages of before that position are still to come.
@@ -97,9 +104,14 @@ class Subscription:
 
     def join(self, wire_id: str, answer: Mapping[str, Any]) -> None:
         """Share the messages of an equal one from now on."""
+        self._note_explanation(answer)
         self.wire_id = wire_id
         if self._received is None and "offset" in answer:
             self.reach(answer)
+
+    def _note_explanation(self, answer: Mapping[str, Any]) -> None:
+        if self._explain and self.explanation is None:
+            self.explanation = answer.get("explain")
 
     def reach(self, place: Mapping[str, Any]) -> None:
         """Note that everything that matches up to a position has been received."""

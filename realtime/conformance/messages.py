@@ -33,7 +33,7 @@ async def subscribe(client: Client, kind: str, **data: Any) -> dict[str, Any]:
         "subscribed",
         reply["data"],
         {"type", "filters", "epoch", "offset", "recovered", "replayed"},
-        frozenset(),
+        frozenset({"explain"} if data.get("explain") else ()),
     )
     return reply
 

@@ -1,11 +1,11 @@
-"""Checks of what filters may say beyond equality."""
+"""Checks of what filters may say beyond equality, and of what is said of them."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
-from realtime.conformance.catalogue import Body, Scene, check, expect, expect_that
+from realtime.conformance.catalogue import Body, Scene, check, expect, expect_keys, expect_that
 from realtime.conformance.messages import PAYLOAD_KEYS, subscribe
 
 SAMPLES: list[dict[str, Any]] = [
@@ -50,11 +50,16 @@ WRONG: list[Any] = [
 ]
 
 
-async def _expect_matches(scene: Scene, filters: dict[str, Any], wanted: list[int]) -> None:
+async def _publish_samples(scene: Scene) -> dict[str, Any]:
+    """Publish the samples, once; return filters that only they match."""
     if "samples" not in scene.done:
         await scene.publish(scene.kind, *({"sample": n} | one for n, one in enumerate(SAMPLES)))
         scene.done.add("samples")
-    ours = scene.filters | {"sample": list(range(len(SAMPLES)))}
+    return scene.filters | {"sample": list(range(len(SAMPLES)))}
+
+
+async def _expect_matches(scene: Scene, filters: dict[str, Any], wanted: list[int]) -> None:
+    ours = await _publish_samples(scene)
     async with scene.connect() as client:
         answer = (await subscribe(client, scene.kind, filters=ours | filters, rewind=1000))["data"]
         messages = [await client.receive() for _ in range(answer["replayed"])]
@@ -95,3 +100,26 @@ async def _wrong(scene: Scene) -> None:
             expect(what, said.get("code"), "invalid_subscription")
             [name] = filters
             expect_that(f"{what} to name the path", repr(name) in str(said.get("error")), said)
+
+
+@check("message subscribe.explain")
+async def _explain(scene: Scene) -> None:
+    """The answer says what of the newest messages matches, in all, at each path, in each case."""
+    filters = await _publish_samples(scene) | {"nowhere": 1, "$or": [{"v": 1}, {"v": "abc"}]}
+    async with scene.connect() as client:
+        answer = (await subscribe(client, scene.kind, filters=filters, explain=True))["data"]
+        found = answer["explain"]
+        expect_keys("explain", found, {"retained", "matching", "paths", "or"}, frozenset())
+        expect("matching", found["matching"], 0)
+        expect("the paths", list(found["paths"]), [*scene.filters, "sample", "nowhere"])
+        expect("a path that is nowhere", found["paths"]["nowhere"], {"present": 0, "matching": 0})
+        count = len(SAMPLES)
+        expect("a path", found["paths"]["sample"], {"present": count, "matching": count})
+        expect("how many alternatives", len(found["or"]), 2)
+        for alternative in found["or"]:
+            expect_keys("an alternative", alternative, {"matching", "paths"}, frozenset())
+        wrongs: tuple[Any, ...] = (1, "true", [])
+        for wrong in wrongs:
+            request = {"type": "subscribe", "data": {"type": scene.kind, "explain": wrong}}
+            reply = await client.call(request)
+            expect(f"the answer to explain {wrong!r}", reply["type"], "error")

@@ -180,6 +180,16 @@ async def _rewind(scene: Scene) -> None:
         expect("replayed", event.data["data"]["replayed"], 1)
 
 
+@check("parameter explain")
+async def _explain(scene: Scene) -> None:
+    """The first event says what of the newest messages matches."""
+    stream = await open_stream(scene, filter=mark(scene), explain="1")
+    with stream.response:
+        event = await blocking(stream.next)
+        wanted = {"retained", "matching", "paths"}
+        expect_keys("explain", event.data["data"].get("explain"), wanted, frozenset())
+
+
 @check("status 400")
 async def _bad_request(scene: Scene) -> None:
     """Wrong filters, positions and rewinds, and an access token in the query."""

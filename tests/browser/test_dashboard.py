@@ -152,8 +152,24 @@ async def test_filters(site_server: Server, visitor: Visitor) -> None:
     await expect(field).not_to_have_attribute("aria-invalid", "true")
     publish(site_server, 2, 3)
     await visitor.sees_numbers(3, 3, 1)
+    said = visitor.page.get_by_role("list", name="What matches").get_by_role("listitem")
+    await visitor.filter('n={"gte": 2, "lt": 4} text={"contains": "x"}')
+    await visitor.sees_numbers()
+    await expect(said).to_have_text(
+        [
+            "0 of the newest 7 messages match",
+            "path n: present in 7, matches in 4",
+            "path text: present in 0, matches in 0",
+        ]
+    )
+    await visitor.filter('{"$or": [{"n": {"gte": 2, "lt": 4}}]}')
+    await visitor.sees_numbers(3, 2, 3, 2)
+    await expect(said.first).to_have_text("4 of the newest 7 messages match")
+    await visitor.filter("n=[[1]]")
+    await expect(said).to_have_count(0)
     await visitor.filter("")
     await visitor.sees_numbers(3, 2, 4, 3, 2, 1, 0)
+    await expect(said).to_have_count(0)
     await visitor.page.get_by_label("Rewind").select_option("from now on")
     await visitor.sees_numbers()
 

@@ -159,6 +159,7 @@ class TestRights:
             (token, "events", {"rewind": "-1"}, 400, "invalid_subscription"),
             (token, "events", {"rewind": "1001"}, 400, "invalid_subscription"),
             (token, "events", {"rewind": "²"}, 400, "invalid_subscription"),
+            (token, "events", {"explain": "true"}, 400, "invalid_subscription"),
             (token, "events", {"last_event_id": "x"}, 400, "invalid_subscription"),
             (None, f"events?token={token}&", {}, 400, "invalid_message"),
             (None, "events?token=ct_wrong&", {}, 401, "invalid_credentials"),

@@ -42,7 +42,8 @@ function subscribe({ type, filters, options = {}, iterate, quiet, fail }) {
   subscriptions.set(subscription.id, subscription);
   if (iterate) iterators.set(subscription.id, subscription[Symbol.asyncIterator]());
   subscription.ready.then(
-    (answer) => say({ ready: subscription.id, ...answer }),
+    (answer) =>
+      say({ ready: subscription.id, explanation: subscription.explanation, ...answer }),
     (error) => say({ refused: subscription.id, error: error.message, code: error.code }),
   );
 }

@@ -5,7 +5,7 @@ import { test } from "node:test";
 
 import { StreamingError, backoffDelay, finalError } from "../../realtime/static/realtime/contract.js";
 import { EventParser, positionOf } from "../../realtime/static/realtime/event_source.js";
-import { parseFilters } from "../../realtime/static/realtime/dashboard/filters.js";
+import { explained, parseFilters } from "../../realtime/static/realtime/dashboard/filters.js";
 import { Fields, Series, leaves, valueAt } from "../../realtime/static/realtime/dashboard/series.js";
 
 test("pauses double up to the most, and are anything from 0 on", () => {
@@ -82,13 +82,35 @@ test("filters as people type them", () => {
     ["a=1 a=2", { a: [1, 2] }],
     ["a=b=c", { a: "b=c" }],
     ['{"a": [1]}', { a: [1] }],
+    ['a={"gte": 60, "lt": 80} b=1', { a: { gte: 60, lt: 80 }, b: 1 }],
+    ['a={"prefix":"}{ \\""} b=1', { a: { prefix: '}{ "' }, b: 1 }],
+    ['{"$or": [{"a": 1}, {"b": {"gt": 2}}]}', { $or: [{ a: 1 }, { b: { gt: 2 } }] }],
+    ['$or=[{"a":1}]', { $or: [{ a: 1 }] }],
+    ["a={bad", { a: "{bad" }],
   ]) {
     assert.deepEqual(parseFilters(text), filters, text);
   }
-  for (const text of ["a", "=1", "a=", "a b=1", '{"a"', 'a="x', "a=[1"]) {
+  const wrong = ["a", "=1", "a=", "a b=1", '{"a"', 'a="x', "a=[1", 'a={"gt":1} a=2', 'a={"gt": 1'];
+  for (const text of wrong) {
     assert.throws(() => parseFilters(text), SyntaxError, text);
   }
   assert.equal(Object.getPrototypeOf(parseFilters("__proto__=1")), Object.prototype);
+});
+
+test("what a filter matches, in words", () => {
+  const paths = { "a.b": { present: 3, matching: 2 } };
+  assert.deepEqual(explained({ retained: 5, matching: 2, paths }), [
+    "2 of the newest 5 messages match",
+    "path a.b: present in 3, matches in 2",
+  ]);
+  const or = [{ matching: 1, paths }, { matching: 0, paths: {}, or: [{ matching: 0, paths }] }];
+  assert.deepEqual(explained({ retained: 0, matching: 0, paths: {}, or }).slice(1), [
+    "alternative 1: matches in 1",
+    "alternative 1, path a.b: present in 3, matches in 2",
+    "alternative 2: matches in 0",
+    "alternative 2, alternative 1: matches in 0",
+    "alternative 2, alternative 1, path a.b: present in 3, matches in 2",
+  ]);
 });
 
 test("fields of payloads", () => {

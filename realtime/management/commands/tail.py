@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from argparse import ArgumentParser
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -40,6 +41,9 @@ class Command(BaseCommand):
             "--filter", action="append", default=[], metavar="PATH=VALUE", help="repeat for several"
         )
         parser.add_argument("--rewind", type=int, help="begin with the newest so many, 1 to 1000")
+        parser.add_argument(
+            "--explain", action="store_true", help="say what of the newest messages matches"
+        )
         port = get_streaming_config().websocket.port
         parser.add_argument("--url", default=f"ws://127.0.0.1:{port}/ws/")
         parser.add_argument(
@@ -70,8 +74,14 @@ class Command(BaseCommand):
         client = StreamingClient(options["url"], token, on_state=self._tell)
         async with client:
             messages = await client.subscribe(
-                options["type"], filters, rewind=options["rewind"], on_gap=self._tell_gap
+                options["type"],
+                filters,
+                rewind=options["rewind"],
+                explain=options["explain"],
+                on_gap=self._tell_gap,
             )
+            if messages.explanation is not None:
+                self.stderr.write("\n".join(_explained(messages.explanation)))
             async for message in messages:
                 sys.stdout.write(_line(message))
                 sys.stdout.flush()
@@ -104,6 +114,20 @@ class _OwnTokens:
     def delete(self) -> None:
         if self._keys:
             AccessToken.objects.filter(pk__in=self._keys).delete()
+
+
+def _explained(found: Mapping[str, Any]) -> Iterator[str]:
+    """Yield an explanation in lines."""
+    yield f"{found['matching']} of the newest {found['retained']} messages match"
+    yield from _explained_paths(found, "  ")
+
+
+def _explained_paths(found: Mapping[str, Any], indent: str) -> Iterator[str]:
+    for path, count in found["paths"].items():
+        yield f"{indent}{path}: present in {count['present']}, matches in {count['matching']}"
+    for number, alternative in enumerate(found.get("or", ()), 1):
+        yield f"{indent}alternative {number}: matches in {alternative['matching']}"
+        yield from _explained_paths(alternative, indent + "  ")
 
 
 def _line(message: Message) -> str:

@@ -77,7 +77,22 @@ export interface SubscriptionOptions {
   resume?: Position;
   /** The newest so many matching messages first, at most 1000. */
   rewind?: number;
+  /** Ask what of the newest messages matches: the subscription's `explanation`. */
+  explain?: boolean;
   onGap?: (gap: Gap) => void;
+}
+
+/** How many messages match filters, and have each of their paths and match there. */
+export interface Matching {
+  matching: number;
+  paths: Record<string, { present: number; matching: number }>;
+  /** The same of each filter in `$or`. */
+  or?: Matching[];
+}
+
+/** What of the newest messages, up to 1000, matches. */
+export interface Explanation extends Matching {
+  retained: number;
 }
 
 /** What the server first says of a subscription. */
@@ -88,6 +103,7 @@ export interface Subscribed {
   offset: number;
   recovered: boolean;
   replayed: number;
+  explain?: Explanation;
 }
 
 export class Subscription<Payload = Record<string, unknown>>
@@ -98,6 +114,8 @@ export class Subscription<Payload = Record<string, unknown>>
   readonly filters: Filters;
   /** Rejects with a {@link StreamingError} if the server refuses it. */
   readonly ready: Promise<Subscribed>;
+  /** Null unless it was asked for, and before `ready`. */
+  readonly explanation: Explanation | null;
   /** The position up to which every matching message has been handed out. */
   readonly position: Position | null;
   unsubscribe(): void;

@@ -106,6 +106,7 @@ export class StreamingClient extends EventTarget {
    * @param {Record<string, unknown>} [filters]
    * @param {Function | object} [callback] or the options
    * @param {{id?: string, resume?: {epoch: string, offset: number}, rewind?: number,
+   *   explain?: boolean,
    *   onGap?: (gap: {reason: string, first?: number, last?: number}) => void}} [options]
    * @returns {Subscription}
    */

@@ -99,11 +99,12 @@ export class SseTransport {
   async #request(subscription, signal) {
     const { options, streamUrl } = this.#host;
     const token = await this.#host.token();
-    const { type, filters, resume, rewind } = subscription.request();
+    const { type, filters, resume, rewind, explain } = subscription.request();
     const query = new URLSearchParams();
     if (Object.keys(filters).length) query.set("filter", JSON.stringify(filters));
     if (resume) query.set("last_event_id", `${resume.epoch}:${resume.offset}`);
     if (rewind) query.set("rewind", rewind);
+    if (explain) query.set("explain", "1");
     const headers = { Accept: "text/event-stream" };
     if (token !== null) headers.Authorization = `Bearer ${token}`;
     return options.fetch(`${streamUrl}${encodeURIComponent(type)}?${query}`, {

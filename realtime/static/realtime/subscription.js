@@ -16,6 +16,8 @@ export class Subscription {
   #callback;
   #onGap;
   #rewind;
+  #explain;
+  #explanation = null;
   #buffer;
   // Up to where messages have been received, and up to where they have been handed out.
   #received;
@@ -34,9 +36,11 @@ export class Subscription {
    *
    * @param {Owner} owner
    * @param {{id: string, wireId: string, type: string, filters: object, callback?: Function,
-   *   onGap?: Function, resume?: Position, rewind?: number, buffer: number}} wanted
+   *   onGap?: Function, resume?: Position, rewind?: number, explain?: boolean,
+   *   buffer: number}} wanted
    */
-  constructor(owner, { id, wireId, type, filters, callback, onGap, resume, rewind, buffer }) {
+  constructor(owner, wanted) {
+    const { id, wireId, type, filters, callback, onGap, resume, rewind, explain, buffer } = wanted;
     this.id = id;
     this.type = type;
     this.filters = filters;
@@ -48,6 +52,7 @@ export class Subscription {
     this.#received = resume ?? null;
     this.#handedOut = this.#received;
     this.#rewind = rewind;
+    this.#explain = Boolean(explain);
     this.#buffer = buffer;
     this.#queue = callback ? null : [];
   }
@@ -60,6 +65,11 @@ export class Subscription {
   /** A promise of what the server first says of it: {type, filters, epoch, offset, …}. */
   get ready() {
     return this.#ready.promise;
+  }
+
+  /** What of the newest messages matched when it began, if that was asked for; null before. */
+  get explanation() {
+    return this.#explanation;
   }
 
   /** The position up to which every matching message has been handed out, or null. */
@@ -122,6 +132,7 @@ export class Subscription {
     const data = { type: this.type, filters: this.filters };
     if (this.#received) data.resume = this.#received;
     else if (this.#rewind) data.rewind = this.#rewind;
+    if (this.#explain && !this.#explanation) data.explain = true;
     return data;
   }
 
@@ -130,13 +141,18 @@ export class Subscription {
     if (this.#received && !answer.recovered) this.lose({ reason: "not recovered" });
     // Else messages of before that position are still to come.
     if (!answer.replayed) this.reach(answer);
-    this.#ready.resolve(answer);
+    this.#answered(answer);
   }
 
   /** Share the messages of an equal one from now on. */
   join(wireId, answer) {
     this.wireId = wireId;
     if (!this.#received) this.reach(answer);
+    this.#answered(answer);
+  }
+
+  #answered(answer) {
+    if (this.#explain) this.#explanation ??= answer.explain ?? null;
     this.#ready.resolve(answer);
   }
 

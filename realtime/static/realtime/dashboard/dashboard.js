@@ -10,8 +10,9 @@ import {
   takeTokenFromAddress,
   tokenOfUser,
 } from "./credentials.js";
+import { element } from "./dom.js";
 import { EventPanel } from "./event_panel.js";
-import { parseFilters } from "./filters.js";
+import { explained, parseFilters } from "./filters.js";
 import { AlertPanel, PredictionPanel, StatusPanel } from "./list_panels.js";
 import { Screen } from "./screen.js";
 
@@ -74,14 +75,17 @@ function showState(detail) {
 async function subscribe(type, rewind) {
   const wanted = type === "events" ? filters : {};
   const panel = panels[type];
+  const explain = Object.keys(wanted).length > 0;
   const subscription = client.subscribe(type, wanted, (_, message) => take(panel, message), {
     rewind,
+    explain,
   });
   subscriptions[type] = subscription;
   const root = $(`#${type}`);
   try {
     await subscription.ready;
     root.removeAttribute("data-refused");
+    if (explain && subscriptions[type] === subscription) showExplanation(subscription.explanation);
   } catch (error) {
     if (subscriptions[type] === subscription) refuse(type, root, error);
   }
@@ -173,9 +177,19 @@ function showFilterError(text) {
   if (text) box.setAttribute("aria-invalid", "true");
 }
 
+/** Say what the filter matches; nothing without one, or from a server that does not tell. */
+function showExplanation(explanation) {
+  const said = $("#filter-explained");
+  said.replaceChildren(
+    ...(explanation ? explained(explanation).map((line) => element("li", {}, line)) : []),
+  );
+  said.hidden = !explanation;
+}
+
 $("#filter-form").addEventListener("submit", (event) => {
   event.preventDefault();
   showFilterError("");
+  showExplanation(null);
   try {
     filters = parseFilters($("#filter").value);
   } catch (error) {
