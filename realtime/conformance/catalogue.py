@@ -100,7 +100,7 @@ class Check(NamedTuple):
 
 
 # In the order of the protocol's page.
-TABLES = ("envelope", "message", "type", "error", "close", "parameter", "event", "status")
+TABLES = ("envelope", "message", "type", "option", "error", "close", "parameter", "event", "status")
 CHECKS: list[Check] = []
 # Rows that a client cannot bring about, and why.
 NOT_CHECKED: dict[str, str] = {}

@@ -40,6 +40,7 @@ class Command(BaseCommand):
             "--filter", action="append", default=[], metavar="PATH=VALUE", help="repeat for several"
         )
         parser.add_argument("--rewind", type=int, help="begin with the newest so many, 1 to 1000")
+        _add_options(parser)
         port = get_streaming_config().websocket.port
         parser.add_argument("--url", default=f"ws://127.0.0.1:{port}/ws/")
         parser.add_argument(
@@ -70,7 +71,15 @@ class Command(BaseCommand):
         client = StreamingClient(options["url"], token, on_state=self._tell)
         async with client:
             messages = await client.subscribe(
-                options["type"], filters, rewind=options["rewind"], on_gap=self._tell_gap
+                options["type"],
+                filters,
+                rewind=options["rewind"],
+                on_gap=self._tell_gap,
+                max_rate=options["max_rate"],
+                conflate=options["conflate"],
+                batch_ms=options["batch_ms"],
+                fields=options["fields"].split(",") if options["fields"] else None,
+                on_overflow=options["on_overflow"],
             )
             async for message in messages:
                 sys.stdout.write(_line(message))
@@ -82,6 +91,19 @@ class Command(BaseCommand):
 
     def _tell_gap(self, gap: Gap) -> None:
         self.stderr.write(f"messages are lost: {gap.reason}")
+
+
+def _add_options(parser: ArgumentParser) -> None:
+    """Declare what to receive less of."""
+    parser.add_argument(
+        "--max-rate", type=float, metavar="N", help="at most so many messages per second"
+    )
+    parser.add_argument(
+        "--conflate", metavar="PATH", help="the newest message per value, --max-rate times a second"
+    )
+    parser.add_argument("--batch-ms", type=int, metavar="MS", help="several messages in one frame")
+    parser.add_argument("--fields", metavar="PATH,PATH", help="only these parts of the payload")
+    parser.add_argument("--on-overflow", choices=["close", "drop"])
 
 
 class _OwnTokens:

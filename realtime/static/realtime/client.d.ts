@@ -58,6 +58,25 @@ export interface SubscriptionOptions {
   /** The newest so many matching messages first, at most 1000. */
   rewind?: number;
   onGap?: (gap: Gap) => void;
+  /** At most so many messages per second, 0.001 to 1000; the newest wins. */
+  maxRate?: number;
+  /** A path: the newest message per value of it, `maxRate` times a second, by default once. */
+  conflate?: string;
+  /** Milliseconds, 1 to 10000, that a message may wait to share a frame with others. */
+  batchMs?: number;
+  /** Paths: only these parts of the payload come. */
+  fields?: string[];
+  /** `drop`: who reads too little misses messages, of which `onGap` tells, rather than be cut. */
+  onOverflow?: "close" | "drop";
+}
+
+/** The options in force, under the protocol's names. */
+export interface OptionsInForce {
+  max_rate?: number;
+  conflate?: string;
+  batch_ms?: number;
+  fields?: string[];
+  on_overflow?: "drop";
 }
 
 /** What the server first says of a subscription. */
@@ -68,6 +87,7 @@ export interface Subscribed {
   offset: number;
   recovered: boolean;
   replayed: number;
+  options?: OptionsInForce;
 }
 
 export class Subscription<Payload = Record<string, unknown>>

@@ -106,6 +106,8 @@ export class StreamingClient extends EventTarget {
    * @param {Record<string, unknown>} [filters]
    * @param {Function | object} [callback] or the options
    * @param {{id?: string, resume?: {epoch: string, offset: number}, rewind?: number,
+   *   maxRate?: number, conflate?: string, batchMs?: number, fields?: string[],
+   *   onOverflow?: "close" | "drop",
    *   onGap?: (gap: {reason: string, first?: number, last?: number}) => void}} [options]
    * @returns {Subscription}
    */

@@ -16,6 +16,7 @@ export class Subscription {
   #callback;
   #onGap;
   #rewind;
+  #less;
   #buffer;
   // Up to where messages have been received, and up to where they have been handed out.
   #received;
@@ -34,9 +35,11 @@ export class Subscription {
    *
    * @param {Owner} owner
    * @param {{id: string, wireId: string, type: string, filters: object, callback?: Function,
-   *   onGap?: Function, resume?: Position, rewind?: number, buffer: number}} wanted
+   *   onGap?: Function, resume?: Position, rewind?: number, buffer: number, maxRate?: number,
+   *   conflate?: string, batchMs?: number, fields?: string[], onOverflow?: string}} wanted
    */
-  constructor(owner, { id, wireId, type, filters, callback, onGap, resume, rewind, buffer }) {
+  constructor(owner, wanted) {
+    const { id, wireId, type, filters, callback, onGap, resume, rewind, buffer } = wanted;
     this.id = id;
     this.type = type;
     this.filters = filters;
@@ -48,6 +51,7 @@ export class Subscription {
     this.#received = resume ?? null;
     this.#handedOut = this.#received;
     this.#rewind = rewind;
+    this.#less = optionsOf(wanted);
     this.#buffer = buffer;
     this.#queue = callback ? null : [];
   }
@@ -119,7 +123,7 @@ export class Subscription {
 
   /** The `data` of the request that begins it, or goes on where it was. */
   request() {
-    const data = { type: this.type, filters: this.filters };
+    const data = { type: this.type, filters: this.filters, ...this.#less };
     if (this.#received) data.resume = this.#received;
     else if (this.#rewind) data.rewind = this.#rewind;
     return data;
@@ -148,6 +152,11 @@ export class Subscription {
   /** Note that everything that matches up to a position has been received. */
   reach({ epoch, offset }) {
     if (!this.#paused && epoch !== undefined) this.#received = { epoch, offset };
+  }
+
+  /** Take a position of the server, which may be behind what has been received since. */
+  advance({ epoch, offset }) {
+    if (!this.#has({ epoch, offset })) this.reach({ epoch, offset });
   }
 
   /** Take a `data` message; one that is known is dropped. */
@@ -199,6 +208,12 @@ export class Subscription {
       report(error);
     }
   }
+}
+
+/** The protocol's names of options that were given. */
+function optionsOf({ maxRate, conflate, batchMs, fields, onOverflow }) {
+  const options = { max_rate: maxRate, conflate, batch_ms: batchMs, fields, on_overflow: onOverflow };
+  return Object.fromEntries(Object.entries(options).filter(([, value]) => value != null));
 }
 
 function pick({ epoch, offset }) {
