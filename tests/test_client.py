@@ -20,6 +20,7 @@ from realtime.client import (
     Closed,
     Gap,
     Message,
+    Position,
     Refused,
     State,
     StreamingClient,
@@ -92,6 +93,55 @@ async def test_an_explanation(server: Server, token: str) -> None:
         assert numbers(await take(events, 1)) == numbers(await take(shared, 1)) == [4]
         assert events.explanation is found
         assert "explain" not in events.request()["data"]
+
+
+async def test_options(server: Server, token: str) -> None:
+    """Messages of a batch come one by one; equal options are one subscription, others are not."""
+    less: dict[str, Any] = {"max_rate": 50, "conflate": "k", "batch_ms": 50, "fields": ["n", "k"]}
+    async with StreamingClient(server.url, token) as client:
+        first = await client.subscribe("metrics", {"on": True}, on_overflow="drop", **less)
+        equal = await client.subscribe("metrics", {"on": True}, on_overflow="drop", **less)
+        plain = await client.subscribe("metrics", {"on": True})
+        assert first.wire_id == equal.wire_id != plain.wire_id
+        rows = [{"n": n, "k": n % 3} for n in range(30)]
+        sent = server.publish("metrics", *(row | {"on": True} for row in rows))
+        assert numbers(await take(plain, 30)) == list(range(30))
+        for subscription in (first, equal):
+            found: list[Message] = []
+            while len({message.payload["n"] for message in found} & {27, 28, 29}) < 3:
+                found += await take(subscription, 1)
+            assert numbers(found) == sorted(set(numbers(found)))
+            assert found[-1].payload == {"n": 29, "k": 2}
+            assert found[-1].position is not None
+            assert found[-1].position._asdict() == sent[-1] and found[-1].timestamp.endswith("Z")
+        for wrong in ({"max_rate": 0}, {"fields": []}, {"on_overflow": "wait"}):
+            [name] = wrong
+            with pytest.raises(Refused, match=f"Invalid subscription: {name}: "):
+                await client.subscribe("metrics", **wrong)
+
+
+async def test_options_outlive_a_connection(server: Server, token: str) -> None:
+    async with through_proxy(server) as (proxy, url):
+        states: list[State] = []
+        async with StreamingClient(url, token, backoff=BACKOFF, on_state=states.append) as client:
+            alerts = await client.subscribe("alerts", conflate="k", batch_ms=1, max_rate=0.001)
+            server.publish("alerts", {"n": 0, "k": 0})
+            assert numbers(await take(alerts, 1)) == [0]
+            # Held back, for a long time, until another connection resumes.
+            server.publish("alerts", *({"n": n, "k": n % 2} for n in range(1, 7)))
+            proxy.reset()
+            assert numbers(await take(alerts, 2)) == [5, 6]
+
+
+def test_a_position_of_the_server_may_be_behind() -> None:
+    subscription = Subscription("events", {}, "s", resume=Position("e", 5))
+    for place, expected in (
+        ({"epoch": "e", "offset": 4}, Position("e", 5)),
+        ({"epoch": "e", "offset": 6}, Position("e", 6)),
+        ({"epoch": "f", "offset": 1}, Position("f", 1)),
+    ):
+        subscription.advance(place)
+        assert subscription.received == expected
 
 
 async def test_fifty_disconnects_and_every_message_once(server: Server, token: str) -> None:
@@ -351,6 +401,13 @@ class TestTail:
         count = "result = AccessToken.objects.filter(name='manage.py tail').count()"
         assert server.administer(count) == 0
 
+    def test_options(self, server: Server, tail: Any) -> None:
+        arguments = ["--conflate", "k", "--max-rate", "20", "--batch-ms", "10", "--fields", "k,n.m"]
+        server.publish("alerts", *({"k": n % 2, "n": {"m": n, "x": 0}} for n in range(10)))
+        process = tail("alerts", *arguments, "--on-overflow", "drop", "--rewind", "10")
+        for n in (8, 9):
+            assert json.loads(process.stdout.readline())["alert"] == {"k": n % 2, "n": {"m": n}}
+
     def test_wrong_uses_are_one_line(self, server: Server, tail: Any) -> None:
         for arguments, text in (
             (("alerts", "--token", "wrong"), f"CommandError: {server.url}: Invalid credentials"),
@@ -361,6 +418,8 @@ class TestTail:
                 ("alerts", "--filter", 'a={"gt": 1}', "--filter", "a=1"),
                 "CommandError: filters: 'a'",
             ),
+            (("alerts", "--max-rate", "0"), "CommandError: "),
+            (("alerts", "--fields", "a,,b"), "CommandError: "),
         ):
             process = tail(*arguments)
             _, errors = process.communicate(timeout=TIMEOUT)

@@ -82,6 +82,32 @@ async def test_what_is_refused(server: Server, page: Driven, transport: str) -> 
 
 
 @both_transports
+async def test_options(server: Server, token: str, page: Driven, transport: str) -> None:
+    """Messages of a batch come one by one; equal options are one subscription, others are not."""
+    await page.open(server.url, token, transports=[transport])
+    less = {"maxRate": 50, "conflate": "k", "batchMs": 50, "fields": ["n", "k"]}
+    answer = await page.subscribe("metrics", options=less | {"onOverflow": "drop"})
+    in_force = {"max_rate": 50, "conflate": "k", "fields": ["k", "n"], "on_overflow": "drop"}
+    if transport == "websocket":
+        in_force["batch_ms"] = 50
+    assert answer["options"] == in_force
+    plain = await page.subscribe("metrics", options={"id": "plain"})
+    assert "options" not in plain
+    sent = server.publish("metrics", *({"n": n, "k": n % 3, "m": n} for n in range(30)))
+    assert await page.numbers(30, "plain") == list(range(30))
+    found: list[int] = []
+    while not {27, 28, 29} <= set(found):
+        said = await page.until(of="metrics-1")
+        assert set(said["data"]["metrics"]) == {"n", "k"}
+        assert said["data"]["subscription_type"] == "metrics"
+        assert said["position"] == sent[said["n"]]
+        found.append(said["n"])
+    assert found == sorted(set(found))
+    wrong = await page.subscribe("metrics", options={"id": "wrong", "maxRate": 0})
+    assert wrong["code"] == "invalid_subscription" and "max_rate" in wrong["error"]
+
+
+@both_transports
 async def test_fifty_disconnects_and_every_message_once(
     server: Server, token: str, page: Driven, transport: str
 ) -> None:

@@ -8,7 +8,7 @@ import inspect
 import logging
 import math
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 from websockets.asyncio.client import ClientConnection, connect
@@ -27,7 +27,7 @@ from realtime.client.contract import (
     Token,
 )
 from realtime.client.dialogue import Dialogue
-from realtime.client.subscription import Subscription
+from realtime.client.subscription import Subscription, unpack
 
 logger = logging.getLogger(__name__)
 
@@ -113,14 +113,22 @@ class StreamingClient:
         rewind: int | None = None,
         explain: bool = False,
         on_gap: Callable[[Gap], None] | None = None,
+        max_rate: float | None = None,
+        conflate: str | None = None,
+        batch_ms: int | None = None,
+        fields: Sequence[str] | None = None,
+        on_overflow: str | None = None,
     ) -> Subscription:
         """Subscribe to a type, from now on, after a position, or with the newest *rewind* messages.
 
         With *explain*, the subscription's ``explanation`` says what of the newest messages matches.
-        *on_gap* is called when messages are lost for good; without it that is logged.
+        *on_gap* is called when messages are lost for good; without it that is logged. The others
+        are the protocol's: at most *max_rate* messages a second, the newest per value of the path
+        *conflate*, several in one frame each *batch_ms* milliseconds, only the paths *fields*, and
+        ``"drop"`` rather than ``"close"`` *on_overflow*.
 
         Raises:
-            Refused: the type is not allowed, or the filters are wrong.
+            Refused: the type is not allowed, or the filters or options are wrong.
             AuthenticationError, Closed: the client has ended.
         """
         await self._until_open()
@@ -133,6 +141,13 @@ class StreamingClient:
             resume=None if resume is None else Position(*resume),
             rewind=rewind,
             explain=explain,
+            options={
+                "max_rate": max_rate,
+                "conflate": conflate,
+                "batch_ms": batch_ms,
+                "fields": None if fields is None else list(fields),
+                "on_overflow": on_overflow,
+            },
         )
         # Before the answer, after which messages follow at once.
         self.subscriptions[subscription.id] = subscription
@@ -309,14 +324,15 @@ class StreamingClient:
         if kind == "pong":
             for wire_id, place in (data.get("positions") or {}).items():
                 for subscription in self._members(wire_id):
-                    subscription.reach(place)
+                    subscription.advance(place)
             return True
         if code == "restarting":
             self._note_retry_after(data)
             return False
-        if kind == "data":
-            for subscription in members:
-                await subscription.take(message)
+        if kind in ("data", "data_batch"):
+            for one in [message] if kind == "data" else unpack(message):
+                for subscription in members:
+                    await subscription.take(one)
             return False
         if code == "data_lost":
             details = data.get("details") or {}

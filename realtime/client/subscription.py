@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn, Self
 
 from realtime.client.contract import Finished, Gap, Message, Position, StreamingError
@@ -14,6 +14,14 @@ logger = logging.getLogger(__name__)
 
 # Messages that may wait to be taken; then reading pauses.
 ROOM = 1000
+
+
+def unpack(batch: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the messages of a ``data_batch`` as ``data`` messages."""
+    kind = batch["data"]["subscription_type"]
+    for message in batch["data"]["messages"]:
+        payload = {k: v for k, v in message.items() if k not in ("timestamp", "metadata")}
+        yield dict(message) | {"data": payload | {"subscription_type": kind}}
 
 
 class Subscription:
@@ -29,9 +37,11 @@ class Subscription:
         resume: Position | None = None,
         rewind: int | None = None,
         explain: bool = False,
+        options: Mapping[str, Any] | None = None,
     ) -> None:
         self.type = type
         self.filters = filters
+        self.options = {k: v for k, v in (options or {}).items() if v is not None}
         self.id = id
         # The id under which the server sends: equal subscriptions of one client share one.
         self.wire_id = id
@@ -79,7 +89,7 @@ class Subscription:
 
     def request(self) -> dict[str, Any]:
         """Return the ``subscribe`` message that begins it, or goes on where it was."""
-        data: dict[str, Any] = {"type": self.type, "filters": dict(self.filters)}
+        data: dict[str, Any] = {"type": self.type, "filters": dict(self.filters)} | self.options
         if self._received is not None:
             data["resume"] = self._received._asdict()
         elif self._rewind:
@@ -116,6 +126,12 @@ class Subscription:
     def reach(self, place: Mapping[str, Any]) -> None:
         """Note that everything that matches up to a position has been received."""
         self._received = Position(place["epoch"], place["offset"])
+
+    def advance(self, place: Mapping[str, Any]) -> None:
+        """Take a position of the server, which may be behind what has been received since."""
+        known = self._received
+        if known is None or known.epoch != place["epoch"] or known.offset < place["offset"]:
+            self.reach(place)
 
     def is_full(self) -> bool:
         """Tell whether :meth:`take` would wait for the application."""

@@ -15,6 +15,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
 import realtime.conformance.errors
 import realtime.conformance.messages
 import realtime.conformance.operators
+import realtime.conformance.options
 import realtime.conformance.streams  # noqa: F401
 from realtime.conformance.catalogue import (
     CHECKS,

@@ -107,6 +107,7 @@ TABLES = (
     "message",
     "type",
     "operator",
+    "option",
     "error",
     "close",
     "parameter",

@@ -44,6 +44,7 @@ class Command(BaseCommand):
         parser.add_argument(
             "--explain", action="store_true", help="say what of the newest messages matches"
         )
+        _add_options(parser)
         port = get_streaming_config().websocket.port
         parser.add_argument("--url", default=f"ws://127.0.0.1:{port}/ws/")
         parser.add_argument(
@@ -79,6 +80,11 @@ class Command(BaseCommand):
                 rewind=options["rewind"],
                 explain=options["explain"],
                 on_gap=self._tell_gap,
+                max_rate=options["max_rate"],
+                conflate=options["conflate"],
+                batch_ms=options["batch_ms"],
+                fields=options["fields"].split(",") if options["fields"] else None,
+                on_overflow=options["on_overflow"],
             )
             if messages.explanation is not None:
                 self.stderr.write("\n".join(_explained(messages.explanation)))
@@ -92,6 +98,19 @@ class Command(BaseCommand):
 
     def _tell_gap(self, gap: Gap) -> None:
         self.stderr.write(f"messages are lost: {gap.reason}")
+
+
+def _add_options(parser: ArgumentParser) -> None:
+    """Declare what to receive less of."""
+    parser.add_argument(
+        "--max-rate", type=float, metavar="N", help="at most so many messages per second"
+    )
+    parser.add_argument(
+        "--conflate", metavar="PATH", help="the newest message per value, --max-rate times a second"
+    )
+    parser.add_argument("--batch-ms", type=int, metavar="MS", help="several messages in one frame")
+    parser.add_argument("--fields", metavar="PATH,PATH", help="only these parts of the payload")
+    parser.add_argument("--on-overflow", choices=["close", "drop"])
 
 
 class _OwnTokens:

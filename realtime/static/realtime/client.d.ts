@@ -80,6 +80,25 @@ export interface SubscriptionOptions {
   /** Ask what of the newest messages matches: the subscription's `explanation`. */
   explain?: boolean;
   onGap?: (gap: Gap) => void;
+  /** At most so many messages per second, 0.001 to 1000; the newest wins. */
+  maxRate?: number;
+  /** A path: the newest message per value of it, `maxRate` times a second, by default once. */
+  conflate?: string;
+  /** Milliseconds, 1 to 10000, that a message may wait to share a frame with others. */
+  batchMs?: number;
+  /** Paths: only these parts of the payload come. */
+  fields?: string[];
+  /** `drop`: who reads too little misses messages, of which `onGap` tells, rather than be cut. */
+  onOverflow?: "close" | "drop";
+}
+
+/** The options in force, under the protocol's names. */
+export interface OptionsInForce {
+  max_rate?: number;
+  conflate?: string;
+  batch_ms?: number;
+  fields?: string[];
+  on_overflow?: "drop";
 }
 
 /** How many messages match filters, and have each of their paths and match there. */
@@ -104,6 +123,7 @@ export interface Subscribed {
   recovered: boolean;
   replayed: number;
   explain?: Explanation;
+  options?: OptionsInForce;
 }
 
 export class Subscription<Payload = Record<string, unknown>>

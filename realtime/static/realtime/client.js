@@ -107,6 +107,8 @@ export class StreamingClient extends EventTarget {
    * @param {Function | object} [callback] or the options
    * @param {{id?: string, resume?: {epoch: string, offset: number}, rewind?: number,
    *   explain?: boolean,
+   *   maxRate?: number, conflate?: string, batchMs?: number, fields?: string[],
+   *   onOverflow?: "close" | "drop",
    *   onGap?: (gap: {reason: string, first?: number, last?: number}) => void}} [options]
    * @returns {Subscription}
    */

@@ -99,8 +99,9 @@ export class SseTransport {
   async #request(subscription, signal) {
     const { options, streamUrl } = this.#host;
     const token = await this.#host.token();
-    const { type, filters, resume, rewind, explain } = subscription.request();
-    const query = new URLSearchParams();
+    // A stream has no frames, so no batches.
+    const { type, filters, resume, rewind, explain, batch_ms: _, ...less } = subscription.request();
+    const query = new URLSearchParams(less);
     if (Object.keys(filters).length) query.set("filter", JSON.stringify(filters));
     if (resume) query.set("last_event_id", `${resume.epoch}:${resume.offset}`);
     if (rewind) query.set("rewind", rewind);

@@ -18,6 +18,7 @@ export class Subscription {
   #rewind;
   #explain;
   #explanation = null;
+  #less;
   #buffer;
   // Up to where messages have been received, and up to where they have been handed out.
   #received;
@@ -37,7 +38,8 @@ export class Subscription {
    * @param {Owner} owner
    * @param {{id: string, wireId: string, type: string, filters: object, callback?: Function,
    *   onGap?: Function, resume?: Position, rewind?: number, explain?: boolean,
-   *   buffer: number}} wanted
+   *   buffer: number, maxRate?: number, conflate?: string, batchMs?: number,
+   *   fields?: string[], onOverflow?: string}} wanted
    */
   constructor(owner, wanted) {
     const { id, wireId, type, filters, callback, onGap, resume, rewind, explain, buffer } = wanted;
@@ -53,6 +55,7 @@ export class Subscription {
     this.#handedOut = this.#received;
     this.#rewind = rewind;
     this.#explain = Boolean(explain);
+    this.#less = optionsOf(wanted);
     this.#buffer = buffer;
     this.#queue = callback ? null : [];
   }
@@ -129,7 +132,7 @@ export class Subscription {
 
   /** The `data` of the request that begins it, or goes on where it was. */
   request() {
-    const data = { type: this.type, filters: this.filters };
+    const data = { type: this.type, filters: this.filters, ...this.#less };
     if (this.#received) data.resume = this.#received;
     else if (this.#rewind) data.rewind = this.#rewind;
     if (this.#explain && !this.#explanation) data.explain = true;
@@ -164,6 +167,11 @@ export class Subscription {
   /** Note that everything that matches up to a position has been received. */
   reach({ epoch, offset }) {
     if (!this.#paused && epoch !== undefined) this.#received = { epoch, offset };
+  }
+
+  /** Take a position of the server, which may be behind what has been received since. */
+  advance({ epoch, offset }) {
+    if (!this.#has({ epoch, offset })) this.reach({ epoch, offset });
   }
 
   /** Take a `data` message; one that is known is dropped. */
@@ -215,6 +223,12 @@ export class Subscription {
       report(error);
     }
   }
+}
+
+/** The protocol's names of options that were given. */
+function optionsOf({ maxRate, conflate, batchMs, fields, onOverflow }) {
+  const options = { max_rate: maxRate, conflate, batch_ms: batchMs, fields, on_overflow: onOverflow };
+  return Object.fromEntries(Object.entries(options).filter(([, value]) => value != null));
 }
 
 function pick({ epoch, offset }) {

@@ -120,7 +120,7 @@ export class WebSocketTransport {
       const { data } = await this.#ask(() => ({ type: "ping" }), undefined, patience);
       this.#host.measured(performance.now() - sent);
       for (const [id, position] of Object.entries(data?.positions ?? {})) {
-        for (const subscription of this.#members(id)) subscription.reach(position);
+        for (const subscription of this.#members(id)) subscription.advance(position);
       }
     } catch {
       // The connection has ended, which run() tells.
@@ -246,6 +246,10 @@ export class WebSocketTransport {
     const { type, metadata, data, subscription_id: id } = message;
     if (type === "data") {
       for (const subscription of this.#members(id)) subscription.take(message);
+    } else if (type === "data_batch") {
+      for (const one of unpack(data)) {
+        for (const subscription of this.#members(id)) subscription.take(one);
+      }
     } else if (this.#isAnswer(type, metadata, data)) {
       this.#asked.onAnswer?.(message);
       this.#asked.resolve(message);
@@ -277,6 +281,15 @@ export class WebSocketTransport {
     this.#asked?.reject(new Lost());
     this.#ended.resolve({ ...this.#ending, ...ending });
   }
+}
+
+/** The messages of a batch, as they would have come one by one. */
+function unpack({ subscription_type: type, messages }) {
+  return messages.map(({ timestamp, metadata, ...payload }) => ({
+    data: { ...payload, subscription_type: type },
+    timestamp,
+    metadata,
+  }));
 }
 
 /** The request for a wire id: from where the furthest behind is, which the others have. */
