@@ -107,27 +107,30 @@ def make_event(number: int, chance: random.Random) -> dict[str, Any]:
 
 def run(events: int, directory: Path, ending: contextlib.ExitStack) -> dict[str, float]:
     """Publish events, then have them worked out."""
-    start_valkey(directory, ending)
+    valkey = start_valkey(directory, ending)
     prepare(events)
     command = [sys.executable, str(ROOT / "manage.py"), "run_aggregations"]
     worker = Process(command, SERVER_CORE, directory / "aggregations.log")
     ending.callback(worker.stop)
     began, cpu, read = wait_until_read(worker, 1)
+    before = cpu_seconds([valkey.child.pid])
     ended, cpu_then, _ = wait_until_read(worker, events)
+    seconds = ended - began
+    valkey_cpu = cpu_seconds([valkey.child.pid]) - before
     results = check(events)
     worker.stop(patience=60)
     if worker.child.returncode:
         raise RuntimeError(worker.tail())
-    seconds = ended - began
     return {
         "rate": (events - read) / seconds,
         "cpu": (cpu_then - cpu) / (events - read),
         "worker": (cpu_then - cpu) / seconds,
+        "valkey": valkey_cpu / seconds,
         "results": results,
     }
 
 
-def start_valkey(directory: Path, ending: contextlib.ExitStack) -> None:
+def start_valkey(directory: Path, ending: contextlib.ExitStack) -> Process:
     """Start Valkey on the other core, and let Django know of it and of a log that holds all."""
     path = directory / "valkey.sock"
     command = [valkey_binary(), "--port", "0", "--unixsocket", str(path), "--save", ""]
@@ -140,6 +143,7 @@ def start_valkey(directory: Path, ending: contextlib.ExitStack) -> None:
         "STREAMING_WEBSOCKET__HISTORY_SIZE": "10000000",
         "REDIS_URL": f"unix://{path}",
     }
+    return valkey
 
 
 def prepare(events: int) -> None:
@@ -225,13 +229,14 @@ def main() -> None:
     options = report.begin(parser, only=[report.OURS])
     events = options.events or (100_000 if options.quick else 300_000)
     row = measure(events)
-    columns = ["rules", "events", "events/s", "CPU us/event", "worker", "results"]
+    columns = ["rules", "events", "events/s", "CPU us/event", "worker", "Valkey", "results"]
     cells = [
         str(len(RULES)),
         count(events),
         count(row["rate"]),
         micro(row["cpu"]),
         percent(row["worker"]),
+        percent(row["valkey"]),
         count(row["results"]),
     ]
     table = report.table("events taken in by one process", columns, [cells])

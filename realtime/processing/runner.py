@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 BEAT_INTERVAL = 2.0
 # Seconds between looks at a log of which all has been read.
 POLL_INTERVAL = 0.05
+# Messages of one read: more than for a client, since what a read costs is shared by all of them.
+READ_MESSAGES = 2000
 # Beyond any offset: to read the head alone.
 END = 2**53
 # Seconds between saves: of what is to be published, and of the rest.
@@ -173,11 +175,11 @@ class Runner:
         if task is not None and wanted != after:
             await end(task)
             task = None
-        chunk = await (task or get_log().read(kind, after))
+        chunk = await (task or get_log().read(kind, after, READ_MESSAGES))
         last = chunk.first + len(chunk.entries) - 1
         if chunk.entries and last < chunk.head:
-            ahead = asyncio.create_task(get_log().read(kind, last), name=f"read {kind} ahead")
-            self._ahead[kind] = last, ahead
+            reading = get_log().read(kind, last, READ_MESSAGES)
+            self._ahead[kind] = last, asyncio.create_task(reading, name=f"read {kind} ahead")
             await asyncio.sleep(0)  # it asks
         return chunk
 
