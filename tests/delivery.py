@@ -34,10 +34,10 @@ class FickleLog(MemoryLog):
         if self.is_away:
             raise LogUnavailable("away")
 
-    async def read(self, kind: str, after: int) -> Chunk:
+    async def read(self, kind: str, after: int, at_most: int | None = None) -> Chunk:
         """Return what is retained when the answer comes."""
         await self._answer()
-        return await super().read(kind, after)
+        return await super().read(kind, after, at_most)
 
     async def heads(self, kinds: Iterable[str]) -> dict[str, Position]:
         """Return positions of the moment when the answer comes."""

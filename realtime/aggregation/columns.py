@@ -130,6 +130,19 @@ def groups(records: Records, paths: Sequence[Path]) -> list[Any]:
     return records.once(("groups", tuple(paths)), build)
 
 
+def keys(records: Records, time_path: Path, slide: int, paths: Sequence[Path]) -> list[Any]:
+    """Return each message's slide, counted from 1970, and group; ``None`` if it has not both."""
+
+    def build() -> list[Any]:
+        pairs = zip(times(records, time_path), groups(records, paths), strict=True)
+        return [
+            None if time is None or group is None else (int(time // slide), group)
+            for time, group in pairs
+        ]
+
+    return records.once(("keys", time_path, slide, tuple(paths)), build)
+
+
 def _group_values(records: Records, path: Path) -> list[Any]:
     return records.once(
         ("group values", path),

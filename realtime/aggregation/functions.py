@@ -15,7 +15,7 @@ from functools import reduce
 from typing import Any, NamedTuple, Protocol, Self
 
 from realtime.aggregation.rule import Function
-from realtime.aggregation.sketches import Distinct, Distribution, read_number
+from realtime.aggregation.sketches import Distinct, Distribution
 from realtime.filters import Path
 
 # Enough digits for any sum of floats.
@@ -33,7 +33,7 @@ class Accumulator(Protocol):
         """Take in what another of the same class has taken in."""
 
     def dump(self) -> Any:
-        """Return it as what MessagePack can hold."""
+        """Return it as what JSON can hold."""
 
     @classmethod
     def load(cls, data: Any) -> Self:
@@ -95,15 +95,14 @@ class Sum:
             self.other = _EXACT.add(self.other or _ZERO, other.other)
 
     def dump(self) -> Any:
-        """Return the parts; numbers as text, since they may be of any length."""
-        other = None if self.other is None else str(self.other)
-        return [self.count, hex(self.whole), other]
+        """Return the parts; decimals as text."""
+        return [self.count, self.whole, None if self.other is None else str(self.other)]
 
     @classmethod
     def load(cls, data: Any) -> Self:
         """Set the parts."""
         count, whole, other = data
-        return cls(count, int(whole, 16), None if other is None else Decimal(other))
+        return cls(count, whole, None if other is None else Decimal(other))
 
     def total(self) -> int | float | None:
         """Return the sum; ``None`` if it is no integer and too large for a float."""
@@ -160,13 +159,13 @@ class Extremes:
             self.high = high
 
     def dump(self) -> Any:
-        """Return both; as text, since integers may be of any length."""
-        return None if self.low is None else [repr(self.low), repr(self.high)]
+        """Return both."""
+        return [self.low, self.high]
 
     @classmethod
     def load(cls, data: Any) -> Self:
         """Set both."""
-        return cls() if data is None else cls(*map(read_number, data))
+        return cls(*data)
 
 
 # What a column holds: messages, values that are not null, scalars as texts, or numbers.

@@ -79,26 +79,42 @@ class RuleProcessor:
         """Return the indices of messages that count, by slide and group; move the watermark."""
         progress, slide = self.windows.progress, self.rule.slide
         times = columns.times(records, self.rule.time_path)
-        groups = columns.groups(records, self.rule.group_by)
         chosen = columns.matching(records, self.rule.filters)
         timed = [i for i in chosen if times[i] is not None]
-        progress.untimed += len(chosen) - len(timed)
-        if progress.is_torn and timed:
+        if len(timed) < len(chosen):
+            progress.untimed += len(chosen) - len(timed)
+        if not timed:
+            return {}
+        if progress.is_torn:
             self.windows.mend(times[timed[0]] + self._lateness)
-        # The watermark before each message, and after the last.
-        before = list(
-            accumulate((times[i] - self._lateness for i in timed), max, initial=progress.watermark)
+        its = [times[i] for i in timed]
+        newest = max(progress.watermark, max(its) - self._lateness)
+        if min(its) // slide * slide + slide <= newest:
+            timed = self._in_time(timed, its)
+        self.windows.advance(newest)
+        return self._grouped(records, timed)
+
+    def _in_time(self, timed: list[int], its: list[float]) -> list[int]:
+        """Return the indices of messages that come before the watermark has passed their slide."""
+        progress, slide = self.windows.progress, self.rule.slide
+        # The watermark before each message.
+        before = accumulate(
+            (time - self._lateness for time in its), max, initial=progress.watermark
         )
-        found: dict[tuple[int, Group], list[int]] = defaultdict(list)
-        for i, watermark in zip(timed, before, strict=False):
-            number = int(times[i] // slide)
-            if (number + 1) * slide <= watermark:
-                progress.late += 1
-            elif groups[i] is None:
-                progress.ungrouped += 1
-            else:
-                found[number, groups[i]].append(i)
-        self.windows.advance(before[-1])
+        found = [
+            i
+            for i, time, watermark in zip(timed, its, before, strict=False)
+            if time // slide * slide + slide > watermark
+        ]
+        progress.late += len(timed) - len(found)
+        return found
+
+    def _grouped(self, records: Records, chosen: list[int]) -> dict[tuple[int, Group], list[int]]:
+        keys = columns.keys(records, self.rule.time_path, self.rule.slide, self.rule.group_by)
+        found: dict[Any, list[int]] = defaultdict(list)
+        for i in chosen:
+            found[keys[i]].append(i)
+        self.windows.progress.ungrouped += len(found.pop(None, ()))
         return found
 
     def _add(self, kept: list[Any], records: Records, indices: list[int]) -> None:

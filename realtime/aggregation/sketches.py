@@ -7,6 +7,7 @@ parts the values came in, and merged in whichever order.
 from __future__ import annotations
 
 import math
+from base64 import b64decode, b64encode
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
@@ -20,14 +21,6 @@ EXACT_VALUES = 1000
 _HLL_BITS = 12
 _ACCURACY = 0.01
 _BUCKETS_PER_E = 1 / math.log((1 + _ACCURACY) / (1 - _ACCURACY))
-
-
-def read_number(text: str) -> int | float:
-    """Read what ``repr`` wrote."""
-    try:
-        return int(text)
-    except ValueError:
-        return float(text)
 
 
 class Distribution:
@@ -77,15 +70,14 @@ class Distribution:
         raise AssertionError("ranks end with the total")
 
     def dump(self) -> Any:
-        """Return values as text and counts."""
-        return [self.in_buckets, list(map(repr, self.counts)), list(self.counts.values())]
+        """Return values and counts."""
+        return [self.in_buckets, list(self.counts), list(self.counts.values())]
 
     @classmethod
     def load(cls, data: Any) -> Self:
         """Set values and counts."""
         in_buckets, values, counts = data
-        found = zip(map(read_number, values), counts, strict=True)
-        return cls(Counter(dict(found)), in_buckets)
+        return cls(Counter(dict(zip(values, counts, strict=True))), in_buckets)
 
 
 def _in_buckets(counts: Counter[Any]) -> Counter[Any]:
@@ -155,14 +147,16 @@ class Distinct:
         return round(estimate)
 
     def dump(self) -> Any:
-        """Return the texts, or the sketch's own bytes."""
-        return sorted(self.values) if self.sketch is None else self.sketch.serialize_compact()
+        """Return the texts, or the sketch's own bytes in Base64."""
+        if self.sketch is None:
+            return list(self.values)
+        return b64encode(self.sketch.serialize_compact()).decode()
 
     @classmethod
     def load(cls, data: Any) -> Self:
         """Set the texts or the sketch."""
-        if isinstance(data, bytes):
-            return cls((), _datasketches().hll_sketch.deserialize(data))
+        if isinstance(data, str):
+            return cls((), _datasketches().hll_sketch.deserialize(b64decode(data)))
         return cls(data)
 
 

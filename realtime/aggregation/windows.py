@@ -190,7 +190,7 @@ class Windows:
         for group, kept in self._merged(end):
             values = {name: read(kept[index]) for name, index, read in self._readers}
             result = {"rule": self.rule.name, "group": self._named(group), "window": window}
-            yield msgspec.json.encode(result | {"values": values, "timestamp": until} | more)
+            yield _encoder.encode(result | {"values": values, "timestamp": until} | more)
 
     def _merged(self, end: int) -> list[tuple[Group, list[Any]]]:
         """Return what a window holds of each group."""
@@ -219,12 +219,12 @@ class Windows:
 
     def store(self) -> Stored:
         """Return what has changed since this was called last."""
-        fields: dict[str, bytes] = {"progress": msgspec.json.encode(asdict(self.progress))}
+        fields: dict[str, bytes] = {"progress": _encoder.encode(asdict(self.progress))}
         for number, slide in self._slides.items():
             for group in slide.changed:
                 cell = slide.cells[group]
                 cell.is_stored = True
-                fields[f"{number}:{cell.text}"] = _packer.encode([one.dump() for one in cell.kept])
+                fields[f"{number}:{cell.text}"] = _encoder.encode([one.dump() for one in cell.kept])
             slide.changed.clear()
         removed, self._removed = self._removed, []
         return Stored(fields, removed)
@@ -238,18 +238,18 @@ class Windows:
             number, _, text = name.partition(":")
             kept = [
                 one.kind.load(data)
-                for one, data in zip(self.needs, msgspec.msgpack.decode(value), strict=True)
+                for one, data in zip(self.needs, msgspec.json.decode(value), strict=True)
             ]
             slide = self._slides.setdefault(int(number), Slide())
             slide.cells[_group(text)] = Cell(text, kept, is_stored=True)
             self._cells += 1
 
 
-_packer = msgspec.msgpack.Encoder()
+_encoder = msgspec.json.Encoder()
 
 
 def _text(group: Group) -> str:
-    return msgspec.json.encode(group).decode()
+    return _encoder.encode(group).decode()
 
 
 def _group(text: str) -> Group:

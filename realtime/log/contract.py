@@ -78,8 +78,11 @@ class Log(Protocol):
     async def aappend(self, what: Append) -> Position:
         """Append and return the first message's position."""
 
-    async def read(self, kind: str, after: int) -> Chunk:
-        """Return what is retained after an offset, or as much as one read gives."""
+    async def read(self, kind: str, after: int, at_most: int | None = None) -> Chunk:
+        """Return what is retained after an offset, or as much as one read gives.
+
+        That is about :data:`READ_BYTES`, and *at_most* messages or :data:`READ_ENTRIES`.
+        """
 
     async def heads(self, kinds: Iterable[str]) -> dict[str, Position]:
         """Return the newest position of each type whose log answers; epoch "" if there is none."""

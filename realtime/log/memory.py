@@ -70,7 +70,7 @@ class MemoryLog:
         """Append; announcing is the caller's."""
         return self.append(what)
 
-    async def read(self, kind: str, after: int) -> Chunk:
+    async def read(self, kind: str, after: int, at_most: int | None = None) -> Chunk:
         """Return what is retained after an offset, within the bounds of one read."""
         with self._lock:
             stream = self._stream(kind)
@@ -79,7 +79,7 @@ class MemoryLog:
             first = min(max(after + 1, oldest), stream.head + 1)
             entries = []
             room = READ_BYTES
-            for offset in range(first, min(first + READ_ENTRIES, stream.head + 1)):
+            for offset in range(first, min(first + (at_most or READ_ENTRIES), stream.head + 1)):
                 if room <= 0:
                     break
                 entries.append(stream.entries[offset - oldest])

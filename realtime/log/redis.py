@@ -177,11 +177,11 @@ class RedisLog:
         arguments = _append_arguments(what, channel)
         return _to_position(await ask(server, partial(_call, _APPEND, arguments)))
 
-    async def read(self, kind: str, after: int) -> Chunk:
+    async def read(self, kind: str, after: int, at_most: int | None = None) -> Chunk:
         """Read in one round trip; begin the log if there is none."""
         config = get_streaming_config().websocket
         expired = int(1000 * (time.time() - config.history_ttl))
-        arguments = (after, config.history_size, expired, READ_ENTRIES, READ_BYTES)
+        arguments = (after, config.history_size, expired, at_most or READ_ENTRIES, READ_BYTES)
         return _to_chunk(await self._run(kind, _READ, *arguments))
 
     async def heads(self, kinds: Iterable[str]) -> dict[str, Position]:
