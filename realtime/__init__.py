@@ -20,6 +20,8 @@ The map::
     servers      which Redis or Valkey has what; redis: connections to them
     figures      what each process reports of itself, and the whole
     supervisor   serve --workers: one listening socket, and worker processes behind it
+    processing   what reads a type's log and publishes to another, shared between processes
+    alerting     alert rules: read metrics and aggregations, publish alerts, notify
 
 For those who use it: ``client`` (Python), ``static/realtime`` (JavaScript, and the dashboard),
 ``testing`` and ``conformance``.
@@ -36,6 +38,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from realtime.alerting.declared import alert_rule
     from realtime.config import StreamingConfig, WebSocketConfig, get_streaming_config
     from realtime.protocol import Position
     from realtime.publishing import (
@@ -68,6 +71,7 @@ _MODULES = {
     "publish": "publishing",
     "publish_many": "publishing",
     "WebSocketServer": "websocket_server",
+    "alert_rule": "alerting.declared",
     "get_stats": "websocket_server",
     "get_websocket_server": "websocket_server",
 }
@@ -78,6 +82,7 @@ __all__ = [
     "StreamingConfig",
     "WebSocketConfig",
     "WebSocketServer",
+    "alert_rule",
     "apublish",
     "broadcast_aggregation",
     "broadcast_alert",

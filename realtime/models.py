@@ -271,3 +271,7 @@ class ConfigurationRevision(models.Model):
 
     def __str__(self) -> str:
         return str(self.number)
+
+
+# Tables that have modules of their own.
+from realtime.alerting.models import Alert, AlertRule, AlertsRead, Notification  # noqa: E402, F401

@@ -1,4 +1,4 @@
-"""The admin's pages: tokens, groups' filters, origins, limits, connections. No rule of its own.
+"""The admin's pages: tokens, groups, origins, limits, connections, alerts. No rule of its own.
 
 What a token, an origin or a limit may be is in :mod:`realtime.models`, which value is in force
 in :mod:`realtime.policy`, how a secret is made in :mod:`realtime.auth`.
@@ -7,6 +7,7 @@ in :mod:`realtime.policy`, how a secret is made in :mod:`realtime.auth`.
 from django.contrib import admin
 
 from realtime.admin import (  # noqa: F401 - registration
+    alerts,
     connections,
     groups,
     limits,
