@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from django.contrib import admin, messages
@@ -152,7 +151,7 @@ class StateFilter(admin.SimpleListFilter):
 class AlertAdmin(_ReadOnly):
     """Alerts, the newest first."""
 
-    list_display = ("message", "state", "severity", "rule", "labels", "started_at", "resolved_at")
+    list_display = ("message", "state", "severity", "started_at", "resolved_at")
     list_filter = (StateFilter, "severity", "rule")
     search_fields = ("rule", "message", "alert_id")
 
@@ -160,11 +159,6 @@ class AlertAdmin(_ReadOnly):
     def state(self, alert: Alert) -> str:
         """Return the state, coloured."""
         return _badge("firing" if alert.is_firing else "resolved")
-
-    @admin.display(description="group")
-    def labels(self, alert: Alert) -> str:
-        """Return the group as JSON."""
-        return json.dumps(alert.group) if alert.group else "-"
 
 
 class StatusFilter(admin.SimpleListFilter):
@@ -192,10 +186,7 @@ class StatusFilter(admin.SimpleListFilter):
 class NotificationAdmin(_ReadOnly):
     """Notifications, the newest first; any can be sent again."""
 
-    list_display = (
-        *("created_at", "rule", "state", "channel", "badge", "attempts"),
-        *("next_attempt_at", "last_error"),
-    )
+    list_display = ("created_at", "rule", "state", "channel", "badge", "last_error", "attempts")
     list_filter = (StatusFilter, "channel", "rule")
     search_fields = ("rule", "alert_id")
     actions = ("send_again",)

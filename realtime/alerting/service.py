@@ -15,6 +15,7 @@ from realtime.database import Database, Unavailable
 from realtime.log import LogUnavailable, get_log
 from realtime.processing.runner import END, Runner
 from realtime.protocol import Position
+from realtime.tasks import is_cancelled
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +46,8 @@ class AlertService:
         try:
             # Before any rule of this process can publish: the first alert is read too.
             await self._begin()
+            if is_cancelled():
+                return
             self._started()
             await asyncio.gather(
                 self._runner.run(),
@@ -56,7 +59,7 @@ class AlertService:
             self._database.close()
 
     async def _begin(self) -> None:
-        while self._position is None:
+        while self._position is None and not is_cancelled():
             try:
                 chunk = await get_log().read("alerts", END)
                 head = Position(chunk.epoch, chunk.head)
@@ -98,7 +101,7 @@ class AlertService:
 
 async def _repeat(what: str, step: Callable[[], Awaitable[bool]], interval: float) -> None:
     """Take a step after another, with a pause when one found nothing to do; whatever fails."""
-    while True:
+    while not is_cancelled():
         try:
             busy = await step()
         except (LogUnavailable, Unavailable, redis.RedisError, OSError) as error:

@@ -221,6 +221,15 @@ async def test_rules_in_code_alert_too(data_dir: Path, start: Start) -> None:
         await asyncio.to_thread(stop, process)
 
 
+def test_it_ends_whenever_it_is_told_to(data_dir: Path, start: Start) -> None:
+    with running(data_dir) as server:
+        for pause in (0.0, 0.02, 0.1, 0.5):
+            process = start(server)
+            time.sleep(pause)  # into its work: no event says that it is there
+            stop(process)
+        assert process.stdout is not None and process.stdout.read() == "stopped\n"
+
+
 def test_without_a_database_it_says_so_in_one_line(data_dir: Path) -> None:
     done = manage("run_alerts", data_dir=data_dir, DATABASE_URL="postgres://127.0.0.1:9/none")
     assert done.returncode == 1
