@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
 import threading
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
@@ -297,6 +300,35 @@ def test_a_webhook_is_tried_until_it_is_taken(
         assert Webhook(rule.webhook_secret).verify(request.body, request.headers) == ALERT
         assert request.headers["content-type"] == "application/json"
     assert rule.webhook_secret not in caplog.text
+
+
+def test_an_answer_without_an_end_holds_nothing_up(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One line of the head after another, and then of a body."""
+    monkeypatch.setattr(webhook, "TIMEOUT", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        add_rule(webhook_url=f"http://127.0.0.1:{listener.getsockname()[1]}/")
+        record(ALERT)
+
+        def answer(head: bytes, line: bytes) -> None:
+            connection, _ = listener.accept()
+            with connection, contextlib.suppress(OSError):
+                connection.sendall(head)
+                while True:
+                    connection.sendall(line)
+                    time.sleep(0.01)  # a receiver that drips
+
+        for head, error in (
+            (b"HTTP/1.1 200 OK\r\n", "no answer within 0.5 s"),
+            (b"HTTP/1.1 200 OK\r\n\r\n", ""),
+        ):
+            thread = threading.Thread(target=answer, args=(head, b"a: b\r\n"))
+            thread.start()
+            office.deliver()
+            assert only().last_error == error
+            make_due()
+            thread.join()
 
 
 def test_a_receiver_that_is_not_there_is_tried_again(office: Office) -> None:
