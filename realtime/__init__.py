@@ -52,6 +52,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from realtime.aggregation.definitions import aggregation_rule
+    from realtime.alerting.declared import alert_rule
     from realtime.config import StreamingConfig, WebSocketConfig, get_streaming_config
     from realtime.predictions.definition import predictor
     from realtime.protocol import Position
@@ -89,6 +90,7 @@ _MODULES = {
     "publish": "publishing",
     "publish_many": "publishing",
     "WebSocketServer": "websocket_server",
+    "alert_rule": "alerting.declared",
     "get_stats": "websocket_server",
     "get_websocket_server": "websocket_server",
 }
@@ -100,6 +102,7 @@ __all__ = [
     "WebSocketConfig",
     "WebSocketServer",
     "aggregation_rule",
+    "alert_rule",
     "apublish",
     "apublish_many",
     "broadcast_aggregation",

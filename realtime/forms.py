@@ -11,6 +11,7 @@ from django import forms
 from django.core.exceptions import ValidationError
 from django.utils import timezone
 
+from realtime.alerting.models import AlertRule
 from realtime.auth import MARK, PREFIX_CHARACTERS, generate_prefix
 from realtime.filters import OPERATORS
 from realtime.models import AccessToken, GroupFilters, all_types
@@ -19,8 +20,9 @@ from realtime.protocol import SUBSCRIPTION_TYPES
 if TYPE_CHECKING:
     _TokenModelForm = forms.ModelForm[AccessToken]
     _GroupFiltersModelForm = forms.ModelForm[GroupFilters]
+    _AlertRuleModelForm = forms.ModelForm[AlertRule]
 else:
-    _TokenModelForm = _GroupFiltersModelForm = forms.ModelForm
+    _TokenModelForm = _GroupFiltersModelForm = _AlertRuleModelForm = forms.ModelForm
 
 OPERATORS_HELP = (
     'A value may be an object of operators, all of which must hold: {"amount": {"gte": 100, "lt": '
@@ -44,9 +46,9 @@ class StrictDecoder(json.JSONDecoder):
             raise json.JSONDecodeError(str(error), s, 0) from error
 
 
-def _filters_field(help_text: str) -> forms.JSONField:
+def _filters_field(help_text: str, label: str = "Enforced filters") -> forms.JSONField:
     return forms.JSONField(
-        label="Enforced filters",
+        label=label,
         required=False,
         initial=dict,
         decoder=StrictDecoder,
@@ -69,6 +71,27 @@ class GroupFiltersForm(_GroupFiltersModelForm):
     class Meta:
         model = GroupFilters
         fields = ("group", "filters")
+
+
+class AlertRuleForm(_AlertRuleModelForm):
+    """An alert rule. The rule words its errors, in the model."""
+
+    filters = _filters_field(
+        'Only matching messages count, e.g. {"rule": "airport_delays"}: the results of one '
+        "aggregation. {}: every message.",
+        "Filters",
+    )
+
+    class Meta:
+        model = AlertRule
+        exclude = ("active_since",)
+        widgets: ClassVar[dict[str, Any]] = {
+            "emails": forms.Textarea(attrs={"rows": 2}),
+            "webhook_url": forms.TextInput(attrs={"class": "vLargeTextField", "type": "url"}),
+            "webhook_secret": forms.TextInput(
+                attrs={"class": "vLargeTextField realtime-code", "autocomplete": "off"}
+            ),
+        }
 
 
 class TokenForm(_TokenModelForm):

@@ -273,5 +273,6 @@ class ConfigurationRevision(models.Model):
         return str(self.number)
 
 
-# Django looks for models here.
+# Tables that have modules of their own.
+from realtime.alerting.models import Alert, AlertRule, AlertsRead, Notification  # noqa: E402, F401
 from realtime.rules import AggregationRule as AggregationRule  # noqa: E402

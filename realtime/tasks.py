@@ -19,3 +19,13 @@ async def end(task: asyncio.Task[Any]) -> None:
         await asyncio.wait({task}, timeout=RETRY_INTERVAL)
     if not task.cancelled():
         task.exception()  # so that it counts as looked at
+
+
+def is_cancelled() -> bool:
+    """Tell whether this task has been told to end, even if nothing was raised.
+
+    With Python before 3.12 ``asyncio.wait_for``, which redis-py uses, drops a cancellation that
+    comes as its own wait is over.
+    """
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

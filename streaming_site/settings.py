@@ -185,6 +185,24 @@ SESSION_COOKIE_SECURE = TLS
 CSRF_COOKIE_SECURE = TLS
 X_FRAME_OPTIONS = "DENY"
 
+# Notifications on alerts, and Django's own mails.
+EMAIL_HOST = os.environ.get("DJANGO_EMAIL_HOST") or "localhost"
+EMAIL_HOST_USER = os.environ.get("DJANGO_EMAIL_USER", "")
+EMAIL_HOST_PASSWORD = os.environ.get("DJANGO_EMAIL_PASSWORD", "")
+EMAIL_SECURITY = os.environ.get("DJANGO_EMAIL_SECURITY") or "none"
+if EMAIL_SECURITY not in ("none", "starttls", "tls"):
+    sys.exit(f"error: DJANGO_EMAIL_SECURITY={EMAIL_SECURITY!r}: must be none, starttls or tls")
+EMAIL_USE_TLS, EMAIL_USE_SSL = EMAIL_SECURITY == "starttls", EMAIL_SECURITY == "tls"
+_port = (
+    os.environ.get("DJANGO_EMAIL_PORT")
+    or {"none": "25", "starttls": "587", "tls": "465"}[EMAIL_SECURITY]
+)
+if not _port.isdecimal() or not 0 < int(_port) < 65_536:
+    sys.exit(f"error: DJANGO_EMAIL_PORT={_port!r}: must be a port, 1 to 65535")
+EMAIL_PORT = int(_port)
+EMAIL_TIMEOUT = 10
+DEFAULT_FROM_EMAIL = os.environ.get("DJANGO_EMAIL_FROM") or "streaming@localhost"
+
 # The audit log: "-" is standard error. A file may be moved away while servers run.
 AUDIT_LOG = os.environ.get("STREAMING_AUDIT_LOG") or str(DATA_DIR / "audit.log")
 if AUDIT_LOG != "-" and not os.access(Path(AUDIT_LOG).parent, os.W_OK):

@@ -110,6 +110,23 @@ async def test_another_definition_begins_anew_where_the_old_one_was() -> None:
     assert (new.count, new.sum) == (0, 0)
 
 
+async def test_a_processor_that_keeps_state_gets_that_of_another_definition() -> None:
+    hold = await claim(adder := Adder("one"), "me")
+    assert hold is not None
+    adder.take(records(1, 2, 3))
+    hold.position = Position("e", 3)
+    await save(hold)
+    new = Adder("one", definition="2")
+    new.keeps_state = True  # type: ignore[attr-defined]
+    changed = await claim(new, "me")
+    assert changed is not None and changed.position == ("e", 3)
+    assert (new.count, new.sum) == (3, 6)
+    assert await renew(new, "me", give_up=True)
+    # And the new definition is noted: it is no change any more.
+    again = await claim(same := Adder("one", definition="2"), "me")
+    assert again is not None and same.sum == 6
+
+
 # Runners in processes of their own
 
 

@@ -1,4 +1,4 @@
-"""The admin's pages: tokens, groups' filters, origins, limits, connections, aggregation rules.
+"""The admin's pages: tokens, groups' filters, origins, limits, connections, rules, alerts.
 
 No rule of its own: what a token, an origin or a limit may be is in :mod:`realtime.models`, which
 value is in force in :mod:`realtime.policy`, how a secret is made in :mod:`realtime.auth`, what a
@@ -9,6 +9,7 @@ from django.contrib import admin
 
 from realtime.admin import (  # noqa: F401 - registration
     aggregations,
+    alerts,
     connections,
     groups,
     limits,

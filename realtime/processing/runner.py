@@ -30,7 +30,7 @@ from realtime.processing.state import Fenced, Hold, claim, renew, save
 from realtime.protocol import Position
 from realtime.redis import close_async_clients
 from realtime.servers import has_servers
-from realtime.tasks import end
+from realtime.tasks import end, is_cancelled
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ class Runner:
         if not has_servers(get_channel_layer()):
             raise NoLog("the channel layer is of one process: there is no log to read")
         try:
-            while True:
+            while not is_cancelled():
                 await self._beat()
                 await asyncio.sleep(BEAT_INTERVAL)
         finally:

@@ -1,0 +1,39 @@
+"""``manage.py run_alerts``: alert rules and their notifications; knows the terminal, no rule."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from channels.layers import get_channel_layer
+from django.core.management.base import BaseCommand, CommandError
+from django.utils.module_loading import autodiscover_modules
+
+from realtime.alerting.ledger import rules_in_force
+from realtime.alerting.service import AlertService
+from realtime.database import prepare_database
+from realtime.processing.runner import run_until_stopped
+from realtime.servers import has_servers
+
+
+class Command(BaseCommand):
+    """Runs alert rules until it is stopped."""
+
+    help = "Run the alert rules of the admin and of code, and notify by e-mail and webhook."
+    requires_system_checks = ()
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Run until SIGTERM or Ctrl-C."""
+        if not has_servers(get_channel_layer()):
+            raise CommandError("the channel layer is of one process: there is no log to read")
+        prepare_database()
+        try:
+            autodiscover_modules("streams")
+        except ValueError as error:
+            raise CommandError(f"a streams module: {error}") from error
+        names = ", ".join(sorted(rules_in_force())) or "none"
+        run_until_stopped(AlertService(lambda: self._say(f"running alert rules: {names}")))
+        self._say("stopped")
+
+    def _say(self, text: str) -> None:
+        self.stdout.write(text)
+        self.stdout.flush()

@@ -1,0 +1,220 @@
+"""The admin's pages of alert rules, alerts and notifications."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import Permission, User
+from django.test import Client
+from django.utils import timezone
+
+from realtime.alerting.ledger import load_processors, rules_in_force
+from realtime.alerting.models import Alert, AlertRule, Notification
+from realtime.alerting.rule import Deviation, Threshold
+from realtime.alerting.signing import check_secret
+
+pytestmark = pytest.mark.django_db
+
+RULES = "/admin/realtime/alertrule/"
+ALERTS = "/admin/realtime/alert/"
+NOTIFICATIONS = "/admin/realtime/notification/"
+
+
+@pytest.fixture
+def browser() -> Client:
+    client = Client()
+    client.force_login(User.objects.create(username="a", is_staff=True, is_superuser=True))
+    return client
+
+
+def form(**fields: Any) -> dict[str, Any]:
+    return {
+        "name": "long_delays",
+        "enabled": "on",
+        "severity": "critical",
+        "source": "aggregations",
+        "filters": '{"rule": "airport_delays"}',
+        "value_path": "values.mean_delay",
+        "condition": "above",
+        "threshold": "60",
+        "clear": "50",
+        "for_seconds": "0",
+        "factor": "3",
+        "clear_factor": "2",
+        "alpha": "0.05",
+        "samples": "30",
+        "least": "0",
+        "webhook_enabled": "on",
+    } | fields
+
+
+def alert(**fields: Any) -> Alert:
+    found: Alert = Alert.objects.create(
+        **{
+            "alert_id": "one",
+            "rule": "long_delays",
+            "source": "aggregations",
+            "severity": "critical",
+            "group": {"payload.origin": "JFK"},
+            "value": 75.0,
+            "message": "it is too late",
+            "started_at": "2013-01-01T10:00:00.000Z",
+            "changed_at": timezone.now(),
+        }
+        | fields
+    )
+    return found
+
+
+def badges(browser: Client, url: str) -> list[str]:
+    """Return the states in a list's rows, sorted."""
+    page = browser.get(url).content.decode()
+    return sorted(re.findall(r'<span class="realtime-state realtime-\w+">(\w+)<', page))
+
+
+def test_a_rule_is_made_in_the_form(browser: Client) -> None:
+    page = browser.get(f"{RULES}add/")
+    assert 'value="whsec_' in page.content.decode()
+    assert browser.post(f"{RULES}add/", form(group_by="group.a, group.b ,")).status_code == 302
+    (rule,) = rules_in_force().values()
+    assert rule.condition == Threshold("above", 60.0, 50.0)
+    assert rule.filters == {"rule": "airport_delays"}
+    assert rule.group_by == ["group.a", "group.b"]
+    row = AlertRule.objects.get()
+    check_secret(row.webhook_secret)
+    assert row.active_since is not None and rule.since == row.active_since.timestamp()
+    assert "values.mean_delay is above 60" in browser.get(RULES).content.decode()
+
+
+def test_a_deviation_is_made_in_the_form(browser: Client) -> None:
+    fields = {"condition": "deviation", "threshold": "", "clear": "", "source": "metrics"}
+    assert browser.post(f"{RULES}add/", form(**fields)).status_code == 302
+    (rule,) = rules_in_force().values()
+    assert rule.condition == Deviation(3.0, 2.0)
+    assert rule.group_paths == ()
+
+
+@pytest.mark.parametrize(
+    ("fields", "where", "text"),
+    [
+        ({"threshold": ""}, "threshold", "Needed for above and below."),
+        ({"threshold": "nan"}, "threshold", "Enter a number."),
+        ({"clear": "61"}, "clear", "expected at most the threshold, 60"),
+        ({"condition": "below"}, "clear", "expected at least the threshold, 60"),
+        ({"value_path": "a..b"}, "value_path", "the path 'a..b' has an empty step"),
+        ({"time_path": "."}, "time_path", "the path '.' has an empty step"),
+        ({"group_by": "a, b."}, "group_by", "the path 'b.' has an empty step"),
+        ({"filters": "[]"}, "filters", "filters: expected an object"),
+        ({"filters": "nonsense"}, "filters", "This is not JSON."),
+        ({"condition": "deviation", "alpha": "1"}, "alpha", "expected more than 0 and less than 1"),
+        ({"condition": "deviation", "samples": "1"}, "samples", "expected at least 2"),
+        ({"for_seconds": "-1"}, "for_seconds", "expected at least 0"),
+        ({"resolve_after": "0"}, "resolve_after", "more than 0"),
+        ({"emails": "a@example.com, b"}, "emails", "'b' is no e-mail address."),
+        ({"webhook_url": "ftp://example.com"}, "webhook_url", "Expected http"),
+        ({"webhook_url": "http://[x"}, "webhook_url", "This is no URL"),
+        ({"webhook_url": "http://a:99999/"}, "webhook_url", "This is no URL"),
+        ({"webhook_secret": "whsec_c2hvcnQ="}, "webhook_secret", "Expected whsec_ and 24"),
+        ({"name": "no slug"}, "name", "Enter a valid"),
+    ],
+)
+def test_what_makes_no_rule_is_refused(
+    browser: Client, fields: dict[str, str], where: str, text: str
+) -> None:
+    page: Any = browser.post(f"{RULES}add/", form(**fields))
+    assert page.status_code == 200
+    errors = page.context["adminform"].form.errors
+    assert where in errors and text in " ".join(errors[where])
+    assert not AlertRule.objects.exists()
+
+
+def test_an_empty_secret_gets_a_new_one(browser: Client) -> None:
+    browser.post(f"{RULES}add/", form(webhook_secret=""))
+    check_secret(AlertRule.objects.get().webhook_secret)
+
+
+def test_who_may_only_look_does_not_see_the_secret() -> None:
+    rule = AlertRule.objects.create(name="r", value_path="v", threshold=1)
+    user = User.objects.create(username="b", is_staff=True)
+    user.user_permissions.add(Permission.objects.get(codename="view_alertrule"))
+    client = Client()
+    client.force_login(user)
+    page = client.get(f"{RULES}{rule.pk}/change/").content.decode()
+    assert rule.value_path in page and rule.webhook_secret not in page
+    user.user_permissions.add(Permission.objects.get(codename="change_alertrule"))
+    assert rule.webhook_secret in client.get(f"{RULES}{rule.pk}/change/").content.decode()
+    assert rule.webhook_secret not in client.get(RULES).content.decode()
+
+
+def test_the_list_says_how_many_alerts_fire(browser: Client) -> None:
+    AlertRule.objects.create(name="long_delays", value_path="v", threshold=1)
+    AlertRule.objects.create(name="quiet", value_path="v", threshold=1)
+    alert()
+    alert(alert_id="two", resolved_at="2013-01-01T11:00:00.000Z")
+    page = browser.get(RULES).content.decode()
+    assert f'<a href="{ALERTS}?state=firing&q=long_delays">1</a>' in page
+    assert '<td class="field-firing">0</td>' in page
+    for query, states in (
+        ("?state=firing", ["firing"]),
+        ("?state=resolved", ["resolved"]),
+        ("", ["firing", "resolved"]),
+    ):
+        assert badges(browser, ALERTS + query) == states
+
+
+def test_a_rule_that_is_off_or_gone_has_a_processor_until_its_alerts_are_resolved() -> None:
+    row = AlertRule.objects.create(name="long_delays", value_path="v", threshold=1.0)
+    one = alert()
+    assert [p.definition for p in load_processors()] == [row.rule().definition]
+    row.source = "metrics"
+    row.save()
+    first, second = load_processors()
+    assert (first.source, second.source) == ("metrics", "aggregations")
+    assert second.definition == "ended" and first.name != second.name
+    row.enabled = False
+    row.save()
+    assert row.active_since is None
+    assert [p.definition for p in load_processors()] == ["ended"]
+    row.delete()
+    assert [p.definition for p in load_processors()] == ["ended"]
+    one.resolved_at = "2013-01-01T11:00:00.000Z"
+    one.save()
+    assert list(load_processors()) == []
+
+
+def test_a_rule_begins_anew_when_asked(browser: Client) -> None:
+    rule = AlertRule.objects.create(name="r", value_path="v", threshold=1)
+    before = rule.rule().definition
+    action = {"action": "begin_anew", "_selected_action": rule.pk}
+    assert browser.post(RULES, action).status_code == 302
+    rule.refresh_from_db()
+    assert rule.rule().definition != before
+
+
+def test_notifications_are_sent_again_by_those_who_may(browser: Client) -> None:
+    one = Notification.objects.create(
+        rule="r", alert_id="a", state="firing", channel="webhook", body="{}", attempts=10
+    )
+    assert one.status == "failed"
+    assert badges(browser, f"{NOTIFICATIONS}?status=failed") == ["failed"]
+    action = {"action": "send_again", "_selected_action": one.pk}
+    assert browser.post(NOTIFICATIONS, action).status_code == 302
+    one.refresh_from_db()
+    assert (one.status, one.attempts) == ("waiting", 0)
+    assert badges(browser, f"{NOTIFICATIONS}?status=failed") == []
+    assert badges(browser, f"{NOTIFICATIONS}?status=waiting") == ["waiting"]
+
+    user = User.objects.create(username="c", is_staff=True)
+    user.user_permissions.add(Permission.objects.get(codename="view_notification"))
+    client = Client()
+    client.force_login(user)
+    assert "send_again" not in client.get(NOTIFICATIONS).content.decode()
+
+
+def test_alerts_and_notifications_are_not_made_or_changed_by_hand(browser: Client) -> None:
+    alert()
+    for page in (ALERTS, NOTIFICATIONS):
+        assert browser.get(f"{page}add/").status_code == 403
+    assert browser.get(f"{ALERTS}{Alert.objects.get().pk}/change/").status_code == 200
