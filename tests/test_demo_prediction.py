@@ -1,18 +1,27 @@
-"""The demo's predictor on the week's flights: its errors, computed anew from what it published."""
+"""The demo's predictor on the week's flights: its errors computed anew, and as a command."""
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
+import subprocess
+import sys
 from functools import cache
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import msgspec
 import pytest
 
+from realtime import publish_many
 from realtime.demo import prediction
 from realtime.demo.prediction import ArrivalDelay
 from realtime.demo.replay import DATA
+from realtime.log import get_log
+from tests.layers import Configure, close_layer, running_valkey
+from tests.support import ROOT, environment
 
 Event = dict[str, Any]
 # Model -> its mean error over the week, in minutes; that of the departure's delay is 12.97.
@@ -123,3 +132,38 @@ def test_flights_that_never_arrive_are_forgotten(model: str) -> None:
     learner = ArrivalDelay()
     predict(list(week()), learner)
     assert len(learner.in_the_air) < 200
+
+
+async def test_the_week_through_the_command_which_is_killed(
+    data_dir: Path, configure: Configure
+) -> None:
+    configure(history_size="20000")
+    whole = predict(list(week()))
+    found: list[Event] = []
+    with running_valkey(data_dir):
+        for first, last in (0, 5000), (5000, len(week())):
+            with start(data_dir) as process:
+                await asyncio.to_thread(publish_many, "events", week()[first:last])
+                # Killed somewhere on the way, but for the last time: then it is done.
+                await take(found, 4000 if first == 0 else len(whole))
+                process.kill()
+        await close_layer()
+    for one in found:
+        assert one.pop("predictor") == "arrival_delay" and one.pop("source")
+    assert found == whole
+
+
+def start(data_dir: Path) -> subprocess.Popen[bytes]:
+    command = ["manage.py", "run_predictors", "--module", "realtime.demo.prediction"]
+    variables = environment(data_dir, history_size="20000")
+    return subprocess.Popen([sys.executable, *command], env=variables, cwd=ROOT)
+
+
+async def take(found: list[Event], count: int) -> None:
+    """Take what is predicted until there are so many."""
+    async with asyncio.timeout(60):
+        while len(found) < count:
+            chunk = await get_log().read("predictions", len(found))
+            found += [msgspec.json.decode(entry.body) for entry in chunk.entries]
+            if not chunk.entries:
+                await asyncio.sleep(0.05)
