@@ -36,7 +36,7 @@ def flight(kind: str, minute: float, number: int = 1, **payload: Any) -> Event:
 
 
 def departure(minute: float, delay: int, number: int = 1, **payload: Any) -> Event:
-    return flight("departure", minute, number, delay_minutes=delay, **payload)
+    return flight("departure", minute, number, delay_minutes=delay, distance_miles=9, **payload)
 
 
 def arrival(minute: float, left: int, delay: int, number: int = 1, **payload: Any) -> Event:
@@ -152,89 +152,12 @@ def test_alerts_of_the_week_equal_a_naive_selection() -> None:
     assert len(found) > 300
 
 
-def test_forecasts_of_the_week_equal_a_naive_mean_over_earlier_arrivals() -> None:
-    lines = raw_lines("flights")
-    forecasts = {
-        item["event_id"]: item
-        for item in payloads(list(week()), "predictions")
-        if item["kind"] == "forecast"
-    }
-    positions = [i for i, line in enumerate(lines) if line["event_type"] == "departure"]
-    assert len(forecasts) == len(positions)
-    for position in positions[:40] + positions[40::100]:
-        event = lines[position]
-        expected, basis = naive_forecast(event, lines[:position])
-        forecast = forecasts[event["event_id"]]
-        assert forecast["expected_arrival_delay_minutes"] == pytest.approx(expected, abs=0.06)
-        assert forecast["basis"] == basis
-
-
-def naive_forecast(event: Event, earlier: tuple[Event, ...]) -> tuple[float, str]:
-    """Compute a flight's expected arrival delay from the lines before it."""
-    flight = event["payload"]
-    arrivals = [line["payload"] for line in earlier if line["event_type"] == "arrival"]
-    bases = {
-        "route_and_carrier": ("origin", "dest", "carrier"),
-        "route": ("origin", "dest"),
-        "carrier": ("carrier",),
-        "all": (),
-    }
-    for basis, keys in bases.items():
-        made_up = [
-            other["departure_delay_minutes"] - other["delay_minutes"]
-            for other in arrivals
-            if all(other[key] == flight[key] for key in keys)
-        ]
-        if len(made_up) >= 5:
-            return flight["delay_minutes"] - fmean(made_up), basis
-    return flight["delay_minutes"], "none"
-
-
-def test_the_running_error_equals_the_mean_over_all_outcomes() -> None:
-    actual = {
-        line["event_id"].removesuffix("_a"): line["payload"]
-        for line in raw_lines("flights")
-        if line["event_type"] == "arrival"
-    }
-    predictions = payloads(list(week()), "predictions")
-    errors, naive_errors = [], []
-    for forecast in (item for item in predictions if item["kind"] == "forecast"):
-        landed = actual.get(forecast["event_id"].removesuffix("_d"))
-        if landed:
-            errors.append(abs(landed["delay_minutes"] - forecast["expected_arrival_delay_minutes"]))
-            naive_errors.append(abs(landed["delay_minutes"] - forecast["departure_delay_minutes"]))
-    last = predictions[-1]
-    assert last["scored_flights"] == len(errors) == 5749
-    assert last["mean_absolute_error_minutes"] == pytest.approx(fmean(errors), abs=0.006)
-    assert last["naive_mean_absolute_error_minutes"] == pytest.approx(
-        fmean(naive_errors), abs=0.006
-    )
-    assert last["mean_absolute_error_minutes"] < last["naive_mean_absolute_error_minutes"]
-
-
-def test_each_outcome_scores_its_own_forecast() -> None:
-    forecasts: dict[str, Event] = {}
-    scored = 0
-    for item in payloads(list(week()), "predictions"):
-        if item["kind"] == "forecast":
-            forecasts[item["prediction_id"]] = item
-            continue
-        scored += 1
-        forecast = forecasts.pop(item["prediction_id"])
-        expected = forecast["expected_arrival_delay_minutes"]
-        assert item["expected_arrival_delay_minutes"] == expected
-        assert item["absolute_error_minutes"] == pytest.approx(
-            abs(item["arrival_delay_minutes"] - expected)
-        )
-        assert item["scored_flights"] == scored
-
-
-def test_a_departure_comes_before_its_forecast_and_alert() -> None:
+def test_a_departure_comes_before_its_alert() -> None:
     seen = set()
     for message in week():
         if message.type == "events":
             seen.add(message.payload["event_id"])
-        elif message.type in {"alerts", "predictions"}:
+        elif message.type == "alerts":
             assert message.payload["event_id"] in seen
 
 
@@ -320,34 +243,6 @@ def test_an_arrival_alerts_only_if_it_got_worse(left: int, delay: int, severity:
     assert [alert["severity"] for alert in alerts] == ([severity] if severity else [])
 
 
-def test_a_forecast_uses_the_narrowest_group_with_five_arrivals() -> None:
-    def last_basis(*origins: tuple[str, str, str]) -> str:
-        earlier = [
-            arrival(n, 0, -10, n, origin=origin, dest=dest, carrier=carrier)
-            for n, (origin, dest, carrier) in enumerate(origins)
-        ]
-        event = departure(200, 30, 999)
-        basis = payloads(play(*earlier, event), "predictions")[-1]["basis"]
-        assert isinstance(basis, str)
-        return basis
-
-    assert last_basis() == "none"
-    assert last_basis(*[("JFK", "MIA", "AA")] * 4) == "none"
-    assert last_basis(*[("JFK", "MIA", "AA")] * 5) == "all"
-    assert last_basis(*[("JFK", "MIA", "UA")] * 5) == "carrier"
-    assert last_basis(*[("EWR", "IAH", "AA")] * 5) == "route"
-    assert last_basis(*[("EWR", "IAH", "UA")] * 5) == "route_and_carrier"
-
-
-def test_an_arrival_without_a_forecast_teaches_but_is_not_scored() -> None:
-    landed = [arrival(n, 20, 12, n) for n in range(5)]
-    (forecast,) = payloads(play(*landed, departure(10, 30, 77)), "predictions")
-    assert forecast["expected_arrival_delay_minutes"] == 22
-    assert forecast["basis_flights"] == 5
-    assert forecast["scored_flights"] == 0
-    assert forecast["mean_absolute_error_minutes"] is None
-
-
 def test_an_airport_without_flights_shows_no_figures_rather_than_zero_delay() -> None:
     weather = {"name": "weather", "airport": "LGA", "timestamp": "2013-01-01T10:00:00.000Z"}
     (figures,) = payloads(play(weather), "aggregations")
@@ -385,7 +280,9 @@ def test_a_missing_field_is_a_bad_record(key: str) -> None:
         record(event)
 
 
-@pytest.mark.parametrize("key", ["carrier", "flight", "origin", "dest", "delay_minutes"])
+@pytest.mark.parametrize(
+    "key", ["carrier", "flight", "origin", "dest", "delay_minutes", "distance_miles"]
+)
 def test_a_missing_detail_is_a_bad_record(key: str) -> None:
     event = departure(17, 2)
     del event["payload"][key]

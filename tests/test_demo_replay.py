@@ -12,11 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from realtime.demo.figures import Figures
-from realtime.demo.host import Host, grade
 from realtime.demo.replay import (
     FILES,
     FIRST_FLIGHTS,
@@ -71,7 +69,6 @@ def play(
     speed: float = SPEED,
     start: datetime = FIRST_FLIGHTS,
     say: Callable[[str], object] = lambda message: None,
-    read_status: Callable[[], Payload] | None = None,
 ) -> Recorder:
     recorder = Recorder(clock := HandClock(seconds))
     records = partial(read_week, start=start)
@@ -80,7 +77,6 @@ def play(
         clock.pace(speed),
         records=records,
         start=start,
-        read_status=read_status,
         say=say,
     )
     replay.run()
@@ -145,19 +141,19 @@ def test_a_round_publishes_exactly_the_figures_of_the_week() -> None:
     expected = Figures(FIRST_FLIGHTS)
     messages = [message for record in read_week() for message in expected.add(record)]
     messages += expected.finish()
-    for kind in ("events", "metrics", "alerts", "predictions", "aggregations"):
+    for kind in ("events", "metrics", "alerts", "aggregations"):
         whole = [message.payload for message in messages if message.type == kind]
         assert recorder.of(kind)[: len(whole)] == whole
 
 
 @pytest.mark.parametrize("speed", [SPEED, 20_000.0])
-def test_a_departure_is_published_before_its_forecast(speed: float) -> None:
+def test_a_departure_is_published_before_its_alert(speed: float) -> None:
     seen = set()
     for _, kind, batch in play(20, speed).batches:
         ids = [payload.get("event_id") for payload in batch]
         if kind == "events":
             seen.update(ids)
-        elif kind in {"predictions", "alerts"}:
+        elif kind == "alerts":
             assert set(ids) <= seen
 
 
@@ -169,7 +165,6 @@ def test_batches_stay_bounded_at_any_speed() -> None:
 def test_the_default_speed_shows_something_a_few_times_a_second() -> None:
     recorder, seconds = play(27 * 60), 27 * 60
     assert 5 < len(recorder.of("events")) / seconds < 15
-    assert 5 < len(recorder.of("predictions")) / seconds < 15
     assert 1 < len(recorder.of("aggregations")) / seconds < 3
     seconds_with_something = {int(time) for time, _, _ in recorder.batches}
     assert len(seconds_with_something) > 0.6 * seconds
@@ -206,12 +201,15 @@ def test_the_week_starts_over_with_clean_figures_and_says_so() -> None:
     assert said == [
         f"the week is over; it starts over with clean figures (round {number})" for number in (2, 3)
     ]
-    for kind in ("aggregations", "predictions"):
-        first, second = (
-            [payload | {"round": 0} for payload in recorder.of(kind) if payload["round"] == number]
-            for number in (1, 2)
-        )
-        assert first == second
+    first, second = (
+        [
+            payload | {"round": 0}
+            for payload in recorder.of("aggregations")
+            if payload["round"] == number
+        ]
+        for number in (1, 2)
+    )
+    assert first == second
 
 
 def test_the_last_window_of_a_round_is_published() -> None:
@@ -308,55 +306,3 @@ def test_an_outage_loses_and_reorders_nothing() -> None:
     events = recorder.of("events")
     assert len(events) > 100
     assert events == whole[: len(events)]
-
-
-# -- host -------------------------------------------------------------------------------------
-
-
-def test_the_host_is_read_every_few_seconds() -> None:
-    readings = [{"component": "host", "n": n} for n in range(100)]
-    recorder = play(10, read_status=iter(readings).__next__)
-    times = [time for time, kind, _ in recorder.batches if kind == "system_status"]
-    assert [time - 1000 for time in times] == [0, 3, 6, 9]
-    hosts = [s for s in recorder.of("system_status") if s["component"] == "host"]
-    assert hosts == readings[:4]
-
-
-@pytest.mark.parametrize(
-    ("readings", "checks"),
-    [
-        ({"cpu_percent": 89.9, "load_1m": 99.0}, {"cpu_percent": "ok"}),
-        ({"cpu_percent": 90.0, "disk_percent": 95.0}, {"cpu_percent": "warning"}),
-        ({"memory_percent": 100.0}, {"memory_percent": "critical"}),
-        ({"load_per_cpu": 1.5, "cpu_percent": None}, {"load_per_cpu": "warning"}),
-    ],
-)
-def test_grades(readings: dict[str, float | None], checks: dict[str, str]) -> None:
-    graded = grade(readings)
-    assert checks.items() <= graded.items()
-    assert None not in [readings[name] for name in graded]
-
-
-def test_the_status_is_the_worst_of_the_checks(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    host = Host(tmp_path, lambda: FIRST_FLIGHTS)
-    monkeypatch.setattr(psutil, "cpu_percent", lambda interval: 99.0)
-    monkeypatch.setattr(psutil, "getloadavg", lambda: (0.0, 0.0, 0.0))
-    status = host.read()
-    assert status["status"] == status["checks"]["cpu_percent"] == "critical"
-    assert status["timestamp"] == "2013-01-01T10:00:00.000Z"
-    assert status["disk_percent"] == pytest.approx(psutil.disk_usage(str(tmp_path)).percent, abs=2)
-    assert len(json.dumps(status, allow_nan=False)) < 1024
-
-
-def test_a_reading_that_the_system_refuses_is_null(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse() -> None:
-        raise OSError
-
-    monkeypatch.setattr(psutil, "getloadavg", refuse)
-    status = Host(tmp_path).read()
-    assert status["load_1m"] is None
-    assert "load_per_cpu" not in status["checks"]

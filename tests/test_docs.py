@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import re
 from pathlib import Path
@@ -17,11 +18,14 @@ from realtime.config import WEBSOCKET_PREFIX, WebSocketConfig
 from realtime.exposition import expose
 from realtime.filters import OPERATORS
 from realtime.jwt import VARIABLES, JwtConfig
+from realtime.management.commands.publish_system_status import OPTIONS
 from realtime.observer import Observer
 from realtime.policy import LIMIT_FIELDS
+from realtime.predictions.definition import predictor
 from realtime.protocol import ERROR_TEXTS, PAYLOAD_KEYS, CloseCode, CloseReason, ErrorCode
 from realtime.readiness import DATABASE, DRAINING, LAYER
 from realtime.stats import Stats
+from realtime.system_status import DEFAULTS
 from realtime.urls import urlpatterns
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -30,6 +34,7 @@ PROTOCOL = (ROOT / "docs/protocol.md").read_text()
 CONFIGURATION = (ROOT / "docs/configuration.md").read_text()
 SECURITY = (ROOT / "docs/security.md").read_text()
 OPERATIONS = (ROOT / "docs/operations.md").read_text()
+ANALYTICS = (ROOT / "docs/analytics.md").read_text()
 
 
 def rows(text: str, heading: str) -> list[list[str]]:
@@ -127,7 +132,9 @@ def test_the_commands_of_the_project_are_documented_with_their_options() -> None
     for name in ours:
         if name == "runserver":
             continue
-        line = "\n".join(row for row in text.splitlines() if f"manage.py {name}" in row)
+        line = "\n".join(
+            row for row in text.splitlines() if re.search(rf"manage\.py {name}\b", row)
+        )
         parser = load_command_class("realtime", name).create_parser("manage.py", name)
         for option in re.findall(r"--[a-z-]+", line):
             assert option in parser.format_help(), f"{name} has no {option}"
@@ -223,3 +230,21 @@ def test_every_benchmark_is_in_the_list() -> None:
         if "\ndef main() -> None:" in path.read_text()
     }
     assert listed == runnable - {"attackers"}  # which hostile starts
+
+
+def test_every_argument_of_a_predictor_is_documented_with_its_default() -> None:
+    documented = {row[0]: row[1] for row in rows(ANALYTICS, "## Predictions")[1:]}
+    parameters = list(inspect.signature(predictor).parameters.values())[1:]
+    assert documented.keys() == {parameter.name for parameter in parameters}
+    for parameter in parameters:
+        if parameter.default is not None:
+            shown = json.dumps(parameter.default).capitalize()
+            assert documented[parameter.name].capitalize() == shown
+
+
+def test_every_threshold_is_documented_with_its_defaults() -> None:
+    documented = {row[0]: row[2] for row in rows(ANALYTICS, "### Thresholds")}
+    assert documented == {
+        f"--{option}": f"{DEFAULTS[name].warning:g} {DEFAULTS[name].critical:g}"
+        for option, (name, _) in OPTIONS.items()
+    }

@@ -17,7 +17,7 @@ import pytest
 from realtime import publish_many
 from realtime.log import get_log
 from realtime.processes import key
-from realtime.processing.contract import Records
+from realtime.processing.contract import Changes, Records
 from realtime.processing.runner import Runner
 from realtime.processing.state import Fenced, claim, renew, save
 from realtime.protocol import Position
@@ -125,6 +125,26 @@ async def test_a_processor_that_keeps_state_gets_that_of_another_definition() ->
     # And the new definition is noted: it is no change any more.
     again = await claim(same := Adder("one", definition="2"), "me")
     assert again is not None and same.sum == 6
+
+
+class Behind(Adder):
+    """An adder whose state is that of the fourth message."""
+
+    def save(self) -> Changes:
+        return super().save()._replace(upto=4)
+
+
+async def test_a_state_that_is_behind_is_restored_where_it_was() -> None:
+    for offset in 10, 6:  # the second time not all is taken in again
+        hold = await claim(adder := Behind("one"), "me")
+        assert hold is not None
+        adder.take(records(*range(offset)))
+        hold.position = Position("e", offset)
+        await save(hold)
+        again = await claim(Behind("one"), "me")
+        assert again is not None and again.position == ("e", 4)
+    changed = await claim(Behind("one", definition="2"), "me")
+    assert changed is not None and changed.position == ("e", 10)
 
 
 # Runners in processes of their own

@@ -9,7 +9,6 @@ from datetime import datetime
 
 from realtime.demo.delays import AirportDelays, long_delay_alert
 from realtime.demo.messages import Message
-from realtime.demo.predictions import Predictor
 from realtime.demo.records import Arrival, Departure, Record, Weather
 
 
@@ -22,7 +21,6 @@ class Figures:
 
     def __init__(self, start: datetime, round_number: int = 1) -> None:
         self._delays = AirportDelays(start, round_number)
-        self._predictor = Predictor(round_number)
 
     def add(self, record: Record) -> list[Message]:
         """Take the next record in; return it and what follows from it, in publishing order."""
@@ -33,10 +31,6 @@ class Figures:
         messages.append(Message("events", record.raw))
         if isinstance(record.item, Departure | Arrival):
             messages += long_delay_alert(record.item)
-        if isinstance(record.item, Departure):
-            messages.append(self._predictor.forecast(record.item))
-        elif isinstance(record.item, Arrival):
-            messages += self._predictor.learn(record.item)
         return messages
 
     def advance(self, time: datetime) -> list[Message]:

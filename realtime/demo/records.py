@@ -29,6 +29,7 @@ class DepartedFlight(Flight, frozen=True):
     """A flight that has left."""
 
     delay_minutes: int
+    distance_miles: int
 
 
 class ArrivedFlight(Flight, frozen=True):

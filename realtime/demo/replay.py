@@ -30,12 +30,11 @@ FIRST_FLIGHTS = datetime(2013, 1, 1, 10, tzinfo=UTC)
 # Six minutes of the week a second: 7 flight events a second on average, a week in 27 minutes.
 SPEED = 360.0
 TICK = 0.25
-STATUS_EVERY = 3.0
 # After a longer pause (an outage, a sleeping laptop) the replay goes on where it was.
 MAX_STEP = 1.0
 MAX_BATCH = 500
-# What others follow from comes first: a departure is published before its prediction.
-ORDER = ("events", "metrics", "alerts", "predictions", "aggregations", "system_status")
+# What others follow from comes first: a departure is published before its alert.
+ORDER = ("events", "metrics", "alerts", "aggregations", "system_status")
 
 Publish = Callable[[str, list[dict[str, Any]]], object]
 
@@ -81,7 +80,6 @@ class Replay:
         *,
         records: Callable[[], Iterator[Record]] = read_week,
         start: datetime = FIRST_FLIGHTS,
-        read_status: Callable[[], dict[str, Any]] | None = None,
         say: Callable[[str], object] = logger.info,
     ) -> None:
         self._publish = publish
@@ -89,13 +87,12 @@ class Replay:
         # Opens the week anew for each round.
         self._records = records
         self._start = start
-        self._read_status = read_status
         self._say = say
         # Messages due but not yet published, in order.
         self._outbox: list[Message] = []
         # How far the week has come.
         self._now = start
-        self._last_tick = self._status_due = pace.clock()
+        self._last_tick = pace.clock()
 
     def run(self) -> None:
         """Play rounds until stopped. Raises :class:`NothingToReplay` and what publishing does."""
@@ -142,9 +139,6 @@ class Replay:
 
     def _tick(self) -> None:
         """Publish what is due, then let one tick of real time pass."""
-        if self._read_status and self._pace.clock() >= self._status_due:
-            self._status_due = self._pace.clock() + STATUS_EVERY
-            self._outbox.append(Message("system_status", self._read_status()))
         self._flush()
         self._pace.sleep(TICK)
         tick = self._pace.clock()

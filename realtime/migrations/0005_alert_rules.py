@@ -8,7 +8,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('realtime', '0003_live_connections_and_limits'),
+        ('realtime', '0004_aggregation_rules'),
     ]
 
     operations = [

@@ -167,7 +167,8 @@ class PredictorProcessor:
             try:
                 if not isinstance(one, dict):
                     raise TypeError(f"a prediction is a dict, not {type(one).__name__}")
-                body = encode_payload({"predictor": self.name, "source": source} | one)
+                given = {"predictor": self.name, "source": source}
+                body = encode_payload(one | {k: v for k, v in given.items() if k not in one})
                 if len(body) > largest:
                     raise ValueError(f"a prediction of {len(body)} bytes; {largest} are allowed")
             except (TypeError, ValueError) as error:

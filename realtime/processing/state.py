@@ -65,11 +65,14 @@ return 1
 _SAVE = (
     APPEND_FUNCTION
     + """
-local known = redis.call('HMGET', KEYS[3], 'generation', 'sequence')
+local known = redis.call('HMGET', KEYS[3], 'generation', 'sequence', 'epoch', 'taken')
 if known[1] ~= ARGV[1] then return -1 end
 if tonumber(known[2] or 0) >= tonumber(ARGV[2]) then return 0 end
+-- Who restores a state that is behind takes in again what has been taken in before.
+local taken = tonumber(ARGV[5])
+if known[3] == ARGV[3] then taken = math.max(taken, tonumber(known[4] or 0)) end
 redis.call('HSET', KEYS[3], 'sequence', ARGV[2], 'epoch', ARGV[3], 'offset', ARGV[4],
-           'taken', ARGV[5])
+           'taken', string.format('%d', taken))
 redis.call('EXPIRE', KEYS[3], ARGV[6])
 local at = 9
 for i = at, at + ARGV[7] - 1, 2 do redis.call('HSET', KEYS[3], ARGV[i], ARGV[i + 1]) end

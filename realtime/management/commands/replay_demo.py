@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import os
-import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from realtime import publish_many
-from realtime.demo.host import Host
 from realtime.demo.replay import (
     FIRST_FLIGHTS,
     SPEED,
@@ -27,10 +22,10 @@ from realtime.demo.replay import (
     Replay,
     read_week,
 )
+from realtime.management.children import add_parent_argument
+from realtime.management.stopping import sleep, stop_signals
 from realtime.publishing import PublishError
 
-# How late a signal may be noticed during a long pause, in seconds.
-SLICE = 0.25
 MAX_SPEED = 100_000.0
 WEEK = (datetime(2013, 1, 1, tzinfo=UTC), datetime(2013, 1, 8, tzinfo=UTC))
 
@@ -57,21 +52,19 @@ class Command(BaseCommand):
             help="where in the week, 2013-01-01 to 07, each round starts; UTC "
             "(default: 2013-01-01T10:00)",
         )
-        parser.add_argument("--parent", type=int, help="end when this parent process has ended")
+        add_parent_argument(parser)
 
     def handle(
         self, *args: Any, speed: float, start: datetime, parent: int | None, **options: Any
     ) -> None:
         """Play until a signal comes or publishing has failed for too long."""
-        with _stop_signals() as signalled:
-            stopped = _stopped(signalled, parent)
-            pace = Pace(time.monotonic, partial(_sleep, stopped=stopped), stopped, speed)
+        with stop_signals(parent) as stopped:
+            pace = Pace(time.monotonic, partial(sleep, stopped=stopped), stopped, speed)
             replay = Replay(
                 PatientPublisher(publish_many, pace, retry_on=PublishError, say=self._say),
                 pace,
                 records=partial(read_week, start=start),
                 start=start,
-                read_status=Host(Path.cwd()).read,
                 say=self._say,
             )
             self._run(replay)
@@ -106,30 +99,3 @@ def _start(text: str) -> datetime:
         if WEEK[0] <= start < WEEK[1]:
             return start.astimezone(UTC)
     raise argparse.ArgumentTypeError(f"{text!r}: a UTC time from 2013-01-01 until 2013-01-08")
-
-
-@contextmanager
-def _stop_signals() -> Iterator[list[int]]:
-    """Collect SIGTERM and SIGINT instead of ending at once.
-
-    A list, not an Event: setting an Event in a handler can lock up the thread that waits for it.
-    """
-    received: list[int] = []
-    signals = (signal.SIGTERM, signal.SIGINT)
-    before = [signal.signal(number, lambda got, _: received.append(got)) for number in signals]
-    try:
-        yield received
-    finally:
-        for number, handler in zip(signals, before, strict=True):
-            signal.signal(number, handler)
-
-
-def _stopped(signalled: list[int], parent: int | None) -> Callable[[], bool]:
-    return lambda: bool(signalled) or (parent is not None and os.getppid() != parent)
-
-
-def _sleep(seconds: float, *, stopped: Callable[[], bool]) -> None:
-    """Sleep, in slices, since Python resumes a sleep that a signal interrupted."""
-    end = time.monotonic() + seconds
-    while (left := end - time.monotonic()) > 0 and not stopped():
-        time.sleep(min(left, SLICE))

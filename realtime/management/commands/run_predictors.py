@@ -9,7 +9,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from realtime.discovery import add_module_argument, discover
-from realtime.management.parent import add_parent_argument, end_with
+from realtime.management.children import add_parent_argument, end_with
 from realtime.predictions.definition import Predictor, predictors
 from realtime.predictions.processor import PredictorProcessor
 from realtime.processing.contract import AnyProcessor

@@ -7,7 +7,6 @@ import gc
 import os
 import resource
 import signal
-import subprocess
 import sys
 import threading
 from argparse import ArgumentParser
@@ -22,10 +21,16 @@ from realtime.database import prepare_database
 from realtime.demo.welcome import DemoAccess, demo_access, welcome
 from realtime.embedded import EmbeddedServer, EmbeddedServerError
 from realtime.keeper import keep_running, keep_synced
+from realtime.management.children import Children
 from realtime.servers import uses_embedded
 from realtime.supervisor import StartError, Supervisor
 
-DEMO_STOP_TIMEOUT = 3.0
+# What runs beside a server with a demo.
+DEMO = (
+    ("replay_demo",),
+    ("run_predictors", "--module", "realtime.demo.prediction"),
+    ("publish_system_status", "--interval", "3"),
+)
 
 SignalHandler = Callable[[int, Any], None]
 
@@ -59,7 +64,7 @@ class Command(BaseCommand):
             raise CommandError("--workers: must be 1 or more")
         _raise_file_limit()
         self._options = options
-        self._demo: subprocess.Popen[bytes] | None = None
+        self._demo = Children()
         self._demo_access: DemoAccess | None = None
         if options["connections_fd"] is not None:
             self._serve(None)
@@ -80,7 +85,7 @@ class Command(BaseCommand):
         except (EmbeddedServerError, StartError) as error:
             raise CommandError(str(error)) from None
         finally:
-            self._stop_demo()
+            self._demo.stop()
             if embedded is not None:
                 embedded.stop()
 
@@ -117,7 +122,9 @@ class Command(BaseCommand):
             worker = Worker(descriptor, server, server.stop)
             self._reactor.callLater(0, self._start_worker, worker)
         _settle_collector()
-        stop = _stop_on_signals(server, reactor, embedded, max(1.0, config.drain_timeout))
+        # The demo's commands end first: what they save needs a Valkey.
+        begin = self._demo.terminate
+        stop = _stop_on_signals(server, reactor, embedded, max(1.0, config.drain_timeout), begin)
         if descriptor is not None:
             self._move_on_signal(stop)
         server.run()
@@ -174,22 +181,10 @@ class Command(BaseCommand):
     def _start_demo(self, access: DemoAccess, port: int) -> None:
         self.stdout.write(welcome(access, port))
         self.stdout.flush()
-        command = [sys.executable, str(settings.BASE_DIR / "manage.py"), "replay_demo"]
-        command += ["--parent", str(os.getpid())]
-        if self._options["demo_speed"]:
-            command += ["--speed", str(self._options["demo_speed"])]
-        # In a session of its own: Ctrl-C is for the server, which ends the demo.
-        self._demo = subprocess.Popen(command, start_new_session=True)  # noqa: S603 - our own
-
-    def _stop_demo(self) -> None:
-        if self._demo is None:
-            return
-        self._demo.terminate()
-        try:
-            self._demo.wait(DEMO_STOP_TIMEOUT)
-        except subprocess.TimeoutExpired:
-            self._demo.kill()
-            self._demo.wait()
+        speed = self._options["demo_speed"]
+        for command in DEMO:
+            has_speed = speed and command[0] == "replay_demo"
+            self._demo.start(*command, *(("--speed", str(speed)) if has_speed else ()))
 
 
 def _url(host: str, port: int) -> str:
@@ -215,13 +210,17 @@ def _settle_collector() -> None:
 
 
 def _stop_on_signals(
-    server: Any, reactor: Any, embedded: EmbeddedServer | None, longest: float
+    server: Any,
+    reactor: Any,
+    embedded: EmbeddedServer | None,
+    longest: float,
+    begin: Callable[[], None],
 ) -> SignalHandler:
     """Drain on the first signal to stop; end on the second, or after *longest* seconds.
 
     SIGHUP is one too: a terminal that is closed should cost clients no more than Ctrl-C in it.
 
-    Returns what does that.
+    The first calls *begin*. Returns what does all that.
     """
 
     def end() -> None:
@@ -237,6 +236,7 @@ def _stop_on_signals(
         if watchdog.is_alive():
             end()
         watchdog.start()
+        begin()
         reactor.callFromThread(server.stop)
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):

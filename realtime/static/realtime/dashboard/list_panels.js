@@ -64,7 +64,7 @@ export class PredictionPanel extends ListPanel {
   item({ payload, time }) {
     const numbers = [...leaves(payload)].filter(([, value]) => typeof value === "number");
     const [field, value] = numbers.find(([path]) => FORECAST.test(path)) ?? numbers[0] ?? ["", ""];
-    const name = firstOf(payload, "name", "model", "model_name", "prediction_type") ?? "prediction";
+    const name = firstOf(payload, "name", "predictor", "model", "prediction_type") ?? "prediction";
     const subject = ["entity", "entity_id", "carrier", "flight", "airport", "dest"]
       .map((part) => payload?.[part])
       .filter((part) => part !== undefined && part !== null)

@@ -31,10 +31,14 @@ class Children:
         child = subprocess.Popen(program, start_new_session=True)  # noqa: S603 - our own
         self._running.append(child)
 
-    def stop(self) -> None:
-        """End all at the same time; return when they have ended."""
+    def terminate(self) -> None:
+        """Let all end, in their own time."""
         for child in self._running:
             child.terminate()
+
+    def stop(self) -> None:
+        """End all at the same time; return when they have ended."""
+        self.terminate()
         deadline = time.monotonic() + STOP_TIMEOUT
         for child in self._running:
             try:
