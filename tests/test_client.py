@@ -114,7 +114,8 @@ async def test_options(server: Server, token: str) -> None:
             assert found[-1].payload == {"n": 29, "k": 2}
             assert found[-1].position is not None
             assert found[-1].position._asdict() == sent[-1] and found[-1].timestamp.endswith("Z")
-        for wrong in ({"max_rate": 0}, {"fields": []}, {"on_overflow": "wait"}):
+        refused: list[dict[str, Any]] = [{"max_rate": 0}, {"fields": []}, {"on_overflow": "wait"}]
+        for wrong in refused:
             [name] = wrong
             with pytest.raises(Refused, match=f"Invalid subscription: {name}: "):
                 await client.subscribe("metrics", **wrong)
