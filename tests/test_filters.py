@@ -536,15 +536,15 @@ def rewrite(wanted: dict[str, Any], shuffler: random.Random) -> dict[str, Any]:
     for path in shuffler.sample(list(wanted), len(wanted)):
         value = wanted[path]
         if path == "$or":
-            several = [rewrite(one, shuffler) for one in value]
+            alternatives = [rewrite(one, shuffler) for one in value]
+            rewritten[path] = shuffler.sample(alternatives, len(alternatives))
         elif isinstance(value, dict):
             names = shuffler.sample(list(value), len(value))
             rewritten[path] = {name: as_float(value[name]) for name in names}
-            continue
         else:
             several = [as_float(item) for item in (value if isinstance(value, list) else [value])]
-        shuffler.shuffle(several)
-        rewritten[path] = several + several[:1]  # repeated, too
+            shuffler.shuffle(several)
+            rewritten[path] = several + several[:1]  # repeated, too
     return rewritten
 
 

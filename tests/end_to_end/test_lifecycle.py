@@ -68,8 +68,9 @@ async def test_a_channel_layer_that_does_not_answer(data_dir: Path) -> None:
     with running(data_dir, REDIS_URL=nobody, require_auth="false") as server:
         assert server.valkey() == []
         async with client(server) as page:
-            for _ in range(2):
-                await page.send({"type": "subscribe", "data": {"type": "events"}})
+            for explain in (False, True):
+                data = {"type": "events", "explain": explain}
+                await page.send({"type": "subscribe", "data": data})
                 error = await page.assert_error("unavailable")
                 assert error.pop("details")["retry_after"] > 0
                 assert error == {"error": "Temporarily unavailable", "code": "unavailable"}
@@ -85,8 +86,9 @@ async def test_a_channel_layer_that_hangs(data_dir: Path) -> None:
             pages = [await stack.enter_async_context(client(server)) for _ in range(8)]
             valkey.suspend()
             async with asyncio.timeout(3 * ANSWER_TIMEOUT):  # all wait together, not in turn
-                for page in pages:
-                    await page.send({"type": "subscribe", "data": {"type": "events"}})
+                for number, page in enumerate(pages):
+                    data = {"type": "events", "explain": number % 2 == 0}
+                    await page.send({"type": "subscribe", "data": data})
                 for page in pages:
                     error = await page.assert_error("unavailable")
                     assert error["details"]["retry_after"] > 0
