@@ -301,6 +301,34 @@ def test_more_groups_than_there_may_be_are_left_out(monkeypatch: pytest.MonkeyPa
     assert reader.processor.windows.progress.crowded == 4
 
 
+HOSTILE: list[Any] = [
+    *(b"1" * digits for digits in (19, 20, 301, 400, 4000, 5000)),
+    *(b"-" + b"9" * digits for digits in (19, 301, 5000)),
+    *(b"1e308", b"-1e308", b"5e-324", b"-0.0", b"0", b"1e300", b"true", b"null"),
+    *(b'""', b'"' + b"x" * 100_000 + b'"', rb'"\u0000"', rb'"\u0000s"', b'"9999-12-31"'),
+    *(b'"0001-01-01T00:00:00+23:59"', b"[[]]", b'{"a":{}}', b"[" * 5000 + b"]" * 5000),
+]
+
+
+@pytest.mark.parametrize("path", ["at", "g", "x"])
+def test_nothing_that_can_be_published_stops_a_rule(path: str) -> None:
+    reader = Reader(rule(group_by=["g"], size=20, slide=10, filters={"k": 1}))
+    good = {"at": NEW_YEAR, "g": "a", "x": 1, "k": 1}
+    for number, text in enumerate(HOSTILE):
+        try:
+            value = msgspec.json.decode(text)
+        except (msgspec.DecodeError, RecursionError):
+            continue
+        reader.take({**good, path: value}, {**good, "k": value}, value, good)
+        reader.save()
+        if number % 2:
+            reader.restart()
+    reader.take({**good, "at": NEW_YEAR + 100})
+    assert any(one["group"] == {"g": "a"} for one in reader.results)
+    for one in reader.results:
+        assert all(value is None or math.isfinite(value) for value in one["values"].values()), one
+
+
 # What was lost
 
 
