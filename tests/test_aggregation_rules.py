@@ -216,6 +216,7 @@ def test_a_rule_is_made_changed_and_copied(browser: Client) -> None:
     changed = AggregationRule.objects.get().to_rule()
     assert (changed.slide, changed.filters, changed.group_by) == (20, (), ())
     assert browser.get(address).status_code == 200
+    AggregationRule.objects.create(name="bad", size=60, functions=7)
     assert b"60 s every 20 s" in browser.get(PAGE).content
 
 

@@ -18,15 +18,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from realtime.aggregation import windows
-from realtime.aggregation.processor import CLOCK_SLACK, RuleProcessor
+from realtime.aggregation.processor import CLOCK_SLACK
 from realtime.aggregation.rule import Rule, make_rule
 from realtime.aggregation.sketches import EXACT_VALUES
 from realtime.filters import matches
-from realtime.processing.contract import Records
 from realtime.protocol import format_timestamp
+from tests.rule_reader import NEW_YEAR, Reader
 
-# 2013-01-01T00:00:00Z
-NEW_YEAR = 1_356_998_400
 FUNCTIONS = [
     {"name": "n", "function": "count"},
     {"name": "per_second", "function": "rate"},
@@ -44,42 +42,6 @@ FUNCTIONS = [
 def rule(**changes: Any) -> Rule:
     given: dict[str, Any] = {"size": 10, "time_path": "at", "functions": FUNCTIONS}
     return make_rule("r", **given | changes)
-
-
-class Reader:
-    """Feeds a rule as the runner does, and collects what it publishes."""
-
-    def __init__(self, made: Rule) -> None:
-        self.rule = made
-        self.processor = RuleProcessor(made)
-        self.processor.restore({})
-        self.fields: dict[str, bytes] = {}
-        self.outputs: list[bytes] = []
-        self.offset = 0
-
-    def take(self, *payloads: Any, published: float = NEW_YEAR + 1e6) -> None:
-        records = Records(self.offset + 1, list(payloads), [published] * len(payloads))
-        self.processor.take(records)
-        self.offset = records.last
-
-    def save(self) -> None:
-        while True:
-            changes = self.processor.save()
-            self.fields.update(changes.fields)
-            for name in changes.removed:
-                del self.fields[name]
-            self.outputs += changes.outputs
-            if not self.processor.urgent:
-                return
-
-    def restart(self) -> None:
-        self.processor = RuleProcessor(self.rule)
-        self.processor.restore(self.fields)
-
-    @property
-    def results(self) -> list[dict[str, Any]]:
-        self.save()
-        return [msgspec.json.decode(output) for output in self.outputs]
 
 
 # The naive evaluator
@@ -132,7 +94,7 @@ def result(made: Rule, start: int, group: Any, payloads: list[dict[str, Any]]) -
             "n": len(payloads),
             "per_second": len(payloads) / made.size,
             "with_x": len(there),
-            "sum": int(exact) if is_whole else float(exact),
+            "sum": (int(exact) if is_whole else float(exact)) if numbers else None,
             "mean": float(exact / len(numbers)) if numbers else None,
             "low": min(numbers, default=None),
             "high": max(numbers, default=None),
@@ -337,6 +299,34 @@ def test_more_groups_than_there_may_be_are_left_out(monkeypatch: pytest.MonkeyPa
     reader.take(*({"at": NEW_YEAR, "g": n % 5} for n in range(10)), {"at": NEW_YEAR + 10})
     assert [one["group"]["g"] for one in reader.results] == [0, 1, 2]
     assert reader.processor.windows.progress.crowded == 4
+
+
+HOSTILE: list[Any] = [
+    *(b"1" * digits for digits in (19, 20, 301, 400, 4000, 5000)),
+    *(b"-" + b"9" * digits for digits in (19, 301, 5000)),
+    *(b"1e308", b"-1e308", b"5e-324", b"-0.0", b"0", b"1e300", b"true", b"null"),
+    *(b'""', b'"' + b"x" * 100_000 + b'"', rb'"\u0000"', rb'"\u0000s"', b'"9999-12-31"'),
+    *(b'"0001-01-01T00:00:00+23:59"', b"[[]]", b'{"a":{}}', b"[" * 5000 + b"]" * 5000),
+]
+
+
+@pytest.mark.parametrize("path", ["at", "g", "x"])
+def test_nothing_that_can_be_published_stops_a_rule(path: str) -> None:
+    reader = Reader(rule(group_by=["g"], size=20, slide=10, filters={"k": 1}))
+    good = {"at": NEW_YEAR, "g": "a", "x": 1, "k": 1}
+    for number, text in enumerate(HOSTILE):
+        try:
+            value = msgspec.json.decode(text)
+        except (msgspec.DecodeError, RecursionError):
+            continue
+        reader.take({**good, path: value}, {**good, "k": value}, value, good)
+        reader.save()
+        if number % 2:
+            reader.restart()
+    reader.take({**good, "at": NEW_YEAR + 100})
+    assert any(one["group"] == {"g": "a"} for one in reader.results)
+    for one in reader.results:
+        assert all(value is None or math.isfinite(value) for value in one["values"].values()), one
 
 
 # What was lost

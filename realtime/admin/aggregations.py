@@ -174,7 +174,8 @@ class AggregationRuleAdmin(_RuleModelAdmin):
         def behind(row: AggregationRule) -> str:
             return shown(row).behind
 
-        return (*self.list_display, state, behind)
+        name, *others = self.list_display
+        return (name, state, behind, *others)
 
     @admin.display(description="window", ordering="size")
     def window(self, row: AggregationRule) -> str:
@@ -185,7 +186,10 @@ class AggregationRuleAdmin(_RuleModelAdmin):
     @admin.display(description="figures")
     def figures(self, row: AggregationRule) -> str:
         """Return the names of the functions."""
-        return ", ".join(str(one.get("name")) for one in row.functions)
+        try:
+            return ", ".join(one.name for one in row.to_rule().functions)
+        except RuleError:
+            return "-"
 
     @admin.display(description="state")
     def state(self, row: AggregationRule) -> str:
@@ -202,7 +206,7 @@ class AggregationRuleAdmin(_RuleModelAdmin):
         """Return how many messages did not count, and why."""
         return _show(row).left_out
 
-    @admin.display(description="published until")
+    @admin.display(description="windows are over until")
     def closed_until(self, row: AggregationRule) -> str:
         """Return the time up to which windows are over."""
         return _show(row).until

@@ -81,12 +81,15 @@ def _text(value: Any) -> str | None:
     if isinstance(value, str):
         digest = blake2b(value.encode("utf-8", "surrogatepass"), digest_size=16)
         return f"{_MARK}s{digest.hexdigest()}"
+    if type(value) is int and not _is_number(value):
+        return f"{_MARK}{value:x}"  # in decimal it may have more digits than Python writes
     return f"{_MARK}{_plain(value)!r}"
 
 
 def _plain(value: Any) -> Any:
-    """Return an integer for a float that is equal to it."""
-    return int(value) if type(value) is float and value.is_integer() else value
+    """Return an integer for a float that is equal to it, up to where floats are exact."""
+    is_whole = type(value) is float and value.is_integer() and abs(value) < 2**53
+    return int(value) if is_whole else value
 
 
 def times(records: Records, path: Path) -> list[Any]:
@@ -111,7 +114,7 @@ def _time(value: Any, published: float) -> float | None:
             seconds = found.timestamp()
         except (ValueError, OverflowError):
             return None
-    elif type(value) is int or type(value) is float:
+    elif _is_number(value):
         seconds = value / 1000 if value >= FIRST_MILLISECONDS else value
     else:
         return None

@@ -105,7 +105,9 @@ class Sum:
         return cls(count, whole, None if other is None else Decimal(other))
 
     def total(self) -> int | float | None:
-        """Return the sum; ``None`` if it is no integer and too large for a float."""
+        """Return the sum; ``None`` of nothing, or if it is no integer and too large for a float."""
+        if not self.count:
+            return None
         if self.other is None:
             return self.whole
         return _finite(lambda: float(self._exact()))

@@ -19,7 +19,7 @@ from tests.support import ROOT, Client, Server, client, environment, manage, run
 # 2013-01-01T00:00:00Z
 NEW_YEAR = 1_356_998_400
 COUNT = [{"name": "n", "function": "count"}]
-Start = Callable[[], "Worker"]
+Start = Callable[..., "Worker"]
 
 
 class Worker:
@@ -57,8 +57,8 @@ def start(site: Server) -> Iterator[Start]:
     with contextlib.ExitStack() as stack:
         started: list[Worker] = []
 
-        def start() -> Worker:
-            worker = Worker(site.data_dir, len(started), "streaming_site.settings")
+        def start(settings: str = "streaming_site.settings") -> Worker:
+            worker = Worker(site.data_dir, len(started), settings)
             started.append(worker)
             stack.callback(worker.process.wait)
             stack.callback(worker.process.kill)
@@ -136,6 +136,17 @@ async def test_events_become_results(site: Server, start: Start) -> None:
         }
         for origin, count, mean, high in (("JFK", 2, 3.5, 5), ("LGA", 1, None, None))
     ]
+    worker.stop()
+
+
+async def test_rules_in_code_run_too(site: Server, start: Start) -> None:
+    worker = start("tests.analytics.settings")
+    assert "run_aggregations: rules: in_code" in worker.log()
+    async with client(site, site.new_token()) as page:
+        await page.subscribe("aggregations")
+        site.publish("events", {"at": NEW_YEAR}, {"at": NEW_YEAR + 10})
+        [found] = await next_results(page, 1)
+    assert (found["rule"], found["values"]) == ("in_code", {"n": 1})
     worker.stop()
 
 

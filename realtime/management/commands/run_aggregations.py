@@ -29,7 +29,7 @@ class Command(BaseCommand):
         finally:
             connection.close()
         names = ", ".join(sorted(rule.name for rule in rules)) or "none yet"
-        self.stdout.write(f"run_aggregations: {len(rules)} rules: {names}")
+        self.stdout.write(f"run_aggregations: rules: {names}")
         self.stdout.flush()
         try:
             run_until_stopped(Runner("aggregations", load_processors))

@@ -1,0 +1,1 @@
+"""An app that has rules in code."""

@@ -1,0 +1,50 @@
+"""An aggregation rule without its surroundings: fed, saved and restarted as a runner does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from realtime.aggregation.processor import RuleProcessor
+from realtime.aggregation.rule import Rule
+from realtime.processing.contract import Records
+
+# 2013-01-01T00:00:00Z
+NEW_YEAR = 1_356_998_400
+
+
+class Reader:
+    """Feeds a rule as the runner does, and collects what it publishes."""
+
+    def __init__(self, made: Rule) -> None:
+        self.rule = made
+        self.processor = RuleProcessor(made)
+        self.processor.restore({})
+        self.fields: dict[str, bytes] = {}
+        self.outputs: list[bytes] = []
+        self.offset = 0
+
+    def take(self, *payloads: Any, published: float = NEW_YEAR + 1e6) -> None:
+        records = Records(self.offset + 1, list(payloads), [published] * len(payloads))
+        self.processor.take(records)
+        self.offset = records.last
+
+    def save(self) -> None:
+        while True:
+            changes = self.processor.save()
+            self.fields.update(changes.fields)
+            for name in changes.removed:
+                del self.fields[name]
+            self.outputs += changes.outputs
+            if not self.processor.urgent:
+                return
+
+    def restart(self) -> None:
+        self.processor = RuleProcessor(self.rule)
+        self.processor.restore(self.fields)
+
+    @property
+    def results(self) -> list[dict[str, Any]]:
+        self.save()
+        return [msgspec.json.decode(output) for output in self.outputs]
