@@ -119,8 +119,11 @@ class Site:
         self.aggregations = self._run(stack, "manage.py", "run_aggregations")
         self.alerts = self._run(stack, "manage.py", "run_alerts")
         wait_until(lambda: self.server.administer(HAS_BEGUN), PATIENCE)
-        self.publisher = Publisher(data_dir, file)
-        stack.callback(self.publisher.close)
+        self._stack, self._file = stack, file
+
+    def start_publishing(self) -> None:
+        self.publisher = Publisher(self._data_dir, self._file)
+        self._stack.callback(self.publisher.close)
 
     def _run(self, stack: contextlib.ExitStack, *arguments: str) -> Program:
         program = Program(self._data_dir, *arguments)
@@ -203,6 +206,7 @@ async def test_the_whole_way_whatever_is_killed(site: Site, file: Path) -> None:
     async with StreamingClient(url, site.token, backoff=(0.1, 1.0)) as client:
         figures = Follower(await client.subscribe("aggregations", on_gap=gaps.append))
         warnings = Follower(await client.subscribe("alerts", on_gap=gaps.append))
+        site.start_publishing()
         for after, happens in (
             (20_000, site.kill_the_publisher),
             (35_000, site.kill_run_aggregations),
