@@ -18,13 +18,13 @@ from realtime import publish_many
 from realtime.log import get_log
 from realtime.processes import key
 from realtime.processing.contract import Changes, Records
-from realtime.processing.runner import Runner
+from realtime.processing.runner import POLL_INTERVAL, Runner
 from realtime.processing.state import Fenced, claim, renew, save
 from realtime.protocol import Position
 from realtime.redis import sync_client
 from realtime.servers import layer_servers
 from tests.adder import Adder
-from tests.layers import close_layer, running_valkey
+from tests.layers import close_layer, running_valkey, until
 from tests.support import ROOT, environment, wait_until
 
 
@@ -240,3 +240,47 @@ async def test_what_was_lost_is_told(data_dir: Path) -> None:
     await asyncio.gather(task, return_exceptions=True)
     assert made[0].skipped == [(8, None)]
     assert made[0].ticks
+
+
+class PatientAdder(Adder):
+    """An adder that takes in three messages at a time, and notes when it is called."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.sizes: list[int] = []
+        self.idle_at: list[float] = []
+        self.closed = False
+
+    async def work(self, records: Records) -> int:
+        await asyncio.sleep(0)
+        if not len(records):
+            self.idle_at.append(time.monotonic())
+            return records.last
+        part = Records(records.first, records.payloads[:3], records.timestamps[:3])
+        self.sizes.append(len(part))
+        self.take(part)
+        return part.last
+
+    def close(self) -> None:
+        self.closed = True
+
+
+async def test_one_that_waits_is_given_what_it_has_left_and_then_rests() -> None:
+    publish_numbers(*range(20))
+    made: list[PatientAdder] = []
+
+    def load() -> list[PatientAdder]:
+        made.append(PatientAdder("one"))
+        return made[-1:]
+
+    task = asyncio.create_task(Runner("adders", load).run())
+    found = await until_summed(20, 1)
+    assert [one["count"] for one in found] == [10, 20]
+    adder = made[0]
+    await until(lambda: len(adder.idle_at) >= 6)
+    # What has nothing to do is not asked all the time.
+    assert adder.idle_at[5] - adder.idle_at[0] > 4 * POLL_INTERVAL
+    assert adder.sizes == [3, 3, 3, 3, 3, 3, 2]
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert adder.closed

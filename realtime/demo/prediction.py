@@ -8,6 +8,7 @@ the model is a linear regression, else a mean of similar flights.
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import pickle
 from dataclasses import dataclass
@@ -21,10 +22,12 @@ from realtime.demo.messages import flight_fields, iso, mean
 from realtime.demo.records import Arrival, Departure
 
 HAS_RIVER = importlib.util.find_spec("river") is not None
+# What another release has pickled may not be read.
+VERSION = f"river {importlib.metadata.version('river')}" if HAS_RIVER else "similar flights"
 # A flight that has not arrived by then will not: it was diverted.
 LONGEST_FLIGHT = timedelta(hours=24)
-# When time goes back by more than this, the week begins again.
-NEW_ROUND = timedelta(hours=12)
+# When time goes back by more than this, the week begins again: after its end, or a new start.
+NEW_ROUND = timedelta(hours=1)
 
 
 def river_model() -> Any:
@@ -91,7 +94,7 @@ class Score:
     "events",
     filters={"event_type": ["departure", "arrival"]},
     name="arrival_delay",
-    version="river" if HAS_RIVER else "similar flights",
+    version=VERSION,
     from_start=True,
 )
 class ArrivalDelay:

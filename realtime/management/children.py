@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from argparse import ArgumentParser
+from collections.abc import Callable
 
 from django.conf import settings
 
@@ -31,14 +32,10 @@ class Children:
         child = subprocess.Popen(program, start_new_session=True)  # noqa: S603 - our own
         self._running.append(child)
 
-    def terminate(self) -> None:
-        """Let all end, in their own time."""
-        for child in self._running:
-            child.terminate()
-
     def stop(self) -> None:
         """End all at the same time; return when they have ended."""
-        self.terminate()
+        for child in self._running:
+            child.terminate()
         deadline = time.monotonic() + STOP_TIMEOUT
         for child in self._running:
             try:
@@ -46,7 +43,18 @@ class Children:
             except subprocess.TimeoutExpired:
                 child.kill()
                 child.wait()
-        self._running.clear()
+
+    def stop_before(self, then: Callable[[], object]) -> None:
+        """End all, then call something: from a thread, unless there are none."""
+
+        def stop() -> None:
+            self.stop()
+            then()
+
+        if self._running:
+            threading.Thread(target=stop, name="children", daemon=True).start()
+        else:
+            then()
 
 
 def add_parent_argument(parser: ArgumentParser) -> None:

@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 # Bytes of the largest model that is saved: the server is busy with it while others wait.
 MAX_MODEL_BYTES = 64 * 1024 * 1024
+# Seconds after which no further batch is begun before what there is has been published.
+TURN = 0.1
 # Seconds until a model that could not be made is tried again.
 RETRY_INTERVAL = 10.0
 # Fields of the state: the model, and the offset up to which predictions have been published.
@@ -80,20 +82,31 @@ class PredictorProcessor:
         return bool(self._outputs)
 
     async def work(self, records: Records) -> int:
-        """Predict a batch of what the filters let through, and save the model if it is time."""
+        """Predict of what the filters let through, in batches, and save the model if it is time.
+
+        Ends with all messages or, so that predictions are published in time, after a while.
+        """
         if self._model is None and not await self._begin():
             return records.first - 1
         if self._kept is None:
             self._kept = self._taken = records.first - 1
+        began = time.monotonic()
+        while len(records):
+            records = await self._take(records)
+            if time.monotonic() - began > TURN:
+                break
+        if self._predictor.keeps_state and self._is_due():
+            await self._take_snapshot()
+        return records.first - 1
+
+    async def _take(self, records: Records) -> Records:
+        """Predict of one batch; return what comes after it."""
         payloads, offsets, last = self._batch(records)
         if payloads:
             self._outputs += await self._predict(payloads, offsets, records.epoch)
-        if len(records):
-            self._taken = last
-            self._since += last - records.first + 1
-        if self._predictor.keeps_state and self._is_due():
-            await self._take_snapshot()
-        return last
+        self._taken = last
+        self._since += last - records.first + 1
+        return records.after(last)
 
     def close(self) -> None:
         """Let the thread end."""

@@ -159,9 +159,10 @@ class Runner:
     async def _follow(self, kind: str) -> None:
         """Read a type's log for those who want it, as long as anyone does."""
         while holds := [one for one in self.holds.values() if one.processor.source == kind]:
+            at_work = [hold.task for hold in holds if hold.task is not None]
             try:
                 if not await self._step(kind, [hold for hold in holds if hold.task is None]):
-                    await _pause(hold.task for hold in holds if hold.task is not None)
+                    await _pause(at_work)
             except LogUnavailable as error:
                 logger.warning("reading %s: %s", kind, error)
                 await asyncio.sleep(RETRY_INTERVAL)
@@ -262,12 +263,11 @@ def _has_read_all(hold: Hold, chunk: Chunk) -> bool:
     return hold.position is not None and hold.position.offset >= chunk.head
 
 
-async def _pause(at_work: Iterable[asyncio.Task[None]]) -> None:
+async def _pause(at_work: Sequence[asyncio.Task[None]]) -> None:
     """Wait a little, or until one that was at work is ready for more."""
-    tasks = list(at_work)
-    if tasks:
+    if at_work:
         done = asyncio.FIRST_COMPLETED
-        await asyncio.wait(tasks, timeout=POLL_INTERVAL, return_when=done)
+        await asyncio.wait(at_work, timeout=POLL_INTERVAL, return_when=done)
     else:
         await asyncio.sleep(POLL_INTERVAL)
 

@@ -11,6 +11,7 @@ import sys
 import threading
 from argparse import ArgumentParser
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from django.conf import settings
@@ -122,9 +123,9 @@ class Command(BaseCommand):
             worker = Worker(descriptor, server, server.stop)
             self._reactor.callLater(0, self._start_worker, worker)
         _settle_collector()
-        # The demo's commands end first: what they save needs a Valkey.
-        begin = self._demo.terminate
-        stop = _stop_on_signals(server, reactor, embedded, max(1.0, config.drain_timeout), begin)
+        # The demo's commands end before the server: what they save needs a Valkey.
+        drain = partial(self._demo.stop_before, partial(reactor.callFromThread, server.stop))
+        stop = _stop_on_signals(drain, embedded, max(1.0, config.drain_timeout))
         if descriptor is not None:
             self._move_on_signal(stop)
         server.run()
@@ -210,17 +211,13 @@ def _settle_collector() -> None:
 
 
 def _stop_on_signals(
-    server: Any,
-    reactor: Any,
-    embedded: EmbeddedServer | None,
-    longest: float,
-    begin: Callable[[], None],
+    drain: Callable[[], None], embedded: EmbeddedServer | None, longest: float
 ) -> SignalHandler:
     """Drain on the first signal to stop; end on the second, or after *longest* seconds.
 
     SIGHUP is one too: a terminal that is closed should cost clients no more than Ctrl-C in it.
 
-    The first calls *begin*. Returns what does all that.
+    Returns what does that.
     """
 
     def end() -> None:
@@ -236,8 +233,7 @@ def _stop_on_signals(
         if watchdog.is_alive():
             end()
         watchdog.start()
-        begin()
-        reactor.callFromThread(server.stop)
+        drain()
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, stop)
