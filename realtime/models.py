@@ -271,3 +271,7 @@ class ConfigurationRevision(models.Model):
 
     def __str__(self) -> str:
         return str(self.number)
+
+
+# Models with modules of their own.
+from realtime.outbox import OutboxBatch, OutboxMessage  # noqa: E402, F401 - registration

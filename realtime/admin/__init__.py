@@ -11,6 +11,7 @@ from realtime.admin import (  # noqa: F401 - registration
     groups,
     limits,
     origins,
+    outbox,
     tokens,
 )
 
