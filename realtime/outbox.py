@@ -6,10 +6,10 @@ Tables and writing. Publishing is :mod:`realtime.relay`'s, in a process of its o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from django.db import connection, models, transaction
-from django.db.models import Q
+from django.db.models import Count, Min, Q
 from django.db.models.expressions import RawSQL
 from django.utils import timezone
 
@@ -70,6 +70,29 @@ class OutboxBatch(models.Model):
 
     def __str__(self) -> str:
         return f"{self.type} {self.key}"
+
+
+class Waiting(NamedTuple):
+    """How many messages wait for a relay, how many cannot be published, and when the first came.
+
+    ``since`` is in seconds since 1970, ``None`` if none waits.
+    """
+
+    waiting: int
+    parked: int
+    since: float | None
+
+
+def look() -> Waiting:
+    """Return what is in the outbox."""
+    is_waiting = Q(error="")
+    found = OutboxMessage.objects.order_by().aggregate(
+        waiting=Count("pk", filter=is_waiting),
+        parked=Count("pk", filter=~is_waiting),
+        since=Min("created_at", filter=is_waiting),
+    )
+    since = found["since"]
+    return Waiting(found["waiting"], found["parked"], since.timestamp() if since else None)
 
 
 def write(kind: str, bodies: Sequence[bytes], idempotency_key: str | None) -> None:

@@ -7,12 +7,14 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.postgresql import PostgreSQL, running_postgresql
 from tests.support import ROOT, Server, client, environment, manage, newest, running, wait_until
@@ -91,6 +93,34 @@ def waiting(site: Site) -> int:
         "from realtime.outbox import OutboxMessage\nresult = OutboxMessage.objects.count()"
     )
     return count
+
+
+def outbox_figures(site: Site, token: str) -> dict[str, float]:
+    """Return what Prometheus is told of the outbox."""
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{site.server.port}/metrics", headers={"Authorization": f"Bearer {token}"}
+    )
+    with urllib.request.urlopen(request) as response:
+        text = response.read().decode()
+    return {
+        sample.labels.get("state", sample.name): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if "outbox" in sample.name
+    }
+
+
+def test_prometheus_sees_what_waits(site: Site) -> None:
+    token = site.server.token("--stats")
+    nothing = {"waiting": 0, "parked": 0, "realtime_outbox_oldest_seconds": 0}
+    assert outbox_figures(site, token) == nothing
+    site.server.administer(WRITE, kind="events", count=10)
+    found = outbox_figures(site, token)
+    assert (found["waiting"], found["parked"]) == (10, 0)
+    assert 0 < found["realtime_outbox_oldest_seconds"] < 60
+    with relaying(site, "--once") as relay:
+        assert relay.process.wait(30) == 0
+    assert outbox_figures(site, token) == nothing
 
 
 def test_a_relay_ends_in_order(site: Site) -> None:
