@@ -20,6 +20,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from django.db import connection, transaction
+from django.db.models import Q
 from django.db.models.expressions import RawSQL
 from django.db.models.functions import Length
 
@@ -62,10 +63,12 @@ class Relay:
         """Prepare for a turn."""
         for kind in SUBSCRIPTION_TYPES:
             OutboxBatch.objects.get_or_create(type=kind)
+        # Of another server, whose rows have been brought here: none of its transactions goes on.
         if connection.vendor == "postgresql":
-            # Of another server, whose database this one was restored from: none of its
-            # transactions goes on.
-            OutboxMessage.objects.filter(transaction__gte=_XMAX).update(transaction=0)
+            foreign = Q(transaction__gte=_XMAX) | Q(transaction=None)
+            OutboxMessage.objects.filter(foreign).update(transaction=0)
+        else:
+            OutboxMessage.objects.exclude(transaction=None).update(transaction=None)
 
     def step(self) -> bool:
         """Publish a batch of each type that has any; tell whether there was one."""

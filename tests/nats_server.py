@@ -45,15 +45,19 @@ class NatsServer:
         self.process.kill()
         self.process.wait()
 
-    async def publish(self, stream: str, payloads: list[bytes], *, anew: bool = False) -> None:
-        """Publish to a stream of a subject of the same name; make it if need be, or anew."""
+    async def publish(
+        self, stream: str, payloads: list[bytes], subject: str = "", *, anew: bool = False
+    ) -> None:
+        """Publish to a subject of a stream, by default its name; make it if need be, or anew."""
         connection = await nats.connect(self.url)
         try:
             jetstream = connection.jetstream()
             if anew:
                 await jetstream.delete_stream(stream)
-            await jetstream.add_stream(name=stream, subjects=[stream])
-            pending = [await jetstream.publish_async(stream, payload) for payload in payloads]
+            await jetstream.add_stream(name=stream, subjects=[stream, f"{stream}.>"])
+            pending = [
+                await jetstream.publish_async(subject or stream, payload) for payload in payloads
+            ]
             await asyncio.gather(*pending)
         finally:
             await connection.close()

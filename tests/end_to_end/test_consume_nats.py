@@ -31,8 +31,8 @@ class Consumer:
     """A consumer's process."""
 
     def __init__(self, server: Server, url: str, stream: str, *arguments: str) -> None:
-        command = ["consume_nats", "--servers", url, "--stream", stream, "--type", "metrics"]
-        command += ["--ack-wait", ACK_WAIT, *arguments]
+        command = ["consume_nats", "--servers", url, "--type", "metrics", "--ack-wait", ACK_WAIT]
+        command += ["--stream", stream, *arguments] if stream else arguments
         self.process = subprocess.Popen(
             [sys.executable, str(ROOT / "manage.py"), *command],
             env=environment(server.data_dir),
@@ -176,6 +176,19 @@ async def test_the_log_is_away(data_dir: Path, nats_server: NatsServer) -> None:
                 assert [(await page.assert_data("metrics"))["n"] for _ in range(20)] == [*range(20)]
                 await until_consumed(nats_server, "away")
                 assert consumer.end().endswith("skipped 0\n")
+
+
+async def test_one_subject_of_a_stream(server: Server, token: str, nats_server: NatsServer) -> None:
+    for number, subject in enumerate(("many.eu.a", "many.us.a", "many.eu.b")):
+        await nats_server.publish("many", numbered(number, number + 1), subject)
+    async with client(server, token) as page:
+        await page.subscribe("metrics")
+        with consuming(server, nats_server.url, "many", "--subject", "many.eu.*"):
+            assert [await page.assert_data("metrics") for _ in range(2)] == [{"n": 0}, {"n": 2}]
+            await until_consumed(nats_server, "many")
+        # The stream is found by the subject.
+        with consuming(server, nats_server.url, "", "--subject", "many.us.*", "--durable", "us"):
+            assert await page.assert_data("metrics") == {"n": 1}
 
 
 async def test_stop_on_invalid(server: Server, token: str, nats_server: NatsServer) -> None:
