@@ -19,7 +19,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from realtime.figures import Figures
 
-__all__ = ["CONTENT_TYPE_LATEST", "expose"]
+__all__ = ["CONTENT_TYPE_LATEST", "expose", "expose_outbox"]
 
 # Counter -> its name in Prometheus, and what it counts.
 COUNTERS = {
@@ -130,3 +130,27 @@ class _Collector:
             for code, count in one.closes.items():
                 counter.add_metric([one.process, str(code)], count)
         yield counter
+
+
+def expose_outbox(waiting: int, parked: int, age: float) -> bytes:
+    """Return the figures of the outbox, which are the same on every host; *age* in seconds."""
+    messages = GaugeMetricFamily(
+        "realtime_outbox_messages", "Messages that are not published yet", labels=["state"]
+    )
+    messages.add_metric(["waiting"], waiting)
+    messages.add_metric(["parked"], parked)
+    oldest = GaugeMetricFamily(
+        "realtime_outbox_oldest_seconds", "For how long the oldest message has waited", value=age
+    )
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Fixed(messages, oldest))
+    return generate_latest(registry)
+
+
+class _Fixed:
+    def __init__(self, *metrics: Metric) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield them."""
+        yield from self._metrics

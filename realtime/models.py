@@ -275,4 +275,5 @@ class ConfigurationRevision(models.Model):
 
 # Tables that have modules of their own.
 from realtime.alerting.models import Alert, AlertRule, AlertsRead, Notification  # noqa: E402, F401
+from realtime.outbox import OutboxBatch, OutboxMessage  # noqa: E402, F401 - registration
 from realtime.rules import AggregationRule as AggregationRule  # noqa: E402

@@ -6,7 +6,9 @@ For staff that is logged in, and for tokens that may see the statistics.
 from __future__ import annotations
 
 import functools
+import logging
 import socket
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -15,11 +17,14 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
 from realtime.database import Unavailable
-from realtime.exposition import CONTENT_TYPE_LATEST, expose
+from realtime.exposition import CONTENT_TYPE_LATEST, expose, expose_outbox
 from realtime.figures import Figures, whole
-from realtime.node import get_node
+from realtime.node import Node, get_node
+from realtime.outbox import look
 from realtime.protocol import ERROR_TEXTS, ErrorCode
 from realtime.session import RETRY_AFTER_UNAVAILABLE, Session
+
+logger = logging.getLogger(__name__)
 
 View = Callable[[HttpRequest], Coroutine[Any, Any, HttpResponse]]
 
@@ -103,4 +108,15 @@ async def metrics(request: HttpRequest) -> HttpResponse:
     await node.start()
     host = socket.gethostname()
     text = expose([one for one in await node.look_at_cluster() if one.host == host])
-    return HttpResponse(text, content_type=CONTENT_TYPE_LATEST)
+    return HttpResponse(text + await _outbox(node), content_type=CONTENT_TYPE_LATEST)
+
+
+async def _outbox(node: Node) -> bytes:
+    """Return the outbox's figures, if the database answers."""
+    try:
+        found = await node.database.run(look)
+    except Unavailable as error:
+        logger.warning("looking into the outbox: %s", error)
+        return b""
+    age = 0.0 if found.since is None else max(0.0, time.time() - found.since)
+    return expose_outbox(found.waiting, found.parked, age)

@@ -56,22 +56,29 @@ def publish(
     payload: dict[str, Any],
     *,
     on_commit: bool = False,
+    durable: bool = False,
     idempotency_key: str | None = None,
 ) -> Position | None:
     """Publish one payload to everyone subscribed to *kind*; return its position in the log.
 
     With *on_commit* it is published when the current database transaction commits, and not at all
-    if it rolls back; the position is then ``None``. A message with an *idempotency_key* that was
-    used within ``history_ttl`` is not published again: the first one's position is returned.
+    if it rolls back; with *durable* it is written to the outbox in that transaction, or in one of
+    its own, and ``manage.py relay_outbox`` publishes it: whatever happens after the commit, it is
+    not lost. The position is then ``None``. A message with an *idempotency_key* that was used
+    within ``history_ttl`` is not published again: the first one's position is returned.
 
     Raises:
         ValueError: unknown subscription type; the payload is no JSON object or larger than
-            ``max_message_size``.
+            ``max_message_size``; both *on_commit* and *durable*.
+        django.db.Error: a *durable* message could not be written.
         PublishError: the log may not have the message. To try again with the same
             *idempotency_key* is safe.
     """
     _check_type(kind)
     body = _encode(payload)
+    if durable:
+        _write(kind, [body], idempotency_key, on_commit=on_commit)
+        return None
     if on_commit:
         transaction.on_commit(lambda: _append(kind, [body], idempotency_key))
         return None
@@ -83,27 +90,35 @@ async def apublish(
     payload: dict[str, Any],
     *,
     on_commit: bool = False,
+    durable: bool = False,
     idempotency_key: str | None = None,
 ) -> Position | None:
     """Publish one payload; the coroutine form of :func:`publish`."""
-    if on_commit:  # transactions are those of the thread that runs synchronous code
+    if on_commit or durable:  # transactions are those of the thread that runs synchronous code
         return await sync_to_async(publish)(
-            kind, payload, on_commit=True, idempotency_key=idempotency_key
+            kind, payload, on_commit=on_commit, durable=durable, idempotency_key=idempotency_key
         )
     _check_type(kind)
     return await _aappend(kind, [_encode(payload)], idempotency_key)
 
 
 def publish_many(
-    kind: str, payloads: Iterable[dict[str, Any]], *, idempotency_key: str | None = None
+    kind: str,
+    payloads: Iterable[dict[str, Any]],
+    *,
+    durable: bool = False,
+    idempotency_key: str | None = None,
 ) -> list[Position]:
-    """Publish payloads in order, in one round trip; return their positions.
+    """Publish payloads in order, in one round trip; return their positions, none if *durable*.
 
     More than :data:`MAX_APPEND_MESSAGES` or :data:`MAX_APPEND_BYTES` take one for each such part.
     Raises as :func:`publish`. Nothing is published if a payload is invalid.
     """
     _check_type(kind)
     bodies = [_encode(payload) for payload in payloads]
+    if durable:
+        _write(kind, bodies, idempotency_key)
+        return []
     positions: list[Position] = []
     for part, key in _parts(bodies, idempotency_key):
         first = _append(kind, part, key)
@@ -112,9 +127,17 @@ def publish_many(
 
 
 async def apublish_many(
-    kind: str, payloads: Iterable[dict[str, Any]], *, idempotency_key: str | None = None
+    kind: str,
+    payloads: Iterable[dict[str, Any]],
+    *,
+    durable: bool = False,
+    idempotency_key: str | None = None,
 ) -> list[Position]:
     """Publish payloads in order; the coroutine form of :func:`publish_many`."""
+    if durable:
+        return await sync_to_async(publish_many)(
+            kind, list(payloads), durable=True, idempotency_key=idempotency_key
+        )
     _check_type(kind)
     bodies = [_encode(payload) for payload in payloads]
     positions: list[Position] = []
@@ -160,6 +183,15 @@ def _parts(bodies: Sequence[bytes], key: str | None) -> Iterable[tuple[list[byte
         yield part, None if key is None else f"{key}:{number}"
 
 
+def _write(kind: str, bodies: Sequence[bytes], key: str | None, *, on_commit: bool = False) -> None:
+    """Write to the outbox."""
+    if on_commit:
+        raise ValueError("publish: either on_commit or durable, which is published after it too")
+    from realtime.outbox import write  # a model, which not every program of a publisher has
+
+    write(kind, bodies, key)
+
+
 def _check_type(kind: str) -> None:
     if kind not in SUBSCRIPTION_TYPES:
         raise ValueError(f"{kind!r} is no subscription type: {', '.join(SUBSCRIPTION_TYPES)}")
@@ -168,6 +200,13 @@ def _check_type(kind: str) -> None:
 def check_payload(payload: Any) -> bytes:
     """Return *payload* as JSON text. Raises ``ValueError`` if it cannot be published."""
     return _encode(payload)
+
+
+def publish_checked(
+    kind: str, bodies: Sequence[bytes], idempotency_key: str | None = None
+) -> Position:
+    """Publish what :func:`check_payload` returned; else as :func:`apublish_checked`."""
+    return _append(kind, bodies, idempotency_key)
 
 
 async def apublish_checked(
@@ -286,7 +325,7 @@ def _once(idempotency_key: str | None) -> dict[str, Any]:
     return {"once": digest, "once_ttl": get_streaming_config().websocket.history_ttl}
 
 
-def _append(kind: str, bodies: list[bytes], idempotency_key: str | None) -> Position:
+def _append(kind: str, bodies: Sequence[bytes], idempotency_key: str | None) -> Position:
     """Append and announce; return the first message's position. Raises :class:`PublishError`."""
     with publishing(kind, bodies) as traced:
         publication = Publication(kind, bodies, idempotency_key, traced.carried)

@@ -39,6 +39,9 @@ class Body:
         # The connection, which can be told to pause.
         self._source = source
         self._waiting = bytearray()
+        # How much may wait: what came with the headers, until the application asks for it, since
+        # it may not want a stranger's body at all.
+        self._most = 0
         self._has_news = asyncio.Event()
         self._is_gone = False
         self._is_unwanted = False
@@ -50,7 +53,7 @@ class Body:
         if self._is_unwanted:
             return
         self._waiting += part
-        if len(self._waiting) > MOST_WAITING and not self._is_paused:
+        if len(self._waiting) > self._most and not self._is_paused:
             self._is_paused = True
             self._source.pauseProducing()
         self._has_news.set()
@@ -73,6 +76,7 @@ class Body:
 
     async def receive(self) -> dict[str, Any]:
         """Return all that has arrived and was not taken, when there is any; ASGI's ``receive``."""
+        self._most = MOST_WAITING
         while not (self._waiting or self.is_complete or self._is_gone):
             self._has_news.clear()
             await self._has_news.wait()

@@ -14,6 +14,7 @@ from realtime.admin import (  # noqa: F401 - registration
     groups,
     limits,
     origins,
+    outbox,
     tokens,
 )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import ssl
 from collections.abc import AsyncIterator, Iterable
 from typing import Any, NamedTuple
 
@@ -62,9 +63,12 @@ class Post:
 
 
 @contextlib.asynccontextmanager
-async def posting(server: Server) -> AsyncIterator[Post]:
-    """Connect."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+async def posting(
+    server: Server | int, context: ssl.SSLContext | None = None
+) -> AsyncIterator[Post]:
+    """Connect to a server, or to a port, with TLS if there is a context."""
+    port = server if isinstance(server, int) else server.port
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
     try:
         yield Post(reader, writer)
     finally:
@@ -73,10 +77,14 @@ async def posting(server: Server) -> AsyncIterator[Post]:
 
 @contextlib.asynccontextmanager
 async def streaming(
-    server: Server, path: str, token: str, key: str | None = None
+    server: Server | int,
+    path: str,
+    token: str,
+    key: str | None = None,
+    context: ssl.SSLContext | None = None,
 ) -> AsyncIterator[Post]:
     """Begin to publish lines, in chunks."""
-    async with posting(server) as post:
+    async with posting(server, context) as post:
         post.begin(
             path,
             {

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import signal
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import psutil
 import pytest
 
 from realtime.batches import MOST_LINES
-from tests.end_to_end.poster import NDJSON, Answer, lines, post, posting, streaming
+from tests.end_to_end.poster import NDJSON, Answer, Post, lines, post, posting, streaming
 from tests.support import TIMEOUT, Server, client, newest, running, wait_until
 
 
@@ -347,3 +348,48 @@ async def test_a_log_that_is_away(data_dir: Path) -> None:
         again = await post(server, "events", token, body, NDJSON, Idempotency_Key="away")
         assert (again.status, again.said["count"]) == (200, MOST_LINES + 10)
         assert await retained(server, token, "events", before) == list(range(MOST_LINES + 10))
+
+
+async def test_a_body_that_is_no_http_ends_the_connection(server: Server, token: str) -> None:
+    before = await newest(server, token, "alerts")
+    async with streaming(server, "alerts", token) as connection:
+        await connection.send(b'{"n": 1}\n')
+        await passed(server, token, "alerts", before)
+        connection.writer.write(b"no chunk\r\n" * 3)
+        assert (await connection.reader.readline()).startswith(b"HTTP/1.1 400 ")
+        await connection.reader.read()
+    assert (await post(server, "alerts", token, b'{"n": 2}')).status == 200
+    assert await retained(server, token, "alerts", before) == [1, 2]
+
+
+async def test_a_client_that_leaves_publishes_what_has_come(server: Server, token: str) -> None:
+    before = await newest(server, token, "alerts")
+    async with streaming(server, "alerts", token) as connection:
+        await connection.send(b'{"n": 1}\n{"n": 2')
+        await passed(server, token, "alerts", before)
+    assert (await post(server, "alerts", token, b'{"n": 3}')).status == 200
+    assert await retained(server, token, "alerts", before) == [1, 3]
+
+
+async def test_a_strangers_body_is_not_kept(data_dir: Path) -> None:
+    with running(data_dir, auth_failures_per_minute="1000") as server:
+        process = psutil.Process(server.process.pid)
+        await post(server, "events", "wrong", b"{}")
+        memory = process.memory_info().rss
+        async with AsyncExitStack() as stack:
+            strangers = [
+                await stack.enter_async_context(streaming(server, "events", "wrong"))
+                for _ in range(50)
+            ]
+
+            async def send(stranger: Post) -> None:
+                with contextlib.suppress(ConnectionError):
+                    while True:
+                        await stranger.send(b"x" * 65_536)
+
+            sending = [asyncio.ensure_future(send(stranger)) for stranger in strangers]
+            for stranger in strangers:
+                answer = await stranger.answer()
+                assert (answer.status, answer.headers["connection"]) == (401, "close")
+            assert process.memory_info().rss - memory < 30_000_000
+            await asyncio.gather(*sending)  # cut, though none of them ends
