@@ -70,7 +70,7 @@ async def come(server: Server, token: str) -> None:
 
 async def test_a_token_expires_nevertheless(data_dir: Path) -> None:
     with running(data_dir) as server:
-        expires_at = datetime.now(UTC) + timedelta(seconds=2)
+        expires_at = datetime.now(UTC) + timedelta(seconds=5)
         token = server.new_token(expires_at=expires_at.isoformat())
         async with client(server, token) as page:
             with locked_database(server):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import json
 import os
@@ -129,30 +130,35 @@ async def test_in_80_columns(server: Server) -> None:
         await page.subscribe("events")
         positions = server.publish("events", *({"n": n} for n in range(5)))
         await page.assert_positions(positions)
-        with watching(server.data_dir) as terminal:
-            lines = terminal.wait_for(
-                lambda lines: (
-                    row(lines, "events")[1:5] == ["1", "5", "5", "5"]
-                    and row(lines, "all")[1:3] == ["1", "1"]
-                )
+        # In a thread: meanwhile the client answers pings.
+        await asyncio.to_thread(look_in_80_columns, server)
+
+
+def look_in_80_columns(server: Server) -> None:
+    with watching(server.data_dir) as terminal:
+        lines = terminal.wait_for(
+            lambda lines: (
+                row(lines, "events")[1:5] == ["1", "5", "5", "5"]
+                and row(lines, "all")[1:3] == ["1", "1"]
             )
-            heads = next(line for line in lines if "process " in line)
-            assert " ".join(heads.split()).startswith(NEEDED)
-            assert any(f"-{server.process.pid}-" in line for line in lines)
-            assert not any("…" in line[20:] for line in lines)
-            # It goes on: what is published now is seen, and how many a second.
-            server.publish("events", *({"n": n} for n in range(400)))
-            terminal.wait_for(lambda lines: row(lines, "events")[1:4] == ["1", "405", "405"])
-            # A wider terminal has more columns, at once; a narrower one fewer.
-            terminal.resize(140, 40)
-            wide = terminal.wait_for(lambda lines: any("repaired" in line for line in lines[9:]))
-            assert any("loop ms" in line and "memory" in line for line in wide)
-            terminal.resize(60, 20)
-            terminal.wait_for(
-                lambda lines: any("conns" in line and "refused" not in line for line in lines)
-            )
-            terminal.press(b"\x03")
-            terminal.assert_left(0)
+        )
+        heads = next(line for line in lines if "process " in line)
+        assert " ".join(heads.split()).startswith(NEEDED)
+        assert any(f"-{server.process.pid}-" in line for line in lines)
+        assert not any("…" in line[20:] for line in lines)
+        # It goes on: what is published now is seen, and how many a second.
+        server.publish("events", *({"n": n} for n in range(400)))
+        terminal.wait_for(lambda lines: row(lines, "events")[1:4] == ["1", "405", "405"])
+        # A wider terminal has more columns, at once; a narrower one fewer.
+        terminal.resize(140, 40)
+        wide = terminal.wait_for(lambda lines: any("repaired" in line for line in lines[9:]))
+        assert any("loop ms" in line and "memory" in line for line in wide)
+        terminal.resize(60, 20)
+        terminal.wait_for(
+            lambda lines: any("conns" in line and "refused" not in line for line in lines)
+        )
+        terminal.press(b"\x03")
+        terminal.assert_left(0)
 
 
 def test_what_ends_it(server: Server) -> None:
