@@ -95,10 +95,10 @@ async def test_options(server: Server, token: str) -> None:
             assert found[-1].payload == {"n": 29, "k": 2}
             assert found[-1].position is not None
             assert found[-1].position._asdict() == sent[-1] and found[-1].timestamp.endswith("Z")
-        for wrong in ({"max_rate": 0}, {"fields": []}, {"on_overflow": "wait"}):
-            [name] = wrong
-            with pytest.raises(Refused, match=f"Invalid subscription: {name}: "):
-                await client.subscribe("metrics", **wrong)
+        with pytest.raises(Refused, match="Invalid subscription: max_rate: "):
+            await client.subscribe("metrics", max_rate=0)
+        with pytest.raises(Refused, match="Invalid subscription: fields: "):
+            await client.subscribe("metrics", fields=[])
 
 
 async def test_options_outlive_a_connection(server: Server, token: str) -> None:
