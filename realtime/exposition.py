@@ -37,6 +37,7 @@ COUNTERS_BY_TYPE = {
     "delivered_bytes": ("delivered_bytes", "Bytes of data messages to clients"),
     "repaired": ("repaired", "Messages that the channel layer did not bring and the log did"),
     "lost": ("lost", "Messages that could not be delivered any more"),
+    "dropped": ("dropped", "Data messages not sent to clients that had chosen to miss some"),
 }
 GAUGES = {
     "connections": ("connections", "Open connections"),

@@ -27,7 +27,7 @@ COUNTERS = (
     "refused_connections",
     "replays",
 )
-COUNTERS_BY_TYPE = ("published", "delivered", "delivered_bytes", "repaired", "lost")
+COUNTERS_BY_TYPE = ("published", "delivered", "delivered_bytes", "repaired", "lost", "dropped")
 
 
 class Histogram:
@@ -72,6 +72,8 @@ class Stats:
     # Messages that the layer did not bring and the log did, and those that are lost.
     repaired: dict[str, int] = field(default_factory=_by_type)
     lost: dict[str, int] = field(default_factory=_by_type)
+    # Data messages that clients, who have chosen that, did not read in time.
+    dropped: dict[str, int] = field(default_factory=_by_type)
     replays: int = 0
     # Close code -> connections that ended with it; 1006 without a close frame.
     closes: dict[int, int] = field(default_factory=dict)

@@ -314,6 +314,7 @@ async def test_a_slow_reader_may_miss_messages_instead(node: Node, configure: Co
         numbers = [m["data"]["event"]["n"] for m in messages if m["type"] == "data"]
         count = len(numbers) - 1
         assert numbers == [*range(count), 40]
+        assert node.stats.dropped["events"] == 40 - count and node.stats.slow_consumers == 0
         assert count * 4000 < 32_768  # half of the bound is left for all else
         assert messages[-2]["data"]["details"] == {
             "from": offsets[count],
