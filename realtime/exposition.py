@@ -40,6 +40,7 @@ COUNTERS_BY_TYPE = {
     "replayed": ("replayed", "Data messages to clients that resumed or rewound"),
     "repaired": ("repaired", "Messages that the channel layer did not bring and the log did"),
     "lost": ("lost", "Messages that could not be delivered any more"),
+    "dropped": ("dropped", "Data messages not sent to clients that had chosen to miss some"),
 }
 GAUGES = {
     "connections": ("connections", "Open connections"),

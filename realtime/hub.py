@@ -315,6 +315,8 @@ class Shaped(Group):
             members = tuple(one for one in delivery.subscriptions if one.since < first)
             yield Delivery(members, delivery.frames, len(messages)), messages
         for one in newcomers:
+            if not one.active or one.shaped is not self:
+                continue  # it has left meanwhile
             if one.since > last:  # some of what is held still is not for it either
                 self._newcomers[one] = None
             elif one.since >= first and one.since < last:
@@ -427,9 +429,9 @@ class Hub:
         for message in messages:
             for fan_out in index.match(message):
                 matched.setdefault(fan_out, []).append(message)
-        for fan_out, its_messages in matched.items():
+        for fan_out in [fan_out for fan_out in matched if fan_out.shaped]:
             for shaped in fan_out.shaped.values():
-                for message in its_messages:
+                for message in matched[fan_out]:
                     shaped.shaper.take(message)
                 self.shaped[shaped] = None
         for fan_out, its_messages in matched.items():

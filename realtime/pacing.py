@@ -138,6 +138,7 @@ class Pacing:
         return not waiting or waiting + size <= self._limit() // 2
 
     def _drop(self, subscription: Subscription, messages: Sequence[Message]) -> None:
+        self._node.stats.dropped[subscription.type] += len(messages)
         offsets = [message.offset for message in messages if message.offset]
         first, last = self._dropped.get(subscription, (0, 0))
         if offsets:

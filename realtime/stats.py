@@ -37,6 +37,7 @@ COUNTERS_BY_TYPE = (
     "replayed",
     "repaired",
     "lost",
+    "dropped",
 )
 
 
@@ -93,6 +94,8 @@ class Stats:
     # Messages that the layer did not bring and the log did, and those that are lost.
     repaired: dict[str, int] = field(default_factory=_by_type)
     lost: dict[str, int] = field(default_factory=_by_type)
+    # Data messages that clients, who have chosen that, did not read in time.
+    dropped: dict[str, int] = field(default_factory=_by_type)
     # Messages that the log retains, of the types whose log answered when it was last asked.
     log: dict[str, int] = field(default_factory=dict)
     replays: int = 0

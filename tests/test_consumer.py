@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from asgiref.sync import sync_to_async
+from channels.layers import get_channel_layer
 from channels.testing import WebsocketCommunicator
 from django.conf import settings
 from django.test import override_settings
@@ -260,9 +261,9 @@ class SlowServer:
         return [json.loads(m["text"]) for m in self.sent if m["type"] == "websocket.send"]
 
 
-def subscribe_message(kind: str) -> dict[str, Any]:
+def subscribe_message(kind: str, **options: Any) -> dict[str, Any]:
     """Return what the server hands on when a client subscribes."""
-    text = json.dumps({"type": "subscribe", "data": {"type": kind}})
+    text = json.dumps({"type": "subscribe", "data": {"type": kind} | options})
     return {"type": "websocket.receive", "text": text}
 
 
@@ -290,6 +291,59 @@ async def test_a_slow_reader_is_closed_and_nobody_waits_for_it(
         numbers = [message["data"]["event"]["n"] for message in received[1:]]
         assert numbers == list(range(len(numbers)))  # in order, whole, and then the end
         assert len(numbers) * 4000 <= 2 * 65_536
+        await slow.disconnect()
+
+
+async def test_a_slow_reader_may_miss_messages_instead(node: Node, configure: Configure) -> None:
+    configure(max_buffered_bytes="65536")
+    slow = SlowServer()
+    slow.give(subscribe_message("events", on_overflow="drop"))
+    async with connected() as quick:
+        await quick.subscribe("events")
+        await until(lambda: node.report()["total_subscriptions"] == 2)
+        offsets = []
+        for n in range(40):
+            await apublish("events", {"n": n, "text": "x" * 4000})
+            offsets.append((await quick.receive())["metadata"]["offset"])
+        slow.give({"type": "websocket.receive", "text": '{"type": "ping"}'})
+        slow.reads.set()
+        await until(lambda: bool(slow.texts()) and slow.texts()[-1]["type"] == "error")
+        await apublish("events", {"n": 40})
+        await until(lambda: slow.texts()[-1]["type"] == "data")
+        messages = slow.texts()
+        numbers = [m["data"]["event"]["n"] for m in messages if m["type"] == "data"]
+        count = len(numbers) - 1
+        assert numbers == [*range(count), 40]
+        assert node.stats.dropped["events"] == 40 - count and node.stats.slow_consumers == 0
+        assert count * 4000 < 32_768  # half of the bound is left for all else
+        assert messages[-2]["data"]["details"] == {
+            "from": offsets[count],
+            "to": offsets[-1],
+            "reason": "overflow",
+        }
+        # Who resumes from where the server said it was, before it told of a loss, loses nothing.
+        [pong] = [m for m in messages if m["type"] == "pong"]
+        [place] = pong["data"]["positions"].values()
+        assert place["offset"] == offsets[count] - 1
+        await slow.disconnect()
+
+
+async def test_what_is_dropped_may_be_in_no_log(node: Node, configure: Configure) -> None:
+    configure(max_buffered_bytes="4096")
+    slow = SlowServer()
+    slow.give(subscribe_message("events", on_overflow="drop"))
+    async with connected() as quick:
+        await quick.subscribe("events")
+        await until(lambda: node.report()["total_subscriptions"] == 2)
+        layer = get_channel_layer()
+        for n in range(3):
+            message = {"type": "stream.message", "payload": {"n": n, "text": "x" * 3000}}
+            await layer.group_send("realtime.events", message)
+            assert (await quick.receive())["metadata"] == {}
+        slow.reads.set()
+        await until(lambda: bool(slow.texts()) and slow.texts()[-1]["type"] == "error")
+        details = {"from": None, "to": None, "reason": "overflow"}
+        assert slow.texts()[-1]["data"]["details"] == details
         await slow.disconnect()
 
 

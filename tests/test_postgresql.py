@@ -101,7 +101,7 @@ async def test_a_server_on_it_through_an_outage(data_dir: Path, postgresql: Post
             )
             await other.assert_closed(1008, "token revoked")
             postgresql.kill()
-            # A worker that has not heard of the revocation still knows the other token, for a while.
+            # A worker that has not heard of the revocation knows the other token for a while.
             async with asyncio.timeout(10):
                 while await attempt(page, token) != "auth_failed":  # noqa: ASYNC110
                     await asyncio.sleep(0.1)

@@ -23,7 +23,7 @@ from realtime.shaping import (
     read_options,
     tree_of,
 )
-from tests.test_hub import RecordingOutlet
+from tests.test_hub import RecordingOutlet, read_messages
 
 ROOM = 1_000_000
 TIME = 1_704_110_400.0
@@ -414,6 +414,65 @@ def test_who_joins_gets_nothing_of_before() -> None:
     send(hub, 2)
     send(hub, 2.1)
     assert (offsets(old), offsets(new)) == ([[5]], [[5]])
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("publish"), st.integers(0, 2)),
+        st.tuples(st.just("wait"), st.sampled_from([0.05, 0.5, 2.0])),
+        st.tuples(st.just("join"), st.booleans()),
+        st.tuples(st.just("leave"), st.integers(0, 5)),
+    ),
+    max_size=60,
+)
+
+
+@given(OPTIONS, STEPS)
+def test_whoever_comes_and_goes(chosen: Options, steps: list[tuple[str, Any]]) -> None:
+    """Each gets what came since it joined: in order, once, the newest of each value in the end."""
+    hub, now, published = Hub(), 0.0, list[Message]()
+    # Each member, what had been published when it joined, and its way out.
+    members: list[tuple[Subscription, int, RecordingOutlet]] = []
+
+    def offsets(outlet: RecordingOutlet) -> list[int]:
+        frames = list(read_messages(outlet.written, outlet.deflated))
+        if not chosen.batch_ms:
+            return [frame["metadata"]["offset"] for frame in frames]
+        return [one["metadata"]["offset"] for frame in frames for one in frame["data"]["messages"]]
+
+    for name, value in steps:
+        if name == "publish":
+            published.append(message(len(published) + 1, {"k": value}))
+            publish(hub, published[-1])
+            send(hub, now)
+        elif name == "wait":
+            now += value
+            send(hub, now)
+        elif name == "join":
+            said, outlet = chosen.describe(), RecordingOutlet(value)
+            subscription, _ = subscribe(hub, own_id=f"s{value}", outlet=outlet, **said)
+            members.append((subscription, len(published), outlet))
+        elif members:
+            subscription, _, _ = members.pop(value % len(members))
+            hub.unsubscribe(subscription)
+        for subscription, joined, outlet in members:
+            received = offsets(outlet)
+            assert received == sorted(set(received)) and all(n > joined for n in received)
+            assert subscription.shaped is not None
+            oldest = subscription.shaped.shaper.oldest(subscription.since)
+            assert oldest is None or oldest > max([joined, *received])
+    for _ in range(3):
+        now += 10
+        send(hub, now)
+    for _, joined, outlet in members:
+        later = published[joined:]
+        newest = {one.decoded["k"] if chosen.conflate else None: one.offset for one in later}
+        assert set(newest.values()) <= set(offsets(outlet))
+        if not chosen.supersedes:
+            assert offsets(outlet) == [one.offset for one in later]
+    for subscription, _, _ in members:
+        hub.unsubscribe(subscription)
+    assert hub.count_groups() == 0
 
 
 def test_who_leaves_is_not_remembered() -> None:

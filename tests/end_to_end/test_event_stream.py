@@ -295,6 +295,34 @@ class TestLimits:
             assert (event.name, event.data) == ("close", {"code": 1013, "reason": "slow consumer"})
             assert received < 1200
 
+    async def test_a_client_that_may_miss_messages(self, quick: Server) -> None:
+        token = quick.new_token()
+        payload = {"text": "x" * 16_000}
+        async with (
+            subscribed(quick, "events", token, on_overflow="drop") as (source, _),
+            client(quick, token) as page,
+        ):
+            await page.subscribe("events")
+            source.reader._transport.pause_reading()  # type: ignore[attr-defined]
+            sent = []
+            for _ in range(60):
+                sent += [one["offset"] for one in quick.publish("events", *[payload] * 20)]
+                for _ in range(20):
+                    assert await page.assert_data("events") == payload
+            source.reader._transport.resume_reading()  # type: ignore[attr-defined]
+            received: list[int] = []
+            lost: list[int] = []
+            while sent[-1] not in received + lost:
+                event = await source.next()
+                if event.name == "data_lost":
+                    details = event.data["data"]["details"]
+                    assert details["reason"] == "overflow"
+                    lost += range(details["from"], details["to"] + 1)
+                else:
+                    assert event.name == "message"
+                    received.append(event.data["metadata"]["offset"])
+            assert lost and sorted(received + lost) == sent
+
     def test_the_end_of_a_server(self, data_dir: Path) -> None:
         async def follow(server: Server, token: str) -> None:
             async with subscribed(server, "events", token) as (source, _):
