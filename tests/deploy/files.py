@@ -20,6 +20,7 @@ DEPLOY = ROOT / "deploy"
 DOCKERFILE = DEPLOY / "docker/Dockerfile"
 COMPOSE = DEPLOY / "docker/compose.yaml"
 UNIT = DEPLOY / "systemd/streaming.service"
+RELAY_UNIT = DEPLOY / "systemd/streaming-relay.service"
 KUBERNETES = DEPLOY / "kubernetes"
 # What someone has to fill in, in examples.
 BLANK, PASSWORD = re.compile(r"(?m)^(\w*SECRET_KEY)=$"), "PASSWORD"
@@ -89,7 +90,8 @@ def command_lines() -> dict[str, list[str]]:
     for name, manifest in manifests().items():
         for container in containers(manifest):
             found[name] = container["args"]
-    for line in unit("ExecStartPre") + unit("ExecStart"):
+    relay = re.findall(r"(?m)^ExecStart=(.*)$", RELAY_UNIT.read_text())
+    for line in unit("ExecStartPre") + unit("ExecStart") + relay:
         program, script, *arguments = shlex.split(line)
         assert (program.lstrip("-"), script) == ("/srv/streaming/.venv/bin/python", "manage.py")
         found[f"streaming.service {arguments[0]}"] = arguments

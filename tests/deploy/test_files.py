@@ -16,6 +16,7 @@ from realtime.supervisor import GRACE
 from tests.deploy.files import (
     DEPLOY,
     PASSWORD,
+    RELAY_UNIT,
     SECRET,
     UNIT,
     assert_content,
@@ -120,15 +121,16 @@ def test_the_examples_make_a_site_that_nothing_is_to_be_said_against(
     assert "no issues" in done.stdout
 
 
-def test_systemd_takes_the_unit_and_the_service_may_do_little(tmp_path: Path) -> None:
+@pytest.mark.parametrize("path", [UNIT, RELAY_UNIT], ids=lambda path: path.stem)
+def test_systemd_takes_the_unit_and_the_service_may_do_little(path: Path, tmp_path: Path) -> None:
     program = find("systemd-analyze", "Debian's systemd has it")
-    text = UNIT.read_text()
+    text = path.read_text()
     python = tmp_path / "python"
     python.write_text("#!/bin/sh\n")
     python.chmod(0o755)
     text = text.replace("/srv/streaming/.venv/bin/python", str(python))
     text = text.replace("/srv/streaming", str(tmp_path))
-    copy = tmp_path / UNIT.name
+    copy = tmp_path / path.name
     copy.write_text(text)
     # What it does not know it only tells.
     assert assert_content(program, "verify", copy) == ""
