@@ -20,7 +20,8 @@ DEPLOY = ROOT / "deploy"
 DOCKERFILE = DEPLOY / "docker/Dockerfile"
 COMPOSE = DEPLOY / "docker/compose.yaml"
 UNIT = DEPLOY / "systemd/streaming.service"
-RELAY_UNIT = DEPLOY / "systemd/streaming-relay.service"
+# A template, and what is named where it says how to use it.
+COMMAND_UNIT = DEPLOY / "systemd/streaming@.service"
 KUBERNETES = DEPLOY / "kubernetes"
 # What someone has to fill in, in examples.
 BLANK, PASSWORD = re.compile(r"(?m)^(\w*SECRET_KEY)=$"), "PASSWORD"
@@ -89,13 +90,19 @@ def command_lines() -> dict[str, list[str]]:
             found[f"compose.yaml {name}"] = service["command"]
     for name, manifest in manifests().items():
         for container in containers(manifest):
-            found[name] = container["args"]
-    relay = re.findall(r"(?m)^ExecStart=(.*)$", RELAY_UNIT.read_text())
-    for line in unit("ExecStartPre") + unit("ExecStart") + relay:
+            found[f"{name} {container['args'][0]}"] = container["args"]
+    for line in unit("ExecStartPre") + unit("ExecStart") + command_units():
         program, script, *arguments = shlex.split(line)
         assert (program.lstrip("-"), script) == ("/srv/streaming/.venv/bin/python", "manage.py")
         found[f"streaming.service {arguments[0]}"] = arguments
     return found
+
+
+def command_units() -> list[str]:
+    """Return the command lines of the template's instances that its head names."""
+    text = COMMAND_UNIT.read_text()
+    (line,) = re.findall(r"(?m)^ExecStart=(.*)$", text)
+    return [line.replace("%i", name) for name in re.findall(r"streaming@(\w+)", text)]
 
 
 def containers(manifest: Any) -> list[dict[str, Any]]:

@@ -14,9 +14,9 @@ from django.core.management import get_commands, load_command_class
 from realtime.config import get_streaming_config
 from realtime.supervisor import GRACE
 from tests.deploy.files import (
+    COMMAND_UNIT,
     DEPLOY,
     PASSWORD,
-    RELAY_UNIT,
     SECRET,
     UNIT,
     assert_content,
@@ -121,7 +121,7 @@ def test_the_examples_make_a_site_that_nothing_is_to_be_said_against(
     assert "no issues" in done.stdout
 
 
-@pytest.mark.parametrize("path", [UNIT, RELAY_UNIT], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [UNIT, COMMAND_UNIT], ids=lambda path: path.stem)
 def test_systemd_takes_the_unit_and_the_service_may_do_little(path: Path, tmp_path: Path) -> None:
     program = find("systemd-analyze", "Debian's systemd has it")
     text = path.read_text()
@@ -130,7 +130,7 @@ def test_systemd_takes_the_unit_and_the_service_may_do_little(path: Path, tmp_pa
     python.chmod(0o755)
     text = text.replace("/srv/streaming/.venv/bin/python", str(python))
     text = text.replace("/srv/streaming", str(tmp_path))
-    copy = tmp_path / path.name
+    copy = tmp_path / path.name.replace("@.", "@run_alerts.")
     copy.write_text(text)
     # What it does not know it only tells.
     assert assert_content(program, "verify", copy) == ""

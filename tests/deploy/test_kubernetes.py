@@ -85,12 +85,15 @@ def test_names_lead_to_each_other() -> None:
     (spread,) = deployment["spec"]["template"]["spec"]["topologySpreadConstraints"]
     for selector in [*selectors, spread["labelSelector"]["matchLabels"]]:
         assert selector == labels
-    # No client is sent to a migration.
+    # No client is sent to a migration or a command.
     assert manifests()["migrate.yaml"]["spec"]["template"]["metadata"]["labels"] != labels
+    commands = manifests()["commands.yaml"]["spec"]
+    assert commands["selector"]["matchLabels"] == commands["template"]["metadata"]["labels"]
+    assert commands["selector"]["matchLabels"] != labels
     target = manifests()["autoscaler.yaml"]["spec"]["scaleTargetRef"]
     assert target == {"apiVersion": "apps/v1", "kind": "Deployment", "name": name}
     secret = manifests()["secret.example.yaml"]["metadata"]["name"]
-    for manifest in (deployment, manifests()["migrate.yaml"]):
+    for manifest in (deployment, manifests()["commands.yaml"], manifests()["migrate.yaml"]):
         for container in containers(manifest):
             assert container["envFrom"][1]["secretRef"]["name"] == secret
     (port,) = service["spec"]["ports"]
@@ -115,7 +118,7 @@ def test_pods_are_allowed_in_a_restricted_namespace() -> None:
     """As Kubernetes' Pod Security Standards have it (kubernetes.io/docs)."""
     label = "pod-security.kubernetes.io/enforce"
     assert manifests()["namespace.yaml"]["metadata"]["labels"][label] == "restricted"
-    for name in ("deployment.yaml", "migrate.yaml"):
+    for name in ("deployment.yaml", "commands.yaml", "migrate.yaml"):
         pod = manifests()[name]["spec"]["template"]["spec"]
         assert pod["securityContext"]["runAsNonRoot"] is True
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
