@@ -6,7 +6,6 @@ from django.core.exceptions import ValidationError
 from django.db import models
 from django.utils import timezone
 
-from realtime.aggregation.definitions import rules_in_code
 from realtime.aggregation.rule import MAX_SECONDS, SOURCES, Rule, RuleError, make_rule
 from realtime.filters import MAX_PATH_CHARACTERS
 
@@ -69,12 +68,10 @@ class AggregationRule(models.Model):
         )
 
     def clean(self) -> None:
-        """Check the rule as a whole, and that code has no other of its name."""
+        """Check the rule as a whole."""
         self.filters = {} if self.filters is None else self.filters
         self.group_by = [] if self.group_by is None else self.group_by
         try:
             self.to_rule()
         except RuleError as error:
             raise ValidationError({error.field: error.text}) from error
-        if self.name in rules_in_code():
-            raise ValidationError({"name": "A rule of this name is defined in code."})

@@ -105,7 +105,12 @@ def test_a_new_round_begins_anew(model: str) -> None:
     # Out of order by minutes is no new round: it goes on learning.
     late = predict(begin[-30:], learner)
     assert late[-1]["scored_flights"] >= first[-1]["scored_flights"] > 800
-    assert predict(begin, learner) == first
+    again = [event | {"round": 2} for event in begin]
+    assert predict(again, learner) == first
+    # It is in what is saved, too.
+    saved, learner = learner.save(), ArrivalDelay()
+    learner.restore(saved)
+    assert predict([event | {"round": 2} for event in begin[-30:]], learner)[-1]["scored_flights"]
 
 
 def test_other_events_are_nobodys_flights(model: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 import logging
-from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -13,8 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from realtime.demo.figures import Figures
+from realtime.demo.messages import iso
+from realtime.demo.records import BadRecord, Departure, Record, Weather, parse
 from realtime.demo.replay import (
     FILES,
     FIRST_FLIGHTS,
@@ -28,6 +30,7 @@ from realtime.demo.replay import (
     read_file,
     read_week,
 )
+from realtime.management.commands.replay_demo import numbered_rounds
 
 Payload = dict[str, Any]
 LAST_HOUR = datetime(2013, 1, 7, 23, tzinfo=UTC)
@@ -136,25 +139,12 @@ def test_an_event_is_published_when_its_time_has_come() -> None:
     assert published > 300
 
 
-def test_a_round_publishes_exactly_the_figures_of_the_week() -> None:
+def test_the_first_round_publishes_the_files_own_objects() -> None:
     recorder = play(30 * 60)
-    expected = Figures(FIRST_FLIGHTS)
-    messages = [message for record in read_week() for message in expected.add(record)]
-    messages += expected.finish()
-    for kind in ("events", "metrics", "alerts", "aggregations"):
-        whole = [message.payload for message in messages if message.type == kind]
+    records = list(read_week())
+    for kind, is_weather in (("events", False), ("metrics", True)):
+        whole = [r.raw | {"round": 1} for r in records if isinstance(r.item, Weather) is is_weather]
         assert recorder.of(kind)[: len(whole)] == whole
-
-
-@pytest.mark.parametrize("speed", [SPEED, 20_000.0])
-def test_a_departure_is_published_before_its_alert(speed: float) -> None:
-    seen = set()
-    for _, kind, batch in play(20, speed).batches:
-        ids = [payload.get("event_id") for payload in batch]
-        if kind == "events":
-            seen.update(ids)
-        elif kind == "alerts":
-            assert set(ids) <= seen
 
 
 def test_batches_stay_bounded_at_any_speed() -> None:
@@ -165,21 +155,8 @@ def test_batches_stay_bounded_at_any_speed() -> None:
 def test_the_default_speed_shows_something_a_few_times_a_second() -> None:
     recorder, seconds = play(27 * 60), 27 * 60
     assert 5 < len(recorder.of("events")) / seconds < 15
-    assert 1 < len(recorder.of("aggregations")) / seconds < 3
     seconds_with_something = {int(time) for time, _, _ in recorder.batches}
     assert len(seconds_with_something) > 0.6 * seconds
-
-
-def test_windows_are_published_in_time_while_no_flight_moves() -> None:
-    night = datetime(2013, 1, 2, 8, tzinfo=UTC)
-    recorder = play(10, start=night)
-    ends = Counter(figures["window_end"] for figures in recorder.of("aggregations"))
-    assert len(ends) >= 5
-    for time, kind, batch in recorder.batches:
-        now = night + timedelta(seconds=(time - 1000) * SPEED)
-        for figures in batch if kind == "aggregations" else []:
-            late = now - datetime.fromisoformat(figures["window_end"])
-            assert timedelta() <= late < timedelta(seconds=TICK * SPEED)
 
 
 def test_after_a_long_pause_the_week_goes_on_where_it_was() -> None:
@@ -193,28 +170,42 @@ def test_after_a_long_pause_the_week_goes_on_where_it_was() -> None:
 # -- rounds -----------------------------------------------------------------------------------
 
 
-def test_the_week_starts_over_with_clean_figures_and_says_so() -> None:
+def test_each_round_is_a_week_later_and_says_so() -> None:
     said: list[str] = []
     recorder = play(25, start=LAST_HOUR, say=said.append)
-    rounds = [status["round"] for status in recorder.of("system_status")]
-    assert rounds == [1, 2, 3]
-    assert said == [
-        f"the week is over; it starts over with clean figures (round {number})" for number in (2, 3)
-    ]
+    assert [status["round"] for status in recorder.of("system_status")] == [1, 2, 3]
+    assert [line.rpartition(" (")[2] for line in said] == ["round 2)", "round 3)"]
     first, second = (
-        [
-            payload | {"round": 0}
-            for payload in recorder.of("aggregations")
-            if payload["round"] == number
-        ]
+        [payload for payload in recorder.of("events") if payload["round"] == number]
         for number in (1, 2)
     )
-    assert first == second
+    assert len(first) == len(second) > 10
+
+    def as_first(payload: Payload) -> Payload:
+        flight = payload["payload"]
+        if "scheduled" in flight:
+            flight = flight | {"scheduled": a_week_before(flight["scheduled"])}
+        shifted = {"timestamp": a_week_before(payload["timestamp"]), "payload": flight, "round": 1}
+        return payload | shifted
+
+    assert [as_first(payload) for payload in second] == first
+    times = [payload["timestamp"] for payload in recorder.of("events")]
+    assert times == sorted(times)
 
 
-def test_the_last_window_of_a_round_is_published() -> None:
-    first_round = [f for f in play(12, start=LAST_HOUR).of("aggregations") if f["round"] == 1]
-    assert first_round[-1]["window_end"] == "2013-01-08T00:00:00.000Z"
+def a_week_before(timestamp: str) -> str:
+    return iso(datetime.fromisoformat(timestamp) - timedelta(weeks=1))
+
+
+def test_rounds_go_on_where_the_last_replay_was(tmp_path: Path) -> None:
+    path = tmp_path / "rounds"
+    first, second = numbered_rounds(path), numbered_rounds(path)
+    assert [next(first), next(first), next(second), next(first)] == [1, 2, 3, 4]
+    path.write_text("spoilt")
+    assert next(first) == 1
+    path.unlink()
+    path.mkdir()  # which can neither be read nor written
+    assert [next(first), next(first)] == [1, 1]
 
 
 def test_a_start_after_the_week_says_that_there_is_nothing() -> None:
@@ -302,7 +293,65 @@ def test_an_outage_loses_and_reorders_nothing() -> None:
     pace = clock.pace()
     patient = PatientPublisher(every_third_fails, pace, retry_on=LayerDown, say=lambda _: None)
     Replay(patient, pace).run()
-    whole = [record.raw for record in read_week() if "event_type" in record.raw]
+    whole = [record.raw | {"round": 1} for record in read_week() if "event_type" in record.raw]
     events = recorder.of("events")
     assert len(events) > 100
     assert events == whole[: len(events)]
+
+
+# -- lines ----------------------------------------------------------------------------
+
+
+def departure() -> Payload:
+    """Return a flight event as the files have it."""
+    details = {"carrier": "UA", "flight": 1, "origin": "EWR", "dest": "IAH"}
+    return {
+        "event_id": "flt_1_d",
+        "event_type": "departure",
+        "timestamp": "2013-01-01T10:17:00.000Z",
+        "payload": details | {"delay_minutes": 2, "distance_miles": 9},
+    }
+
+
+def record(event: Payload) -> Record:
+    return parse(json.dumps(event))
+
+
+def test_parse_reads_both_kinds_of_line() -> None:
+    event = departure()
+    assert isinstance(record(event).item, Departure)
+    assert record(event).raw == event
+    assert record(event).time == datetime(2013, 1, 1, 10, 17, tzinfo=UTC)
+    line = b'{"name":"weather","airport":"JFK","timestamp":"2013-01-01T06:00:00.000Z","x":null}'
+    assert isinstance(parse(line).item, Weather)
+    assert parse(line).airport == "JFK"
+
+
+@pytest.mark.parametrize("key", ["event_id", "event_type", "timestamp", "payload"])
+def test_a_missing_field_is_a_bad_record(key: str) -> None:
+    event = departure()
+    del event[key]
+    with pytest.raises(BadRecord):
+        record(event)
+
+
+@pytest.mark.parametrize(
+    "key", ["carrier", "flight", "origin", "dest", "delay_minutes", "distance_miles"]
+)
+def test_a_missing_detail_is_a_bad_record(key: str) -> None:
+    event = departure()
+    del event["payload"][key]
+    with pytest.raises(BadRecord, match=key):
+        record(event)
+
+
+@given(st.one_of(st.text(), st.binary(), st.recursive(st.none(), st.lists).map(json.dumps)))
+def test_any_line_is_a_record_or_a_bad_record(line: str | bytes) -> None:
+    with pytest.raises(BadRecord):
+        parse(line)
+
+
+def test_a_time_without_a_zone_is_a_bad_record() -> None:
+    event = departure() | {"timestamp": "2013-01-01T10:17:00"}
+    with pytest.raises(BadRecord):
+        record(event)

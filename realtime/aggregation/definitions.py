@@ -5,15 +5,10 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from django.utils.module_loading import autodiscover_modules
-
 from realtime.aggregation.processor import RuleProcessor
 from realtime.aggregation.rule import Rule, RuleError, make_rule
 
 logger = logging.getLogger(__name__)
-
-# The module of an app that holds rules.
-MODULE = "streams"
 
 _in_code: dict[str, Rule] = {}
 # What has been said of rows that are no rules, so as to say it once.
@@ -54,24 +49,25 @@ def aggregation_rule(
 
 
 def rules_in_code() -> dict[str, Rule]:
-    """Return the rules of all installed apps by name."""
-    autodiscover_modules(MODULE)
+    """Return the rules of the modules that have been discovered, by name."""
     return dict(_in_code)
 
 
 def load_rules() -> list[Rule]:
-    """Return all rules that are to run; a row that is no rule is told of once and left out."""
+    """Return all rules that are to run: a row takes the place of the code's rule of its name.
+
+    A row that is no rule is told of once and left out.
+    """
     from realtime.models import AggregationRule
 
     found = rules_in_code()
-    for row in AggregationRule.objects.filter(enabled=True):
-        if row.name in found:
-            _complain(f"the rule {row.name} of the admin does not run: code has one of that name")
-            continue
-        try:
-            found[row.name] = row.to_rule()
-        except RuleError as error:
-            _complain(f"the rule {row.name} of the admin does not run: {error}")
+    for row in AggregationRule.objects.all():
+        found.pop(row.name, None)
+        if row.enabled:
+            try:
+                found[row.name] = row.to_rule()
+            except RuleError as error:
+                _complain(f"the rule {row.name} of the admin does not run: {error}")
     return list(found.values())
 
 

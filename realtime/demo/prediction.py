@@ -26,8 +26,6 @@ HAS_RIVER = importlib.util.find_spec("river") is not None
 VERSION = f"river {importlib.metadata.version('river')}" if HAS_RIVER else "similar flights"
 # A flight that has not arrived by then will not: it was diverted.
 LONGEST_FLIGHT = timedelta(hours=24)
-# When time goes back by more than this, the week begins again: after its end, or a new start.
-NEW_ROUND = timedelta(hours=1)
 
 
 def river_model() -> Any:
@@ -112,7 +110,7 @@ class ArrivalDelay:
         self.score = Score()
         # Flight -> when it left, its features, the delay that is expected.
         self.in_the_air: dict[str, tuple[datetime, dict[str, Any], float]] = {}
-        self.newest: datetime | None = None
+        self.round: int | None = None
 
     def predict(self, payloads: list[dict[str, Any]]) -> list[dict[str, Any] | None]:
         """Return a forecast for each departure and the outcome of it for each arrival."""
@@ -120,22 +118,22 @@ class ArrivalDelay:
 
     def save(self) -> bytes:
         """Return all that has been learnt."""
-        return pickle.dumps((self.model, self.score, self.in_the_air, self.newest))
+        return pickle.dumps((self.model, self.score, self.in_the_air, self.round))
 
     def restore(self, data: bytes) -> None:
         """Go on from there."""
         # It comes out of `save`: the runner has checked that.
-        self.model, self.score, self.in_the_air, self.newest = pickle.loads(data)  # noqa: S301
+        self.model, self.score, self.in_the_air, self.round = pickle.loads(data)  # noqa: S301
 
     def _predict(self, payload: dict[str, Any]) -> dict[str, Any] | None:
         try:
             event = msgspec.convert(payload, Departure | Arrival)
         except msgspec.ValidationError:
             return None  # somebody else's event
-        if self.newest is not None and event.timestamp < self.newest - NEW_ROUND:
+        if payload.get("round") != self.round:
             # The same flights again: to know them would be cheating.
             self._begin()
-        self.newest = max(event.timestamp, self.newest or event.timestamp)
+            self.round = payload.get("round")
         if isinstance(event, Departure):
             return self._forecast(event)
         return self._learn(event)

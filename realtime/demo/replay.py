@@ -16,9 +16,8 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from realtime.demo.figures import Figures
 from realtime.demo.messages import Message, iso
-from realtime.demo.records import BadRecord, Record, parse
+from realtime.demo.records import BadRecord, Record, Weather, parse
 
 logger = logging.getLogger(__name__)
 
@@ -33,8 +32,8 @@ TICK = 0.25
 # After a longer pause (an outage, a sleeping laptop) the replay goes on where it was.
 MAX_STEP = 1.0
 MAX_BATCH = 500
-# What others follow from comes first: a departure is published before its alert.
-ORDER = ("events", "metrics", "alerts", "aggregations", "system_status")
+ORDER = ("events", "metrics", "system_status")
+WEEK = timedelta(weeks=1)
 
 Publish = Callable[[str, list[dict[str, Any]]], object]
 
@@ -71,7 +70,11 @@ class Pace:
 
 
 class Replay:
-    """Plays the week again and again until stopped."""
+    """Plays the week again and again until stopped, each round a week later than the one before.
+
+    So that time goes on for whoever reads it: a window that is over stays so. ``rounds`` are the
+    rounds' numbers, from 1.
+    """
 
     def __init__(
         self,
@@ -80,6 +83,7 @@ class Replay:
         *,
         records: Callable[[], Iterator[Record]] = read_week,
         start: datetime = FIRST_FLIGHTS,
+        rounds: Iterable[int] | None = None,
         say: Callable[[str], object] = logger.info,
     ) -> None:
         self._publish = publish
@@ -87,6 +91,7 @@ class Replay:
         # Opens the week anew for each round.
         self._records = records
         self._start = start
+        self._rounds = count(1) if rounds is None else rounds
         self._say = say
         # Messages due but not yet published, in order.
         self._outbox: list[Message] = []
@@ -96,45 +101,43 @@ class Replay:
 
     def run(self) -> None:
         """Play rounds until stopped. Raises :class:`NothingToReplay` and what publishing does."""
-        for round_number in count(1):
-            self._begin(round_number)
-            self._play(Figures(self._start, round_number))
+        for number, round_number in enumerate(self._rounds):
+            self._begin(round_number, is_first=number == 0)
+            self._play(round_number)
             if self._pace.stopped():
                 return
 
-    def _begin(self, round_number: int) -> None:
-        """Tell subscribers that all running figures start from nothing."""
-        message = f"replay started at {iso(self._start)}"
-        if round_number > 1:
-            message = "the week is over; it starts over with clean figures"
+    def _begin(self, round_number: int, *, is_first: bool) -> None:
+        """Tell subscribers where the replay is."""
+        start = iso(self._start + later(round_number))
+        message = f"replay started at {start}"
+        if not is_first:
+            message = f"the week is over; its flights leave again, a week later, from {start} on"
             self._say(f"{message} (round {round_number})")
         payload = {
             "component": "replay",
             "status": "ok",
             "round": round_number,
             "speed": self._pace.speed,
-            "replay_time": iso(self._start),
+            "replay_time": start,
             "message": message,
         }
         self._outbox.append(Message("system_status", payload))
         self._now = self._start
 
-    def _play(self, figures: Figures) -> None:
+    def _play(self, round_number: int) -> None:
         played = False
         for record in self._records():
             played = True
             while record.time > self._now:
-                # Nothing earlier than this record will come, so windows up to now are complete.
-                self._outbox += figures.advance(self._now)
                 self._tick()
                 if self._pace.stopped():
                     return
-            self._outbox += figures.add(record)
+            self._outbox.append(in_round(record, round_number))
             if len(self._outbox) >= MAX_BATCH:
                 self._flush()
         if not played:
             raise NothingToReplay
-        self._outbox += figures.finish()
         self._tick()
 
     def _tick(self) -> None:
@@ -151,6 +154,24 @@ class Replay:
         for type_ in ORDER:
             if payloads := [message.payload for message in outbox if message.type == type_]:
                 self._publish(type_, payloads)
+
+
+def later(round_number: int) -> timedelta:
+    """Return by how much a round is later than the files."""
+    return (round_number - 1) * WEEK
+
+
+def in_round(record: Record, round_number: int) -> Message:
+    """Return what a record is in a round: as in its file, but later, with the round's number."""
+    shift = later(round_number)
+    payload = record.raw | {"timestamp": iso(record.time + shift), "round": round_number}
+    if isinstance(record.item, Weather):
+        return Message("metrics", payload)
+    flight = payload["payload"]
+    if "scheduled" in flight:
+        scheduled = datetime.fromisoformat(flight["scheduled"]) + shift
+        payload["payload"] = flight | {"scheduled": iso(scheduled)}
+    return Message("events", payload)
 
 
 class GaveUp(Exception):

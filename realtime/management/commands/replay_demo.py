@@ -1,14 +1,17 @@
-"""``manage.py replay_demo``: publishes the demo; knows the terminal and signals, no figures."""
+"""``manage.py replay_demo``: publishes the demo; knows the terminal and signals, no flights."""
 
 from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from realtime import publish_many
@@ -27,6 +30,8 @@ from realtime.management.stopping import sleep, stop_signals
 from realtime.publishing import PublishError
 
 MAX_SPEED = 100_000.0
+# Weeks from 2013 on: a time that is yet to come is none for rules.
+MOST_ROUNDS = 600
 WEEK = (datetime(2013, 1, 1, tzinfo=UTC), datetime(2013, 1, 8, tzinfo=UTC))
 
 
@@ -65,6 +70,7 @@ class Command(BaseCommand):
                 pace,
                 records=partial(read_week, start=start),
                 start=start,
+                rounds=numbered_rounds(settings.DATA_DIR / "demo-rounds"),
                 say=self._say,
             )
             self._run(replay)
@@ -83,6 +89,17 @@ class Command(BaseCommand):
         with suppress(OSError, ValueError):
             self.stderr.write(f"replay_demo: {message}")
             self.stderr.flush()
+
+
+def numbered_rounds(path: Path) -> Iterator[int]:
+    """Yield rounds' numbers that go on where the last replay was, which a file remembers."""
+    while True:
+        number = 1
+        with suppress(OSError, ValueError):
+            number = int(path.read_text()) % MOST_ROUNDS + 1
+        with suppress(OSError):  # then all are the first
+            path.write_text(str(number))
+        yield number
 
 
 def _speed(text: str) -> float:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from channels.layers import get_channel_layer
-from django.core.management.base import BaseCommand, CommandError
-from django.utils.module_loading import autodiscover_modules
+from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from realtime.alerting.ledger import rules_in_force
 from realtime.alerting.service import AlertService
 from realtime.database import prepare_database
+from realtime.discovery import add_module_argument, discover
+from realtime.management.children import add_parent_argument, end_with
 from realtime.processing.runner import run_until_stopped
 from realtime.servers import has_servers
 
@@ -21,15 +22,18 @@ class Command(BaseCommand):
     help = "Run the alert rules of the admin and of code, and notify by e-mail and webhook."
     requires_system_checks = ()
 
+    def add_arguments(self, parser: CommandParser) -> None:
+        """Declare the options."""
+        add_module_argument(parser)
+        add_parent_argument(parser)
+
     def handle(self, *args: Any, **options: Any) -> None:
         """Run until SIGTERM or Ctrl-C."""
         if not has_servers(get_channel_layer()):
             raise CommandError("the channel layer is of one process: there is no log to read")
         prepare_database()
-        try:
-            autodiscover_modules("streams")
-        except ValueError as error:
-            raise CommandError(f"a streams module: {error}") from error
+        discover(options["module"])
+        end_with(options["parent"])
         names = ", ".join(sorted(rules_in_force())) or "none"
         run_until_stopped(AlertService(lambda: self._say(f"running alert rules: {names}")))
         self._say("stopped")

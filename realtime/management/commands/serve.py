@@ -29,6 +29,8 @@ from realtime.supervisor import StartError, Supervisor
 # What runs beside a server with a demo.
 DEMO = (
     ("replay_demo",),
+    ("run_aggregations", "--module", "realtime.demo.rules"),
+    ("run_alerts", "--module", "realtime.demo.rules"),
     ("run_predictors", "--module", "realtime.demo.prediction"),
     ("publish_system_status", "--interval", "3"),
 )

@@ -1,0 +1,95 @@
+"""The demo's rules: what is worth knowing of flights and weather, by the time they tell.
+
+Run by ``manage.py run_aggregations`` and ``manage.py run_alerts``, each with ``--module
+realtime.demo.rules``.
+"""
+
+from __future__ import annotations
+
+import realtime
+
+HOUR = 3600
+# The Bureau of Transportation Statistics counts a flight as late from 15 minutes on.
+LATE_MINUTES = 15
+DELAY = "payload.delay_minutes"
+
+# The last hour, every ten minutes, of each of the three airports.
+for name, kind in (("departures", "departure"), ("arrivals", "arrival")):
+    realtime.aggregation_rule(
+        name,
+        filters={"event_type": kind},
+        group_by=["payload.origin"],
+        size=HOUR,
+        slide=600,
+        time_path="timestamp",
+        functions=[
+            {"name": "flights", "function": "count"},
+            {"name": "mean_delay", "function": "avg", "path": DELAY},
+            {"name": "p95_delay", "function": "p95", "path": DELAY},
+            {"name": "max_delay", "function": "max", "path": DELAY},
+        ],
+    )
+
+realtime.aggregation_rule(
+    "late_departures",
+    filters={"event_type": "departure", DELAY: {"gte": LATE_MINUTES}},
+    group_by=["payload.carrier"],
+    size=HOUR,
+    time_path="timestamp",
+    functions=[
+        {"name": "flights", "function": "count"},
+        {"name": "destinations", "function": "distinct", "path": "payload.dest"},
+    ],
+)
+
+realtime.aggregation_rule(
+    "cancellations",
+    filters={"event_type": "cancellation"},
+    group_by=["payload.origin"],
+    size=3 * HOUR,
+    time_path="timestamp",
+    functions=[{"name": "flights", "function": "count"}],
+)
+
+realtime.alert_rule(
+    "late_flights",
+    source="aggregations",
+    filters={"rule": "departures"},
+    value="values.p95_delay",
+    above=30,
+    clear=20,
+    severity="info",
+    time="timestamp",
+)
+realtime.alert_rule(
+    "long_delays",
+    source="aggregations",
+    filters={"rule": "departures"},
+    value="values.mean_delay",
+    above=30,
+    clear=20,
+    severity="warning",
+    time="timestamp",
+)
+realtime.alert_rule(
+    "very_long_delays",
+    source="aggregations",
+    filters={"rule": "departures"},
+    value="values.mean_delay",
+    above=60,
+    clear=40,
+    severity="critical",
+    time="timestamp",
+)
+realtime.alert_rule(
+    "unusual_wind",
+    source="metrics",
+    filters={"name": "weather"},
+    value="wind_mph",
+    group_by=["airport"],
+    deviation=3,
+    samples=12,
+    least=10,
+    severity="warning",
+    time="timestamp",
+)
