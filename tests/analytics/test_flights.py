@@ -14,23 +14,12 @@ import pytest
 
 from realtime.aggregation.rule import Rule, make_rule
 from realtime.protocol import format_timestamp
+from tests.analytics.flights import FUNCTIONS
 from tests.rule_reader import Reader
 from tests.support import ROOT
 
 WEEK = ROOT / "realtime/demo/data/flights-2013-week1.ndjson.gz"
 LATENESS = 900
-DELAY = "payload.delay_minutes"
-FUNCTIONS = [
-    {"name": "flights", "function": "count"},
-    {"name": "sum", "function": "sum", "path": DELAY},
-    {"name": "mean", "function": "avg", "path": DELAY},
-    {"name": "low", "function": "min", "path": DELAY},
-    {"name": "high", "function": "max", "path": DELAY},
-    {"name": "p50", "function": "p50", "path": DELAY},
-    {"name": "p95", "function": "p95", "path": DELAY},
-    {"name": "p99", "function": "p99", "path": DELAY},
-    {"name": "planes", "function": "distinct", "path": "payload.tailnum"},
-]
 QUERY = """
     SELECT {group}, start, count(*), sum(delay), avg(delay), min(delay), max(delay),
         quantile_disc(delay, 0.50), quantile_disc(delay, 0.95), quantile_disc(delay, 0.99),
