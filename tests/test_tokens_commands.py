@@ -106,7 +106,7 @@ class TestCreate:
             ("--expires=0d", "expected a number and s, m, h or d, such as 30d"),
             ("--filter=tenant", "filter 'tenant': expected path=value"),
             ("--filter=a..b=1", "filters: the path 'a..b' has an empty step"),
-            ('--filter=a={"b": 1}', "filters: 'a': expected a string, number, boolean, null"),
+            ('--filter=a={"b": 1}', "filters: 'a': unknown operator 'b'"),
             ("--max-connections=0", "max-connections: Ensure this value is greater than or equal"),
             ("--rate-limit=-1", "rate-limit-per-minute: Ensure this value is greater than or equ"),
         ],

@@ -33,9 +33,10 @@ from tests.support import Server, manage, wait_until
 
 WORKERS = 2
 PORT = 8765
-# Seconds for which something is away, and in which everything must be as before.
+# Seconds for which something is away, and in which everything must be as before: long, since all
+# that takes part shares a machine that may have two cores and other tests to run.
 AWAY = 3.0
-RECOVERY = 40.0
+RECOVERY = 120.0
 FIRST_HOST, SECOND_HOST = 0, 1
 
 
@@ -267,7 +268,7 @@ async def test_a_rolling_restart_under_load(cluster: Cluster, say: Callable[[str
                     lambda server=server, done=done: (  # type: ignore[misc]
                         server.log().count("rolling restart done") > done
                     ),
-                    60,
+                    RECOVERY,
                 )
             await crowd.until_all_have(dict(stream.confirmed), RECOVERY)
         took = time.monotonic() - started

@@ -31,6 +31,8 @@ RESTORED = b"\x1b[?1049l", b"\x1b[?25h"
 NEEDED = "process conns subs in/s out/s lag ms buffered refused"
 # Of figures two seconds old, shown every two.
 SHOWN = 30.0
+# Messages that are published while someone watches.
+MORE = 400
 
 
 @pytest.fixture(scope="module")
@@ -130,8 +132,11 @@ async def test_in_80_columns(server: Server) -> None:
         await page.subscribe("events")
         positions = server.publish("events", *({"n": n} for n in range(5)))
         await page.assert_positions(positions)
-        # In a thread: meanwhile the client answers pings.
-        await asyncio.to_thread(look_in_80_columns, server)
+        # In a thread: meanwhile the client reads, and answers pings.
+        look = asyncio.create_task(asyncio.to_thread(look_in_80_columns, server))
+        for _ in range(MORE):
+            await page.receive(SHOWN)
+        await look
 
 
 def look_in_80_columns(server: Server) -> None:
@@ -147,8 +152,10 @@ def look_in_80_columns(server: Server) -> None:
         assert any(f"-{server.process.pid}-" in line for line in lines)
         assert not any("…" in line[20:] for line in lines)
         # It goes on: what is published now is seen, and how many a second.
-        server.publish("events", *({"n": n} for n in range(400)))
-        terminal.wait_for(lambda lines: row(lines, "events")[1:4] == ["1", "405", "405"])
+        server.publish("events", *({"n": n} for n in range(MORE)))
+        terminal.wait_for(
+            lambda lines: row(lines, "events")[1:4] == ["1", f"{MORE + 5}", f"{MORE + 5}"]
+        )
         # A wider terminal has more columns, at once; a narrower one fewer.
         terminal.resize(140, 40)
         wide = terminal.wait_for(lambda lines: any("repaired" in line for line in lines[9:]))
