@@ -1,6 +1,11 @@
-/** A live chart: one number of a type's messages, one line for each value of a text. */
+/**
+ * A live chart: one number of a type's messages, one line for each value of a text; or one value of
+ * an aggregation rule's results, one line for each group, at the ends of their windows.
+ */
 
-import { element, timeOfDay } from "./dom.js";
+import { element } from "./dom.js";
+import { LineChart } from "./line_chart.js";
+import { Results, resultOf } from "./results.js";
 import { Fields, Series, valueAt } from "./series.js";
 
 // Milliseconds between drawings: more would cost a phone its battery and show nobody more.
@@ -9,17 +14,12 @@ const DRAW_INTERVAL = 250;
 const SHORTEST = 30_000;
 // Messages that are kept to be shown another way.
 const KEPT = 5000;
-const COLOURS = 8;
-
-/**
- * @typedef {object} Options
- * @property {HTMLElement} root holds a canvas, and selects named "number", "group" and "window"
- */
 
 export class ChartPanel {
   #root;
   #chart;
   #fields = new Fields();
+  #results = new Results();
   #kept = [];
   #series;
   // What someone has chosen; until then the fields decide.
@@ -27,13 +27,12 @@ export class ChartPanel {
   #shown = { number: "", group: "" };
   #drawn = 0;
   #dirty = true;
-  #colours = [];
 
-  /** @param {HTMLElement} root */
+  /** @param {HTMLElement} root holds a canvas, and selects: number, group, window and windows */
   constructor(root) {
     this.#root = root;
     this.#series = new Series(this.#window());
-    this.#chart = newChart(root.querySelector("canvas"));
+    this.#chart = new LineChart(root, () => this.#redraw());
     for (const name of ["number", "group"]) {
       this.#select(name).addEventListener("change", (event) => {
         this.#chosen[name] = event.target.value;
@@ -41,8 +40,7 @@ export class ChartPanel {
       });
     }
     this.#select("window").addEventListener("change", () => this.#rebuild());
-    this.#paint();
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.#paint());
+    this.#select("windows").addEventListener("change", () => this.#redraw());
   }
 
   #select(name) {
@@ -55,16 +53,22 @@ export class ChartPanel {
 
   /** Take a message. */
   add({ payload, time }) {
-    this.#kept.push({ payload, time });
-    if (this.#kept.length > KEPT * 2) this.#kept = this.#kept.slice(-KEPT);
-    if (this.#fields.learn(payload)) this.#offer();
-    this.#count({ payload, time });
+    const result = resultOf(payload);
+    if (result) {
+      if (this.#results.add(result)) this.#offer();
+    } else {
+      this.#kept.push({ payload, time });
+      if (this.#kept.length > KEPT * 2) this.#kept = this.#kept.slice(-KEPT);
+      if (this.#fields.learn(payload)) this.#offer();
+      this.#count({ payload, time });
+    }
     this.#dirty = true;
   }
 
   /** Forget all messages. */
   clear() {
     this.#kept = [];
+    this.#results.clear();
     this.#rebuild();
   }
 
@@ -75,111 +79,87 @@ export class ChartPanel {
     if (typeof name === "string") this.#series.add(name, time, value);
   }
 
+  /** What to show: as someone chose, else what tells most. */
+  #choice() {
+    return {
+      number: this.#chosen.number ?? this.#results.telling ?? this.#fields.telling ?? "",
+      group: this.#chosen.group ?? this.#fields.groups[0] ?? "",
+    };
+  }
+
   /** Offer the fields there are by now. */
   #offer() {
-    const groups = this.#fields.groups;
-    const number = this.#chosen.number ?? this.#fields.telling ?? "";
-    const group = this.#chosen.group ?? groups[0] ?? "";
-    fill(this.#select("number"), this.#fields.numbers, number);
-    fill(this.#select("group"), ["", ...groups], group);
+    const { number, group } = this.#choice();
+    const fields = this.#fields.numbers.map((path) => [path, path]);
+    fill(this.#select("number"), [...this.#results.choices, ...fields], number);
+    const groups = this.#fields.groups.map((path) => [path, path]);
+    fill(this.#select("group"), [["", "no grouping"], ...groups], group);
     if (number !== this.#shown.number || group !== this.#shown.group) this.#rebuild();
   }
 
   #rebuild() {
-    this.#shown = {
-      number: this.#chosen.number ?? this.#fields.telling ?? "",
-      group: this.#chosen.group ?? this.#fields.groups[0] ?? "",
-    };
+    this.#shown = this.#choice();
     this.#series = new Series(this.#window());
     for (const message of this.#kept) this.#count(message);
-    this.#dirty = true;
-    this.#drawn = 0;
+    this.#redraw();
   }
 
-  /** Take the page's colours, which may have changed. */
-  #paint() {
-    const style = getComputedStyle(this.#root);
-    const colour = (name) => style.getPropertyValue(`--${name}`);
-    this.#colours = Array.from({ length: COLOURS }, (_, number) => colour(`line-${number}`));
-    for (const scale of Object.values(this.#chart.options.scales)) {
-      scale.ticks.color = colour("muted");
-      scale.grid = { color: colour("border") };
-    }
-    this.#chart.options.plugins.legend.labels.color = colour("muted");
-    this.#drawn = 0;
+  #redraw() {
     this.#dirty = true;
+    this.#drawn = 0;
   }
 
   /** Draw what has come, but not at every frame. */
   draw(now) {
     if (now - this.#drawn < (this.#dirty ? DRAW_INTERVAL : 1000)) return;
     this.#drawn = now;
+    const changed = this.#dirty;
     this.#dirty = false;
-    this.#series.trim(now);
-    const names = [...this.#series.byName.keys()].sort();
-    this.#chart.data.datasets = names.map((name, number) =>
-      dataset(name, this.#series.points(name), this.#colours[number % COLOURS]),
-    );
-    const begin = Math.min(this.#series.begin, now - SHORTEST);
-    this.#chart.options.scales.x.min = Math.max(begin, now - this.#series.window);
-    this.#chart.options.scales.x.max = now;
-    this.#chart.update("none");
-    this.#describe(names);
+    const ofRule = this.#results.choices.has(this.#shown.number);
+    // A rule says itself what its groups are, and its windows are not those of this page's clock.
+    this.#select("group").parentElement.hidden = ofRule;
+    this.#select("window").parentElement.hidden = ofRule;
+    this.#select("windows").parentElement.hidden = !ofRule;
+    if (!ofRule) this.#drawSeries(now);
+    else if (changed) this.#drawResults();
   }
 
-  /** Say in words what the chart shows. */
-  #describe(names) {
-    const last = names.map((name) => {
-      const { y } = this.#series.points(name).at(-1);
-      return `${name} ${Number(y.toPrecision(4))}`;
-    });
-    const more = this.#series.omitted.size ? ` and ${this.#series.omitted.size} more` : "";
-    const text = last.length ? `${this.#shown.number}: ${last.join(", ")}${more}` : "nothing yet";
-    this.#root.querySelector(".latest").textContent = text;
-    this.#chart.canvas.setAttribute("aria-label", `Line chart of ${text}`);
+  #drawSeries(now) {
+    this.#series.trim(now);
+    const names = [...this.#series.byName.keys()].sort();
+    const lines = names.map((label) => ({ label, points: this.#series.points(label) }));
+    const begin = Math.max(
+      Math.min(this.#series.begin, now - SHORTEST),
+      now - this.#series.window,
+    );
+    const text = inWords(this.#shown.number, lines, this.#series.omitted.size);
+    this.#chart.draw(lines, begin, now, text);
+  }
+
+  #drawResults() {
+    const windows = Number(this.#select("windows").value);
+    const shown = this.#results.curves(this.#shown.number, windows);
+    const by = shown.paths.length ? ` by ${shown.paths.join(", ")}` : "";
+    const incomplete = shown.incomplete ? " (incomplete: messages were lost)" : "";
+    const text = inWords(shown.title + by, shown.curves, shown.omitted) + incomplete;
+    this.#chart.draw(shown.curves, shown.begin, shown.end, text);
   }
 }
 
-function fill(select, names, chosen) {
-  const options = names.map((name) => {
-    const option = element("option", { value: name }, name || "no grouping");
-    option.selected = name === chosen;
+/** Say the latest points in words. */
+function inWords(title, lines, omitted) {
+  if (!lines.length) return "nothing yet";
+  const last = lines.map(({ label, points }) => {
+    return `${label} ${Number(points.at(-1).y.toPrecision(4))}`;
+  });
+  return `${title}: ${last.join(", ")}${omitted ? ` and ${omitted} more` : ""}`;
+}
+
+function fill(select, choices, chosen) {
+  const options = choices.map(([value, title]) => {
+    const option = element("option", { value }, title);
+    option.selected = value === chosen;
     return option;
   });
   select.replaceChildren(...options);
-}
-
-function dataset(label, data, colour) {
-  return {
-    label,
-    data,
-    borderColor: colour,
-    backgroundColor: colour,
-    borderWidth: 2,
-    pointRadius: data.length > 60 ? 0 : 2,
-    cubicInterpolationMode: "monotone",
-    spanGaps: true,
-  };
-}
-
-function newChart(canvas) {
-  return new window.Chart(canvas, {
-    type: "line",
-    data: { datasets: [] },
-    options: {
-      animation: false,
-      parsing: false,
-      normalized: true,
-      maintainAspectRatio: false,
-      interaction: { mode: "nearest", axis: "x", intersect: false },
-      scales: {
-        x: { type: "linear", ticks: { maxRotation: 0, count: 5, callback: timeOfDay } },
-        y: { ticks: { maxTicksLimit: 6 } },
-      },
-      plugins: {
-        legend: { position: "bottom", labels: { boxWidth: 10, boxHeight: 10 } },
-        tooltip: { callbacks: { title: ([item]) => (item ? timeOfDay(item.parsed.x) : "") } },
-      },
-    },
-  });
 }

@@ -1,6 +1,7 @@
 /** The dashboard: connects, subscribes to all six types, and hands what comes to the panels. */
 
 import { StreamingClient } from "../client.js";
+import { AlertPanel } from "./alert_panel.js";
 import { Bar } from "./bar.js";
 import { ChartPanel } from "./chart_panel.js";
 import {
@@ -13,8 +14,9 @@ import {
 import { element } from "./dom.js";
 import { EventPanel } from "./event_panel.js";
 import { explained, parseFilters } from "./filters.js";
-import { AlertPanel, PredictionPanel, StatusPanel } from "./list_panels.js";
+import { PredictionPanel } from "./prediction_panel.js";
 import { Screen } from "./screen.js";
+import { StatusPanel } from "./status_panel.js";
 
 // Seconds between pings: the lag of the connection is shown.
 const HEARTBEAT = 10;

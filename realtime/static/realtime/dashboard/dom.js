@@ -26,6 +26,20 @@ export function timeOfDay(time) {
   return clock.format(time);
 }
 
+const date = new Intl.DateTimeFormat(undefined, { dateStyle: "short" });
+const minute = new Intl.DateTimeFormat(undefined, {
+  hour: "2-digit",
+  minute: "2-digit",
+  hourCycle: "h23",
+});
+
+/** A time, with its date unless that is today's; with `exact` to the second. */
+export function moment(time, exact = true) {
+  const day = date.format(time);
+  const ofDay = (exact ? clock : minute).format(time);
+  return day === date.format(Date.now()) ? ofDay : `${day} ${ofDay}`;
+}
+
 /** An element for a time, exact when pointed at. */
 export function timeElement(time) {
   const exact = new Date(time).toISOString();

@@ -5,7 +5,7 @@ const MAX_SERIES = 8;
 const MAX_GROUPS = 12;
 // Numbers that say which message it is, and numbers that people look at first.
 const DULL = /(^|\.)(id|.*_id|round|version|epoch|offset|timestamp)$/;
-const TELLING = /mean|avg|average|p\d\d|latency|temp|percent|rate|value/;
+export const TELLING = /mean|avg|average|p\d\d|latency|temp|percent|rate|value/;
 
 /**
  * Yield the scalars of a payload by their dotted paths.
