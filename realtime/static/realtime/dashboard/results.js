@@ -33,7 +33,8 @@ export function resultOf(payload) {
   }
   const paths = Object.keys(group);
   const label = paths.map((path) => String(group[path])).join(" · ") || rule;
-  return { rule, label: shortened(label), paths, end, size, values, incomplete: incomplete === true };
+  const lost = incomplete === true;
+  return { rule, label: shortened(label), paths, end, size, values, incomplete: lost };
 }
 
 function shortened(text) {
