@@ -6,6 +6,7 @@ import { test } from "node:test";
 import { StreamingError, backoffDelay, finalError } from "../../realtime/static/realtime/contract.js";
 import { EventParser, positionOf } from "../../realtime/static/realtime/event_source.js";
 import { explained, parseFilters } from "../../realtime/static/realtime/dashboard/filters.js";
+import { Results, resultOf } from "../../realtime/static/realtime/dashboard/results.js";
 import { Fields, Series, leaves, valueAt } from "../../realtime/static/realtime/dashboard/series.js";
 
 test("pauses double up to the most, and are anything from 0 on", () => {
@@ -145,4 +146,25 @@ test("series are means over spans, in order, and forget", () => {
   assert.equal(series.byName.size, 0);
   for (let number = 0; number < 20; number += 1) series.add(`s${number}`, 1, 1);
   assert.deepEqual([series.byName.size, series.omitted.size], [8, 12]);
+});
+
+test("of a rule's results the newest windows are kept, in order, with bounds", () => {
+  const results = new Results();
+  const at = (hour) => new Date(hour * 3_600_000).toISOString();
+  const take = (hour, values, group = {}) =>
+    results.add(resultOf({ rule: "r", group, window: { start: at(hour - 1), end: at(hour) }, values }));
+  const key = JSON.stringify(["r", "n"]);
+  assert.equal(take(2, { n: 2, text: "x" }), true);
+  assert.equal(take(1, { n: 1 }), false);
+  assert.deepEqual([...results.choices], [[key, "r: n"]]);
+  assert.deepEqual(results.curves(key, 9).curves[0].points.map(({ y }) => y), [1, 2]);
+  for (let hour = 3; hour <= 300; hour += 1) take(hour, { n: hour });
+  const { points, label } = results.curves(key, 1000).curves[0];
+  assert.deepEqual([label, points.length, points[0].y, points.at(-1).y], ["r", 240, 61, 300]);
+  assert.equal(results.curves(key, 12).curves[0].points.length, 12);
+  take(300, Object.fromEntries(Array.from({ length: 100 }, (_, n) => [`v${n}`, n])));
+  assert.equal(results.choices.size, 32);
+  assert.equal(resultOf({ rule: "r", group: { a: "x".repeat(999) }, window: {}, values: {} }), undefined);
+  results.clear();
+  assert.equal(results.telling, undefined);
 });

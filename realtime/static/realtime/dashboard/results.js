@@ -3,9 +3,12 @@
 import { TELLING } from "./series.js";
 
 const MAX_RULES = 50;
+const MAX_VALUES = 32;
 const MAX_CURVES = 8;
+// Letters of a group's values: a legend is no place for more.
+const MAX_LABEL = 60;
 // Windows that are kept of a rule.
-export const MAX_WINDOWS = 240;
+const MAX_WINDOWS = 240;
 // Results come in the order of windows: after so many back, a replay began again.
 const ROUND = 10;
 
@@ -30,7 +33,12 @@ export function resultOf(payload) {
   }
   const paths = Object.keys(group);
   const label = paths.map((path) => String(group[path])).join(" · ") || rule;
-  return { rule, label, paths, end, size, values, incomplete: incomplete === true };
+  const lost = incomplete === true;
+  return { rule, label: shortened(label), paths, end, size, values, incomplete: lost };
+}
+
+function shortened(text) {
+  return text.length > MAX_LABEL ? `${text.slice(0, MAX_LABEL - 1)}…` : text;
 }
 
 function isObject(value) {
@@ -104,7 +112,8 @@ class Rule {
     this.#paths = result.paths;
     this.#place(result);
     const before = this.names.size;
-    for (const [name, value] of Object.entries(result.values)) {
+    for (const [name, value] of Object.entries(result.values).slice(0, MAX_VALUES)) {
+      if (this.names.size >= MAX_VALUES) break;
       if (typeof value === "number" || value === null) this.names.add(name);
     }
     return this.names.size !== before;
