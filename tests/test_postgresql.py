@@ -18,7 +18,7 @@ from tests.support import ROOT, Client, client, free_port, manage, running
 # Tests that use the database in their own process.
 OF_THE_DATABASE = [
     *("test_models", "test_admin", "test_auth", "test_policy", "test_tokens_commands"),
-    *("test_connection_tokens", "test_demo_figures", "test_outbox"),
+    *("test_connection_tokens", "test_outbox"),
 ]
 
 
