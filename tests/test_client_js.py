@@ -170,7 +170,10 @@ async def test_a_server_that_restarts(data_dir: Path, page: Driven, transport: s
     with running(data_dir, "--port", port) as second:
         publish(second, 2)
         assert await page.numbers(1) == [2]
-        await page.until(state="open")  # which may be said after the first message
+        await page.until(state="open")  # once; it may be said after the first message
+        page.do("close")
+        await page.until(state="closed")
+        assert "open" not in [said.get("state") for said in page.said]
 
 
 @both_transports

@@ -86,11 +86,6 @@ class Record:
         """When it happened."""
         return self.item.timestamp
 
-    @property
-    def airport(self) -> str:
-        """The New York airport that it is about."""
-        return self.item.airport if isinstance(self.item, Weather) else self.item.payload.origin
-
 
 def parse(line: bytes | str) -> Record:
     """Read one line of the flights or of the weather. Raises :class:`BadRecord`."""
