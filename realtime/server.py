@@ -44,6 +44,8 @@ OWN_SHARE = 0.95
 SHORTEST_END = 1.0
 # Seconds in which a request must have arrived, headers and body.
 REQUEST_TIMEOUT = 20.0
+# Bytes of a connection's first request that may come before its turn: what headers may have.
+MOST_BEFORE_TURN = 16 * 1024
 
 
 class StreamFactory(WebSocketFactory):
@@ -301,17 +303,24 @@ class StreamChannel(http.HTTPChannel):
         self.factory.expect(self)
 
     def dataReceived(self, data: bytes) -> None:
-        """Take bytes of a request; the first in its turn, since a crowd may come at once."""
+        """Take bytes of a request; the first in its turn, since a crowd may come at once.
+
+        Until then not much is read: it may be a body that nobody wants.
+        """
         if self._beginning is None:
             super().dataReceived(data)
             return
         if not self._beginning:
             self.factory.begin_in_turn(self._begin)
         self._beginning += data
+        if len(self._beginning) > MOST_BEFORE_TURN:
+            self._networkProducer.pauseProducing()
 
     def _begin(self) -> None:
         data, self._beginning = self._beginning, None
         if data and self.transport is not None:
+            if len(data) > MOST_BEFORE_TURN:
+                self._networkProducer.resumeProducing()
             super().dataReceived(data)
 
     def allHeadersReceived(self) -> None:
