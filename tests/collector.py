@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -93,7 +94,8 @@ def _listening(answer: Callable[[bytes], bytes]) -> Iterator[int]:
             self.send_header("Content-Type", "application/x-protobuf")
             self.send_header("Content-Length", str(len(reply)))
             self.end_headers()
-            self.wfile.write(reply)
+            with contextlib.suppress(ConnectionError):  # its process may have been killed
+                self.wfile.write(reply)
 
         def log_message(self, *arguments: Any) -> None:
             """Say nothing."""
