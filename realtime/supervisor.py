@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from realtime.handover import ENDED, READ, READY, hand_over, new_pair
+from realtime.restarts import Backoff, describe_end
 
 logger = logging.getLogger(__name__)
 
@@ -26,10 +27,6 @@ BACKLOG = 4096
 AT_ONCE = 64
 # Seconds a worker has to get ready.
 START_TIMEOUT = 30.0
-# Seconds before a worker is started again: at first, at most, and after how long a life anew.
-BACKOFF = 0.1
-LONGEST_BACKOFF = 10.0
-LONG_LIFE = 30.0
 # Seconds a worker has to end, beyond the time for its drain.
 GRACE = 2.0
 # Seconds until connections are accepted again when all workers have enough to take in.
@@ -206,16 +203,14 @@ class Supervisor:
 
     async def _keep(self, worker: Worker) -> None:
         """Start a worker again when it ends, unless it was told to."""
-        backoff = BACKOFF
+        backoff = Backoff()
         while True:
             await worker.ended.wait()
             if worker.leaving or self._stopping.is_set():
                 return
-            logger.error("worker %d ended: %s", worker.process.pid, _how(worker.process.returncode))
-            if time.monotonic() - worker.started > LONG_LIFE:
-                backoff = BACKOFF
-            await asyncio.sleep(backoff)
-            backoff = min(2 * backoff, LONGEST_BACKOFF)
+            how = describe_end(worker.process.returncode)
+            logger.error("worker %d ended: %s", worker.process.pid, how)
+            await asyncio.sleep(backoff.pause(time.monotonic() - worker.started))
             if self._stopping.is_set():
                 return
             self._workers.remove(worker)
@@ -311,10 +306,3 @@ class Supervisor:
         """Accept again in a moment."""
         self._accept_no_more()
         asyncio.get_running_loop().call_later(PAUSE, self._accept_again)
-
-
-def _how(code: int) -> str:
-    """Say how a process ended."""
-    if code < 0:
-        return f"killed by {signal.Signals(-code).name}"
-    return f"exit status {code}"
