@@ -8,16 +8,19 @@ The map::
     log          the newest messages of each type, with epoch and offset
     broker       one channel per subscription type, member of that type's group
     feed         a type's messages in order: from the group, and from the log what it misses
-    node         wires broker, hub, authority, statistics; one per event loop
+    node         one per event loop: owns the rest, and what it runs besides
+    subscriptions how they begin, change and end; join and leave the types' groups
     hub          subscription type -> fan-out groups (equal type and filters) -> connections
+    writer       sends what the hub hands out, a few milliseconds at a time
     shaping      what subscriptions want less of; pacing: when they get what was held for them
     replay       what a subscription receives before it is live: resume and rewind
-    connection   one write per fan-out and connection; a bounded buffer
+    connection   a WebSocket under Daphne: one write per fan-out; a bounded buffer
           ^
     explain      what of the newest messages a subscription would match, and where not
     session      one client: its rights, its subscriptions, how it ends
     consumers    a WebSocket's conversation: auth, subscribe, unsubscribe, ping
     event_stream the same over plain HTTP, as server-sent events
+    http_connection  a request under Daphne, until it is a WebSocket
     ingest       POST /api/publish: payloads in, as they arrive (uploads: under Daphne)
     outbox       rows of a transaction that are to be published; relay: does it
     intake       messages that another system has numbered (consumers of NATS and Kafka)
@@ -28,6 +31,7 @@ The map::
     access       the access log: a line for each connection
     tracing      spans from publishing to delivery, for OpenTelemetry
     supervisor   serve --workers: one listening socket, and worker processes behind it
+    restarts     when processes that ended are started again
     processing   what reads a log, keeps state and publishes, each message once: runs and shares it
     aggregation  rules that turn messages into figures per window and group, as such processors
     alerting     rules that say when figures are alarming, and who is told
@@ -39,8 +43,9 @@ For those who use it: ``client`` (Python), ``static/realtime`` (JavaScript, and 
 ``testing`` and ``conformance``.
 
 Core, without Django, asyncio or a clock: ``addresses``, ``protocol``, ``draining``, ``clauses``,
-``filters``, ``filter_index``, ``prefixes``, ``ranges``, ``frames``, ``hub``, ``limits``,
-``lines``, ``origins``, ``sequence``, ``shaping``, ``stats``. Everything else is edge.
+``fan_out``, ``filters``, ``filter_index``, ``prefixes``, ``ranges``, ``frames``, ``hub``,
+``limits``, ``lines``, ``message``, ``origins``, ``sequence``, ``shaping``, ``stats``,
+``wanted``. Everything else is edge.
 
 What this package exports is imported when it is first used, since most of it needs Django's apps.
 """

@@ -18,8 +18,8 @@ from typing import Any
 from channels.layers import get_channel_layer
 
 from realtime.feed import Batch, Count, Deliver, Feed, Tell
-from realtime.hub import Message
 from realtime.log import LogUnavailable, get_log, read_position, unpack
+from realtime.message import Message
 from realtime.protocol import Position, encode_payload
 from realtime.servers import group_name, new_channel
 from realtime.tasks import end

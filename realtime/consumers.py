@@ -33,7 +33,8 @@ from realtime.protocol import (
     format_timestamp,
     parse,
 )
-from realtime.session import RETRY, Session, read_subscription
+from realtime.session import RETRY, Session
+from realtime.wanted import read_subscription
 
 logger = logging.getLogger(__name__)
 
@@ -223,7 +224,7 @@ class StreamConsumer(AsyncJsonWebsocketConsumer):
             subscription_id, filters, replay, command.metadata, explanation
         )
         if replay is not None:
-            await self.node.go_live(replay)
+            await self.node.subscriptions.go_live(replay)
 
     def _positions(self) -> dict[str, Any] | None:
         """Return up to where each subscription has been sent all that matches."""

@@ -29,9 +29,10 @@ from realtime.protocol import (
     ErrorCode,
     ProtocolError,
 )
-from realtime.session import RETRY_AFTER_UNAVAILABLE, Session, read_subscription
+from realtime.session import RETRY_AFTER_UNAVAILABLE, Session
 from realtime.sse import COMMENT, EventOutlet, event_id, parse_event_id
 from realtime.tasks import end
+from realtime.wanted import read_subscription
 
 logger = logging.getLogger(__name__)
 
@@ -124,7 +125,7 @@ class _Stream:
             subscription_id, data["filters"], replay, explanation=explanation
         )
         if replay is not None:
-            await self._node.go_live(replay)
+            await self._node.subscriptions.go_live(replay)
 
     def _read_query(self) -> dict[str, list[str]]:
         query = self._scope["query_string"].decode("latin-1")

@@ -12,8 +12,8 @@ from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 from realtime.config import get_streaming_config
-from realtime.hub import Message
 from realtime.log import Chunk, Log
+from realtime.message import Message
 from realtime.protocol import Position
 from realtime.sequence import RECENT_MESSAGES, Recent, Sequence
 from realtime.tracing import Origin

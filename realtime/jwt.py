@@ -1,25 +1,20 @@
-"""JSON Web Tokens of another identity provider: which keys are trusted, and what a token says.
+"""JSON Web Tokens of another identity provider: which are accepted, and what they grant.
 
-Knows the configured keys and the claims; nothing of Django, the database or connections. A key has
-one algorithm, which follows from the key: what a token's header says only has to agree (RFC 8725,
-section 3.1).
+Knows the configuration and the claims; nothing of Django, the database or connections. A key
+(:mod:`realtime.jwt_keys`) has one algorithm, which follows from the key: what a token's header says
+only has to agree (RFC 8725, section 3.1).
 """
 
 from __future__ import annotations
 
 import logging
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import jwt
 import msgspec
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePublicKey
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
-from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -33,30 +28,16 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, Settin
 
 from realtime.config import ENV_PREFIX, ConfigurationError
 from realtime.filters import EVERYTHING, Filter, FilterError, compile_filters
+from realtime.jwt_keys import ASYMMETRIC, JWS, Algorithm, Key, read_file, read_jwks, read_key
 from realtime.protocol import SUBSCRIPTION_TYPES
 
 logger = logging.getLogger(__name__)
 
-Algorithm = Literal["HS256", "RS256", "ES256", "EdDSA"]
-Material = bytes | RSAPublicKey | EllipticCurvePublicKey | Ed25519PublicKey
-
-# The type and curve of a JWK, by the algorithm it is for.
-JWK_KINDS: dict[Algorithm, tuple[str, str | None]] = {
-    "HS256": ("oct", None),
-    "RS256": ("RSA", None),
-    "ES256": ("EC", "P-256"),
-    "EdDSA": ("OKP", "Ed25519"),
-}
-ASYMMETRIC: tuple[Algorithm, ...] = ("RS256", "ES256", "EdDSA")
-
 MAX_TOKEN_CHARACTERS = 8192
-MIN_SECRET_BYTES = 32  # RFC 7518, section 3.2
-MIN_RSA_BITS = 2048  # RFC 7518, section 3.3
 # Seconds between two looks at the JWKS file.
 LOOK_INTERVAL = 1.0
 
 _FORM = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
-_JWS = jwt.PyJWS(algorithms=list(JWK_KINDS))
 
 
 def _parse_list(value: Any) -> Any:
@@ -131,15 +112,6 @@ class Identity:
     expires_at: float
 
 
-@dataclass(frozen=True, slots=True)
-class _Key:
-    """A trusted key, and the one algorithm it is for. ``kid`` is its name in a JWKS."""
-
-    algorithm: Algorithm
-    material: Material = field(repr=False)
-    kid: str | None = None
-
-
 class _Claims(msgspec.Struct):
     """The registered claims a token must have, and two it may."""
 
@@ -177,7 +149,7 @@ class Verifier:
             self._keys = [_file_key(config) if config.key_file else _inline_key(config)]
             return
         self._read_state = _state(self._file)
-        self._keys = _read_jwks(self._file, config.allowed_algorithms)
+        self._keys = read_jwks(self._file, config.allowed_algorithms)
         if not self._keys:
             raise ValueError(
                 f"jwks_file: {self._file} has no usable key for"
@@ -201,21 +173,21 @@ class Verifier:
             raise _Refused("no JWT")
         self._follow_file(now)
         try:
-            header = _JWS.get_unverified_header(token)
+            header = JWS.get_unverified_header(token)
             # No extension is known here, so none can be understood (RFC 7515, section 4.1.11).
             if "crit" in header:
                 raise _Refused("critical header")
             key = self._find_key(header.get("kid"))
             if header.get("alg") != key.algorithm:
                 raise _Refused("algorithm")
-            payload: bytes = _JWS.decode(token, key.material, algorithms=[key.algorithm])
+            payload: bytes = JWS.decode(token, key.material, algorithms=[key.algorithm])
         except jwt.InvalidSignatureError:
             raise _Refused("signature") from None
         except (jwt.PyJWTError, ValueError, RecursionError):
             raise _Refused("malformed") from None
         return payload
 
-    def _find_key(self, kid: str | None) -> _Key:
+    def _find_key(self, kid: str | None) -> Key:
         # A key that is no part of a set has no name, whatever name the issuer knows it by.
         named = self._file is not None and kid is not None
         keys = [key for key in self._keys if key.kid == kid] if named else self._keys
@@ -258,7 +230,7 @@ class Verifier:
             self._failed_state = None
             return
         try:
-            self._keys = _read_jwks(self._file, self._config.allowed_algorithms)
+            self._keys = read_jwks(self._file, self._config.allowed_algorithms)
         except ValueError as error:
             if state != self._failed_state:
                 logger.warning("the keys read before stay in force: %s", error)
@@ -303,80 +275,13 @@ def _read_filters(claims: dict[str, Any], name: str) -> Filter:
         raise _Refused("filters") from None
 
 
-# Keys
+def _inline_key(config: JwtConfig) -> Key:
+    return read_key("key", config.key.get_secret_value().encode(), config.allowed_algorithms)
 
 
-def _inline_key(config: JwtConfig) -> _Key:
-    return _read_key("key", config.key.get_secret_value().encode(), config.allowed_algorithms)
-
-
-def _file_key(config: JwtConfig) -> _Key:
+def _file_key(config: JwtConfig) -> Key:
     assert config.key_file is not None
-    return _read_key("key_file", _read_file("key_file", config.key_file), config.allowed_algorithms)
-
-
-def _read_key(name: str, text: bytes, allowed: list[Algorithm]) -> _Key:
-    """Read a PEM public key, or else a secret; newlines at its end are no part of it.
-
-    The key must be for one of the *allowed* algorithms. Secrets and public keys do not mix, for
-    then anybody could sign with the public key as the secret.
-    """
-    text = text.rstrip(b"\r\n")
-    is_secret = b"-----BEGIN" not in text
-    if is_secret:
-        key = _Key("HS256", _check_secret(name, text))
-        kind, fitting = "a secret", "HS256 (or give a PEM public key)"
-    else:
-        key = _read_pem(name, text)
-        kind, fitting = "a public key", key.algorithm
-    mixed = any((algorithm == "HS256") is not is_secret for algorithm in allowed)
-    if mixed or key.algorithm not in allowed:
-        raise ValueError(
-            f"algorithms: {name} holds {kind}, which is not for {','.join(allowed)}:"
-            f" set algorithms to {fitting}"
-        )
-    return key
-
-
-def _check_secret(name: str, secret: bytes) -> bytes:
-    if len(secret) < MIN_SECRET_BYTES:
-        raise ValueError(
-            f"{name}: a secret needs at least {MIN_SECRET_BYTES} bytes, this has {len(secret)}:"
-            " make a longer one"
-        )
-    try:
-        _JWS.get_algorithm_by_name("HS256").prepare_key(secret)
-    except jwt.InvalidKeyError:
-        raise ValueError(
-            f"{name}: this is no secret but a key in another form: give a PEM public key,"
-            " or a key set as jwks_file"
-        ) from None
-    return secret
-
-
-def _read_pem(name: str, text: bytes) -> _Key:
-    if b"PRIVATE KEY-----" in text:
-        raise ValueError(f"{name}: this is a private key: give its public key")
-    try:
-        material = load_pem_public_key(text)
-    except (ValueError, UnsupportedAlgorithm):
-        raise ValueError(f"{name}: not readable: give a public key in PEM form") from None
-    if isinstance(material, RSAPublicKey):
-        if material.key_size < MIN_RSA_BITS:
-            raise ValueError(f"{name}: an RSA key needs at least {MIN_RSA_BITS} bits")
-        return _Key("RS256", material)
-    if isinstance(material, EllipticCurvePublicKey) and isinstance(material.curve, SECP256R1):
-        return _Key("ES256", material)
-    if isinstance(material, Ed25519PublicKey):
-        return _Key("EdDSA", material)
-    raise ValueError(f"{name}: give a key of RSA, of the curve P-256, or Ed25519")
-
-
-def _read_file(name: str, path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ValueError(f"{name}: {path} cannot be read: {error.strerror}") from None
+    return read_key("key_file", read_file("key_file", config.key_file), config.allowed_algorithms)
 
 
 def _state(path: Path) -> tuple[int, ...]:
@@ -386,49 +291,6 @@ def _state(path: Path) -> tuple[int, ...]:
     except OSError:
         return ()
     return status.st_mtime_ns, status.st_size, status.st_ino
-
-
-def _read_jwks(path: Path, allowed: list[Algorithm]) -> list[_Key]:
-    """Return the usable keys of a JWKS file (RFC 7517). Raises ``ValueError``: it is none."""
-    try:
-        document = msgspec.json.decode(_read_file("jwks_file", path))
-    except (msgspec.DecodeError, UnicodeError, RecursionError):
-        raise ValueError(f"jwks_file: {path} is not JSON: give a JWKS") from None
-    jwks = document.get("keys") if isinstance(document, dict) else None
-    if not isinstance(jwks, list):
-        raise ValueError(f"jwks_file: {path} has no array of keys: give a JWKS")
-    found = (_read_jwk(jwk, allowed) for jwk in jwks if isinstance(jwk, dict))
-    return [key for key in found if key is not None]
-
-
-def _read_jwk(jwk: dict[str, Any], allowed: list[Algorithm]) -> _Key | None:
-    """Return a key for one of the *allowed* algorithms; issuers publish others beside them."""
-    kind = (jwk.get("kty"), jwk.get("crv"))
-    algorithm = next((name for name in allowed if JWK_KINDS[name] == kind), None)
-    if algorithm is None or not _is_for_verifying(jwk, algorithm):
-        return None
-    try:
-        material = jwt.PyJWK(jwk, algorithm).key
-        if algorithm == "HS256":
-            _check_secret("jwks_file", material)
-    except (jwt.PyJWTError, KeyError, TypeError, ValueError, UnsupportedAlgorithm):
-        return None
-    if isinstance(material, RSAPublicKey) and material.key_size < MIN_RSA_BITS:
-        return None
-    kid = jwk.get("kid")
-    return _Key(algorithm, material, kid if isinstance(kid, str) else None)
-
-
-def _is_for_verifying(jwk: dict[str, Any], algorithm: Algorithm) -> bool:
-    operations = jwk.get("key_ops", ["verify"])
-    return (
-        jwk.get("alg", algorithm) == algorithm
-        and jwk.get("use", "sig") == "sig"
-        and isinstance(operations, list)
-        and "verify" in operations
-        # A private key, which only its owner should have.
-        and "d" not in jwk
-    )
 
 
 # The configuration

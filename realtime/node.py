@@ -1,7 +1,7 @@
-"""One per event loop: wires hub, broker, authority and statistics for the consumers.
+"""One per event loop: wires hub, broker, writer, authority and statistics for the consumers.
 
-The hub tells, the node acts: it joins a group with a type's first subscription, leaves it with
-the last, and writes what the hub hands out.
+The hub tells, the node acts: it joins a group with a type's first subscription and leaves it with
+the last.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Coroutine, Iterable, Iterator
+from collections.abc import Coroutine
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -21,52 +21,33 @@ from django.conf import settings
 
 from realtime import keeper
 from realtime.authority import Authority
-from realtime.broker import Broker, LayerUnavailable
 from realtime.database import Database
 from realtime.draining import Drain
 from realtime.embedded import EmbeddedServer
-from realtime.explain import explain
 from realtime.failures import Failures
-from realtime.feed import Feed, Lost
 from realtime.figures import Figures, exchange, whole
-from realtime.filters import Filter
-from realtime.frames import text_frame
-from realtime.hub import Hub, Message, Subscription
+from realtime.hub import Hub
 from realtime.leases import ASSERT_INTERVAL, Leases
 from realtime.limits import RequestLimits
 from realtime.live import answer
 from realtime.log import LogUnavailable, get_log
 from realtime.observer import Observer
-from realtime.outlet import ConnectionOutlet
-from realtime.pacing import Pacing
 from realtime.policy import POLL_INTERVAL, Policy
 from realtime.processes import BEAT_INTERVAL, Process
 from realtime.protocol import (
     SUBSCRIPTION_TYPES,
     CloseReason,
-    ErrorCode,
-    Position,
-    ProtocolError,
-    encode_error,
 )
 from realtime.readiness import DRAINING, look_around
 from realtime.redis import close_async_clients
-from realtime.replay import Replay, Request
 from realtime.roster import Client, Room, Roster
 from realtime.servers import uses_embedded
-from realtime.shaping import Options
 from realtime.stats import Stats
+from realtime.subscriptions import Subscriptions
 from realtime.tasks import end
-from realtime.tracing import Origin, get_tracing
 
 logger = logging.getLogger(__name__)
 
-# A fan-out that takes longer lets others have their turn: replies, pings, handshakes.
-TURN = 0.005
-WRITES_BETWEEN_LOOKS = 64
-# Bytes that leave in one write to a connection. What waits beyond waits here, where it exists
-# once, and not in the buffer of each connection.
-BYTES_AT_ONCE = 128 * 1024
 # How often the last use of tokens is written.
 USE_INTERVAL = 60.0
 # How often the logs are asked how long they are.
@@ -101,13 +82,7 @@ class Node:
         self._drain: Drain | None = None
         # The look at database and channel layer that is under way, or the last one.
         self._looking: asyncio.Task[list[str]] | None = None
-        self._tracing = get_tracing()
-        self._broker = Broker(self._deliver, self._tell_all, self._count_repaired)
-        self._pacing = Pacing(self)
-        # Subscriptions that are not live yet.
-        self._replays: dict[Subscription, tuple[Replay, asyncio.Task[None] | None]] = {}
-        # Type -> the joining or leaving of its group that is under way, or the last.
-        self._settling: dict[str, asyncio.Task[None]] = {}
+        self.subscriptions = Subscriptions(self)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._started: asyncio.Task[None] | None = None
         self._embedded = embedded
@@ -153,7 +128,7 @@ class Node:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_TIMEOUT):
                 await asyncio.gather(*map(end, tasks))
-        await self._broker.close()
+        await self.subscriptions.close()
         await self.process.leave()
         await self.authority.record_uses()
         await close_async_clients()
@@ -285,216 +260,6 @@ class Node:
         self.roster.forget(client)
         self.leases.release(client.client_id)
         self.stats.active_clients = len(self.roster.clients)
-
-    # Subscriptions
-
-    async def subscribe(
-        self,
-        outlet: ConnectionOutlet,
-        kind: str,
-        compiled: Filter,
-        subscription_id: str,
-        request: Request,
-        options: Options | None = None,
-    ) -> Replay:
-        """Add a subscription; it receives what :meth:`go_live` then sends, and live messages.
-
-        Raises:
-            LayerUnavailable: the type's group could not be joined or its log not be read; nothing
-                is left behind.
-        """
-        subscription = self.hub.subscribe(outlet, kind, compiled, subscription_id, options)
-        self.stats.subscriptions[kind] += 1
-        try:
-            if not self._broker.has_joined(kind):
-                await asyncio.shield(self._settle(kind))
-            replay = Replay(subscription, outlet, self._broker.feed(kind), self)
-            self._replays[subscription] = replay, None
-            await replay.plan(request)
-            self.stats.replays += bool(replay.replayed)
-        except BaseException as error:
-            self.unsubscribe(subscription)
-            if isinstance(error, LogUnavailable):
-                raise LayerUnavailable(str(error)) from error
-            raise
-        return replay
-
-    async def explain(self, kind: str, enforced: Filter, filters: dict[str, Any]) -> dict[str, Any]:
-        """Tell what of the newest messages matches; see :mod:`realtime.explain`.
-
-        Raises:
-            LayerUnavailable: the type's log could not be read.
-        """
-        feed = self._broker.feed(kind) if self._broker.has_joined(kind) else None
-        try:
-            return await explain(kind, feed, enforced, filters)
-        except LogUnavailable as error:
-            raise LayerUnavailable(str(error)) from error
-
-    async def go_live(self, replay: Replay) -> None:
-        """Send what a new subscription is to receive first; what takes longer goes on by itself."""
-        if replay.is_quick() and await replay.go_live():
-            del self._replays[replay.subscription]
-        else:
-            task = self.spawn(self._run(replay))
-            self._replays[replay.subscription] = replay, task
-
-    async def _run(self, replay: Replay) -> None:
-        await replay.run()
-        self._replays.pop(replay.subscription, None)
-
-    def position(self, subscription: Subscription) -> Position:
-        """Return the position up to which everything that matches has been sent."""
-        replay, _ = self._replays.get(subscription, (None, None))
-        if replay is not None:
-            return replay.position
-        return self._pacing.position(subscription, self.feed(subscription.type).position)
-
-    def feed(self, kind: str) -> Feed:
-        """Return the messages of a type that has subscriptions, in order."""
-        return self._broker.feed(kind)
-
-    def change_filter(self, subscription: Subscription, compiled: Filter) -> None:
-        """Let a subscription have other filters from now on, also for what is held for it."""
-        before = subscription.shaped
-        held = before.shaper.held(subscription.since) if before and subscription.active else []
-        self.hub.change_filter(subscription, compiled)
-        if before is None or subscription.shaped is before:
-            return
-        self._pacing.leave(before)
-        if subscription.active:
-            subscription.activate()
-            if rest := subscription.select(held):
-                self.write(subscription.type, [subscription], subscription.frames(rest), len(rest))
-
-    def unsubscribe(self, subscription: Subscription) -> None:
-        """Remove a subscription; once or more."""
-        _, task = self._replays.pop(subscription, (None, None))
-        if task is not None:
-            task.cancel()
-        kind = subscription.type
-        was_member = self.hub.unsubscribe(subscription)
-        self._pacing.forget(subscription)
-        if not was_member:
-            return
-        self.stats.subscriptions[kind] -= 1
-        if not self.hub.has_subscriptions(kind):
-            self._settle(kind)
-
-    def _settle(self, kind: str) -> asyncio.Task[None]:
-        """Join or leave a type's group, as the hub needs it; who asks meanwhile shares the try."""
-        task = self._settling.get(kind)
-        if task is None or task.done():
-            task = self._settling[kind] = self.spawn(self._join_or_leave(kind))
-            # Who waits for it hears of a failure; whoever does not has no use for it.
-            task.add_done_callback(lambda done: done.cancelled() or done.exception())
-        return task
-
-    async def _join_or_leave(self, kind: str) -> None:
-        while (wanted := self.hub.has_subscriptions(kind)) != self._broker.has_joined(kind):
-            if wanted:
-                await self._broker.join(kind)
-            else:
-                await self._broker.leave(kind)
-
-    async def _deliver(self, kind: str, messages: list[Message], origins: list[Origin]) -> None:
-        """Write messages to everyone they concern."""
-        if self._tracing is None:
-            await self._write_all(kind, messages)
-            return
-        with self._tracing.delivery(kind, len(messages), origins, self.process.name) as delivery:
-            delivery.writes = await self._write_all(kind, messages)
-
-    async def _write_all(self, kind: str, messages: list[Message]) -> int:
-        """Write a few milliseconds at a time; return how many writes it took."""
-        self.stats.published[kind] += len(messages)
-        self.stats.published_bytes[kind] += sum([len(message.payload) for message in messages])
-        turn_ends = time.monotonic() + TURN
-        written = writes = 0
-        for part in _parts(messages):
-            for subscriptions, frames, count in self.hub.deliveries(kind, part):
-                self.stats.fan_out.observe(len(subscriptions), count)
-                late = max(0.0, time.time() - part[0].timestamp)
-                for start in range(0, len(subscriptions), WRITES_BETWEEN_LOOKS):
-                    few = subscriptions[start : start + WRITES_BETWEEN_LOOKS]
-                    writes += self.write(kind, few, frames, count, late)
-                    written += len(few)
-                    if written >= WRITES_BETWEEN_LOOKS and time.monotonic() > turn_ends:
-                        await asyncio.sleep(0)
-                        turn_ends = time.monotonic() + TURN
-                        written = 0
-            if self.hub.shaped:
-                for shaped in self.hub.take_shaped():
-                    await self._pacing.send_due(shaped)
-            if part[-1] is not messages[-1]:
-                await asyncio.sleep(0)  # so that sockets take in what was written
-        return writes
-
-    def count_replayed(self, kind: str, messages: int, size: int) -> None:
-        """Count messages that one subscription was sent before it was live, and their bytes."""
-        stats = self.stats
-        stats.messages_sent += messages
-        stats.delivered[kind] += messages
-        stats.delivered_bytes[kind] += size
-        stats.replayed[kind] += messages
-
-    def _count_repaired(self, kind: str, count: int) -> None:
-        self.stats.repaired[kind] += count
-
-    def _tell_all(self, kind: str, lost: Lost) -> None:
-        """Tell every live subscription of a type what it will not receive."""
-        logger.warning("%s: offsets from %d are lost (%s)", kind, lost.first, lost.reason)
-        self.stats.lost[kind] += lost.how_many()
-        for shaped in self.hub.shaped_groups(kind):
-            self._pacing.send_all(shaped)
-        for subscription in self.hub.subscriptions(kind):
-            if subscription.active:
-                self.tell(subscription, lost)
-
-    def tell(self, subscription: Subscription, lost: Lost) -> None:
-        """Tell a subscription what it will not receive."""
-        details = {"from": lost.first, "to": lost.last, "reason": lost.reason}
-        error = ProtocolError(ErrorCode.DATA_LOST, details=details)
-        text = encode_error(error, time.time(), subscription.id)
-        subscription.outlet.write(text_frame(text))
-        self.stats.messages_sent += 1
-
-    def write(
-        self,
-        kind: str,
-        subscriptions: Iterable[Subscription],
-        frames: bytes,
-        count: int,
-        late: float | None = None,
-    ) -> int:
-        """Write the frames of so many messages, seconds after they were published, to those who
-        are live; return how many they are. *late* is ``None`` if they were held on purpose.
-        """
-        written = 0
-        for subscription in subscriptions:
-            if subscription.active:
-                subscription.outlet.write(frames)
-                written += 1
-        stats = self.stats
-        stats.messages_sent += count * written
-        stats.delivered[kind] += count * written
-        stats.delivered_bytes[kind] += len(frames) * written
-        if late is not None:
-            stats.latency.observe(late, count * written)
-        return written
-
-
-def _parts(messages: list[Message]) -> Iterator[list[Message]]:
-    """Cut messages into parts that a client which reads can take in at once."""
-    part: list[Message] = []
-    size = 0
-    for message in messages:
-        if part and size + len(message.head) > BYTES_AT_ONCE:
-            yield part
-            part, size = [], 0
-        part.append(message)
-        size += len(message.head)
-    yield part
 
 
 _nodes: WeakKeyDictionary[asyncio.AbstractEventLoop, Node] = WeakKeyDictionary()

@@ -1,6 +1,6 @@
 """When groups with options receive: one timer per group, and who of them does not read.
 
-Knows the clock and the node's way to write; what is held, and for whom, is the hub's.
+Knows the clock; what is held, and for whom, is the hub's.
 """
 
 from __future__ import annotations
@@ -10,13 +10,15 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
+from realtime.fan_out import Delivery, Shaped, Subscription
 from realtime.feed import Lost
-from realtime.hub import Delivery, Message, Shaped, Subscription
+from realtime.message import Message
 from realtime.outlet import ConnectionOutlet
 from realtime.protocol import Position
 
 if TYPE_CHECKING:
     from realtime.node import Node
+    from realtime.writer import Writer
 
 # How often it is seen whether one that was sent less reads again.
 LOOK_INTERVAL = 0.1
@@ -27,7 +29,8 @@ WRITES_BETWEEN_LOOKS = 64
 class Pacing:
     """What of an event loop's subscriptions waits: for its time, or for its client."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, writer: Writer, node: Node) -> None:
+        self._writer = writer
         self._node = node
         self._timers: dict[Shaped, asyncio.TimerHandle] = {}
         # Subscription -> the offsets of the messages dropped since its client read too little;
@@ -40,7 +43,7 @@ class Pacing:
     async def send_due(self, shaped: Shaped) -> None:
         """Send what of a group is due, a few milliseconds at a time. Needs the feed's lock."""
         shaper = shaped.shaper
-        held = shaper.release(asyncio.get_running_loop().time(), self._limit() // 2)
+        held = shaper.release(asyncio.get_running_loop().time(), self._writer.buffer_limit // 2)
         try:
             if held:
                 turn_ends = time.monotonic() + TURN
@@ -74,7 +77,7 @@ class Pacing:
             for one in set(delivery.subscriptions).difference(subscriptions):
                 if one.active:
                     self._drop(one, messages)
-        self._node.write(shaped.type, subscriptions, delivery.frames, delivery.messages)
+        self._writer.write(shaped.type, subscriptions, delivery.frames, delivery.messages)
 
     def _arm(self, shaped: Shaped) -> None:
         """Have a timer for what a group holds, and none if it holds nothing."""
@@ -95,7 +98,7 @@ class Pacing:
 
     async def _send(self, shaped: Shaped) -> None:
         if shaped:  # else the last member has left meanwhile, and the type perhaps with it
-            async with self._node.feed(shaped.type).lock:
+            async with self._node.subscriptions.feed(shaped.type).lock:
                 await self.send_due(shaped)
 
     # Members
@@ -127,15 +130,12 @@ class Pacing:
 
     # Clients that do not read
 
-    def _limit(self) -> int:
-        return self._node.policy.config.max_buffered_bytes
-
     def _has_room(self, subscription: Subscription, size: int) -> bool:
         """Tell whether a client takes so many bytes; half its buffer is left for all else."""
         if subscription in self._dropped:
             return False
         waiting = cast(ConnectionOutlet, subscription.outlet).buffered_bytes()
-        return not waiting or waiting + size <= self._limit() // 2
+        return not waiting or waiting + size <= self._writer.buffer_limit // 2
 
     def _drop(self, subscription: Subscription, messages: Sequence[Message]) -> None:
         self._node.stats.dropped[subscription.type] += len(messages)
@@ -155,8 +155,8 @@ class Pacing:
         self._looking = None
         for subscription, (first, last) in tuple(self._dropped.items()):
             waiting = cast(ConnectionOutlet, subscription.outlet).buffered_bytes()
-            if waiting <= self._limit() // 8:
+            if waiting <= self._writer.buffer_limit // 8:
                 del self._dropped[subscription]
-                self._node.tell(subscription, Lost(first or None, last or None, "overflow"))
+                self._writer.tell(subscription, Lost(first or None, last or None, "overflow"))
         if self._dropped:
             self._look_later()

@@ -11,21 +11,22 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
+from realtime.fan_out import Subscription
 from realtime.feed import Feed, Lost, Range
-from realtime.hub import Message, Subscription
 from realtime.log import READ_ENTRIES, LogUnavailable
+from realtime.message import Message
 from realtime.outlet import ConnectionOutlet
 from realtime.protocol import Position
 from realtime.shaping import Survivors
+from realtime.wanted import Request
 
 if TYPE_CHECKING:
-    from realtime.node import Node
+    from realtime.writer import Writer
 
 logger = logging.getLogger(__name__)
 
-MAX_REWIND = 1000
 # Bytes in one write, and of messages that are kept between counting and sending them.
 PIECE_BYTES = 64 * 1024
 HELD_BYTES = 256 * 1024
@@ -33,38 +34,6 @@ HELD_BYTES = 256 * 1024
 PATIENCE = 10.0
 BUFFER_LOOK_INTERVAL = 0.02
 RETRY_INTERVAL = 1.0
-
-
-class Request(NamedTuple):
-    """What a client asks for: to go on after a position, or to have the newest few."""
-
-    resume: Position | None = None
-    rewind: int = 0
-
-
-def read_request(resume: Any, rewind: Any) -> Request:
-    """Read what a client sent as ``resume`` and ``rewind``. Raises ``ValueError``."""
-    return Request(
-        None if resume is None else _read_position(resume),
-        0 if rewind is None else _read_count(rewind),
-    )
-
-
-def _read_position(resume: Any) -> Position:
-    if not isinstance(resume, dict):
-        raise ValueError("resume: expected an object with epoch and offset")
-    epoch, offset = resume.get("epoch"), resume.get("offset")
-    if not isinstance(epoch, str):
-        raise ValueError("resume.epoch: expected a string")
-    if type(offset) is not int or offset < 0:
-        raise ValueError("resume.offset: expected an integer of 0 or more")
-    return Position(epoch, offset)
-
-
-def _read_count(rewind: Any) -> int:
-    if type(rewind) is not int or not 0 <= rewind <= MAX_REWIND:
-        raise ValueError(f"rewind: expected an integer from 0 to {MAX_REWIND}")
-    return rewind
 
 
 class Replay:
@@ -75,7 +44,7 @@ class Replay:
         subscription: Subscription,
         outlet: ConnectionOutlet,
         feed: Feed,
-        node: Node,
+        writer: Writer,
     ) -> None:
         self.subscription = subscription
         # Where replay ends and live delivery begins, as the client is told.
@@ -87,7 +56,7 @@ class Replay:
         self.replayed = 0
         self._outlet = outlet
         self._feed = feed
-        self._node = node
+        self._writer = writer
         # The first messages to send, up to an offset; more is read when they have been sent.
         self._held: list[Message] = []
         self._held_until = self.position.offset
@@ -221,9 +190,7 @@ class Replay:
         """Send some of what comes next; tell whether the client has read enough for that."""
         if not self._held:
             await self._read_next()
-        for piece in _pieces(
-            self._held, min(PIECE_BYTES, self._node.policy.config.max_buffered_bytes // 4)
-        ):
+        for piece in _pieces(self._held, min(PIECE_BYTES, self._writer.buffer_limit // 4)):
             if not await self._wait_for_client(_size(piece)):
                 return False
             self._write(piece)
@@ -243,7 +210,7 @@ class Replay:
         messages = _until(found.messages, until.offset)
         first = messages[0].offset if messages else until.offset + 1
         if first > after + 1:
-            self._node.tell(self.subscription, Lost(after + 1, first - 1, "trimmed"))
+            self._writer.tell(self.subscription, Lost(after + 1, first - 1, "trimmed"))
         self._held = self._select(messages)
         self._held_until = messages[-1].offset if messages else max(after, until.offset)
 
@@ -251,7 +218,7 @@ class Replay:
         """Go on with another log, once the feed has found it too."""
         if self._feed.position.epoch != epoch:
             await self._feed.catch_up()
-        self._node.tell(self.subscription, Lost(self._held_until + 1, None, "epoch_changed"))
+        self._writer.tell(self.subscription, Lost(self._held_until + 1, None, "epoch_changed"))
         self.position = Position(self._feed.position.epoch, 0)
         self._held_until = 0
         self._surviving = None
@@ -259,9 +226,7 @@ class Replay:
     def _room(self) -> int:
         """Return how many bytes the client's buffer takes, half of it left for live messages."""
         waiting = self._outlet.buffered_bytes()
-        return max(
-            self._node.policy.config.max_buffered_bytes // 2 - waiting, 1 if not waiting else 0
-        )
+        return max(self._writer.buffer_limit // 2 - waiting, 1 if not waiting else 0)
 
     async def _wait_for_client(self, size: int) -> bool:
         """Wait until there is room for so many bytes; tell whether there was, in good time."""
@@ -276,7 +241,7 @@ class Replay:
         if messages:
             frames = self.subscription.frames(messages)
             self._outlet.write(frames)
-            self._node.count_replayed(self.subscription.type, len(messages), len(frames))
+            self._writer.count_replayed(self.subscription.type, len(messages), len(frames))
 
 
 def _size(messages: list[Message]) -> int:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from realtime.protocol import Position
 
 if TYPE_CHECKING:
-    from realtime.hub import Message
+    from realtime.message import Message
 
 # Bounds of what is kept at hand, so that a client that comes back need not read the log.
 RECENT_MESSAGES = 1000

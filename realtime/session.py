@@ -8,12 +8,10 @@ outlet's; how requests come in, and in which form they are answered, is the cons
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
 import uuid
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from msgspec import Raw
 
@@ -23,15 +21,14 @@ from realtime.audit import Event, record
 from realtime.auth import ANONYMOUS, Grant, public_prefix
 from realtime.broker import LayerUnavailable
 from realtime.database import Unavailable
-from realtime.filters import Filter, compile_filters, conjunction, derive_subscription_id
+from realtime.fan_out import Subscription
+from realtime.filters import Filter, conjunction
 from realtime.frames import text_frame
-from realtime.hub import Subscription
 from realtime.live import Connection, Subscribed
 from realtime.node import Node
 from realtime.origins import origin_allowed
 from realtime.outlet import ConnectionOutlet
 from realtime.protocol import (
-    SUBSCRIPTION_TYPES,
     CloseCode,
     CloseReason,
     ErrorCode,
@@ -40,8 +37,8 @@ from realtime.protocol import (
     encode,
     encode_error,
 )
-from realtime.replay import Replay, Request, read_request
-from realtime.shaping import Options, read_options
+from realtime.replay import Replay
+from realtime.wanted import Wanted, derive_id
 
 logger = logging.getLogger(__name__)
 
@@ -132,7 +129,7 @@ class Session:
             self._subscribed = len(self.subscriptions)
             self._sent = self.outlet.bytes_sent if self.outlet else 0
         for subscription, _ in self.subscriptions.values():
-            self.node.unsubscribe(subscription)
+            self.node.subscriptions.unsubscribe(subscription)
         self.subscriptions.clear()
         self.node.forget(self)
 
@@ -244,7 +241,7 @@ class Session:
         self.node.leases.hold(self.client_id, grant)
         for subscription_id, (subscription, own) in list(self.subscriptions.items()):
             if subscription.type in grant.types:
-                self.node.change_filter(subscription, conjunction(own, grant.filters))
+                self.node.subscriptions.change_filter(subscription, conjunction(own, grant.filters))
             else:
                 self.unsubscribe(subscription_id)
                 self.reply("unsubscribed", {"reason": "forbidden"}, subscription_id)
@@ -282,7 +279,9 @@ class Session:
             self.audit(Event.DENIED, type=wanted.type)
             raise ProtocolError(ErrorCode.FORBIDDEN)
         try:
-            found = await self.node.explain(wanted.type, grant.filters, wanted.explained)
+            found = await self.node.subscriptions.explain(
+                wanted.type, grant.filters, wanted.explained
+            )
         except LayerUnavailable as error:
             logger.warning("explaining %s: %s", wanted.type, error)
             raise ProtocolError(ErrorCode.UNAVAILABLE, details=RETRY) from None
@@ -294,7 +293,7 @@ class Session:
         assert grant is not None and self.outlet is not None
         enforced = conjunction(wanted.filters, grant.filters)
         try:
-            replay = await self.node.subscribe(
+            replay = await self.node.subscriptions.subscribe(
                 self.outlet, kind, enforced, subscription_id, wanted.request, wanted.options
             )
         except LayerUnavailable as error:
@@ -303,7 +302,7 @@ class Session:
         # Meanwhile the client may have gone, or its rights may have changed.
         now = self.grant
         if self.ended or now is not grant:
-            self.node.unsubscribe(replay.subscription)
+            self.node.subscriptions.unsubscribe(replay.subscription)
             if self.ended or now is None or kind not in now.types:
                 raise ProtocolError(ErrorCode.FORBIDDEN)
             return await self._add(subscription_id, wanted)
@@ -322,7 +321,7 @@ class Session:
         if len(self.subscriptions) >= self.node.policy.config.max_subscriptions_per_client:
             self.audit_limit("subscriptions")
             raise ProtocolError(ErrorCode.TOO_MANY_SUBSCRIPTIONS)
-        subscription_id = chosen or _derive_id(wanted)
+        subscription_id = chosen or derive_id(wanted)
         if subscription_id in self.subscriptions:
             raise ProtocolError(ErrorCode.DUPLICATE_SUBSCRIPTION)
         return subscription_id
@@ -334,12 +333,12 @@ class Session:
 
     def position(self, subscription_id: str) -> Position:
         """Return the position up to which a subscription has been sent all that matches."""
-        return self.node.position(self.subscriptions[subscription_id][0])
+        return self.node.subscriptions.position(self.subscriptions[subscription_id][0])
 
     def unsubscribe(self, subscription_id: str) -> None:
         """End a subscription. Raises ``KeyError``."""
         subscription, _ = self.subscriptions.pop(subscription_id)
-        self.node.unsubscribe(subscription)
+        self.node.subscriptions.unsubscribe(subscription)
 
     # In and out
 
@@ -407,46 +406,3 @@ class Session:
         if limit not in self._limits_reached:
             self._limits_reached += (limit,)
             self.audit(Event.LIMIT_REACHED, limit=limit)
-
-
-class Wanted(NamedTuple):
-    """What a client asks to subscribe to: with its own filters, not yet those of its token."""
-
-    type: str
-    filters: Filter
-    request: Request
-    options: Options | None = None
-    # The filters as the client wrote them, if it wants to know what they match.
-    explained: dict[str, Any] | None = None
-
-
-def _derive_id(wanted: Wanted) -> str:
-    """Return the id of a subscription without a chosen one: equal for equal subscriptions."""
-    plain = derive_subscription_id(wanted.type, wanted.filters)
-    if wanted.options is None:
-        return plain
-    return str(uuid.uuid5(uuid.UUID(plain), json.dumps(wanted.options.describe())))
-
-
-def read_subscription(data: Mapping[str, Any]) -> Wanted:
-    """Read the ``data`` of a ``subscribe`` message. Raises :class:`ProtocolError`."""
-    kind = data.get("type")
-    if not isinstance(kind, str) or kind not in SUBSCRIPTION_TYPES:
-        raise ProtocolError(
-            ErrorCode.INVALID_SUBSCRIPTION,
-            f"type: expected one of {', '.join(SUBSCRIPTION_TYPES)}",
-        )
-    try:
-        filters = compile_filters(data.get("filters"))
-        request = read_request(data.get("resume"), data.get("rewind"))
-        explained = (data.get("filters") or {}) if _read_flag("explain", data) else None
-        return Wanted(kind, filters, request, read_options(data), explained)
-    except ValueError as error:
-        raise ProtocolError(ErrorCode.INVALID_SUBSCRIPTION, str(error)) from None
-
-
-def _read_flag(name: str, data: Mapping[str, Any]) -> bool:
-    flag = data.get(name)
-    if flag is None or isinstance(flag, bool):
-        return bool(flag)
-    raise ValueError(f"{name}: expected true or false")

@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from realtime.broker import LayerUnavailable
+from realtime.fan_out import Subscription
 from realtime.filters import compile_filters
 from realtime.frames import split_frames, text_frame
-from realtime.hub import Subscription
 from realtime.log import Chunk, LogUnavailable, MemoryLog
 from realtime.node import Node
 from realtime.protocol import CloseCode, CloseReason, Position, encode
-from realtime.replay import Request
 from realtime.testing.clock import START
+from realtime.wanted import Request
 
 KIND = "events"
 
@@ -117,28 +117,30 @@ class Session:
         """The connection is gone."""
         self.ended = True
         if self.subscription is not None:
-            self.node.unsubscribe(self.subscription)
+            self.node.subscriptions.unsubscribe(self.subscription)
 
     async def subscribe(self, wanted: dict[str, Any]) -> None:
         """Subscribe and answer; end if that cannot be."""
         compiled = compile_filters(wanted)
         try:
-            replay = await self.node.subscribe(self, KIND, compiled, "id", self.request)
+            replay = await self.node.subscriptions.subscribe(
+                self, KIND, compiled, "id", self.request
+            )
         except LayerUnavailable:
             self.ended = True
             return
         if self.ended:
-            self.node.unsubscribe(replay.subscription)
+            self.node.subscriptions.unsubscribe(replay.subscription)
             return
         self.subscription = replay.subscription
         found = {"recovered": replay.recovered, "replayed": replay.replayed}
         self._reply("subscribed", replay.live_from._asdict() | found)
-        await self.node.go_live(replay)
+        await self.node.subscriptions.go_live(replay)
 
     def pong(self) -> None:
         """Say up to where everything has been sent."""
         if self.subscription is not None:
-            self._reply("pong", self.node.position(self.subscription)._asdict())
+            self._reply("pong", self.node.subscriptions.position(self.subscription)._asdict())
 
     def _reply(self, kind: str, data: dict[str, Any]) -> None:
         self.write(text_frame(encode(kind, 0, data)))

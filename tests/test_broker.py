@@ -21,7 +21,7 @@ from realtime import broker as broker_module
 from realtime.broker import Broker, LayerUnavailable
 from realtime.embedded import EmbeddedServer
 from realtime.feed import Lost
-from realtime.hub import Message
+from realtime.message import Message
 from realtime.protocol import SUBSCRIPTION_TYPES
 from realtime.publishing import apublish, publish_many
 from realtime.redis import close_async_clients

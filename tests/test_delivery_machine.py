@@ -29,8 +29,8 @@ from realtime.config import WEBSOCKET_PREFIX, get_streaming_config
 from realtime.node import Node
 from realtime.protocol import Position
 from realtime.publishing import apublish
-from realtime.replay import Request
 from realtime.testing import FakeClock
+from realtime.wanted import Request
 from tests.delivery import KIND, Account, FickleLog, Published, Session
 from tests.layers import IN_MEMORY
 
@@ -40,7 +40,7 @@ BOUNDS = {
     "realtime.replay.READ_ENTRIES": 4,
     "realtime.feed.RECENT_MESSAGES": 6,
     "realtime.sequence.RECENT_MESSAGES": 6,
-    "realtime.node.BYTES_AT_ONCE": 600,
+    "realtime.writer.BYTES_AT_ONCE": 600,
     "realtime.replay.HELD_BYTES": 1000,
     "realtime.replay.PATIENCE": 2.0,
 }
@@ -270,7 +270,7 @@ class DeliveryMachine(RuleBasedStateMachine):
         newest = Position(self.log.state().epoch, self.log.state().head)
         for session in self._connected().values():
             assert session.subscription is not None and session.subscription.active
-            assert session.node.position(session.subscription) == newest
+            assert session.node.subscriptions.position(session.subscription) == newest
             session.pong()
         self._read_all()
 

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from realtime.feed import Batch, Feed, Lost, Range
-from realtime.hub import Message
 from realtime.log import READ_ENTRIES, Append, Log, LogUnavailable, RedisLog, pack
 from realtime.log import Batch as Packed
+from realtime.message import Message
 from realtime.protocol import Position
 from realtime.redis import async_client
 from realtime.sequence import RECENT_MESSAGES

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
+from realtime.fan_out import Subscription
 from realtime.filter_index import FilterIndex
 from realtime.filters import (
     EVERYTHING,
@@ -22,7 +23,8 @@ from realtime.filters import (
     conjunction,
     derive_subscription_id,
 )
-from realtime.hub import Hub, Message, Subscription
+from realtime.hub import Hub
+from realtime.message import Message
 from realtime.protocol import PAYLOAD_KEYS, SUBSCRIPTION_TYPES
 
 TIME = 1_704_110_400.0

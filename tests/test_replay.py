@@ -13,7 +13,7 @@ from django.test import override_settings
 from realtime.log import Append, Batch, pack
 from realtime.node import Node
 from realtime.protocol import Position
-from realtime.replay import MAX_REWIND, Request, read_request
+from realtime.wanted import MAX_REWIND, Request, read_request
 from tests.delivery import KIND, FickleLog, Session
 from tests.layers import IN_MEMORY, Configure, until
 
@@ -105,7 +105,7 @@ async def test_a_log_that_is_lost_while_it_is_replayed(
     }
     assert offsets(messages[told:]) == [1, 2]
     assert session.subscription is not None
-    assert scene.node.position(session.subscription) == new
+    assert scene.node.subscriptions.position(session.subscription) == new
 
 
 async def test_who_reads_nothing_during_a_replay_is_given_up(

@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from realtime.fan_out import Subscription
 from realtime.filters import EVERYTHING
-from realtime.hub import Hub, Message, Subscription
+from realtime.hub import Hub
+from realtime.message import Message
 from realtime.protocol import PAYLOAD_KEYS, SUBSCRIPTION_TYPES, Position, parse
 from realtime.shaping import (
     MAX_FIELDS,

@@ -9,7 +9,8 @@ import pytest
 
 from realtime import sse
 from realtime.frames import text_frame
-from realtime.hub import Hub, Message
+from realtime.hub import Hub
+from realtime.message import Message
 from realtime.protocol import (
     CloseCode,
     CloseReason,

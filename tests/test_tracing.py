@@ -12,8 +12,8 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import StatusCode
 
 from realtime.feed import Batch, Feed
-from realtime.hub import Message
 from realtime.log import MemoryLog
+from realtime.message import Message
 from realtime.protocol import Position
 from realtime.tracing import LONGEST_FIELD, Origin, Tracing
 

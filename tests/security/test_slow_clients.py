@@ -30,8 +30,8 @@ import os, sys
 os.environ["DJANGO_SETTINGS_MODULE"] = "streaming_site.settings"
 import django
 django.setup()
-import realtime.connection, realtime.server
-realtime.server.REQUEST_TIMEOUT = 1.0
+import realtime.connection, realtime.http_connection
+realtime.http_connection.REQUEST_TIMEOUT = 1.0
 realtime.connection.ALL_STRANGERS_BYTES = 250_000
 from django.core.management import execute_from_command_line
 execute_from_command_line(["manage.py", "serve", *sys.argv[1:]])
