@@ -18,8 +18,9 @@ from prometheus_client.core import (
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from realtime.figures import Figures
+from realtime.processing.reports import Report
 
-__all__ = ["CONTENT_TYPE_LATEST", "expose", "expose_outbox"]
+__all__ = ["CONTENT_TYPE_LATEST", "expose", "expose_outbox", "expose_processors"]
 
 # Counter -> its name in Prometheus, and what it counts.
 COUNTERS = {
@@ -145,6 +146,25 @@ def expose_outbox(waiting: int, parked: int, age: float) -> bytes:
     )
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Fixed(messages, oldest))
+    return generate_latest(registry)
+
+
+def expose_processors(reports: Sequence[Report]) -> bytes:
+    """Return the figures of processors, which are the same on every host."""
+    labels = ["processor", "type"]
+    lag = GaugeMetricFamily(
+        "realtime_processor_lag_messages", "Messages that it has not taken in", labels=labels
+    )
+    read = GaugeMetricFamily(
+        "realtime_processor_read_time_seconds",
+        "When it last took in what there was, since 1970",
+        labels=labels,
+    )
+    for one in reports:
+        lag.add_metric([one.processor, one.source], one.lag)
+        read.add_metric([one.processor, one.source], one.read_at)
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Fixed(lag, read))
     return generate_latest(registry)
 
 

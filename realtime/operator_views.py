@@ -12,15 +12,17 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+import redis
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
 from realtime.database import Unavailable
-from realtime.exposition import CONTENT_TYPE_LATEST, expose, expose_outbox
+from realtime.exposition import CONTENT_TYPE_LATEST, expose, expose_outbox, expose_processors
 from realtime.figures import Figures, whole
 from realtime.node import Node, get_node
 from realtime.outbox import look
+from realtime.processing.reports import read_reports
 from realtime.protocol import ERROR_TEXTS, ErrorCode
 from realtime.session import RETRY_AFTER_UNAVAILABLE, Session
 
@@ -108,7 +110,8 @@ async def metrics(request: HttpRequest) -> HttpResponse:
     await node.start()
     host = socket.gethostname()
     text = expose([one for one in await node.look_at_cluster() if one.host == host])
-    return HttpResponse(text + await _outbox(node), content_type=CONTENT_TYPE_LATEST)
+    text += await _outbox(node) + await _processors()
+    return HttpResponse(text, content_type=CONTENT_TYPE_LATEST)
 
 
 async def _outbox(node: Node) -> bytes:
@@ -120,3 +123,12 @@ async def _outbox(node: Node) -> bytes:
         return b""
     age = 0.0 if found.since is None else max(0.0, time.time() - found.since)
     return expose_outbox(found.waiting, found.parked, age)
+
+
+async def _processors() -> bytes:
+    """Return how processors stand, if the channel layer answers."""
+    try:
+        return expose_processors(await read_reports())
+    except (redis.RedisError, OSError) as error:
+        logger.warning("reading how processors stand: %s", error)
+        return b""

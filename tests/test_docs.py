@@ -15,7 +15,7 @@ from pydantic_core import PydanticUndefined
 from realtime.audit import Event
 from realtime.checks import _RISKS
 from realtime.config import WEBSOCKET_PREFIX, WebSocketConfig
-from realtime.exposition import expose, expose_outbox
+from realtime.exposition import expose, expose_outbox, expose_processors
 from realtime.filters import OPERATORS
 from realtime.jwt import VARIABLES, JwtConfig
 from realtime.management.commands.publish_system_status import OPTIONS
@@ -178,7 +178,7 @@ def test_every_alert_has_a_section_that_says_what_to_do() -> None:
 def test_every_metric_of_the_operators_guide_exists() -> None:
     observer = Observer("process", Stats(closes={1000: 1}))
     figures = asyncio.run(observer.observe([], draining=False))
-    exposed = (expose([figures]) + expose_outbox(0, 0, 0.0)).decode()
+    exposed = (expose([figures]) + expose_outbox(0, 0, 0.0) + expose_processors([])).decode()
     names = set(re.findall(r"^(?:# TYPE )?(realtime_\w+)", exposed, re.MULTILINE))
     named = set(re.findall(r"`(realtime_\w+)", OPERATIONS))
     assert named and named <= names

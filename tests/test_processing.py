@@ -18,6 +18,7 @@ from realtime import publish_many
 from realtime.log import get_log
 from realtime.processes import key
 from realtime.processing.contract import Changes, Records
+from realtime.processing.reports import FORGET_AFTER, read_reports, report
 from realtime.processing.runner import POLL_INTERVAL, Runner
 from realtime.processing.state import Fenced, claim, renew, save
 from realtime.protocol import Position
@@ -25,7 +26,7 @@ from realtime.redis import sync_client
 from realtime.servers import layer_servers
 from tests.adder import Adder
 from tests.layers import close_layer, running_valkey, until
-from tests.support import ROOT, environment, wait_until
+from tests.support import ROOT, TIMEOUT, environment, wait_until
 
 
 @pytest.fixture(autouse=True)
@@ -284,3 +285,69 @@ async def test_one_that_waits_is_given_what_it_has_left_and_then_rests() -> None
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     assert adder.closed
+
+
+class SlowAdder(PatientAdder):
+    """An adder that takes in three messages, and no more until it may."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.may_go_on = asyncio.Event()
+
+    async def work(self, records: Records) -> int:
+        if self.sizes:
+            await self.may_go_on.wait()
+        return await super().work(records)
+
+
+async def lags() -> dict[str, int]:
+    return {one.processor: one.lag for one in await read_reports()}
+
+
+async def until_reported(expected: dict[str, int]) -> None:
+    async with asyncio.timeout(TIMEOUT):
+        while await lags() != expected:  # noqa: ASYNC110 - nothing tells of it
+            await asyncio.sleep(0.05)
+
+
+async def test_who_runs_processors_reports_how_far_they_are_behind() -> None:
+    publish_numbers(*range(20))
+    started = time.time()
+    slow, names = SlowAdder("slow"), ["quick", "slow"]
+
+    def load() -> list[Adder]:
+        return [slow if name == "slow" else Adder(name) for name in names]
+
+    task = asyncio.create_task(Runner("adders", load).run())
+    await until_reported({"quick": 0, "slow": 17})
+    slow.may_go_on.set()
+    await until_reported({"quick": 0, "slow": 0})
+    assert all(one.source == "events" for one in await read_reports())
+    assert all(started < one.read_at <= time.time() for one in await read_reports())
+    # One that is removed is forgotten; one that nobody runs is not.
+    names.remove("slow")
+    await until_reported({"quick": 0})
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert await lags() == {"quick": 0}
+    # Unless for very long.
+    (quick,) = await read_reports()
+    await report("others", [], [msgspec.structs.replace(quick, read_at=started - 2 * FORGET_AFTER)])
+    assert await lags() == {}
+
+
+async def test_one_that_fails_is_not_reported_as_having_read() -> None:
+    publish_numbers(1)
+    failures = 0
+
+    class FailingAdder(Adder):
+        def take(self, records: Records) -> None:
+            nonlocal failures
+            failures += 1
+            raise ValueError("no sum")
+
+    task = asyncio.create_task(Runner("adders", lambda: [FailingAdder("bad"), Adder("good")]).run())
+    await until(lambda: failures >= 2)
+    assert [one.processor for one in await read_reports()] == ["good"]
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

@@ -26,6 +26,7 @@ from realtime.database import Database, Unavailable
 from realtime.log import Chunk, LogUnavailable, get_log
 from realtime.processes import Membership
 from realtime.processing.contract import AnyProcessor, Records, WaitingProcessor
+from realtime.processing.reports import Report, report
 from realtime.processing.state import Fenced, Hold, claim, renew, save
 from realtime.protocol import Position
 from realtime.redis import close_async_clients
@@ -61,6 +62,7 @@ class Runner:
 
     def __init__(self, name: str, load: Callable[[], Iterable[AnyProcessor]]) -> None:
         self._load = load
+        self._name = name
         self._owner = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
         self._membership = Membership(f"runners:{name}", self._owner)
         self._database = Database()
@@ -94,6 +96,7 @@ class Runner:
             found = await self._database.run(lambda: list(self._load()))
             async with self._lock:
                 await self._share(found, members)
+            await self._report({one.name for one in found})
         except (LogUnavailable, Unavailable, redis.RedisError, OSError) as error:
             logger.warning("sharing the work: %s", error)
         except Exception:
@@ -119,6 +122,15 @@ class Runner:
                 self.holds[name] = taken
                 logger.info("running %s", name)
         self._read_what_is_held()
+
+    async def _report(self, names: set[str]) -> None:
+        """Say how those stand that run here and have read."""
+        running = [
+            Report(self._name, name, hold.processor.source, hold.lag, hold.read_at)
+            for name, hold in self.holds.items()
+            if hold.read_at
+        ]
+        await report(self._name, names, running)
 
     async def _give_up(self, hold: Hold) -> None:
         is_at_work = hold.task is not None
@@ -203,6 +215,7 @@ class Runner:
         async with self._watching(hold):
             processor = hold.processor
             new = _catch_up(hold, chunk, records)
+            hold.head = chunk.head
             if isinstance(processor, WaitingProcessor):
                 if len(new) or _has_read_all(hold, chunk):
                     hold.task = asyncio.create_task(self._wait_for(processor, hold, new))
@@ -213,6 +226,7 @@ class Runner:
             elif _has_read_all(hold, chunk):
                 processor.tick(time.time())
             await _save_if_due(hold)
+            hold.read_at = time.time()
 
     async def _wait_for(self, processor: WaitingProcessor, hold: Hold, records: Records) -> None:
         """Let one work that takes its time, while the others go on."""
@@ -223,6 +237,7 @@ class Runner:
                     if len(records):
                         hold.position = Position(records.epoch, last)
                     await _save_if_due(hold)
+                hold.read_at = time.time()
                 hold.task = None
 
     @contextlib.asynccontextmanager

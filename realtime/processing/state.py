@@ -101,11 +101,20 @@ class Hold:
     saved_at: float = 0.0
     # While a processor that waits is at work.
     task: asyncio.Task[None] | None = None
+    # Where the log of its source ended, and when it had taken in what was read then, in seconds
+    # since 1970; 0 before it has.
+    head: int = 0
+    read_at: float = 0.0
 
     @property
     def needs_saving(self) -> bool:
         """Whether anything has happened since the last save."""
         return self.position != self.saved or self.processor.urgent
+
+    @property
+    def lag(self) -> int:
+        """Messages that it has not taken in."""
+        return 0 if self.position is None else max(0, self.head - self.position.offset)
 
 
 def _place(processor: AnyProcessor) -> tuple[Server, str, list[str]]:

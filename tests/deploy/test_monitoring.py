@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import json
 import math
+import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -34,7 +37,7 @@ from tests.deploy.prometheus import (
     variables,
 )
 from tests.redis_servers import RedisServer
-from tests.support import TIMEOUT, Server, free_port, running, wait_until
+from tests.support import ROOT, TIMEOUT, Server, environment, free_port, running, wait_until
 
 ALERTS = Path(__file__).parent / "alerts.yml"
 # Seconds until every query has a value: a rate needs two samples, a process reports every two.
@@ -55,6 +58,17 @@ def read_metrics(server: Server, token: str) -> dict[str, list[Any]]:
     with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
         families = text_string_to_metric_families(response.read().decode())
         return {family.name: list(family.samples) for family in families}
+
+
+@contextlib.contextmanager
+def rules_of_the_demo(server: Server) -> Iterator[None]:
+    """Run some rules beside a server."""
+    command = [sys.executable, "manage.py", "run_aggregations", "--module", "realtime.demo.rules"]
+    with subprocess.Popen(command, env=environment(server.data_dir), cwd=ROOT) as process:
+        try:
+            yield
+        finally:
+            process.kill()
 
 
 # Checked
@@ -96,10 +110,11 @@ def test_what_is_asked_for_is_what_metrics_has(server: Server) -> None:
         samples = itertools.chain.from_iterable(read_metrics(server, token).values())
         return asked - {sample.name for sample in samples}
 
-    deadline = time.monotonic() + TIMEOUT
-    while missing() and time.monotonic() < deadline:  # some are asked for only now and then
-        time.sleep(0.1)
-    assert missing() == set()
+    with rules_of_the_demo(server):
+        deadline = time.monotonic() + TIMEOUT
+        while missing() and time.monotonic() < deadline:  # some are asked for only now and then
+            time.sleep(0.1)
+        assert missing() == set()
     families = set(read_metrics(server, token)) - {"realtime_closes"}
     unused = {name for name in families if not any(one.startswith(name) for one in asked)}
     assert unused == set(), "not on the dashboard"
@@ -181,7 +196,9 @@ async def be_busy(site: Server, token: str) -> None:
 async def test_every_panel_shows_something(site: Server, prometheus: Prometheus) -> None:
     token = site.new_token()
     unseen, deadline = queries(), time.monotonic() + SHOWN
-    async with site.connect(token) as page:
+    async with contextlib.AsyncExitStack() as stack:
+        stack.enter_context(rules_of_the_demo(site))
+        page = await stack.enter_async_context(site.connect(token))
         for kind in SUBSCRIPTION_TYPES:
             await page.subscribed(kind)
         while unseen:

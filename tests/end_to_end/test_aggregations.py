@@ -6,6 +6,7 @@ import contextlib
 import random
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 
 from realtime.protocol import format_timestamp
+from tests.end_to_end.test_metrics import Figures
 from tests.support import ROOT, Client, Server, client, environment, manage, running, wait_until
 
 # 2013-01-01T00:00:00Z
@@ -288,3 +290,33 @@ def test_without_a_database_it_ends_with_one_line(data_dir: Path) -> None:
     assert done.returncode == 1
     assert done.stderr.startswith("CommandError: the database: ")
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_metrics_have_how_rules_stand(site: Server, start: Start) -> None:
+    figures = Figures(site)
+    add_rule(site, "first")
+    add_rule(site, "second")
+
+    def read() -> dict[str, float]:
+        return {
+            name: value for name, value in figures.read().items() if name.startswith("processor_")
+        }
+
+    def stands(*rules: str) -> dict[str, float]:
+        names = [f"{{aggregation:{rule}}}{{events}}" for rule in rules]
+        return {f"processor_lag_messages{name}": 0 for name in names}
+
+    assert read() == {}
+    worker = start()
+    wait_until(lambda: stands("first", "second").items() <= read().items())
+    for name, value in read().items():
+        assert "lag" in name or abs(time.time() - value) < 20, name
+    # Nobody runs them: then how long ago they read is what tells.
+    worker.process.kill()
+    worker.process.wait()
+    before = read()
+    start()
+    wait_until(lambda: all(read()[name] > before[name] for name in before if "read" in name))
+    change_rules(site, "delete()", "first")
+    wait_until(lambda: len(read()) == 2)
+    assert stands("second").items() <= read().items()
