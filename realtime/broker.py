@@ -170,6 +170,7 @@ class _Receiver:
         task, self._task = self._task, None
         if task is not None:
             await end(task)
+        await self.feed.close()
 
     async def _receive(self) -> None:
         """Hand on what arrives, until cancelled."""

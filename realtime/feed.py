@@ -79,6 +79,8 @@ class Feed:
         self._count = count
         self._sequence = Sequence(self.position)
         self._recent = Recent()
+        self._delivering = asyncio.Lock()
+        self._closed = False
 
     async def start(self) -> None:
         """Begin at the end of the log, with what is recent at hand. Raises ``LogUnavailable``."""
@@ -87,6 +89,16 @@ class Feed:
         self._sequence = Sequence(Position(newest.epoch, start))
         self._recent.restart(start + 1)
         await self._catch_up(self._remember)
+
+    async def close(self) -> None:
+        """Deliver nothing and tell nothing any more; return when nothing is being delivered.
+
+        A look at the log may still be under way, and those who subscribe meanwhile are another
+        feed's.
+        """
+        self._closed = True
+        async with self._delivering:
+            pass
 
     def is_missing(self, head: Position, since: int) -> bool:
         """Tell whether the log has what has not been delivered; see :class:`Sequence`."""
@@ -127,12 +139,14 @@ class Feed:
             await self._catch_up(self._hand_on)
 
     async def _catch_up(self, hand_on: HandOn) -> None:
-        while not await self._advance(hand_on):
+        while not self._closed and not await self._advance(hand_on):
             pass
 
     async def _advance(self, hand_on: HandOn) -> bool:
         """Read once from where delivery stands; tell whether that was all."""
         found = await self._read_log(self.next - 1)
+        if self._closed:
+            return True
         if found.epoch != self._sequence.epoch:
             self._skip(Lost(self.next, None, "epoch_changed"), Position(found.epoch, 1))
         elif found.head < self.next - 1:
@@ -157,8 +171,9 @@ class Feed:
 
     async def _hand_on(self, messages: list[Message], origins: list[Origin] | None = None) -> None:
         try:
-            if messages:
-                await self._deliver(self.kind, messages, origins or [])
+            async with self._delivering:
+                if messages and not self._closed:
+                    await self._deliver(self.kind, messages, origins or [])
         finally:
             await self._remember(messages)
 

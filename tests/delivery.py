@@ -86,6 +86,8 @@ class Session:
         # Messages that the client has not read, each with the log as it was then.
         self.unread: list[tuple[bytes, LogState]] = []
         self._log = log
+        # The newest offset when the client asked: it can know of none beyond.
+        self.asked_at = 0
 
     def write(self, frames: bytes) -> None:
         """Buffer frames, within the bound."""
@@ -121,6 +123,7 @@ class Session:
 
     async def subscribe(self, wanted: dict[str, Any]) -> None:
         """Subscribe and answer; end if that cannot be."""
+        self.asked_at = self._log.state().head
         compiled = compile_filters(wanted)
         try:
             replay = await self.node.subscriptions.subscribe(
@@ -171,12 +174,15 @@ class Account:
         """Return from where to resume."""
         return Position(self.epoch, self.next - 1) if self.epoch else None
 
-    def read(self, text: bytes, state: LogState, request: Request) -> None:
-        """Read a message that was sent when the log was in this state."""
+    def read(self, text: bytes, state: LogState, request: Request, asked_at: int) -> None:
+        """Read a message that was sent when the log was in this state.
+
+        *asked_at* is where the log ended when the client made its *request*.
+        """
         message = json.loads(text)
         match message["type"]:
             case "subscribed":
-                self._subscribed(message["data"], state, request)
+                self._subscribed(message["data"], state, request, asked_at)
             case "data":
                 self._received(message)
             case "pong":
@@ -185,7 +191,9 @@ class Account:
                 assert message["data"]["code"] == "data_lost"
                 self._lost(message["data"]["details"], state)
 
-    def _subscribed(self, told: dict[str, Any], state: LogState, request: Request) -> None:
+    def _subscribed(
+        self, told: dict[str, Any], state: LogState, request: Request, asked_at: int
+    ) -> None:
         resume, rewind = request
         live = Position(told["epoch"], told["offset"])
         self._unchecked, self._rewind, self._promised_from = [], None, 1
@@ -195,7 +203,7 @@ class Account:
             self.epoch, self.next = resume.epoch, resume.offset + 1
             return
         if resume is not None and resume.epoch == state.epoch == live.epoch:
-            assert resume.offset > state.head or resume.offset < state.oldest - 1
+            assert resume.offset > asked_at or resume.offset < state.oldest - 1
         retained = state.oldest if state.epoch == live.epoch else live.offset + 1
         self.epoch, self.next = live.epoch, live.offset + 1
         if rewind:

@@ -18,6 +18,7 @@ from itertools import cycle
 from typing import Any
 from unittest import mock
 
+import pytest
 from channels.exceptions import ChannelFull
 from channels.layers import get_channel_layer
 from django.test import override_settings
@@ -45,7 +46,7 @@ BOUNDS = {
     "realtime.replay.PATIENCE": 2.0,
 }
 VARIABLES = {"history_size": "15", "history_ttl": "20", "max_buffered_bytes": "4096"}
-CLOCKS = ("log.memory", "feed", "replay", "publishing", "node", "broker", "authority")
+CLOCKS = ("log.memory", "feed", "replay", "publishing", "node", "writer", "broker", "authority")
 # Seconds after which everyone who reads must have everything: a look at the log, and a retry.
 SETTLED_AFTER = 3.0
 
@@ -215,7 +216,7 @@ class DeliveryMachine(RuleBasedStateMachine):
     def _read(self, session: Session, account: Account, most: int = 1000) -> None:
         read, session.unread = session.unread[:most], session.unread[most:]
         for text, state in read:
-            account.read(text, state, session.request)
+            account.read(text, state, session.request, session.asked_at)
 
     @precondition(lambda self: self._connected())
     @rule(
@@ -307,6 +308,28 @@ class DeliveryMachine(RuleBasedStateMachine):
         for task in left:
             task.cancel()
         await asyncio.gather(*left, return_exceptions=True)
+
+
+@pytest.mark.parametrize("event", ["flushed", "much came"])
+def test_who_comes_while_a_look_of_those_before_is_under_way(event: str) -> None:
+    """All have left meanwhile, and the type's group was left with them: the look is not his."""
+    machine = DeliveryMachine()
+    try:
+        machine.begin([0, 0])
+        machine.change_log("slow")
+        for seconds in (0.05, 1.5, 1.5):
+            machine.wait(seconds, 1)
+        # One goes, the other is cut since it does not read.
+        if event == "flushed":
+            machine.disconnect(which=1, reads=0, missed=[0] * 5, node=None)
+            machine.change_log("flushed")
+        else:
+            machine.disconnect(which=1, reads=0, missed=[0] * 3, node=None)
+            machine.publish([0] * 7, 3, ["brought"])
+        machine.connect(which=1, node=0, resumes=True, ahead=0, rewind=0)
+        machine.change_log("all well")
+    finally:
+        machine.teardown()
 
 
 TestDelivery = DeliveryMachine.TestCase

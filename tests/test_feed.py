@@ -495,3 +495,42 @@ async def test_what_is_retained_no_more_is_not_at_hand(
     assert follower.feed.read_at_hand(2) is None
     assert follower.feed.read_at_hand(4) is None
     assert offsets(follower.feed.read_at_hand(5)) == []
+
+
+# Its end
+
+
+@pytest.mark.parametrize("event", ["more came", "too much came", "flushed"])
+async def test_a_look_that_is_under_way_at_its_end_brings_nothing(
+    configure: Configure, event: str
+) -> None:
+    """Who has subscribed since is another feed's."""
+    configure(history_size="2")
+    log = FickleLog()
+    follower = await started(log)
+    await follower.append(3 if event == "too much came" else 2)
+    log.delay = 0.01
+    looking = asyncio.create_task(follower.feed.catch_up())
+    await until(follower.feed.lock.locked)
+    if event == "flushed":
+        log.flush()
+    await follower.feed.close()
+    await looking
+    await follower.feed.catch_up()
+    assert follower.everything == []
+
+
+async def test_its_end_waits_for_what_is_being_delivered() -> None:
+    follower = await started(FickleLog())
+    await follower.append(2)
+    follower.may_go_on.clear()
+    delivering = asyncio.create_task(follower.bring((1, 1)))
+    await until(lambda: follower.is_delivering)
+    closing = asyncio.create_task(follower.feed.close())
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert not closing.done()
+    follower.may_go_on.set()
+    await asyncio.gather(closing, delivering)
+    await follower.bring((2, 2))
+    assert follower.everything == [1]
