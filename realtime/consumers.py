@@ -224,7 +224,7 @@ class StreamConsumer(AsyncJsonWebsocketConsumer):
             subscription_id, filters, replay, command.metadata, explanation
         )
         if replay is not None:
-            await self.node.subscriptions.go_live(replay)
+            self.node.subscriptions.go_live(replay)
 
     def _positions(self) -> dict[str, Any] | None:
         """Return up to where each subscription has been sent all that matches."""

@@ -125,7 +125,7 @@ class _Stream:
             subscription_id, data["filters"], replay, explanation=explanation
         )
         if replay is not None:
-            await self._node.subscriptions.go_live(replay)
+            self._node.subscriptions.go_live(replay)
 
     def _read_query(self) -> dict[str, list[str]]:
         query = self._scope["query_string"].decode("latin-1")

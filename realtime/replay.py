@@ -160,7 +160,10 @@ class Replay:
 
     async def run(self) -> None:
         """Send what is to be replayed and all that comes meanwhile, until it is live."""
-        while not await self.go_live():
+        while True:
+            async with self._feed.lock:
+                if self.go_live():
+                    return
             try:
                 if not await self._send_next():
                     self._outlet.overflow()
@@ -173,18 +176,20 @@ class Replay:
         """Tell whether :meth:`go_live` need not wait for a fan-out."""
         return not self._feed.lock.locked()
 
-    async def go_live(self) -> bool:
-        """Send the rest and go live, if the rest is at hand and the client can take it."""
-        async with self._feed.lock:
-            found = self._feed.read_at_hand(self._held_until)
-            if found is None or found.epoch != self.position.epoch:
-                return False
-            rest = self._held + self._select(found.messages)
-            if rest and _size(rest) > self._room():
-                return False
-            self._write(rest)
-            self.subscription.activate()
-            return True
+    def go_live(self) -> bool:
+        """Send the rest and go live, if the rest is at hand and the client can take it.
+
+        Needs the feed's lock, or that nobody has it.
+        """
+        found = self._feed.read_at_hand(self._held_until)
+        if found is None or found.epoch != self.position.epoch:
+            return False
+        rest = self._held + self._select(found.messages)
+        if rest and _size(rest) > self._room():
+            return False
+        self._write(rest)
+        self.subscription.activate()
+        return True
 
     async def _send_next(self) -> bool:
         """Send some of what comes next; tell whether the client has read enough for that."""

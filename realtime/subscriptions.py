@@ -87,9 +87,11 @@ class Subscriptions:
         except LogUnavailable as error:
             raise LayerUnavailable(str(error)) from error
 
-    async def go_live(self, replay: Replay) -> None:
+    def go_live(self, replay: Replay) -> None:
         """Send what a new subscription is to receive first; what takes longer goes on by itself."""
-        if replay.is_quick() and await replay.go_live():
+        if replay.subscription not in self._replays:
+            return  # it has ended already, as one does that cannot take the answer
+        if replay.is_quick() and replay.go_live():
             del self._replays[replay.subscription]
         else:
             task = self._node.spawn(self._run(replay))

@@ -138,7 +138,7 @@ class Session:
         self.subscription = replay.subscription
         found = {"recovered": replay.recovered, "replayed": replay.replayed}
         self._reply("subscribed", replay.live_from._asdict() | found)
-        await self.node.subscriptions.go_live(replay)
+        self.node.subscriptions.go_live(replay)
 
     def pong(self) -> None:
         """Say up to where everything has been sent."""

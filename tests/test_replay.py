@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import time
 from collections.abc import AsyncIterator
@@ -116,6 +118,22 @@ async def test_who_reads_nothing_during_a_replay_is_given_up(
     session = await scene.subscribe(Request(start))
     await until(lambda: session.ended)
     assert session.buffered_bytes() <= 4096
+
+
+@pytest.mark.parametrize("is_busy", [False, True])
+async def test_who_has_left_before_it_is_live_is_sent_nothing(scene: Scene, is_busy: bool) -> None:
+    start = await scene.append("first")
+    await scene.append("second")
+    session = Session(scene.node, scene.log, Request(start))
+    subscriptions = scene.node.subscriptions
+    replay = await subscriptions.subscribe(session, KIND, (), "id", session.request)
+    assert replay.replayed == 1
+    subscriptions.unsubscribe(replay.subscription)
+    async with subscriptions.feed(KIND).lock if is_busy else contextlib.nullcontext():
+        subscriptions.go_live(replay)
+    assert not replay.subscription.active
+    assert [task for task in asyncio.all_tasks() if "Subscriptions._run" in repr(task)] == []
+    assert session.unread == []
 
 
 @pytest.mark.parametrize(
