@@ -11,7 +11,7 @@ The map::
     node         one per event loop: owns the rest, and what it runs besides
     subscriptions how they begin, change and end; join and leave the types' groups
     hub          subscription type -> fan-out groups (equal type and filters) -> connections
-    writer       sends what the hub hands out, a few milliseconds at a time
+    dispatcher   hands messages to whom the hub tells, a few milliseconds at a time; writer: sends
     shaping      what subscriptions want less of; pacing: when they get what was held for them
     replay       what a subscription receives before it is live: resume and rewind
     connection   a WebSocket under Daphne: one write per fan-out; a bounded buffer

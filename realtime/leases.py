@@ -11,8 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Coroutine
-from typing import Any
 
 import redis
 from channels.layers import get_channel_layer
@@ -21,6 +19,7 @@ from realtime.auth import Grant
 from realtime.processes import GONE_AFTER, key, processes_key
 from realtime.redis import async_client, registry
 from realtime.servers import Server, has_servers
+from realtime.tasks import Spawn
 
 logger = logging.getLogger(__name__)
 
@@ -51,8 +50,6 @@ redis.call('SADD', KEYS[1], member)
 redis.call('EXPIRE', KEYS[1], ARGV[5])
 return 1
 """
-
-Spawn = Callable[[Coroutine[Any, Any, Any]], Any]
 
 
 def _set_key(holder: str) -> str:

@@ -56,8 +56,6 @@ class RevisedQuerySet(models.QuerySet[Any]):
 
     def update(self, **kwargs: Any) -> int:
         """Update rows, then let running servers know."""
-        from realtime.policy import raise_revision
-
         with transaction.atomic():
             changed = super().update(**kwargs)
             raise_revision()
@@ -65,8 +63,6 @@ class RevisedQuerySet(models.QuerySet[Any]):
 
     def bulk_create(self, *args: Any, **kwargs: Any) -> list[Any]:
         """Insert rows, then let running servers know."""
-        from realtime.policy import raise_revision
-
         with transaction.atomic():
             created = super().bulk_create(*args, **kwargs)
             raise_revision()
@@ -271,6 +267,13 @@ class ConfigurationRevision(models.Model):
 
     def __str__(self) -> str:
         return str(self.number)
+
+
+def raise_revision() -> None:
+    """Let running servers know, once the current transaction is committed, of a change."""
+    with transaction.atomic():
+        ConfigurationRevision.objects.get_or_create(pk=1)
+        ConfigurationRevision.objects.filter(pk=1).update(number=models.F("number") + 1)
 
 
 # Tables that have modules of their own.

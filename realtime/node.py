@@ -82,7 +82,9 @@ class Node:
         self._drain: Drain | None = None
         # The look at database and channel layer that is under way, or the last one.
         self._looking: asyncio.Task[list[str]] | None = None
-        self.subscriptions = Subscriptions(self)
+        self.subscriptions = Subscriptions(
+            self.hub, self.stats, self.process.name, self._buffer_limit, self.spawn
+        )
         self._tasks: set[asyncio.Task[Any]] = set()
         self._started: asyncio.Task[None] | None = None
         self._embedded = embedded
@@ -92,6 +94,9 @@ class Node:
     def policy(self) -> Policy:
         """The configuration in force."""
         return self.authority.policy
+
+    def _buffer_limit(self) -> int:
+        return self.policy.config.max_buffered_bytes
 
     # Life
 

@@ -7,18 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, cast
+from collections.abc import Callable, Sequence
+from typing import cast
 
 from realtime.fan_out import Delivery, Shaped, Subscription
-from realtime.feed import Lost
+from realtime.feed import Feed, Lost
 from realtime.message import Message
 from realtime.outlet import ConnectionOutlet
 from realtime.protocol import Position
-
-if TYPE_CHECKING:
-    from realtime.node import Node
-    from realtime.writer import Writer
+from realtime.tasks import Spawn
+from realtime.writer import Writer
 
 # How often it is seen whether one that was sent less reads again.
 LOOK_INTERVAL = 0.1
@@ -29,9 +27,10 @@ WRITES_BETWEEN_LOOKS = 64
 class Pacing:
     """What of an event loop's subscriptions waits: for its time, or for its client."""
 
-    def __init__(self, writer: Writer, node: Node) -> None:
+    def __init__(self, writer: Writer, feed: Callable[[str], Feed], spawn: Spawn) -> None:
         self._writer = writer
-        self._node = node
+        self._feed = feed
+        self._spawn = spawn
         self._timers: dict[Shaped, asyncio.TimerHandle] = {}
         # Subscription -> the offsets of the messages dropped since its client read too little;
         # 0 for none that are in the log.
@@ -43,7 +42,7 @@ class Pacing:
     async def send_due(self, shaped: Shaped) -> None:
         """Send what of a group is due, a few milliseconds at a time. Needs the feed's lock."""
         shaper = shaped.shaper
-        held = shaper.release(asyncio.get_running_loop().time(), self._writer.buffer_limit // 2)
+        held = shaper.release(asyncio.get_running_loop().time(), self._writer.buffer_limit() // 2)
         try:
             if held:
                 turn_ends = time.monotonic() + TURN
@@ -69,7 +68,7 @@ class Pacing:
         self._arm(shaped)
 
     def _write(self, shaped: Shaped, delivery: Delivery, messages: Sequence[Message]) -> None:
-        self._node.stats.fan_out.observe(len(delivery.subscriptions), delivery.messages)
+        self._writer.stats.fan_out.observe(len(delivery.subscriptions), delivery.messages)
         subscriptions = delivery.subscriptions
         if shaped.options.drops:
             size = len(delivery.frames)
@@ -94,11 +93,11 @@ class Pacing:
 
     def _ring(self, shaped: Shaped) -> None:
         del self._timers[shaped]
-        self._node.spawn(self._send(shaped))
+        self._spawn(self._send(shaped))
 
     async def _send(self, shaped: Shaped) -> None:
         if shaped:  # else the last member has left meanwhile, and the type perhaps with it
-            async with self._node.subscriptions.feed(shaped.type).lock:
+            async with self._feed(shaped.type).lock:
                 await self.send_due(shaped)
 
     # Members
@@ -135,10 +134,10 @@ class Pacing:
         if subscription in self._dropped:
             return False
         waiting = cast(ConnectionOutlet, subscription.outlet).buffered_bytes()
-        return not waiting or waiting + size <= self._writer.buffer_limit // 2
+        return not waiting or waiting + size <= self._writer.buffer_limit() // 2
 
     def _drop(self, subscription: Subscription, messages: Sequence[Message]) -> None:
-        self._node.stats.dropped[subscription.type] += len(messages)
+        self._writer.stats.dropped[subscription.type] += len(messages)
         offsets = [message.offset for message in messages if message.offset]
         first, last = self._dropped.get(subscription, (0, 0))
         if offsets:
@@ -155,7 +154,7 @@ class Pacing:
         self._looking = None
         for subscription, (first, last) in tuple(self._dropped.items()):
             waiting = cast(ConnectionOutlet, subscription.outlet).buffered_bytes()
-            if waiting <= self._writer.buffer_limit // 8:
+            if waiting <= self._writer.buffer_limit() // 8:
                 del self._dropped[subscription]
                 self._writer.tell(subscription, Lost(first or None, last or None, "overflow"))
         if self._dropped:

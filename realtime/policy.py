@@ -13,8 +13,6 @@ from typing import Any
 from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import Group
-from django.db import transaction
-from django.db.models import F
 from django.db.models.signals import m2m_changed, post_delete, post_save
 from django.dispatch import receiver
 
@@ -25,6 +23,7 @@ from realtime.models import (
     ConfigurationRevision,
     GroupFilters,
     Limits,
+    raise_revision,
 )
 
 POLL_INTERVAL = 1.0
@@ -77,13 +76,6 @@ def current_revision() -> int:
     """Return the revision of what administrators manage: higher after every change."""
     numbers = ConfigurationRevision.objects.filter(pk=1).values_list("number", flat=True)
     return numbers.first() or 0
-
-
-def raise_revision() -> None:
-    """Let running servers know, once the current transaction is committed, of a change."""
-    with transaction.atomic():
-        ConfigurationRevision.objects.get_or_create(pk=1)
-        ConfigurationRevision.objects.filter(pk=1).update(number=F("number") + 1)
 
 
 @receiver([post_save, post_delete], sender=AccessToken)

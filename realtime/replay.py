@@ -11,7 +11,6 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Iterator
-from typing import TYPE_CHECKING
 
 from realtime.fan_out import Subscription
 from realtime.feed import Feed, Lost, Range
@@ -21,9 +20,7 @@ from realtime.outlet import ConnectionOutlet
 from realtime.protocol import Position
 from realtime.shaping import Survivors
 from realtime.wanted import Request
-
-if TYPE_CHECKING:
-    from realtime.writer import Writer
+from realtime.writer import Writer
 
 logger = logging.getLogger(__name__)
 
@@ -195,7 +192,7 @@ class Replay:
         """Send some of what comes next; tell whether the client has read enough for that."""
         if not self._held:
             await self._read_next()
-        for piece in _pieces(self._held, min(PIECE_BYTES, self._writer.buffer_limit // 4)):
+        for piece in _pieces(self._held, min(PIECE_BYTES, self._writer.buffer_limit() // 4)):
             if not await self._wait_for_client(_size(piece)):
                 return False
             self._write(piece)
@@ -231,7 +228,7 @@ class Replay:
     def _room(self) -> int:
         """Return how many bytes the client's buffer takes, half of it left for live messages."""
         waiting = self._outlet.buffered_bytes()
-        return max(self._writer.buffer_limit // 2 - waiting, 1 if not waiting else 0)
+        return max(self._writer.buffer_limit() // 2 - waiting, 1 if not waiting else 0)
 
     async def _wait_for_client(self, size: int) -> bool:
         """Wait until there is room for so many bytes; tell whether there was, in good time."""

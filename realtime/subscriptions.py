@@ -1,40 +1,47 @@
 """The subscriptions of one event loop: how they begin, change and end.
 
 Joins a type's group with its first subscription and leaves it with the last; what a subscription
-receives is the hub's to tell and the writer's to send.
+receives is the hub's to tell and the dispatcher's to send.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 from realtime.broker import Broker, LayerUnavailable
+from realtime.dispatcher import Dispatcher
 from realtime.explain import explain
 from realtime.fan_out import Subscription
 from realtime.feed import Feed
 from realtime.filters import Filter
+from realtime.hub import Hub
 from realtime.log import LogUnavailable
 from realtime.outlet import ConnectionOutlet
+from realtime.pacing import Pacing
 from realtime.protocol import Position
 from realtime.replay import Replay
 from realtime.shaping import Options
+from realtime.stats import Stats
+from realtime.tasks import Spawn
 from realtime.wanted import Request
 from realtime.writer import Writer
-
-if TYPE_CHECKING:
-    from realtime.node import Node
 
 
 class Subscriptions:
     """What the clients of one event loop are subscribed to."""
 
-    def __init__(self, node: Node) -> None:
-        self._node = node
-        self._hub = node.hub
-        self._stats = node.stats
-        self._writer = writer = Writer(node)
-        self._broker = Broker(writer.deliver, writer.tell_all, writer.count_repaired)
+    def __init__(
+        self, hub: Hub, stats: Stats, process: str, buffer_limit: Callable[[], int], spawn: Spawn
+    ) -> None:
+        self._hub = hub
+        self._stats = stats
+        self._spawn = spawn
+        self._writer = Writer(stats, buffer_limit)
+        self._pacing = Pacing(self._writer, self.feed, spawn)
+        to = Dispatcher(hub, self._writer, self._pacing, process)
+        self._broker = Broker(to.deliver, to.tell_all, to.count_repaired)
         # Subscriptions that are not live yet.
         self._replays: dict[Subscription, tuple[Replay, asyncio.Task[None] | None]] = {}
         # Type -> the joining or leaving of its group that is under way, or the last.
@@ -94,7 +101,7 @@ class Subscriptions:
         if replay.is_quick() and replay.go_live():
             del self._replays[replay.subscription]
         else:
-            task = self._node.spawn(self._run(replay))
+            task = self._spawn(self._run(replay))
             self._replays[replay.subscription] = replay, task
 
     async def _run(self, replay: Replay) -> None:
@@ -106,7 +113,7 @@ class Subscriptions:
         replay, _ = self._replays.get(subscription, (None, None))
         if replay is not None:
             return replay.position
-        return self._writer.pacing.position(subscription, self.feed(subscription.type).position)
+        return self._pacing.position(subscription, self.feed(subscription.type).position)
 
     def feed(self, kind: str) -> Feed:
         """Return the messages of a type that has subscriptions, in order."""
@@ -119,7 +126,7 @@ class Subscriptions:
         self._hub.change_filter(subscription, compiled)
         if before is None or subscription.shaped is before:
             return
-        self._writer.pacing.leave(before)
+        self._pacing.leave(before)
         if subscription.active:
             subscription.activate()
             if rest := subscription.select(held):
@@ -134,7 +141,7 @@ class Subscriptions:
             task.cancel()
         kind = subscription.type
         was_member = self._hub.unsubscribe(subscription)
-        self._writer.pacing.forget(subscription)
+        self._pacing.forget(subscription)
         if not was_member:
             return
         self._stats.subscriptions[kind] -= 1
@@ -145,7 +152,7 @@ class Subscriptions:
         """Join or leave a type's group, as the hub needs it; who asks meanwhile shares the try."""
         task = self._settling.get(kind)
         if task is None or task.done():
-            task = self._settling[kind] = self._node.spawn(self._join_or_leave(kind))
+            task = self._settling[kind] = self._spawn(self._join_or_leave(kind))
             # Who waits for it hears of a failure; whoever does not has no use for it.
             task.add_done_callback(lambda done: done.cancelled() or done.exception())
         return task

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 RETRY_INTERVAL = 1.0
+# Runs a coroutine in a task that somebody keeps and ends.
+Spawn = Callable[[Coroutine[Any, Any, Any]], "asyncio.Task[Any]"]
 
 
 async def end(task: asyncio.Task[Any]) -> None:

@@ -41,12 +41,13 @@ BOUNDS = {
     "realtime.replay.READ_ENTRIES": 4,
     "realtime.feed.RECENT_MESSAGES": 6,
     "realtime.sequence.RECENT_MESSAGES": 6,
-    "realtime.writer.BYTES_AT_ONCE": 600,
+    "realtime.dispatcher.BYTES_AT_ONCE": 600,
     "realtime.replay.HELD_BYTES": 1000,
     "realtime.replay.PATIENCE": 2.0,
 }
 VARIABLES = {"history_size": "15", "history_ttl": "20", "max_buffered_bytes": "4096"}
-CLOCKS = ("log.memory", "feed", "replay", "publishing", "node", "writer", "broker", "authority")
+CLOCKS = ["log.memory", "feed", "replay", "publishing", "writer", "dispatcher", "node", "broker"]
+CLOCKS += ["authority"]
 # Seconds after which everyone who reads must have everything: a look at the log, and a retry.
 SETTLED_AFTER = 3.0
 

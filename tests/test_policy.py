@@ -7,13 +7,12 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from realtime.config import WEBSOCKET_PREFIX, WebSocketConfig, get_streaming_config
-from realtime.models import AllowedOrigin, Limits
+from realtime.models import AllowedOrigin, Limits, raise_revision
 from realtime.policy import (
     LIMIT_FIELDS,
     current_revision,
     environment_policy,
     load_policy,
-    raise_revision,
 )
 
 pytestmark = pytest.mark.django_db
