@@ -132,6 +132,8 @@ class EmbeddedServer:
         self._boot = self._directory / "boot"
         # The server, if this process started it.
         self._process: subprocess.Popen[bytes] | None = None
+        # Whether this process has found or started one.
+        self.has_run = False
 
     def ensure_running(self) -> None:
         """Return when the server answers; start it if nobody has.
@@ -139,11 +141,11 @@ class EmbeddedServer:
         Raises:
             EmbeddedServerError: there is no server program, or it does not start.
         """
-        if self.is_running():
-            return
-        with self._locked():
-            if not is_answering(self.socket):
-                self._start()
+        if not self.is_running():
+            with self._locked():
+                if not is_answering(self.socket):
+                    self._start()
+        self.has_run = True
 
     def is_running(self) -> bool:
         """Tell whether the server is there, whoever started it."""

@@ -15,10 +15,12 @@ SYNC_INTERVAL = 1.0
 
 
 def start(server: EmbeddedServer) -> None:
-    """Start the server if it does not run; a failure is logged.
+    """Start the server if it does not run; that it has ended is logged, and a failure.
 
     On the calling thread on purpose: the server ends with the thread that started it.
     """
+    if server.has_run and not server.is_running():
+        logger.warning("the embedded server is gone: starting it again")
     try:
         server.ensure_running()
     except EmbeddedServerError as error:
@@ -29,9 +31,7 @@ async def keep_running(server: EmbeddedServer) -> None:
     """Start the server whenever it is gone, until cancelled."""
     while True:
         await asyncio.sleep(LOOK_INTERVAL)
-        if not server.is_running():
-            logger.warning("the embedded server is gone: starting it again")
-            start(server)
+        start(server)
 
 
 async def keep_synced(server: EmbeddedServer) -> None:

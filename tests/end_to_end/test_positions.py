@@ -256,8 +256,8 @@ assert many[0] == many[1], many
             await page.subscribe("events")
             await page.subscribe("alerts")
             server.administer(statements)
-            assert await page.assert_data("events") == {"n": 0}
-            assert await page.assert_data("alerts") == {"n": 0}
-            for _ in range(3):
-                assert await page.assert_data("events") == {"n": 2}
+            # Types are in no order among each other.
+            found = [(await page.receive())["data"] for _ in range(5)]
             await page.assert_silent()
+        assert [one["event"]["n"] for one in found if "event" in one] == [0, 2, 2, 2]
+        assert [one["alert"]["n"] for one in found if "alert" in one] == [0]
