@@ -157,7 +157,7 @@ def expose_processors(reports: Sequence[Report]) -> bytes:
     )
     read = GaugeMetricFamily(
         "realtime_processor_read_time_seconds",
-        "When it last took in what there was, since 1970",
+        "When it last read its type's log, since 1970",
         labels=labels,
     )
     for one in reports:

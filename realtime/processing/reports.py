@@ -25,7 +25,7 @@ class Report(msgspec.Struct):
     """How a processor stands.
 
     ``group`` names those who share it with others, ``lag`` is messages of the source's log that it
-    has not taken in, ``read_at`` in seconds since 1970 when it last had all it asked for.
+    has not taken in, ``read_at`` when it last took in what it had read, in seconds since 1970.
     """
 
     group: str
