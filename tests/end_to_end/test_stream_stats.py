@@ -173,9 +173,13 @@ def look_in_80_columns(server: Server) -> None:
         terminal.assert_left(0)
 
 
-def test_what_ends_it(server: Server) -> None:
+@pytest.mark.parametrize("when", ["it has begun to draw", "it has drawn"])
+def test_what_ends_it(server: Server, when: str) -> None:
     with watching(server.data_dir) as terminal:
-        terminal.wait_for(lambda lines: bool(row(lines, "all")))
+        if when == "it has drawn":
+            terminal.wait_for(lambda lines: bool(row(lines, "all")))
+        else:
+            terminal.wait_for(lambda _: b"\x1b[?1049h" in terminal.written)
         terminal.process.send_signal(signal.SIGTERM)
         terminal.assert_left(128 + signal.SIGTERM)
 

@@ -8,6 +8,8 @@ import signal
 import sys
 import time
 from argparse import ArgumentParser
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from channels.layers import get_channel_layer
@@ -83,14 +85,31 @@ class Command(BaseCommand):
 
     def _watch(self) -> None:
         shown = Overview(self._read())
-        with Live(shown, auto_refresh=False, screen=True) as live:
+        live = Live(shown, auto_refresh=False, screen=True)
+        try:
+            with _undisturbed():
+                live.start(refresh=True)
             while True:
                 if not _wait_for_resize(BEAT_INTERVAL):
                     try:
                         shown = Overview(read_all())
                     except Unanswered:
                         shown = shown.noting("the channel layer does not answer")
-                live.update(shown, refresh=True)
+                with _undisturbed():
+                    live.update(shown, refresh=True)
+        finally:
+            with _undisturbed():
+                live.stop()
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Have signals that end the command wait: in the midst of drawing they leave it half done."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _wait_for_resize(seconds: float) -> bool:
