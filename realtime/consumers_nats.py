@@ -23,6 +23,8 @@ PULL_TIMEOUT = 1.0
 RETRY_INTERVAL = 1.0
 CONNECT_TIMEOUT = 3
 FIRST_TIMEOUT = 5.0
+# What the library raises when NATS does not answer: its own errors, and sometimes a bare one.
+FAILURES = (nats.errors.Error, TimeoutError)
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ async def consume(origin: Origin, consumption: Consumption) -> None:
         while not consumption.stopping.is_set():
             await _pull(subscription, source, origin.batch, consumption)
     finally:
-        with contextlib.suppress(nats.errors.Error):
+        with contextlib.suppress(*FAILURES):
             await connection.flush(CONNECT_TIMEOUT)  # so that what is acknowledged is sent
         await connection.close()
 
@@ -88,7 +90,7 @@ async def _find_stream(jetstream: Any, origin: Origin) -> Any:
     except nats.js.errors.NotFoundError:
         what = origin.stream or f"for the subject {origin.subject!r}"
         raise CannotConsume(f"NATS: there is no stream {what}") from None
-    except nats.errors.Error as error:
+    except FAILURES as error:
         raise CannotConsume(f"NATS: {str(error) or type(error).__name__}") from None
 
 
@@ -98,7 +100,7 @@ async def _subscribe(jetstream: Any, stream: str, origin: Origin) -> Any:
         return await jetstream.pull_subscribe(
             origin.subject, durable=origin.durable, stream=stream, config=config
         )
-    except nats.errors.Error as error:
+    except FAILURES as error:
         raise CannotConsume(f"NATS: {str(error) or type(error).__name__}") from None
 
 
@@ -112,9 +114,9 @@ def _source(stream: Any) -> str:
 async def _pull(subscription: Any, source: str, most: int, consumption: Consumption) -> None:
     try:
         messages = await subscription.fetch(most, timeout=PULL_TIMEOUT)
-    except nats.errors.TimeoutError:
+    except TimeoutError:  # the library's own is one
         return
-    except nats.errors.Error as error:  # while it is away, or begins
+    except FAILURES as error:  # while it is away, or begins
         logger.warning("NATS: %s", str(error) or type(error).__name__)
         await consumption.pause(RETRY_INTERVAL)
         return
@@ -131,5 +133,5 @@ async def _pull(subscription: Any, source: str, most: int, consumption: Consumpt
     try:
         for message in messages:
             await message.ack()
-    except nats.errors.Error as error:
+    except FAILURES as error:
         logger.warning("NATS: acknowledging: %s", str(error) or type(error).__name__)
