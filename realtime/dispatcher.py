@@ -8,11 +8,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterator
 
 from realtime.feed import Lost
 from realtime.hub import Hub
-from realtime.message import Message
+from realtime.message import Message, cut
 from realtime.pacing import Pacing
 from realtime.tracing import Origin, get_tracing
 from realtime.writer import Writer
@@ -52,7 +51,7 @@ class Dispatcher:
         stats.published_bytes[kind] += sum([len(message.payload) for message in messages])
         turn_ends = time.monotonic() + TURN
         written = writes = 0
-        for part in _parts(messages):
+        for part in cut(messages, BYTES_AT_ONCE):
             for subscriptions, frames, count in self._hub.deliveries(kind, part):
                 stats.fan_out.observe(len(subscriptions), count)
                 late = max(0.0, time.time() - part[0].timestamp)
@@ -84,16 +83,3 @@ class Dispatcher:
         for subscription in self._hub.subscriptions(kind):
             if subscription.active:
                 self._writer.tell(subscription, lost)
-
-
-def _parts(messages: list[Message]) -> Iterator[list[Message]]:
-    """Cut messages into parts that a client which reads can take in at once."""
-    part: list[Message] = []
-    size = 0
-    for message in messages:
-        if part and size + len(message.head) > BYTES_AT_ONCE:
-            yield part
-            part, size = [], 0
-        part.append(message)
-        size += len(message.head)
-    yield part

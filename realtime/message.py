@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -79,3 +79,17 @@ def frame_pieces(messages: Sequence[Encoded], tail_length: int, deflated: bool) 
         end = after
     pieces.append(end)
     return pieces
+
+
+def cut(messages: list[Message], most_bytes: int) -> Iterator[list[Message]]:
+    """Cut messages into pieces of so many bytes, but of one message at least."""
+    piece: list[Message] = []
+    size = 0
+    for message in messages:
+        if piece and size + len(message.head) > most_bytes:
+            yield piece
+            piece, size = [], 0
+        piece.append(message)
+        size += len(message.head)
+    if piece:
+        yield piece

@@ -10,12 +10,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 from realtime.fan_out import Subscription
 from realtime.feed import Feed, Lost, Range
 from realtime.log import READ_ENTRIES, LogUnavailable
-from realtime.message import Message
+from realtime.message import Message, cut
 from realtime.outlet import ConnectionOutlet
 from realtime.protocol import Position
 from realtime.shaping import Survivors
@@ -192,7 +192,7 @@ class Replay:
         """Send some of what comes next; tell whether the client has read enough for that."""
         if not self._held:
             await self._read_next()
-        for piece in _pieces(self._held, min(PIECE_BYTES, self._writer.buffer_limit() // 4)):
+        for piece in cut(self._held, min(PIECE_BYTES, self._writer.buffer_limit() // 4)):
             if not await self._wait_for_client(_size(piece)):
                 return False
             self._write(piece)
@@ -255,17 +255,3 @@ def _until(messages: list[Message], offset: int) -> list[Message]:
     if not messages or messages[-1].offset <= offset:
         return messages
     return messages[: max(0, offset - messages[0].offset + 1)]
-
-
-def _pieces(messages: list[Message], most_bytes: int) -> Iterator[list[Message]]:
-    """Cut messages into pieces of so many bytes, but of one message at least."""
-    piece: list[Message] = []
-    size = 0
-    for message in messages:
-        if piece and size + len(message.head) > most_bytes:
-            yield piece
-            piece, size = [], 0
-        piece.append(message)
-        size += len(message.head)
-    if piece:
-        yield piece
