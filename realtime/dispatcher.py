@@ -12,15 +12,12 @@ import time
 from realtime.feed import Lost
 from realtime.hub import Hub
 from realtime.message import Message, cut
-from realtime.pacing import Pacing
+from realtime.pacing import TURN, WRITES_BETWEEN_LOOKS, Pacing
 from realtime.tracing import Origin, get_tracing
 from realtime.writer import Writer
 
 logger = logging.getLogger(__name__)
 
-# A fan-out that takes longer lets others have their turn: replies, pings, handshakes.
-TURN = 0.005
-WRITES_BETWEEN_LOOKS = 64
 # Bytes that leave in one write to a connection. What waits beyond waits here, where it exists
 # once, and not in the buffer of each connection.
 BYTES_AT_ONCE = 128 * 1024

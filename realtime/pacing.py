@@ -20,6 +20,7 @@ from realtime.writer import Writer
 
 # How often it is seen whether one that was sent less reads again.
 LOOK_INTERVAL = 0.1
+# A fan-out that takes longer lets others have their turn: replies, pings, handshakes.
 TURN = 0.005
 WRITES_BETWEEN_LOOKS = 64
 
