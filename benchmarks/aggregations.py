@@ -171,8 +171,8 @@ def wait_until_read(worker: Process, events: int) -> tuple[float, float, int]:
 
     Returns the time, the CPU seconds that it took, and how many they have read.
     """
-    from realtime.aggregation.definitions import load_processors
-    from realtime.processing.state import read_standing
+    from realtime.analytics.aggregation.definitions import load_processors
+    from realtime.analytics.processing.state import read_standing
 
     processors = load_processors()
     while True:
@@ -194,8 +194,8 @@ def check(events: int) -> int:
     """Compare what was counted with what was published; return how many results there are."""
     import asyncio
 
+    from realtime.cluster.clients import close_async_clients
     from realtime.log import get_log
-    from realtime.redis import close_async_clients
 
     async def read() -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = []

@@ -29,10 +29,10 @@ class Appends:
 
     def __init__(self, port: int, kind: str, calls: int, batch: int) -> None:
         # The very calls that RedisLog.append makes.
+        from realtime.cluster.servers import group_address
         from realtime.log.redis import _APPEND, _append_arguments
         from realtime.protocol import encode_payload
         from realtime.publishing import Publication
-        from realtime.servers import group_address
 
         with redis.Redis(port=port) as client:
             digest = client.script_load(_APPEND)

@@ -67,11 +67,11 @@ class Members:
 
 async def live(count: int, seconds: float) -> None:
     """Live as so many processes for some seconds, each at moments of its own."""
-    from realtime.broker import HEAD_INTERVAL
+    from realtime.cluster.clients import close_async_clients
+    from realtime.cluster.membership import BEAT_INTERVAL
+    from realtime.delivery.broker import HEAD_INTERVAL
     from realtime.log import get_log
-    from realtime.processes import BEAT_INTERVAL
     from realtime.protocol import SUBSCRIPTION_TYPES
-    from realtime.redis import close_async_clients
 
     async def look() -> None:
         await get_log().heads(SUBSCRIPTION_TYPES)
@@ -96,10 +96,10 @@ async def _every(seconds: float, share: float, work: Callable[[], Awaitable[None
 
 def _reporter() -> Callable[[], Awaitable[None]]:
     """Return what a process does every two seconds."""
-    from realtime.figures import exchange
-    from realtime.observer import Observer
-    from realtime.processes import Process
-    from realtime.stats import Stats
+    from realtime.cluster.membership import Process
+    from realtime.monitoring.counters import Stats
+    from realtime.monitoring.sampler import Observer
+    from realtime.monitoring.snapshot import exchange
 
     async def answer(question: bytes) -> bytes:
         return question

@@ -42,11 +42,6 @@ The map::
 For those who use it: ``client`` (Python), ``static/realtime`` (JavaScript, and the dashboard),
 ``testing`` and ``conformance``.
 
-Core, without Django, asyncio or a clock: ``addresses``, ``protocol``, ``draining``, ``clauses``,
-``fan_out``, ``filters``, ``filter_index``, ``prefixes``, ``ranges``, ``frames``, ``hub``,
-``limits``, ``lines``, ``message``, ``origins``, ``sequence``, ``shaping``, ``stats``,
-``wanted``. Everything else is edge.
-
 What this package exports is imported when it is first used, since most of it needs Django's apps.
 """
 
@@ -56,10 +51,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from realtime.aggregation.definitions import aggregation_rule
-    from realtime.alerting.declared import alert_rule
+    from realtime.analytics.aggregation.definitions import aggregation_rule
+    from realtime.analytics.alerting.declared import alert_rule
+    from realtime.analytics.predictions.definition import predictor
     from realtime.config import StreamingConfig, WebSocketConfig, get_streaming_config
-    from realtime.predictions.definition import predictor
     from realtime.protocol import Position
     from realtime.publishing import (
         PublishError,
@@ -74,16 +69,16 @@ if TYPE_CHECKING:
         publish,
         publish_many,
     )
-    from realtime.websocket_server import WebSocketServer, get_stats, get_websocket_server
+    from realtime.server.handle import WebSocketServer, get_stats, get_websocket_server
 
 _MODULES = {
     "StreamingConfig": "config",
     "WebSocketConfig": "config",
     "get_streaming_config": "config",
-    "predictor": "predictions.definition",
+    "predictor": "analytics.predictions.definition",
     "Position": "protocol",
     "PublishError": "publishing",
-    "aggregation_rule": "aggregation.definitions",
+    "aggregation_rule": "analytics.aggregation.definitions",
     "apublish": "publishing",
     "apublish_many": "publishing",
     "broadcast_aggregation": "publishing",
@@ -94,10 +89,10 @@ _MODULES = {
     "broadcast_system_status": "publishing",
     "publish": "publishing",
     "publish_many": "publishing",
-    "WebSocketServer": "websocket_server",
-    "alert_rule": "alerting.declared",
-    "get_stats": "websocket_server",
-    "get_websocket_server": "websocket_server",
+    "WebSocketServer": "server.handle",
+    "alert_rule": "analytics.alerting.declared",
+    "get_stats": "server.handle",
+    "get_websocket_server": "server.handle",
 }
 
 __all__ = [

@@ -13,8 +13,9 @@ class RealtimeConfig(AppConfig):
 
     def ready(self) -> None:
         """Register the system checks, keep the configuration's revision, watch the admin's log."""
-        from realtime import checks, policy  # noqa: F401 - registration
-        from realtime.audit import record_admin_change
+        from realtime import checks  # noqa: F401 - registration
+        from realtime.auth import policy  # noqa: F401 - registration
+        from realtime.monitoring.audit_log import record_admin_change
 
         if apps.is_installed("django.contrib.admin"):
             from django.contrib.admin.models import LogEntry

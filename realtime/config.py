@@ -1,7 +1,7 @@
 """The configuration: what ``STREAMING_*`` environment variables say, with types and defaults.
 
 Knows the environment and nothing else: no Django, no database. What an administrator changes
-while servers run lies on top of it, in :mod:`realtime.policy`.
+while servers run lies on top of it, in :mod:`realtime.auth.policy`.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
-from realtime.addresses import check_network
-from realtime.origins import check_pattern
+from realtime.protocol.addresses import check_network
+from realtime.protocol.origins import check_pattern
 
 ENV_PREFIX = "STREAMING_"
 WEBSOCKET_PREFIX = f"{ENV_PREFIX}WEBSOCKET__"
@@ -118,7 +118,7 @@ class StreamingConfig(BaseSettings):
 
 
 def jwt_is_configured() -> bool:
-    """Tell whether JSON Web Tokens are accepted; :mod:`realtime.jwt` reads how."""
+    """Tell whether JSON Web Tokens are accepted; :mod:`realtime.auth.jwt` reads how."""
     return any(variable.upper().startswith(f"{ENV_PREFIX}JWT") for variable in os.environ)
 
 

@@ -14,11 +14,10 @@ from channels.exceptions import StopConsumer
 from channels.generic.websocket import AsyncJsonWebsocketConsumer
 from msgspec import Raw
 
-from realtime.auth import Grant
+from realtime.auth.limits import RateLimiter, Verdict
+from realtime.auth.tokens import Grant
 from realtime.database import Unavailable
-from realtime.limits import RateLimiter, Verdict
-from realtime.node import Node, get_node
-from realtime.outlet import OUTLET_EXTENSION, AsgiOutlet
+from realtime.delivery.transport import OUTLET_EXTENSION, AsgiOutlet
 from realtime.protocol import (
     SUBSCRIPTION_TYPES,
     Auth,
@@ -33,8 +32,9 @@ from realtime.protocol import (
     format_timestamp,
     parse,
 )
-from realtime.session import RETRY, Session
-from realtime.wanted import read_subscription
+from realtime.protocol.subscribe import read_subscription
+from realtime.sessions.node import Node, get_node
+from realtime.sessions.session import RETRY, Session
 
 logger = logging.getLogger(__name__)
 

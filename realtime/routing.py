@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from realtime.consumers import StreamConsumer
-from realtime.event_stream import PREFIX as STREAM_PREFIX
-from realtime.event_stream import event_stream
-from realtime.ingest import PREFIX as PUBLISH_PREFIX
-from realtime.ingest import ingest
+from realtime.http.event_stream import PREFIX as STREAM_PREFIX
+from realtime.http.event_stream import event_stream
+from realtime.http.publish import PREFIX as PUBLISH_PREFIX
+from realtime.http.publish import ingest
 
 PATHS = frozenset({"/", "/ws", "/ws/"})
 

@@ -2,7 +2,8 @@
 
 from django.urls import path
 
-from realtime import operator_views, views
+from realtime import views
+from realtime.http import operators as operator_views
 
 urlpatterns = [
     path("api/openapi.json", views.openapi, name="openapi"),

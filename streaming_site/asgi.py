@@ -11,12 +11,12 @@ django_application = get_asgi_application()
 # Only now: these need Django's apps.
 from channels.routing import ProtocolTypeRouter
 
-from realtime.proxies import ForwardedAddress
+from realtime.http.proxies import ForwardedAddress
 from realtime.routing import HttpApplication, websocket_application
 
 if "daphne.server" in sys.modules:
     # Under the `daphne` command too, close codes and bounds are the contract's.
-    from realtime.server import install
+    from realtime.server.daphne import install
 
     install()
 

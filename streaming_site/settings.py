@@ -15,10 +15,10 @@ from typing import Any
 
 import dj_database_url
 
+from realtime.cluster.embedded import data_directory, read_or_create_secret
+from realtime.cluster.servers import layer_hosts
 from realtime.config import ConfigurationError, get_streaming_config, jwt_is_configured
-from realtime.embedded import data_directory, read_or_create_secret
-from realtime.servers import layer_hosts
-from realtime.tracing import check_installed as check_tracing
+from realtime.monitoring.tracing import check_installed as check_tracing
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 DATA_DIR = data_directory(BASE_DIR)
@@ -48,7 +48,7 @@ def _list(name: str, default: str = "") -> list[str]:
 try:
     STREAMING = get_streaming_config()
     if jwt_is_configured():
-        from realtime.jwt import configured_verifier
+        from realtime.auth.jwt import configured_verifier
 
         configured_verifier()
     LAYER_HOSTS = layer_hosts(DATA_DIR)
@@ -83,7 +83,7 @@ INSTALLED_APPS = [
 INSTALLED_APPS.insert(0, INSTALLED_APPS.pop())
 
 MIDDLEWARE = [
-    "realtime.probes.any_host_for_probes",
+    "realtime.http.probes.any_host_for_probes",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",

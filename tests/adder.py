@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from realtime.processing.contract import Changes, Records
+from realtime.analytics.processing.contract import Changes, Records
 
 
 class Adder:
@@ -65,7 +65,7 @@ def main() -> None:
     import django
 
     django.setup()
-    from realtime.processing.runner import Runner, run_until_stopped
+    from realtime.analytics.processing.runner import Runner, run_until_stopped
 
     names = [f"adder-{number}" for number in range(int(sys.argv[1]))]
     print("running", flush=True)

@@ -10,8 +10,8 @@ import pytest
 from django.db import connections
 from django.test import override_settings
 
+from realtime.cluster.embedded import EmbeddedServer
 from realtime.config import WEBSOCKET_PREFIX, get_streaming_config
-from realtime.embedded import EmbeddedServer
 from tests.layers import IN_MEMORY, Configure, running_valkey
 from tests.support import Server
 

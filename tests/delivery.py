@@ -8,15 +8,15 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from realtime.broker import LayerUnavailable
-from realtime.fan_out import Subscription
+from realtime.delivery.broker import LayerUnavailable
 from realtime.filters import compile_filters
-from realtime.frames import split_frames, text_frame
+from realtime.hub.groups import Subscription
 from realtime.log import Chunk, LogUnavailable, MemoryLog
-from realtime.node import Node
 from realtime.protocol import CloseCode, CloseReason, Position, encode
+from realtime.protocol.frames import split_frames, text_frame
+from realtime.protocol.subscribe import Request
+from realtime.sessions.node import Node
 from realtime.testing.clock import START
-from realtime.wanted import Request
 
 KIND = "events"
 

@@ -12,9 +12,9 @@ from channels.layers import get_channel_layer
 from channels_redis.pubsub import RedisPubSubChannelLayer
 from django.test import override_settings
 
-from realtime.embedded import EmbeddedServer
-from realtime.redis import close_async_clients
-from realtime.servers import layer_hosts
+from realtime.cluster.clients import close_async_clients
+from realtime.cluster.embedded import EmbeddedServer
+from realtime.cluster.servers import layer_hosts
 from tests.support import TIMEOUT
 
 PUBSUB = "channels_redis.pubsub.RedisPubSubChannelLayer"

@@ -11,7 +11,7 @@ from typing import Self
 
 import redis
 
-from realtime.embedded import find_binary
+from realtime.cluster.embedded import find_binary
 from tests.support import TIMEOUT, free_port, wait_until
 
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import msgspec
 
-from realtime.aggregation.processor import RuleProcessor
-from realtime.aggregation.rule import Rule
-from realtime.processing.contract import Records
+from realtime.analytics.aggregation.processor import RuleProcessor
+from realtime.analytics.aggregation.rule import Rule
+from realtime.analytics.processing.contract import Records
 
 # 2013-01-01T00:00:00Z
 NEW_YEAR = 1_356_998_400

@@ -20,11 +20,11 @@ from django.test import Client
 from django.urls import NoReverseMatch, reverse
 from django.utils import timezone
 
-from realtime.auth import create_token, digest, find_grant, revoke
+from realtime.auth.policy import current_revision, load_policy
+from realtime.auth.tokens import create_token, digest, find_grant, revoke
 from realtime.config import WEBSOCKET_PREFIX, get_streaming_config
 from realtime.filters import OPERATORS
 from realtime.models import AccessToken, AllowedOrigin, ConfigurationRevision, Limits, all_types
-from realtime.policy import current_revision, load_policy
 
 pytestmark = pytest.mark.django_db
 

@@ -11,9 +11,9 @@ from django.contrib.auth.models import User
 from django.test import Client
 
 from realtime import aggregation_rule
-from realtime.aggregation import definitions
-from realtime.aggregation.processor import RuleProcessor
-from realtime.aggregation.rule import PLAIN_FUNCTIONS, Rule, RuleError, make_rule
+from realtime.analytics.aggregation import definitions
+from realtime.analytics.aggregation.processor import RuleProcessor
+from realtime.analytics.aggregation.rule import PLAIN_FUNCTIONS, Rule, RuleError, make_rule
 from realtime.models import AggregationRule
 from tests.layers import close_layer, running_valkey
 from tests.support import ROOT
@@ -252,7 +252,7 @@ async def test_the_admin_shows_how_a_rule_stands(data_dir: Path) -> None:
 
     from realtime import apublish
     from realtime.admin.aggregations import _show
-    from realtime.processing.state import claim, renew, save
+    from realtime.analytics.processing.state import claim, renew, save
     from realtime.protocol import Position
 
     row = AggregationRule(name="r", size=60, time_path="at", functions=COUNT)

@@ -17,10 +17,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from realtime.aggregation import windows
-from realtime.aggregation.processor import CLOCK_SLACK
-from realtime.aggregation.rule import Rule, make_rule
-from realtime.aggregation.sketches import EXACT_VALUES
+from realtime.analytics.aggregation import windows
+from realtime.analytics.aggregation.processor import CLOCK_SLACK
+from realtime.analytics.aggregation.rule import Rule, make_rule
+from realtime.analytics.aggregation.sketches import EXACT_VALUES
 from realtime.filters import matches
 from realtime.protocol import format_timestamp
 from tests.rule_reader import NEW_YEAR, Reader

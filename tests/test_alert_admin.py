@@ -10,10 +10,10 @@ from django.contrib.auth.models import Permission, User
 from django.test import Client
 from django.utils import timezone
 
-from realtime.alerting.ledger import load_processors, rules_in_force
-from realtime.alerting.models import Alert, AlertRule, Notification
-from realtime.alerting.rule import Deviation, Threshold
-from realtime.alerting.signing import check_secret
+from realtime.analytics.alerting.ledger import load_processors, rules_in_force
+from realtime.analytics.alerting.models import Alert, AlertRule, Notification
+from realtime.analytics.alerting.rule import Deviation, Threshold
+from realtime.analytics.alerting.signing import check_secret
 
 pytestmark = pytest.mark.django_db
 

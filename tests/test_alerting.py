@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from realtime.alerting.incidents import Group
-from realtime.alerting.messages import read_time, write_time
-from realtime.alerting.processor import AlertProcessor
-from realtime.alerting.rule import Baseline, Deviation, Rule, RuleError, Threshold
-from realtime.processing.contract import Records
+from realtime.analytics.alerting.incidents import Group
+from realtime.analytics.alerting.messages import read_time, write_time
+from realtime.analytics.alerting.processor import AlertProcessor
+from realtime.analytics.alerting.rule import Baseline, Deviation, Rule, RuleError, Threshold
+from realtime.analytics.processing.contract import Records
 
 ABOVE = Threshold("above", 10.0, 5.0)
 BELOW = Threshold("below", 5.0, 10.0)

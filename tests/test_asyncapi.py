@@ -18,8 +18,8 @@ from realtime.protocol import (
     ProtocolError,
     parse,
 )
-from realtime.shaping import read_options
-from realtime.wanted import read_request
+from realtime.protocol.options import read_options
+from realtime.protocol.subscribe import read_request
 from tests.support import ROOT, Client, Server, client
 
 API: dict[str, Any] = yaml.safe_load((ROOT / "docs/asyncapi.yaml").read_text())

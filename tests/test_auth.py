@@ -16,7 +16,8 @@ from django.utils import timezone
 from hypothesis import given
 from hypothesis import strategies as st
 
-from realtime.auth import (
+from realtime.auth.policy import current_revision
+from realtime.auth.tokens import (
     ANONYMOUS,
     Grant,
     GrantCache,
@@ -35,7 +36,6 @@ from realtime.auth import (
 )
 from realtime.filters import compile_filters
 from realtime.models import AccessToken
-from realtime.policy import current_revision
 from realtime.protocol import SUBSCRIPTION_TYPES
 
 PAST = timezone.now() - timedelta(minutes=1)

@@ -17,14 +17,14 @@ from channels.layers import get_channel_layer
 from django.test import override_settings
 
 from realtime import PublishError, publish
-from realtime import broker as broker_module
-from realtime.broker import Broker, LayerUnavailable
-from realtime.embedded import EmbeddedServer
-from realtime.feed import Lost
-from realtime.message import Message
+from realtime.cluster.clients import close_async_clients
+from realtime.cluster.embedded import EmbeddedServer
+from realtime.delivery import broker as broker_module
+from realtime.delivery.broker import Broker, LayerUnavailable
+from realtime.delivery.feed import Lost
+from realtime.hub.message import Message
 from realtime.protocol import SUBSCRIPTION_TYPES
 from realtime.publishing import apublish, publish_many
-from realtime.redis import close_async_clients
 from tests.layers import IN_MEMORY, close_layer, layer_of, until
 from tests.support import TIMEOUT
 
@@ -181,7 +181,7 @@ async def test_leaving_ends_its_task(layer: str) -> None:
 async def test_a_bare_message_is_read_and_what_is_none_is_dropped(
     layer: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.WARNING, "realtime.broker")
+    caplog.set_level(logging.WARNING, "realtime.delivery.broker")
     async with running_broker() as (broker, arrivals):
         await broker.join("events")
         await send("events", {"type": "stream.message", "payload": [1]})

@@ -260,8 +260,8 @@ async def test_a_log_that_is_lost(data_dir: Path, page: Driven, transport: str) 
         publish(server, 1)
         await page.numbers(1)
         server.administer(
-            "from realtime.redis import sync_client\n"
-            "from realtime.servers import layer_servers\n"
+            "from realtime.cluster.clients import sync_client\n"
+            "from realtime.cluster.servers import layer_servers\n"
             "sync_client(layer_servers()[0]).flushall()"
         )
         publish(server, 2)

@@ -16,9 +16,9 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import CommitFailedError, KafkaConnectionError
 from django.core.management import CommandError, call_command
 
-from realtime.consumers_kafka import Origin, _consumer, _read
-from realtime.consumption import CannotConsume, Consumption
 from realtime.log import get_log
+from realtime.publishing.bridge import CannotConsume, Consumption
+from realtime.publishing.kafka import Origin, _consumer, _read
 from tests.layers import close_layer
 from tests.support import free_port, manage
 

@@ -16,13 +16,13 @@ from django.conf import settings
 from django.test import override_settings
 
 from realtime import apublish
-from realtime.auth import create_token
+from realtime.auth.tokens import create_token
+from realtime.cluster.embedded import EmbeddedServer
 from realtime.consumers import StreamConsumer
-from realtime.embedded import EmbeddedServer
-from realtime.node import Node, get_node
-from realtime.outlet import OUTLET_EXTENSION, AsgiOutlet
+from realtime.delivery.transport import OUTLET_EXTENSION, AsgiOutlet
 from realtime.protocol import CloseCode, CloseReason
 from realtime.routing import websocket_application
+from realtime.sessions.node import Node, get_node
 from tests.layers import IN_MEMORY, Configure, close_layer, until
 from tests.support import TIMEOUT
 

@@ -27,23 +27,23 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from realtime.config import WEBSOCKET_PREFIX, get_streaming_config
-from realtime.node import Node
 from realtime.protocol import Position
+from realtime.protocol.subscribe import Request
 from realtime.publishing import apublish
+from realtime.sessions.node import Node
 from realtime.testing import FakeClock
-from realtime.wanted import Request
 from tests.delivery import KIND, Account, FickleLog, Published, Session
 from tests.layers import IN_MEMORY
 
 # Small enough that a few messages pass every bound.
 BOUNDS = {
     "realtime.log.memory.READ_ENTRIES": 4,
-    "realtime.replay.READ_ENTRIES": 4,
-    "realtime.feed.RECENT_MESSAGES": 6,
-    "realtime.sequence.RECENT_MESSAGES": 6,
-    "realtime.dispatcher.BYTES_AT_ONCE": 600,
-    "realtime.replay.HELD_BYTES": 1000,
-    "realtime.replay.PATIENCE": 2.0,
+    "realtime.delivery.replay.READ_ENTRIES": 4,
+    "realtime.delivery.feed.RECENT_MESSAGES": 6,
+    "realtime.hub.ordering.RECENT_MESSAGES": 6,
+    "realtime.delivery.dispatcher.BYTES_AT_ONCE": 600,
+    "realtime.delivery.replay.HELD_BYTES": 1000,
+    "realtime.delivery.replay.PATIENCE": 2.0,
 }
 VARIABLES = {"history_size": "15", "history_ttl": "20", "max_buffered_bytes": "4096"}
 CLOCKS = ["log.memory", "feed", "replay", "publishing", "writer", "dispatcher", "node", "broker"]
@@ -96,7 +96,7 @@ class DeliveryMachine(RuleBasedStateMachine):
         enter(mock.patch.dict(os.environ, variables))
         get_streaming_config.cache_clear()
         enter(override_settings(CHANNEL_LAYERS=IN_MEMORY))
-        enter(mock.patch("realtime.node.Database"))
+        enter(mock.patch("realtime.sessions.node.Database"))
         for module in ("broker", "publishing"):
             enter(mock.patch(f"realtime.{module}.get_log", lambda: self.log))
         for module in CLOCKS:

@@ -12,20 +12,20 @@ import pytest
 from django.core.management import get_commands, load_command_class
 from pydantic_core import PydanticUndefined
 
-from realtime.audit import Event
+from realtime.analytics.predictions.definition import predictor
+from realtime.auth.jwt import VARIABLES, JwtConfig
+from realtime.auth.policy import LIMIT_FIELDS
 from realtime.checks import _RISKS
 from realtime.config import WEBSOCKET_PREFIX, WebSocketConfig
-from realtime.exposition import expose, expose_outbox, expose_processors
 from realtime.filters import OPERATORS
-from realtime.jwt import VARIABLES, JwtConfig
 from realtime.management.commands.publish_system_status import OPTIONS
-from realtime.observer import Observer
-from realtime.policy import LIMIT_FIELDS
-from realtime.predictions.definition import predictor
+from realtime.monitoring.audit_log import Event
+from realtime.monitoring.counters import Stats
+from realtime.monitoring.prometheus import expose, expose_outbox, expose_processors
+from realtime.monitoring.sampler import Observer
+from realtime.monitoring.system_status import DEFAULTS
 from realtime.protocol import ERROR_TEXTS, PAYLOAD_KEYS, CloseCode, CloseReason, ErrorCode
-from realtime.readiness import DATABASE, DRAINING, LAYER
-from realtime.stats import Stats
-from realtime.system_status import DEFAULTS
+from realtime.sessions.readiness import DATABASE, DRAINING, LAYER
 from realtime.urls import urlpatterns
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -85,8 +85,8 @@ def test_every_variable_of_the_settings_is_documented() -> None:
                 (ROOT / path).read_text()
                 for path in (
                     "streaming_site/settings.py",
-                    "realtime/embedded.py",
-                    "realtime/redis.py",
+                    "realtime/cluster/embedded.py",
+                    "realtime/cluster/clients.py",
                     "realtime/database.py",
                 )
             ),

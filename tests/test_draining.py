@@ -7,7 +7,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from realtime.draining import BACK_PER_SECOND, SHORTEST_RETURN, SOONEST, TELLING_SHARE, Drain
+from realtime.sessions.drain import BACK_PER_SECOND, SHORTEST_RETURN, SOONEST, TELLING_SHARE, Drain
 
 DRAINS = st.builds(Drain, st.integers(1, 3000), st.integers(0, 60).map(float))
 CHANCE = st.floats(0, 1)

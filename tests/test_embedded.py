@@ -18,8 +18,8 @@ import psutil
 import pytest
 import redis
 
-from realtime import embedded
-from realtime.embedded import (
+from realtime.cluster import embedded
+from realtime.cluster.embedded import (
     MAX_SOCKET_PATH,
     EmbeddedServer,
     EmbeddedServerError,
@@ -29,7 +29,7 @@ from realtime.embedded import (
     read_or_create_secret,
     socket_path,
 )
-from realtime.node import prepare_node
+from realtime.sessions.node import prepare_node
 from tests.layers import until
 from tests.support import ROOT, TIMEOUT, wait_until
 
@@ -39,7 +39,7 @@ OWNER = """
 import sys
 from pathlib import Path
 import redis
-from realtime.embedded import EmbeddedServer
+from realtime.cluster.embedded import EmbeddedServer
 sys.platform = sys.argv[2]
 server = EmbeddedServer(Path(sys.argv[1]))
 server.ensure_running()
@@ -239,7 +239,7 @@ def test_what_it_has_confirmed_is_in_its_file_and_brought_to_the_disk(
 async def test_a_node_brings_it_to_the_disk_again_and_again(
     data_dir: Path, synced: list[Path], monkeypatch: pytest.MonkeyPatch, transactional_db: None
 ) -> None:
-    monkeypatch.setattr("realtime.keeper.SYNC_INTERVAL", 0.02)
+    monkeypatch.setattr("realtime.cluster.keeper.SYNC_INTERVAL", 0.02)
     node = prepare_node(asyncio.get_running_loop(), EmbeddedServer(data_dir))
     await node.start()
     for _ in range(2):

@@ -12,14 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from realtime.feed import Batch, Feed, Lost, Range
+from realtime.cluster.clients import async_client
+from realtime.cluster.servers import group_address
+from realtime.delivery.feed import Batch, Feed, Lost, Range
+from realtime.hub.message import Message
+from realtime.hub.ordering import RECENT_MESSAGES
 from realtime.log import READ_ENTRIES, Append, Log, LogUnavailable, RedisLog, pack
 from realtime.log import Batch as Packed
-from realtime.message import Message
 from realtime.protocol import Position
-from realtime.redis import async_client
-from realtime.sequence import RECENT_MESSAGES
-from realtime.servers import group_address
 from tests.delivery import KIND, FickleLog
 from tests.layers import Configure, close_layer, until
 

@@ -10,10 +10,10 @@ import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from realtime.exposition import expose
-from realtime.figures import Figures, whole
-from realtime.observer import Observer
-from realtime.stats import Histogram, Stats
+from realtime.monitoring.counters import Histogram, Stats
+from realtime.monitoring.prometheus import expose
+from realtime.monitoring.sampler import Observer
+from realtime.monitoring.snapshot import Figures, whole
 
 
 class Unread:

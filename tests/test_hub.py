@@ -14,8 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
-from realtime.fan_out import Subscription
-from realtime.filter_index import FilterIndex
 from realtime.filters import (
     EVERYTHING,
     Filter,
@@ -23,8 +21,10 @@ from realtime.filters import (
     conjunction,
     derive_subscription_id,
 )
-from realtime.hub import Hub
-from realtime.message import Message
+from realtime.filters.index import FilterIndex
+from realtime.hub.groups import Subscription
+from realtime.hub.index import Hub
+from realtime.hub.message import Message
 from realtime.protocol import PAYLOAD_KEYS, SUBSCRIPTION_TYPES
 
 TIME = 1_704_110_400.0

@@ -10,10 +10,10 @@ import redis as redis_library
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from realtime.embedded import EmbeddedServer
-from realtime.intake import BLOCK, Numbered, take
+from realtime.cluster.embedded import EmbeddedServer
 from realtime.log import get_log
 from realtime.publishing import PublishError
+from realtime.publishing.deduplication import BLOCK, Numbered, take
 from tests.layers import close_layer
 
 pytestmark = pytest.mark.usefixtures("valkey")

@@ -27,8 +27,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from realtime.auth.jwt import Identity, JwtConfig, Verifier, looks_like_jwt
 from realtime.filters import EVERYTHING, compile_filters
-from realtime.jwt import Identity, JwtConfig, Verifier, looks_like_jwt
 
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
 Claims = dict[str, Any]
@@ -166,7 +166,7 @@ def jwks_file(tmp_path: Path) -> Path:
 @pytest.fixture
 def refusal(caplog: pytest.LogCaptureFixture) -> Callable[[Verifier, str], str]:
     """Have a token refused; return the kind of failure, as logged."""
-    caplog.set_level(logging.DEBUG, logger="realtime.jwt")
+    caplog.set_level(logging.DEBUG, logger="realtime.auth.jwt")
 
     def refuse(verifier: Verifier, text: str) -> str:
         caplog.clear()
@@ -1034,7 +1034,7 @@ def test_no_secret_is_in_the_error_of_a_file(tmp_path: Path) -> None:
 
 
 def test_nothing_of_a_token_is_logged(jwks_file: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.DEBUG, logger="realtime.jwt")
+    caplog.set_level(logging.DEBUG, logger="realtime.auth.jwt")
     write_jwks(jwks_file, oct_jwk())
     verifier = Verifier(configure(jwks_file=jwks_file, algorithms=["HS256"]))
     bad = [

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from realtime.limits import (
+from realtime.auth.limits import (
     FLOODING_FACTOR,
     LONGEST_DELAY,
     LONGEST_FREE_DELAY,

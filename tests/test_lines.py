@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from realtime.lines import Lines, decode_object
+from realtime.publishing.ndjson import Lines, decode_object
 
 
 def cut(text: bytes, places: list[int]) -> list[bytes]:

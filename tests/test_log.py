@@ -20,8 +20,9 @@ import pytest
 import redis as redis_library
 from channels.layers import get_channel_layer
 
-from realtime import PublishError, apublish, publish, publish_many, servers
-from realtime.embedded import EmbeddedServer
+from realtime import PublishError, apublish, publish, publish_many
+from realtime.cluster import servers
+from realtime.cluster.embedded import EmbeddedServer
 from realtime.log import (
     READ_BYTES,
     READ_ENTRIES,
@@ -40,7 +41,7 @@ from realtime.publishing import MAX_APPEND_MESSAGES
 from tests.layers import Configure, close_layer, layer_of, running_valkey, until
 from tests.support import ROOT, TIMEOUT, environment, wait_until
 
-# Seconds: a connection and an answer, each waited for once; see ``realtime.servers``.
+# Seconds: a connection and an answer, each waited for once; see ``realtime.cluster.servers``.
 FAILS_WITHIN = servers.CONNECT_TIMEOUT + servers.ANSWER_TIMEOUT + 1
 
 

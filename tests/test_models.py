@@ -12,9 +12,9 @@ from django.core.exceptions import ValidationError
 from django.db import IntegrityError, transaction
 from django.utils import timezone
 
-from realtime.auth import create_token
+from realtime.auth.policy import LIMIT_FIELDS, current_revision
+from realtime.auth.tokens import create_token
 from realtime.models import AccessToken, AllowedOrigin, Limits, all_types
-from realtime.policy import LIMIT_FIELDS, current_revision
 
 pytestmark = pytest.mark.django_db
 

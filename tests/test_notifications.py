@@ -16,12 +16,12 @@ import pytest
 from django.utils import timezone
 from standardwebhooks import Webhook
 
-from realtime.alerting import courier, ledger, webhook
-from realtime.alerting.courier import Courier, delay
-from realtime.alerting.declared import DECLARED, alert_rule
-from realtime.alerting.models import Alert, AlertRule, Notification
-from realtime.alerting.rule import Deviation, Threshold
-from realtime.alerting.signing import check_secret, new_secret, sign
+from realtime.analytics.alerting import courier, ledger, webhook
+from realtime.analytics.alerting.courier import Courier, delay
+from realtime.analytics.alerting.declared import DECLARED, alert_rule
+from realtime.analytics.alerting.models import Alert, AlertRule, Notification
+from realtime.analytics.alerting.rule import Deviation, Threshold
+from realtime.analytics.alerting.signing import check_secret, new_secret, sign
 from realtime.database import Database
 from realtime.protocol import Position
 from tests.receivers import Mailbox, Receiver

@@ -13,9 +13,9 @@ from jsonschema import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from realtime import urls
-from realtime.event_stream import PREFIX as STREAM_PREFIX
-from realtime.ingest import PREFIX as PUBLISH_PREFIX
-from realtime.openapi import describe
+from realtime.http.event_stream import PREFIX as STREAM_PREFIX
+from realtime.http.openapi import describe
+from realtime.http.publish import PREFIX as PUBLISH_PREFIX
 from tests.end_to_end.event_source import event_source, subscribed
 from tests.end_to_end.poster import NDJSON, post
 from tests.support import Server

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from realtime.origins import check_pattern, origin_allowed, parse_origin
+from realtime.protocol.origins import check_pattern, origin_allowed, parse_origin
 
 LABEL = st.from_regex(r"[a-z]([a-z0-9-]{0,10}[a-z0-9])?", fullmatch=True)
 HOST = st.lists(LABEL, min_size=2, max_size=4).map(".".join)

@@ -13,10 +13,10 @@ from django.db import connection, transaction
 from django.test import Client
 
 from realtime import apublish, apublish_many, publish, publish_many
-from realtime.embedded import EmbeddedServer
+from realtime.cluster.embedded import EmbeddedServer
 from realtime.log import get_log
-from realtime.outbox import OutboxMessage
-from realtime.relay import MOST_MESSAGES, Relay
+from realtime.publishing.outbox import OutboxMessage
+from realtime.publishing.relay import MOST_MESSAGES, Relay
 from tests.layers import Configure, close_layer
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("valkey")]

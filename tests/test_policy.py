@@ -6,14 +6,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from realtime.auth.policy import LIMIT_FIELDS, current_revision, environment_policy, load_policy
 from realtime.config import WEBSOCKET_PREFIX, WebSocketConfig, get_streaming_config
 from realtime.models import AllowedOrigin, Limits, raise_revision
-from realtime.policy import (
-    LIMIT_FIELDS,
-    current_revision,
-    environment_policy,
-    load_policy,
-)
 
 pytestmark = pytest.mark.django_db
 

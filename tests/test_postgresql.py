@@ -97,7 +97,8 @@ async def test_a_server_on_it_through_an_outage(data_dir: Path, postgresql: Post
             assert isinstance(count, int) and count <= 2 * 10 + 3
             await page.subscribe("events")
             server.administer(
-                "from realtime.auth import revoke\nrevoke([AccessToken.objects.latest('pk')])"
+                "from realtime.auth.tokens import revoke\n"
+                "revoke([AccessToken.objects.latest('pk')])"
             )
             await other.assert_closed(1008, "token revoked")
             postgresql.kill()

@@ -19,16 +19,16 @@ from django.core.management.base import CommandError
 from django.test import override_settings
 
 from realtime import publish_many
-from realtime.discovery import Registry
+from realtime.analytics.discovery import Registry
+from realtime.analytics.predictions import definition
+from realtime.analytics.predictions.definition import Predictor, predictor
+from realtime.analytics.predictions.processor import PredictorProcessor
+from realtime.analytics.processing.runner import BEAT_INTERVAL, Runner
+from realtime.analytics.processing.state import LEASE, read_state
+from realtime.cluster.clients import sync_client
+from realtime.cluster.membership import key
+from realtime.cluster.servers import layer_servers
 from realtime.log import get_log
-from realtime.predictions import definition
-from realtime.predictions.definition import Predictor, predictor
-from realtime.predictions.processor import PredictorProcessor
-from realtime.processes import key
-from realtime.processing.runner import BEAT_INTERVAL, Runner
-from realtime.processing.state import LEASE, read_state
-from realtime.redis import sync_client
-from realtime.servers import layer_servers
 from tests.layers import close_layer, running_valkey, until
 from tests.support import ROOT, TIMEOUT, environment, manage, wait_until
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from django.test import override_settings
 
-from realtime import processes
-from realtime.processes import Process, Unanswered, ask_all
+from realtime.cluster import membership as processes
+from realtime.cluster.membership import Process, Unanswered, ask_all
 from realtime.tasks import end
 from tests.layers import IN_MEMORY, close_layer, layer_of
 
@@ -60,7 +60,7 @@ async def test_a_process_learns_that_it_was_taken_for_gone(
 
 
 async def test_it_listens_again_when_the_layer_is_back(data_dir: Path) -> None:
-    from realtime.embedded import EmbeddedServer
+    from realtime.cluster.embedded import EmbeddedServer
 
     with layer_of(data_dir):
         process = Process(echo)

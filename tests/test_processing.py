@@ -15,15 +15,15 @@ import msgspec
 import pytest
 
 from realtime import publish_many
+from realtime.analytics.processing.contract import Changes, Records
+from realtime.analytics.processing.runner import POLL_INTERVAL, Runner
+from realtime.analytics.processing.state import Fenced, claim, renew, save
+from realtime.cluster.clients import sync_client
+from realtime.cluster.membership import key
+from realtime.cluster.servers import layer_servers
 from realtime.log import get_log
-from realtime.processes import key
-from realtime.processing.contract import Changes, Records
-from realtime.processing.reports import FORGET_AFTER, read_reports, report
-from realtime.processing.runner import POLL_INTERVAL, Runner
-from realtime.processing.state import Fenced, claim, renew, save
+from realtime.monitoring.processors import FORGET_AFTER, read_reports, report
 from realtime.protocol import Position
-from realtime.redis import sync_client
-from realtime.servers import layer_servers
 from tests.adder import Adder
 from tests.layers import close_layer, running_valkey, until
 from tests.support import ROOT, TIMEOUT, environment, wait_until

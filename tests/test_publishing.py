@@ -22,7 +22,9 @@ from django.test import override_settings
 
 import realtime
 from realtime import PublishError, apublish, publish, publish_many
-from realtime.embedded import EmbeddedServer
+from realtime.cluster.clients import MAX_CONNECTIONS
+from realtime.cluster.embedded import EmbeddedServer
+from realtime.cluster.servers import layer_hosts
 from realtime.log import read_position, unpack
 from realtime.protocol import SUBSCRIPTION_TYPES, Position
 from realtime.publishing import (
@@ -31,8 +33,6 @@ from realtime.publishing import (
     MAX_BATCH_MESSAGES,
     check_payload,
 )
-from realtime.redis import MAX_CONNECTIONS
-from realtime.servers import layer_hosts
 from tests.layers import close_layer, layer_of
 from tests.support import TIMEOUT, Server, client
 

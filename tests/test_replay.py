@@ -13,9 +13,9 @@ import pytest
 from django.test import override_settings
 
 from realtime.log import Append, Batch, pack
-from realtime.node import Node
 from realtime.protocol import Position
-from realtime.wanted import MAX_REWIND, Request, read_request
+from realtime.protocol.subscribe import MAX_REWIND, Request, read_request
+from realtime.sessions.node import Node
 from tests.delivery import KIND, FickleLog, Session
 from tests.layers import IN_MEMORY, Configure, until
 
@@ -57,7 +57,7 @@ async def scene(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> AsyncI
     configure(max_buffered_bytes="4096")
     with override_settings(CHANNEL_LAYERS=IN_MEMORY):
         scene = Scene()
-        monkeypatch.setattr("realtime.broker.get_log", lambda: scene.log)
+        monkeypatch.setattr("realtime.delivery.broker.get_log", lambda: scene.log)
         yield scene
         await scene.node.close()
 
@@ -82,7 +82,7 @@ async def test_a_log_that_is_lost_while_it_is_replayed(
 ) -> None:
     for bound in ("feed.RECENT_MESSAGES", "sequence.RECENT_MESSAGES", "log.memory.READ_ENTRIES"):
         monkeypatch.setattr(f"realtime.{bound}", 2)  # little is at hand
-    monkeypatch.setattr("realtime.replay.HELD_BYTES", 1000)
+    monkeypatch.setattr("realtime.delivery.replay.HELD_BYTES", 1000)
     texts = ["x" * 1000] * 30
     start = (await scene.append("1"))._replace(offset=0)
     await scene.append(*texts)
@@ -113,7 +113,7 @@ async def test_a_log_that_is_lost_while_it_is_replayed(
 async def test_who_reads_nothing_during_a_replay_is_given_up(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("realtime.replay.PATIENCE", 0.1)
+    monkeypatch.setattr("realtime.delivery.replay.PATIENCE", 0.1)
     start = (await scene.append(*["x" * 1000] * 30))._replace(offset=0)
     session = await scene.subscribe(Request(start))
     await until(lambda: session.ended)

@@ -7,12 +7,12 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from realtime.auth import Grant
+from realtime.auth.tokens import Grant
+from realtime.cluster.connections import Connection
 from realtime.config import WebSocketConfig
-from realtime.live import Connection
-from realtime.outlet import ConnectionOutlet
+from realtime.delivery.transport import ConnectionOutlet
 from realtime.protocol import CloseCode, CloseReason
-from realtime.roster import Room, Roster
+from realtime.sessions.connections import Room, Roster
 
 GRANT = Grant("token:1", "rt_1", frozenset({"events"}))
 PLENTY = Room(100, 100)

@@ -9,8 +9,8 @@ import pytest
 from channels.layers import get_channel_layer
 from django.test import override_settings
 
+from realtime.cluster.servers import Server, group_address, group_name, layer_hosts, layer_servers
 from realtime.protocol import SUBSCRIPTION_TYPES
-from realtime.servers import Server, group_address, group_name, layer_hosts, layer_servers
 from tests.layers import PUBSUB
 
 LOCAL = "redis://localhost:6379"

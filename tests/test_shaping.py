@@ -10,21 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from realtime.fan_out import Subscription
 from realtime.filters import EVERYTHING
-from realtime.hub import Hub
-from realtime.message import Message
+from realtime.hub.groups import Subscription
+from realtime.hub.index import Hub
+from realtime.hub.message import Message
+from realtime.hub.shaping import MAX_VALUES, Shaper, Survivors, project, tree_of
 from realtime.protocol import PAYLOAD_KEYS, SUBSCRIPTION_TYPES, Position, parse
-from realtime.shaping import (
-    MAX_FIELDS,
-    MAX_VALUES,
-    Options,
-    Shaper,
-    Survivors,
-    project,
-    read_options,
-    tree_of,
-)
+from realtime.protocol.options import MAX_FIELDS, Options, read_options
 from tests.test_hub import RecordingOutlet, read_messages
 
 ROOM = 1_000_000

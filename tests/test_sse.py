@@ -7,10 +7,9 @@ import json
 
 import pytest
 
-from realtime import sse
-from realtime.frames import text_frame
-from realtime.hub import Hub
-from realtime.message import Message
+from realtime.http import sse
+from realtime.hub.index import Hub
+from realtime.hub.message import Message
 from realtime.protocol import (
     CloseCode,
     CloseReason,
@@ -20,6 +19,7 @@ from realtime.protocol import (
     encode,
     encode_error,
 )
+from realtime.protocol.frames import text_frame
 
 PLACE = Position("e1", 7)
 

@@ -10,9 +10,9 @@ import pytest
 
 from realtime import get_stats
 from realtime.config import WebSocketConfig
+from realtime.monitoring.counters import Stats
 from realtime.protocol import SUBSCRIPTION_TYPES
-from realtime.stats import Stats
-from realtime.websocket_server import WebSocketServer
+from realtime.server.handle import WebSocketServer
 from tests.layers import layer_of
 
 DOCUMENTED: dict[str, type] = {

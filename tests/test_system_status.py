@@ -18,12 +18,12 @@ import msgspec
 import psutil
 import pytest
 
-from realtime import cgroup
-from realtime.figures import Figures
-from realtime.host import Host, Threshold, grade
 from realtime.log import get_log
+from realtime.monitoring import cgroup
+from realtime.monitoring.host import Host, Threshold, grade
+from realtime.monitoring.snapshot import Figures
+from realtime.monitoring.system_status import DEFAULTS, LOOP_LAG, Reporter
 from realtime.protocol import PAYLOAD_KEYS
-from realtime.system_status import DEFAULTS, LOOP_LAG, Reporter
 from tests.layers import close_layer, running_valkey
 from tests.support import ROOT, TIMEOUT, Server, client, environment, manage
 

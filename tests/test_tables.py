@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from realtime.figures import Figures
+from realtime.monitoring.counters import Stats
+from realtime.monitoring.snapshot import Figures
+from realtime.monitoring.terminal import OF_PROCESSES, Overview
 from realtime.protocol import SUBSCRIPTION_TYPES
-from realtime.stats import Stats
-from realtime.tables import OF_PROCESSES, Overview
 from tests.test_figures import figures_of
 
 # The least that an operator is to see in 80 columns.

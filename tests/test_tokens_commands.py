@@ -13,10 +13,10 @@ from django.utils import timezone
 from hypothesis import given
 from hypothesis import strategies as st
 
-from realtime.auth import create_token, digest, find_grant, revoke
+from realtime.auth.policy import current_revision
+from realtime.auth.tokens import create_token, digest, find_grant, revoke
 from realtime.management.tokens import parse_duration
 from realtime.models import AccessToken, all_types
-from realtime.policy import current_revision
 from tests.support import manage
 
 

@@ -11,11 +11,11 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import StatusCode
 
-from realtime.feed import Batch, Feed
+from realtime.delivery.feed import Batch, Feed
+from realtime.hub.message import Message
 from realtime.log import MemoryLog
-from realtime.message import Message
+from realtime.monitoring.tracing import LONGEST_FIELD, Origin, Tracing
 from realtime.protocol import Position
-from realtime.tracing import LONGEST_FIELD, Origin, Tracing
 
 TRACE, PARENT = 0x4BF92F3577B34DA6A3CE929D0E0E4736, 0x00F067AA0BA902B7
 # The example of W3C Trace Context, section 3.2.

@@ -19,11 +19,11 @@ from django.test import override_settings
 from websockets.asyncio.client import connect
 
 from realtime import WebSocketServer, get_stats, get_streaming_config, get_websocket_server
-from realtime import websocket_server as module
+from realtime.cluster.servers import layer_hosts
 from realtime.config import WebSocketConfig, read_config
-from realtime.node import Node, get_node
-from realtime.servers import layer_hosts
-from realtime.websocket_server import environment_of
+from realtime.server import handle as module
+from realtime.server.handle import environment_of
+from realtime.sessions.node import Node, get_node
 from tests.support import ROOT, TIMEOUT, Client, environment, wait_until
 
 # Starts a server of its own, says which process it is and where it listens, and does nothing more.

@@ -22,8 +22,8 @@ from django.utils import timezone
 from django.utils.crypto import constant_time_compare, salted_hmac
 from django.views.decorators.debug import sensitive_variables
 
-from realtime.auth import revoke, rotate
-from realtime.models import AccessToken
+from realtime.auth.models import AccessToken
+from realtime.auth.tokens import revoke, rotate
 from realtime.protocol import SUBSCRIPTION_TYPES
 
 if TYPE_CHECKING:

@@ -12,14 +12,14 @@ from django.contrib import admin
 from django.http import HttpRequest
 from django.utils.html import format_html
 
-from realtime.aggregation.processor import RuleProcessor
-from realtime.aggregation.rule import RuleError
-from realtime.aggregation.windows import Progress
-from realtime.forms import StrictDecoder
+from realtime.admin.forms import StrictDecoder
+from realtime.analytics.aggregation.models import AggregationRule
+from realtime.analytics.aggregation.processor import RuleProcessor
+from realtime.analytics.aggregation.rule import RuleError
+from realtime.analytics.aggregation.windows import Progress
+from realtime.analytics.processing.state import Standing, read_standing
+from realtime.cluster.servers import has_servers
 from realtime.log import LogUnavailable
-from realtime.models import AggregationRule
-from realtime.processing.state import Standing, read_standing
-from realtime.servers import has_servers
 
 if TYPE_CHECKING:
     _RuleModelAdmin = admin.ModelAdmin[AggregationRule]

@@ -11,8 +11,8 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html
 
-from realtime.alerting.models import DEVIATION, Alert, AlertRule, Notification
-from realtime.forms import AlertRuleForm
+from realtime.admin.forms import AlertRuleForm
+from realtime.analytics.alerting.models import DEVIATION, Alert, AlertRule, Notification
 
 if TYPE_CHECKING:
     _AlertRuleModelAdmin = admin.ModelAdmin[AlertRule]

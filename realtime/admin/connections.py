@@ -11,10 +11,10 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import reverse
 
-from realtime import live
-from realtime.auth import TOKEN
-from realtime.models import AccessToken, Connection
-from realtime.processes import Unanswered
+from realtime.auth.models import AccessToken, Connection
+from realtime.auth.tokens import TOKEN
+from realtime.cluster import connections as live
+from realtime.cluster.membership import Unanswered
 
 if TYPE_CHECKING:
     _ConnectionModelAdmin = admin.ModelAdmin[Connection]

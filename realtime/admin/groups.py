@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from django.contrib import admin
 
-from realtime.forms import GroupFiltersForm
-from realtime.models import GroupFilters
+from realtime.admin.forms import GroupFiltersForm
+from realtime.auth.models import GroupFilters
 
 if TYPE_CHECKING:
     _GroupFiltersModelAdmin = admin.ModelAdmin[GroupFilters]

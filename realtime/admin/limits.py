@@ -11,9 +11,9 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 from django.utils.html import format_html
 
-from realtime.forms import SwitchSelect
-from realtime.models import Limits
-from realtime.policy import LIMIT_FIELDS, Policy, environment_policy, load_policy
+from realtime.admin.forms import SwitchSelect
+from realtime.auth.models import Limits
+from realtime.auth.policy import LIMIT_FIELDS, Policy, environment_policy, load_policy
 
 if TYPE_CHECKING:
     _LimitsModelAdmin = admin.ModelAdmin[Limits]

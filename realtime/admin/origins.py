@@ -8,8 +8,8 @@ from django.contrib import admin
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 
-from realtime.models import AllowedOrigin
-from realtime.policy import environment_policy, load_policy
+from realtime.auth.models import AllowedOrigin
+from realtime.auth.policy import environment_policy, load_policy
 
 if TYPE_CHECKING:
     _OriginModelAdmin = admin.ModelAdmin[AllowedOrigin]

@@ -10,7 +10,7 @@ from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.timesince import timesince
 
-from realtime.outbox import OutboxMessage
+from realtime.publishing.outbox import OutboxMessage
 
 if TYPE_CHECKING:
     _OutboxModelAdmin = admin.ModelAdmin[OutboxMessage]

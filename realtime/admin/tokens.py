@@ -11,13 +11,13 @@ from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
 from django.utils.html import format_html
 
-from realtime import live
 from realtime.admin.actions import TokenActions, types_allowed
 from realtime.admin.filters import StateFilter, TypeFilter
-from realtime.auth import assign_secret, holder_of
-from realtime.forms import NewTokenForm, TokenForm
-from realtime.models import AccessToken
-from realtime.processes import Unanswered
+from realtime.admin.forms import NewTokenForm, TokenForm
+from realtime.auth.models import AccessToken
+from realtime.auth.tokens import assign_secret, holder_of
+from realtime.cluster import connections as live
+from realtime.cluster.membership import Unanswered
 
 if TYPE_CHECKING:
     _TokenModelAdmin = admin.ModelAdmin[AccessToken]

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from django.contrib.auth import get_user_model
 
-from realtime.auth import create_token, find_grant
-from realtime.auth import digest as secret_digest
+from realtime.auth.tokens import create_token, find_grant
+from realtime.auth.tokens import digest as secret_digest
 
 NAME = "demo"
 

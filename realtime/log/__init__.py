@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 
 from channels.layers import InMemoryChannelLayer, get_channel_layer
 
+from realtime.cluster.servers import has_servers
 from realtime.log.contract import (
     NO_POSITION,
     READ_BYTES,
@@ -29,7 +30,6 @@ from realtime.log.contract import (
 )
 from realtime.log.memory import MemoryLog
 from realtime.log.redis import RedisLog
-from realtime.servers import has_servers
 
 __all__ = [
     "NO_POSITION",

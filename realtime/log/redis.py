@@ -15,6 +15,8 @@ from typing import Any
 import redis
 from redis.asyncio import Redis as AsyncRedis
 
+from realtime.cluster.clients import async_client, sync_client
+from realtime.cluster.servers import CONNECT_TIMEOUT, Server, group_address, layer_config
 from realtime.config import get_streaming_config
 from realtime.log.contract import (
     READ_BYTES,
@@ -28,8 +30,6 @@ from realtime.log.contract import (
     unpack,
 )
 from realtime.protocol import Position
-from realtime.redis import async_client, sync_client
-from realtime.servers import CONNECT_TIMEOUT, Server, group_address, layer_config
 
 # Messages that are appended together make one entry of the stream, packed as they travel in the
 # group message. Its id is the offset of its last message and the time in milliseconds, so the

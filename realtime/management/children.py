@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 
 from django.conf import settings
 
-from realtime.restarts import Backoff, describe_end
+from realtime.server.backoff import Backoff, describe_end
 
 logger = logging.getLogger(__name__)
 

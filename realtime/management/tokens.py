@@ -8,7 +8,7 @@ from datetime import timedelta
 from django.core.management.base import CommandError
 from django.utils import timezone
 
-from realtime.models import AccessToken
+from realtime.auth.models import AccessToken
 
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 

@@ -23,7 +23,8 @@ def main() -> None:
     from django.contrib.auth.models import User
     from django.utils import timezone
 
-    from realtime import auth, models, publish_many
+    from realtime import models, publish_many
+    from realtime.auth import tokens as auth
 
     known = {
         "AccessToken": models.AccessToken,

@@ -12,7 +12,7 @@ from typing import Any
 import duckdb
 import pytest
 
-from realtime.aggregation.rule import Rule, make_rule
+from realtime.analytics.aggregation.rule import Rule, make_rule
 from realtime.protocol import format_timestamp
 from tests.analytics.flights import FUNCTIONS
 from tests.rule_reader import Reader

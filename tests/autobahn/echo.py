@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import streaming_site.asgi  # noqa: F401 - under Daphne it makes connections this project's
-from realtime.connection import StreamProtocol
+from realtime.server.websocket import StreamProtocol
 
 # Some cases cut 4 MiB into frames of 64 bytes, which here counts as a flood.
 StreamProtocol.small_parts_per_minute = 10**9

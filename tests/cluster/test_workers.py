@@ -58,7 +58,8 @@ def cluster(data_dir: Path) -> Iterator[Server]:
 def connections(server: Server) -> list[int]:
     """Return the connections of each process, as they report them."""
     statements = (
-        "from realtime.figures import read_all\nresult = [one.connections for one in read_all()]"
+        "from realtime.monitoring.snapshot import read_all\n"
+        "result = [one.connections for one in read_all()]"
     )
     counts: list[int] = server.administer(statements)
     return sorted(counts)

@@ -12,7 +12,7 @@ import pytest
 from django.core.management import get_commands, load_command_class
 
 from realtime.config import get_streaming_config
-from realtime.supervisor import GRACE
+from realtime.server.supervisor import GRACE
 from tests.deploy.files import (
     COMMAND_UNIT,
     DEPLOY,

@@ -11,7 +11,7 @@ import yaml
 from django.urls import get_resolver
 
 from realtime.config import get_streaming_config
-from realtime.event_stream import PREFIX
+from realtime.http.event_stream import PREFIX
 from realtime.protocol import SUBSCRIPTION_TYPES
 from realtime.routing import PATHS
 from tests.deploy.files import (

@@ -276,9 +276,9 @@ async def test_rules_change_while_they_run(site: Server, start: Start) -> None:
 
 def until_nobody_runs(site: Server, name: str) -> None:
     code = (
-        "from realtime.aggregation.processor import RuleProcessor\n"
-        "from realtime.aggregation.rule import make_rule\n"
-        "from realtime.processing.state import read_standing\n"
+        "from realtime.analytics.aggregation.processor import RuleProcessor\n"
+        "from realtime.analytics.aggregation.rule import make_rule\n"
+        "from realtime.analytics.processing.state import read_standing\n"
         "rule = make_rule(name, size=1, functions=[{'name': 'n', 'function': 'count'}])\n"
         "result = read_standing(RuleProcessor(rule), 'progress').owner"
     )

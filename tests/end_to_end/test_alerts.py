@@ -16,31 +16,31 @@ import msgspec
 import pytest
 from standardwebhooks import Webhook
 
-from realtime.alerting.processor import AlertProcessor
-from realtime.alerting.rule import Rule, Threshold
-from realtime.processing.contract import Records
+from realtime.analytics.alerting.processor import AlertProcessor
+from realtime.analytics.alerting.rule import Rule, Threshold
+from realtime.analytics.processing.contract import Records
 from tests.receivers import Mailbox, Receiver
 from tests.support import ROOT, Server, client, environment, manage, running, wait_until
 
 Start = Callable[..., "subprocess.Popen[str]"]
 ADD_RULE = """
-from realtime.alerting.models import AlertRule
+from realtime.analytics.alerting.models import AlertRule
 row = AlertRule.objects.create(**fields)
 result = row.webhook_secret
 """
 HAS_BEGUN = """
-from realtime.processes import key
-from realtime.redis import sync_client
-from realtime.servers import group_address
+from realtime.cluster.membership import key
+from realtime.cluster.clients import sync_client
+from realtime.cluster.servers import group_address
 server = group_address("alerts")[0]
 result = bool(sync_client(server).hget(key("{alerts}:processor:" + name), "offset"))
 """
 NOTIFICATIONS = """
-from realtime.alerting.models import Notification
+from realtime.analytics.alerting.models import Notification
 result = [[one.channel, one.state, one.status, one.attempts] for one in Notification.objects.all()]
 """
 OPEN = """
-from realtime.alerting.models import Alert
+from realtime.analytics.alerting.models import Alert
 result = Alert.objects.filter(resolved_at="").count()
 """
 
@@ -178,7 +178,7 @@ async def test_alerts_of_a_rule_that_is_changed_or_removed_are_resolved(
             await asyncio.to_thread(server.publish, "metrics", {"v": 20})
             fired = await page.assert_data("alerts")
             change = "row = AlertRule.objects.get(); row.{}; row.{}()"
-            imports = "from realtime.alerting.models import AlertRule; "
+            imports = "from realtime.analytics.alerting.models import AlertRule; "
             server.administer(imports + change.format("threshold = 15", "save"))
             resolved = await page.assert_data("alerts")
             assert (resolved["alert_id"], resolved["reason"]) == (fired["alert_id"], "rule_changed")

@@ -157,7 +157,7 @@ import django
 django.setup()
 from websockets.asyncio.client import connect
 from realtime import WebSocketConfig, WebSocketServer, apublish
-from realtime.auth import create_token
+from realtime.auth.tokens import create_token
 
 OPTIONS = [{}, {"max_rate": 0.001}, {"conflate": "n", "max_rate": 0.001, "on_overflow": "drop"}]
 

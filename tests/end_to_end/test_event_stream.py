@@ -36,7 +36,7 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def connections(server: Server) -> int:
     """Return how many clients the server's process counts."""
     found: int = server.administer(
-        "from realtime.live import connections\nresult = connections().total"
+        "from realtime.cluster.connections import connections\nresult = connections().total"
     )
     return found
 
@@ -179,7 +179,7 @@ class TestRights:
     async def test_a_short_lived_token_in_the_query(self, server: Server) -> None:
         short = server.administer(
             "from django.contrib.auth import get_user_model\n"
-            "from realtime.connection_tokens import issue\n"
+            "from realtime.auth.users import issue\n"
             "user = get_user_model().objects.create_superuser('streamer')\n"
             "result = issue(user)[0]"
         )
@@ -265,7 +265,7 @@ class TestLimits:
         token = server.new_token(name="watched stream")
         async with subscribed(server, "metrics", token) as (source, _):
             found = server.administer(
-                "from realtime.live import connections, disconnect\n"
+                "from realtime.cluster.connections import connections, disconnect\n"
                 f"[found] = connections({token[:11]!r}).connections\n"
                 "result = [found.subscriptions[0].type, disconnect(found.client_id)]"
             )

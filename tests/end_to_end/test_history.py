@@ -150,8 +150,8 @@ class TestWhatTheGroupDoesNotBring:
 
 
 FLUSH = """
-from realtime.redis import sync_client
-from realtime.servers import group_address
+from realtime.cluster.clients import sync_client
+from realtime.cluster.servers import group_address
 sync_client(group_address("events")[0]).flushall()
 """
 

@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
-from realtime.batches import MOST_LINES
+from realtime.publishing.batches import MOST_LINES
 from tests.end_to_end.poster import NDJSON, Answer, Post, lines, post, posting, streaming
 from tests.support import TIMEOUT, Server, client, newest, running, wait_until
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from realtime.servers import ANSWER_TIMEOUT
+from realtime.cluster.servers import ANSWER_TIMEOUT
 from tests.support import (
     RawClient,
     Server,

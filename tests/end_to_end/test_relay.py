@@ -90,7 +90,8 @@ def relaying(site: Site, *arguments: str) -> Iterator[Relaying]:
 def waiting(site: Site) -> int:
     """Return how many messages are in the outbox."""
     count: int = site.server.administer(
-        "from realtime.outbox import OutboxMessage\nresult = OutboxMessage.objects.count()"
+        "from realtime.publishing.outbox import OutboxMessage\n"
+        "result = OutboxMessage.objects.count()"
     )
     return count
 
@@ -196,7 +197,9 @@ async def test_a_log_that_is_away(site: Site) -> None:
             (valkey,) = site.server.valkey()
             valkey.suspend()
             site.server.administer(WRITE, kind="events", count=20)
-            wait_until(lambda: "WARNING realtime.relay: events: the channel" in relay.said(), 30)
+            wait_until(
+                lambda: "WARNING realtime.publishing.relay: events: the channel" in relay.said(), 30
+            )
             assert "Traceback" not in relay.said()
             valkey.resume()
             assert [(await page.assert_data("events"))["n"] for _ in range(20)] == [*range(20)]

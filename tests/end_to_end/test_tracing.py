@@ -263,7 +263,7 @@ async def test_without_tracing_nothing_is_needed(tmp_path: Path) -> None:
 def test_without_tracing_nothing_is_imported(data_dir: Path) -> None:
     # redis-py imports some of the rest.
     program = (
-        "import sys, django; django.setup(); import streaming_site.asgi, realtime.node;"
+        "import sys, django; django.setup(); import streaming_site.asgi, realtime.sessions.node;"
         "sys.exit(any(name.startswith('opentelemetry.exporter') for name in sys.modules))"
     )
     settings = {"DJANGO_SETTINGS_MODULE": "streaming_site.settings"}

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, Self
 import psutil
 import redis
 
-from realtime.embedded import find_binary, socket_path
+from realtime.cluster.embedded import find_binary, socket_path
 from tests.faults.follower import Follower
 from tests.faults.proxy import Proxy
 from tests.faults.publisher import payload

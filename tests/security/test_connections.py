@@ -16,7 +16,7 @@ from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import Permission, User
 from django.test import Client as Browser
 
-from realtime.auth import create_token
+from realtime.auth.tokens import create_token
 from tests.layers import layer_of
 from tests.security.audit import audit
 from tests.support import Server, client, running, wait_until
@@ -134,8 +134,8 @@ class TestLimitOfAToken:
         token = server.new_token(max_connections=2)
         async with client(server, token), client(other, token):
             server.administer(
-                "from realtime.redis import sync_client\n"
-                "from realtime.servers import layer_servers\n"
+                "from realtime.cluster.clients import sync_client\n"
+                "from realtime.cluster.servers import layer_servers\n"
                 "r = sync_client(layer_servers()[0])\n"
                 "r.delete(*r.scan_iter('*:connections:*'), *r.scan_iter('*:processes'))"
             )

@@ -18,12 +18,12 @@ from django.views.debug import ExceptionReporter
 from django.views.decorators.debug import sensitive_variables
 
 from realtime.admin.tokens import AccessTokenAdmin
-from realtime.auth import create_token, find_grant
-from realtime.auth import digest as digest_of
-from realtime.jwt import JwtConfig
+from realtime.auth.jwt import JwtConfig
+from realtime.auth.tokens import create_token, find_grant
+from realtime.auth.tokens import digest as digest_of
+from realtime.cluster.servers import Server as RedisServer
 from realtime.models import AccessToken
 from realtime.protocol import parse
-from realtime.servers import Server as RedisServer
 from tests.security.test_identity import SECRET as JWT_SECRET
 from tests.security.test_identity import VARIABLES, signed
 from tests.support import OtherServer, Server, client, manage, running
@@ -175,7 +175,7 @@ def test_in_an_error_report(monkeypatch: pytest.MonkeyPatch) -> None:
         seen.append(found)
         raise RuntimeError("a fault made for a test")
 
-    monkeypatch.setattr("realtime.auth.digest", remember)
+    monkeypatch.setattr("realtime.auth.tokens.digest", remember)
     request = RequestFactory().post("/")
     try:
         AccessTokenAdmin.save_model(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from realtime.connection import SMALL_PARTS_PER_MINUTE
+from realtime.server.websocket import SMALL_PARTS_PER_MINUTE
 from tests.security.audit import audit
 from tests.support import (
     CLOSE,
@@ -30,9 +30,9 @@ import os, sys
 os.environ["DJANGO_SETTINGS_MODULE"] = "streaming_site.settings"
 import django
 django.setup()
-import realtime.connection, realtime.http_connection
-realtime.http_connection.REQUEST_TIMEOUT = 1.0
-realtime.connection.ALL_STRANGERS_BYTES = 250_000
+import realtime.server.websocket, realtime.server.http
+realtime.server.http.REQUEST_TIMEOUT = 1.0
+realtime.server.websocket.ALL_STRANGERS_BYTES = 250_000
 from django.core.management import execute_from_command_line
 execute_from_command_line(["manage.py", "serve", *sys.argv[1:]])
 """

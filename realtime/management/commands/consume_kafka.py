@@ -8,8 +8,8 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from realtime.consumption import CannotConsume, run_consumer
 from realtime.protocol import SUBSCRIPTION_TYPES
+from realtime.publishing.bridge import CannotConsume, run_consumer
 
 PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
 MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
@@ -39,7 +39,7 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         """Consume."""
         try:
-            from realtime.consumers_kafka import Origin, consume
+            from realtime.publishing.kafka import Origin, consume
         except ImportError:
             raise CommandError(
                 "aiokafka is not installed: pip install -r requirements-kafka.txt"

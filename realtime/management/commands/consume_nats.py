@@ -7,8 +7,8 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from realtime.consumption import CannotConsume, run_consumer
 from realtime.protocol import SUBSCRIPTION_TYPES
+from realtime.publishing.bridge import CannotConsume, run_consumer
 
 
 class Command(BaseCommand):
@@ -38,7 +38,7 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         """Consume."""
         try:
-            from realtime.consumers_nats import Origin, consume
+            from realtime.publishing.nats import Origin, consume
         except ImportError:
             raise CommandError(
                 "nats-py is not installed: pip install -r requirements-nats.txt"

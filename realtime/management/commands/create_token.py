@@ -9,7 +9,7 @@ from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError
 from django.utils import timezone
 
-from realtime.auth import create_token
+from realtime.auth.tokens import create_token
 from realtime.database import prepare_database
 from realtime.filters import parse_filter_options
 from realtime.management.tokens import parse_duration

@@ -11,9 +11,9 @@ from typing import IO, Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from realtime.lines import decode_object
 from realtime.protocol import SUBSCRIPTION_TYPES
 from realtime.publishing import PublishError, check_payload, publish, publish_many
+from realtime.publishing.ndjson import decode_object
 
 CHUNK = 256 * 1024
 PROGRESS_SECONDS = 0.5

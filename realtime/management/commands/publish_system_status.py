@@ -14,15 +14,15 @@ from channels.layers import get_channel_layer
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from realtime.figures import read_all
-from realtime.host import Host, Threshold
+from realtime.cluster.membership import Unanswered
+from realtime.cluster.servers import has_servers
 from realtime.management.children import add_parent_argument
 from realtime.management.stopping import Stopped, sleep, stop_signals
-from realtime.processes import Unanswered
+from realtime.monitoring.host import Host, Threshold
+from realtime.monitoring.snapshot import read_all
+from realtime.monitoring.system_status import DEFAULTS, LOOP_LAG, Reporter
 from realtime.protocol import format_timestamp
 from realtime.publishing import PublishError, publish_many
-from realtime.servers import has_servers
-from realtime.system_status import DEFAULTS, LOOP_LAG, Reporter
 
 # Option -> what it sets the thresholds of.
 OPTIONS = {

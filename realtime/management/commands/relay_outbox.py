@@ -12,8 +12,8 @@ from django.core.management.base import BaseCommand, CommandParser
 from django.db import Error, connections
 
 from realtime.database import prepare_database
-from realtime.relay import Relay
-from realtime.relay_turns import POLL_INTERVAL, Turn, new_turn
+from realtime.publishing.relay import Relay
+from realtime.publishing.relay_lock import POLL_INTERVAL, Turn, new_turn
 
 # Seconds: how late a signal may be noticed, between looks at whether it is this relay's turn, and
 # between looks at an outbox of which nothing was heard.

@@ -7,7 +7,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand
 
-from realtime.auth import revoke
+from realtime.auth.tokens import revoke
 from realtime.database import prepare_database
 from realtime.management.tokens import find_token
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from realtime.auth import rotate
+from realtime.auth.tokens import rotate
 from realtime.database import prepare_database
 from realtime.management.tokens import find_token, parse_duration
 

@@ -7,10 +7,10 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import DatabaseError, connection
 
-from realtime.aggregation.definitions import load_processors, load_rules
-from realtime.discovery import add_module_argument, discover
+from realtime.analytics.aggregation.definitions import load_processors, load_rules
+from realtime.analytics.discovery import add_module_argument, discover
+from realtime.analytics.processing.runner import NoLog, Runner, run_until_stopped
 from realtime.management.children import add_parent_argument, end_with
-from realtime.processing.runner import NoLog, Runner, run_until_stopped
 
 
 class Command(BaseCommand):

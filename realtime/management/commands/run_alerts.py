@@ -7,13 +7,13 @@ from typing import Any
 from channels.layers import get_channel_layer
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from realtime.alerting.ledger import rules_in_force
-from realtime.alerting.service import AlertService
+from realtime.analytics.alerting.ledger import rules_in_force
+from realtime.analytics.alerting.service import AlertService
+from realtime.analytics.discovery import add_module_argument, discover
+from realtime.analytics.processing.runner import run_until_stopped
+from realtime.cluster.servers import has_servers
 from realtime.database import prepare_database
-from realtime.discovery import add_module_argument, discover
 from realtime.management.children import add_parent_argument, end_with
-from realtime.processing.runner import run_until_stopped
-from realtime.servers import has_servers
 
 
 class Command(BaseCommand):

@@ -7,7 +7,7 @@ from typing import Any
 from daphne.management.commands.runserver import Command as DaphneCommand
 
 from realtime.database import prepare_database
-from realtime.server import StreamServer
+from realtime.server.daphne import StreamServer
 
 
 class Command(DaphneCommand):

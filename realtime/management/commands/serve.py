@@ -17,14 +17,14 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
+from realtime.cluster.embedded import EmbeddedServer, EmbeddedServerError
+from realtime.cluster.keeper import keep_running, keep_synced
+from realtime.cluster.servers import uses_embedded
 from realtime.config import get_streaming_config
 from realtime.database import prepare_database
 from realtime.demo.welcome import DemoAccess, demo_access, welcome
-from realtime.embedded import EmbeddedServer, EmbeddedServerError
-from realtime.keeper import keep_running, keep_synced
 from realtime.management.children import Children
-from realtime.servers import uses_embedded
-from realtime.supervisor import StartError, Supervisor
+from realtime.server.supervisor import StartError, Supervisor
 
 # What runs beside a server with a demo.
 DEMO = (
@@ -98,10 +98,10 @@ class Command(BaseCommand):
         from daphne.endpoints import build_endpoint_description_strings
         from twisted.internet import reactor
 
-        from realtime.node import prepare_node
-        from realtime.server import StreamServer
-        from realtime.websocket_server import Control
-        from realtime.worker import Worker
+        from realtime.server.daphne import StreamServer
+        from realtime.server.handle import Control
+        from realtime.server.worker import Worker
+        from realtime.sessions.node import prepare_node
         from streaming_site.asgi import application
 
         options = self._options

@@ -17,10 +17,10 @@ from django.core.management.base import BaseCommand, CommandError
 from rich.console import Console
 from rich.live import Live
 
-from realtime.figures import Figures, read_all, whole
-from realtime.processes import BEAT_INTERVAL, Unanswered
-from realtime.servers import has_servers
-from realtime.tables import Overview
+from realtime.cluster.membership import BEAT_INTERVAL, Unanswered
+from realtime.cluster.servers import has_servers
+from realtime.monitoring.snapshot import Figures, read_all, whole
+from realtime.monitoring.terminal import Overview
 
 # Of what goes into a file or a pipe.
 WIDTH = 120

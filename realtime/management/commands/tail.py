@@ -16,11 +16,11 @@ from asgiref.sync import sync_to_async
 from django.core.management.base import BaseCommand, CommandError
 from django.utils import timezone
 
-from realtime.auth import create_token
+from realtime.auth.models import AccessToken
+from realtime.auth.tokens import create_token
 from realtime.client import Gap, Message, State, StreamingClient, StreamingError, Token
 from realtime.config import get_streaming_config
 from realtime.filters import parse_filter_options
-from realtime.models import AccessToken
 from realtime.protocol import PAYLOAD_KEYS, SUBSCRIPTION_TYPES
 
 # How long a token of this command's own works, should the command not get to delete it.

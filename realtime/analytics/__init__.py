@@ -1,0 +1,1 @@
+"""What reads logs and makes something of them: rules, alerts, predictors."""

@@ -1,0 +1,77 @@
+"""The tables of the rules that administrators keep, beside those of :mod:`realtime.models`."""
+
+from __future__ import annotations
+
+from django.core.exceptions import ValidationError
+from django.db import models
+from django.utils import timezone
+
+from realtime.analytics.aggregation.rule import MAX_SECONDS, SOURCES, Rule, RuleError, make_rule
+from realtime.filters import MAX_PATH_CHARACTERS
+
+
+class AggregationRule(models.Model):
+    """A windowed aggregation. Fields are the arguments of ``make_rule``, which checks them."""
+
+    name = models.SlugField(
+        max_length=64, unique=True, help_text="In results as their rule. Letters, digits, - and _."
+    )
+    enabled = models.BooleanField(
+        default=True, help_text="A rule that is switched on again goes on where it was."
+    )
+    note = models.CharField(max_length=200, blank=True)
+    source = models.CharField(
+        max_length=20, choices=[(kind, kind) for kind in SOURCES], default="events"
+    )
+    filters = models.JSONField(default=dict, blank=True)
+    group_by = models.JSONField(default=list, blank=True)
+    size = models.PositiveIntegerField(
+        "window", default=60, help_text=f"Seconds, 1 to {MAX_SECONDS}."
+    )
+    slide = models.PositiveIntegerField(
+        null=True,
+        blank=True,
+        help_text="Seconds between the beginnings of windows, of which the window is a multiple. "
+        "Empty: windows follow one another.",
+    )
+    allowed_lateness = models.PositiveIntegerField(
+        default=0,
+        help_text="Seconds by which a message may be older than the newest before it.",
+    )
+    time_path = models.CharField(
+        max_length=MAX_PATH_CHARACTERS,
+        blank=True,
+        help_text="Where messages say when they happened: RFC 3339, or seconds or milliseconds "
+        "since 1970. Empty: when they were published.",
+    )
+    functions = models.JSONField()
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    class Meta:
+        ordering = ("name",)
+
+    def __str__(self) -> str:
+        return self.name
+
+    def to_rule(self) -> Rule:
+        """Return the rule. Raises :class:`~realtime.analytics.aggregation.rule.RuleError`."""
+        return make_rule(
+            self.name,
+            source=self.source,
+            filters=self.filters,
+            group_by=self.group_by,
+            size=self.size,
+            slide=self.slide,
+            allowed_lateness=self.allowed_lateness,
+            time_path=self.time_path,
+            functions=self.functions,
+        )
+
+    def clean(self) -> None:
+        """Check the rule as a whole."""
+        self.filters = {} if self.filters is None else self.filters
+        self.group_by = [] if self.group_by is None else self.group_by
+        try:
+            self.to_rule()
+        except RuleError as error:
+            raise ValidationError({error.field: error.text}) from error

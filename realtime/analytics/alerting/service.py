@@ -1,0 +1,115 @@
+"""What ``run_alerts`` runs, and how often: the rules, the ledger of their alerts, the courier."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+
+import redis
+
+from realtime.analytics.alerting import ledger
+from realtime.analytics.alerting.courier import Courier
+from realtime.analytics.processing.runner import END, Runner
+from realtime.database import Database, Unavailable
+from realtime.log import LogUnavailable, get_log
+from realtime.protocol import Position
+from realtime.tasks import is_cancelled
+
+logger = logging.getLogger(__name__)
+
+# Seconds between looks at the alerts, at what is due, and at what can be deleted.
+READ_INTERVAL = 0.25
+DELIVER_INTERVAL = 0.5
+PRUNE_INTERVAL = 3600.0
+RETRY_INTERVAL = 1.0
+
+
+class AlertService:
+    """Runs alert rules and notifies. Several may run; they share the work.
+
+    *started* is called when it runs and can be stopped.
+    """
+
+    def __init__(self, started: Callable[[], None]) -> None:
+        self._started = started
+        self._runner = Runner("alerts", ledger.load_processors)
+        self._database = Database()
+        self._courier = Courier(self._database)
+        # How far alerts have been read, as far as this process knows.
+        self._position: Position | None = None
+        self._pruned_at = 0.0
+
+    async def run(self) -> None:
+        """Run until cancelled. Raises :class:`realtime.analytics.processing.runner.NoLog`."""
+        try:
+            # Before any rule of this process can publish: the first alert is read too.
+            await self._begin()
+            if is_cancelled():
+                return
+            self._started()
+            await asyncio.gather(
+                self._runner.run(),
+                _repeat("reading alerts", self._read, READ_INTERVAL),
+                _repeat("notifying", self._notify, DELIVER_INTERVAL),
+            )
+        finally:
+            await self._courier.close()
+            self._database.close()
+
+    async def _begin(self) -> None:
+        while self._position is None and not is_cancelled():
+            try:
+                chunk = await get_log().read("alerts", END)
+                head = Position(chunk.epoch, chunk.head)
+                self._position = await self._database.run(ledger.begin, head)
+            except (LogUnavailable, Unavailable, redis.RedisError, OSError) as error:
+                logger.warning("starting: %s", error)
+                await asyncio.sleep(RETRY_INTERVAL)
+
+    async def _read(self) -> bool:
+        """Read alerts once and record them; tell whether there may be more."""
+        assert self._position is not None
+        before, log = self._position, get_log()
+        chunk = await log.read("alerts", before.offset)
+        if chunk.epoch != before.epoch:
+            after = Position(chunk.epoch, 0)
+            logger.warning("alerts after %s were lost, and nobody was notified of them", before)
+        elif chunk.entries:
+            after = Position(chunk.epoch, chunk.first + len(chunk.entries) - 1)
+            if chunk.first > before.offset + 1:
+                logger.warning("alerts between %s and %d were lost", before, chunk.first)
+        else:
+            if before.offset > chunk.head:
+                await log.renew("alerts", before)
+            return False
+        bodies = [entry.body for entry in chunk.entries] if after.epoch == before.epoch else []
+        if await self._database.run(ledger.record, before, after, bodies):
+            self._position = after
+        else:  # another process has
+            self._position = await self._database.run(ledger.begin, before)
+        return True
+
+    async def _notify(self) -> bool:
+        """Deliver once what is due; tell whether there may be more."""
+        if time.monotonic() - self._pruned_at > PRUNE_INTERVAL or not self._pruned_at:
+            self._pruned_at = time.monotonic()
+            await self._database.run(ledger.prune)
+        return bool(await self._courier.deliver_due())
+
+
+async def _repeat(what: str, step: Callable[[], Awaitable[bool]], interval: float) -> None:
+    """Take a step after another, with a pause when one found nothing to do; whatever fails."""
+    while not is_cancelled():
+        try:
+            busy = await step()
+        except (LogUnavailable, Unavailable, redis.RedisError, OSError) as error:
+            logger.warning("%s: %s", what, error)
+            await asyncio.sleep(RETRY_INTERVAL)
+        except Exception:
+            logger.exception(what)
+            await asyncio.sleep(RETRY_INTERVAL)
+        else:
+            if not busy:
+                await asyncio.sleep(interval)

@@ -1,0 +1,126 @@
+"""What a predictor is, and the decorator that declares one; knows nothing of how it is run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+from realtime.analytics.discovery import Registry
+from realtime.filters import Filter, compile_filters
+from realtime.protocol import SUBSCRIPTION_TYPES
+
+NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}")
+# Messages of one batch, and seconds between saves of a model.
+BATCH_SIZE = 256
+SAVE_EVERY = 5.0
+
+T = TypeVar("T", bound=Callable[..., Any])
+
+
+class Model(Protocol):
+    """What :func:`predictor` makes of a function, or an instance of a class that it decorates."""
+
+    def predict(self, payloads: list[dict[str, Any]]) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """One predictor; ``make`` returns a new :class:`Model`, that keeps state or not."""
+
+    name: str
+    source: str
+    filters: Filter
+    version: str
+    make: Callable[[], Any]
+    keeps_state: bool
+    batch_size: int
+    save_every: float
+    from_start: bool
+    module: str
+
+
+predictors: Registry[Predictor] = Registry("predictor")
+
+
+class _Function:
+    """A function as a model."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.predict = function
+
+
+def predictor(
+    source: str,
+    *,
+    filters: dict[str, Any] | None = None,
+    name: str | None = None,
+    version: str = "1",
+    batch_size: int = BATCH_SIZE,
+    save_every: float = SAVE_EVERY,
+    from_start: bool = False,
+) -> Callable[[T], T]:
+    """Declare a predictor of messages of the type *source*; returns what it decorates.
+
+    That is a function which takes a list of payloads (dicts) and returns a list as long, with an
+    item for each payload: a dict, ``None`` for no prediction, or a list of dicts; or ``None`` for
+    no predictions at all. Or a class with such a method ``predict``, made without arguments; with
+    ``save() -> bytes`` and ``restore(bytes)`` what it has learnt survives restarts. Each may be
+    ``async``. ``manage.py run_predictors`` runs it; docs/analytics.md says what is promised.
+
+    *filters* are those of a subscription. *name* is that of the function or class by default.
+    Another *version* begins with a new model. *batch_size* is the most payloads of a call,
+    *save_every* the seconds between calls of ``save``. With *from_start* a new predictor begins
+    with the oldest retained message, else with those published from then on.
+
+    Raises:
+        ValueError: an argument is out of its range, or the name is taken.
+        TypeError: what is decorated is neither.
+    """
+    compiled = compile_filters(filters)
+    if source not in SUBSCRIPTION_TYPES:
+        raise ValueError(f"{source!r} is no subscription type: {', '.join(SUBSCRIPTION_TYPES)}")
+    if source == "predictions":
+        raise ValueError("a predictor of predictions would read what it publishes")
+    if not 1 <= batch_size <= 10_000:
+        raise ValueError(f"batch_size={batch_size}: expected 1 to 10000")
+    if not 0 <= save_every <= 3600:
+        raise ValueError(f"save_every={save_every}: expected 0 to 3600 seconds")
+
+    def declare(decorated: T) -> T:
+        make, keeps_state = _examine(decorated)
+        called = name if name is not None else decorated.__name__
+        if not NAME.fullmatch(called):
+            raise ValueError(f"{called!r} is no name: 1 to 100 of A-Z a-z 0-9 _ . -")
+        predictors.add(
+            Predictor(
+                called,
+                source,
+                compiled,
+                version,
+                make,
+                keeps_state,
+                batch_size,
+                save_every,
+                from_start,
+                decorated.__module__,
+            )
+        )
+        return decorated
+
+    return declare
+
+
+def _examine(decorated: Any) -> tuple[Callable[[], Any], bool]:
+    """Return what makes a model, and whether that keeps state."""
+    if not isinstance(decorated, type):
+        if not callable(decorated):
+            raise TypeError(f"{decorated!r}: expected a function or a class")
+        return (lambda: _Function(decorated)), False
+    has = {method for method in ("predict", "save", "restore") if hasattr(decorated, method)}
+    if "predict" not in has:
+        raise TypeError(f"{decorated.__name__} has no method predict")
+    if len(has) == 2:
+        raise TypeError(f"{decorated.__name__}: of save and restore it needs both or neither")
+    return decorated, len(has) == 3

@@ -1,0 +1,111 @@
+"""What is in force: the environment's configuration with the administrators' changes on top.
+
+Knows the database and the configuration, nothing of connections. Running servers read the
+revision, one row, each second (:data:`POLL_INTERVAL`) and load the policy anew when it changed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+from django.conf import settings
+from django.contrib.auth import get_user_model
+from django.contrib.auth.models import Group
+from django.db.models.signals import m2m_changed, post_delete, post_save
+from django.dispatch import receiver
+
+from realtime.auth.models import (
+    AccessToken,
+    AllowedOrigin,
+    ConfigurationRevision,
+    GroupFilters,
+    Limits,
+    raise_revision,
+)
+from realtime.config import WEBSOCKET_PREFIX, WebSocketConfig, get_streaming_config
+
+POLL_INTERVAL = 1.0
+LIMIT_FIELDS = (
+    "max_connections",
+    "max_connections_per_address",
+    "auth_timeout_seconds",
+    "auth_failures_per_minute",
+    "enable_rate_limiting",
+    "rate_limit_per_minute",
+    "max_subscriptions_per_client",
+    "max_message_size",
+    "max_buffered_bytes",
+)
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The configuration in force and which of its fields an administrator has set."""
+
+    config: WebSocketConfig
+    overridden: frozenset[str] = field(default_factory=frozenset)
+
+    def source(self, name: str) -> str:
+        """Say where the value of a field comes from: the admin, a variable or the default."""
+        if name in self.overridden:
+            return "set in the admin"
+        if name in self.config.model_fields_set:
+            return f"from {WEBSOCKET_PREFIX}{name.upper()}"
+        return "default"
+
+
+def environment_policy() -> Policy:
+    """Return the policy as the environment alone has it."""
+    return Policy(get_streaming_config().websocket)
+
+
+def load_policy() -> Policy:
+    """Read limits and origins from the database and lay them over the environment's."""
+    changes: dict[str, Any] = {}
+    limits = Limits.objects.filter(pk=1).values(*LIMIT_FIELDS).first() or {}
+    changes.update({name: value for name, value in limits.items() if value is not None})
+    origins = list(AllowedOrigin.objects.values_list("pattern", flat=True))
+    if origins:
+        changes["allowed_origins"] = origins
+    return Policy(get_streaming_config().websocket.model_copy(update=changes), frozenset(changes))
+
+
+def current_revision() -> int:
+    """Return the revision of what administrators manage: higher after every change."""
+    numbers = ConfigurationRevision.objects.filter(pk=1).values_list("number", flat=True)
+    return numbers.first() or 0
+
+
+@receiver([post_save, post_delete], sender=AccessToken)
+@receiver([post_save, post_delete], sender=AllowedOrigin)
+@receiver([post_save, post_delete], sender=Limits)
+@receiver([post_save, post_delete], sender=GroupFilters)
+def _revise(**kwargs: Any) -> None:
+    raise_revision()
+
+
+@receiver(m2m_changed)
+def _revise_for_rights(sender: Any, action: str, **kwargs: Any) -> None:
+    """Let servers know of changed permissions of users and groups, and of who is in which."""
+    if action.startswith("post_") and sender in _rights():
+        raise_revision()
+
+
+@cache
+def _rights() -> tuple[Any, ...]:
+    """Return the tables between users, groups and permissions, as far as the user model has any."""
+    user = get_user_model()
+    related = [Group.permissions, *(getattr(user, n, None) for n in ("groups", "user_permissions"))]
+    return tuple(getattr(relation, "through", None) for relation in related if relation)
+
+
+@receiver(post_save, sender=settings.AUTH_USER_MODEL)
+def _revise_for_user(
+    created: bool, raw: bool, update_fields: frozenset[str] | None, **kwargs: Any
+) -> None:
+    """Let servers know of a changed owner; a new one has no tokens, and a login changes nothing."""
+    only_login = update_fields is not None and set(update_fields) == {"last_login"}
+    if not (created or raw or only_login):
+        raise_revision()

@@ -1,0 +1,1 @@
+"""What processes share: servers of Redis or Valkey, connections to them, who else runs."""

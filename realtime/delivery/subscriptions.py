@@ -1,0 +1,165 @@
+"""The subscriptions of one event loop: how they begin, change and end.
+
+Joins a type's group with its first subscription and leaves it with the last; what a subscription
+receives is the hub's to tell and the dispatcher's to send.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from realtime.delivery.broker import Broker, LayerUnavailable
+from realtime.delivery.dispatcher import Dispatcher
+from realtime.delivery.explain import explain
+from realtime.delivery.feed import Feed
+from realtime.delivery.replay import Replay
+from realtime.delivery.throttle import Pacing
+from realtime.delivery.transport import ConnectionOutlet
+from realtime.delivery.writer import Writer
+from realtime.filters import Filter
+from realtime.hub.groups import Subscription
+from realtime.hub.index import Hub
+from realtime.log import LogUnavailable
+from realtime.monitoring.counters import Stats
+from realtime.protocol import Position
+from realtime.protocol.options import Options
+from realtime.protocol.subscribe import Request
+from realtime.tasks import Spawn
+
+
+class Subscriptions:
+    """What the clients of one event loop are subscribed to."""
+
+    def __init__(
+        self, hub: Hub, stats: Stats, process: str, buffer_limit: Callable[[], int], spawn: Spawn
+    ) -> None:
+        self._hub = hub
+        self._stats = stats
+        self._spawn = spawn
+        self._writer = Writer(stats, buffer_limit)
+        self._pacing = Pacing(self._writer, self.feed, spawn)
+        to = Dispatcher(hub, self._writer, self._pacing, process)
+        self._broker = Broker(to.deliver, to.tell_all, to.count_repaired)
+        # Subscriptions that are not live yet.
+        self._replays: dict[Subscription, tuple[Replay, asyncio.Task[None] | None]] = {}
+        # Type -> the joining or leaving of its group that is under way, or the last.
+        self._settling: dict[str, asyncio.Task[None]] = {}
+
+    async def close(self) -> None:
+        """Leave all groups."""
+        await self._broker.close()
+
+    async def subscribe(
+        self,
+        outlet: ConnectionOutlet,
+        kind: str,
+        compiled: Filter,
+        subscription_id: str,
+        request: Request,
+        options: Options | None = None,
+    ) -> Replay:
+        """Add a subscription; it receives what :meth:`go_live` then sends, and live messages.
+
+        Raises:
+            LayerUnavailable: the type's group could not be joined or its log not be read; nothing
+                is left behind.
+        """
+        subscription = self._hub.subscribe(outlet, kind, compiled, subscription_id, options)
+        self._stats.subscriptions[kind] += 1
+        try:
+            if not self._broker.has_joined(kind):
+                await asyncio.shield(self._settle(kind))
+            replay = Replay(subscription, outlet, self._broker.feed(kind), self._writer)
+            self._replays[subscription] = replay, None
+            await replay.plan(request)
+            self._stats.replays += bool(replay.replayed)
+        except BaseException as error:
+            self.unsubscribe(subscription)
+            if isinstance(error, LogUnavailable):
+                raise LayerUnavailable(str(error)) from error
+            raise
+        return replay
+
+    async def explain(self, kind: str, enforced: Filter, filters: dict[str, Any]) -> dict[str, Any]:
+        """Tell what of the newest messages matches; see :mod:`realtime.delivery.explain`.
+
+        Raises:
+            LayerUnavailable: the type's log could not be read.
+        """
+        feed = self._broker.feed(kind) if self._broker.has_joined(kind) else None
+        try:
+            return await explain(kind, feed, enforced, filters)
+        except LogUnavailable as error:
+            raise LayerUnavailable(str(error)) from error
+
+    def go_live(self, replay: Replay) -> None:
+        """Send what a new subscription is to receive first; what takes longer goes on by itself."""
+        if replay.subscription not in self._replays:
+            return  # it has ended already, as one does that cannot take the answer
+        if replay.is_quick() and replay.go_live():
+            del self._replays[replay.subscription]
+        else:
+            task = self._spawn(self._run(replay))
+            self._replays[replay.subscription] = replay, task
+
+    async def _run(self, replay: Replay) -> None:
+        await replay.run()
+        self._replays.pop(replay.subscription, None)
+
+    def position(self, subscription: Subscription) -> Position:
+        """Return the position up to which everything that matches has been sent."""
+        replay, _ = self._replays.get(subscription, (None, None))
+        if replay is not None:
+            return replay.position
+        return self._pacing.position(subscription, self.feed(subscription.type).position)
+
+    def feed(self, kind: str) -> Feed:
+        """Return the messages of a type that has subscriptions, in order."""
+        return self._broker.feed(kind)
+
+    def change_filter(self, subscription: Subscription, compiled: Filter) -> None:
+        """Let a subscription have other filters from now on, also for what is held for it."""
+        before = subscription.shaped
+        held = before.shaper.held(subscription.since) if before and subscription.active else []
+        self._hub.change_filter(subscription, compiled)
+        if before is None or subscription.shaped is before:
+            return
+        self._pacing.leave(before)
+        if subscription.active:
+            subscription.activate()
+            if rest := subscription.select(held):
+                self._writer.write(
+                    subscription.type, [subscription], subscription.frames(rest), len(rest)
+                )
+
+    def unsubscribe(self, subscription: Subscription) -> None:
+        """Remove a subscription; once or more."""
+        _, task = self._replays.pop(subscription, (None, None))
+        if task is not None:
+            task.cancel()
+        kind = subscription.type
+        was_member = self._hub.unsubscribe(subscription)
+        self._pacing.forget(subscription)
+        if not was_member:
+            return
+        self._stats.subscriptions[kind] -= 1
+        if not self._hub.has_subscriptions(kind):
+            self._settle(kind)
+
+    def _settle(self, kind: str) -> asyncio.Task[None]:
+        """Join or leave a type's group, as the hub needs it; who asks meanwhile shares the try."""
+        task = self._settling.get(kind)
+        if task is None or task.done():
+            task = self._settling[kind] = self._spawn(self._join_or_leave(kind))
+            # Who waits for it hears of a failure; whoever does not has no use for it.
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return task
+
+    async def _join_or_leave(self, kind: str) -> None:
+        while (wanted := self._hub.has_subscriptions(kind)) != self._broker.has_joined(kind):
+            if wanted:
+                await self._broker.join(kind)
+            else:
+                await self._broker.leave(kind)

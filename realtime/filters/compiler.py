@@ -1,0 +1,287 @@
+"""Filters as clients write them: ``{path: value or operators}``, compiled to clauses. Pure.
+
+Knows what may be written and its limits. How compiled filters compare values is said in
+:mod:`realtime.filters.clauses`; how those that match are found, in :mod:`realtime.filters.index`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import msgspec
+
+from realtime.filters.clauses import (
+    EVERYTHING,
+    MISSING,
+    Clause,
+    Comparison,
+    Condition,
+    Filter,
+    Key,
+    Path,
+    Predicate,
+    all_of,
+    any_of,
+    canonical,
+    is_number,
+    lookup,
+    lookup_key,
+    matches,
+    scalar_key,
+)
+
+__all__ = [
+    "EVERYTHING",
+    "MISSING",
+    "Filter",
+    "FilterError",
+    "Key",
+    "Path",
+    "compile_filters",
+    "conjunction",
+    "derive_subscription_id",
+    "lookup",
+    "lookup_key",
+    "matches",
+    "parse_filter_options",
+]
+
+# In all alternatives together.
+MAX_PATHS = 32
+MAX_VALUES = 1000
+MAX_STEPS = 16
+MAX_PATH_CHARACTERS = 256
+# Of one ``$or``, and how many may be inside one another.
+MAX_ALTERNATIVES = 32
+MAX_DEPTH = 3
+# Of what prefix, suffix and contains look for.
+MAX_TEXT_CHARACTERS = 256
+
+OR = "$or"
+
+# Namespace of derived subscription ids (version 5 UUIDs). Changing it changes every id.
+SUBSCRIPTION_NAMESPACE = uuid.UUID("6f0a7c1e-54a5-5f8e-9d0b-2f6f3f0c8a11")
+
+
+class FilterError(ValueError):
+    """A filter is malformed; the message names the path, and the operator if there is one."""
+
+
+def compile_filters(filters: Any) -> Filter:
+    """Compile the ``filters`` of a client. Raises :class:`FilterError`."""
+    if filters is None:
+        return EVERYTHING
+    if not isinstance(filters, dict):
+        raise FilterError("filters: expected an object")
+    if _count_paths(filters, 0) > MAX_PATHS:
+        raise FilterError(f"filters: more than {MAX_PATHS} paths")
+    return _compile(filters)
+
+
+def compile_path(path: Any, value: Any) -> Filter:
+    """Compile one pair of a client's filters. Raises :class:`FilterError`."""
+    return all_of([_read_clause(path, value)])
+
+
+def conjunction(first: Filter, second: Filter) -> Filter:
+    """Return the filter that matches what both match (a client's, and what its token enforces)."""
+    if not first or not second:
+        return first or second
+    return all_of((*first, *second))
+
+
+def derive_subscription_id(kind: str, compiled: Filter) -> str:
+    """Return the id of a subscription without a chosen one: equal for equal type and filters."""
+    return str(uuid.uuid5(SUBSCRIPTION_NAMESPACE, json.dumps([kind, canonical(compiled)])))
+
+
+def parse_filter_options(options: Iterable[str]) -> dict[str, Any]:
+    """Return the filters of ``path=value`` options: a value is JSON if it parses, else a string.
+
+    A path given several times matches any of its values; one with operators is given once, as
+    nothing would say whether all or any must hold. Raises :class:`FilterError`.
+    """
+    filters: dict[str, list[Any]] = {}
+    for option in options:
+        path, separator, text = option.partition("=")
+        if not separator or not path:
+            raise FilterError(f"filter {option!r}: expected path=value")
+        try:
+            value = msgspec.json.decode(text)
+        except (msgspec.DecodeError, UnicodeError, RecursionError):
+            value = text
+        filters.setdefault(path, []).extend(value if isinstance(value, list) else [value])
+    found = {path: _value_of_option(path, values) for path, values in filters.items()}
+    compile_filters(found)
+    return found
+
+
+def _value_of_option(path: str, values: list[Any]) -> Any:
+    if path == OR or len(values) != 1:
+        if path != OR and any(isinstance(value, dict) for value in values):
+            raise FilterError(f"filters: {path!r}: give its operators once, as one object")
+        return values
+    return values[0]
+
+
+# Reading
+
+
+def _count_paths(filters: dict[str, Any], depth: int) -> int:
+    """Count the paths in all alternatives, as far as is needed to see that they are too many."""
+    count = len(filters) - (OR in filters)
+    for alternative in _alternatives(filters, depth):
+        if count > MAX_PATHS:
+            break
+        count += _count_paths(alternative, depth + 1)
+    return count
+
+
+def _alternatives(filters: dict[str, Any], depth: int) -> list[dict[str, Any]]:
+    """Return what is in a filter's ``$or``, if it has one."""
+    if OR not in filters:
+        return []
+    alternatives = filters[OR]
+    if not isinstance(alternatives, list):
+        raise FilterError(f"filters: {OR!r}: expected an array of filters")
+    if not alternatives:
+        raise FilterError(f"filters: {OR!r} has no alternatives")
+    if len(alternatives) > MAX_ALTERNATIVES:
+        raise FilterError(f"filters: {OR!r} has more than {MAX_ALTERNATIVES} alternatives")
+    if depth >= MAX_DEPTH:
+        raise FilterError(f"filters: {OR!r} is nested more than {MAX_DEPTH} deep")
+    for alternative in alternatives:
+        if not isinstance(alternative, dict):
+            raise FilterError(f"filters: {OR!r}: expected an array of filters")
+        if not alternative:
+            raise FilterError(f"filters: {OR!r}: an alternative is empty, so matches everything")
+    return alternatives
+
+
+def _compile(filters: dict[str, Any]) -> Filter:
+    return all_of(_clauses(filters))
+
+
+def _clauses(filters: dict[str, Any]) -> Iterator[Clause]:
+    for path, value in filters.items():
+        if path == OR:
+            yield from any_of(_compile(alternative) for alternative in value)
+        else:
+            yield _read_clause(path, value)
+
+
+def _read_clause(path: Any, value: Any) -> Clause:
+    steps = _path(path)
+    if isinstance(value, dict):
+        return Condition(steps, frozenset(_tests(path, value)))
+    return Predicate(steps, _keys(repr(path), value if isinstance(value, list) else [value]))
+
+
+def _path(text: Any) -> Path:
+    if not isinstance(text, str):
+        raise FilterError("filters: a path is not a string")
+    if len(text) > MAX_PATH_CHARACTERS:
+        raise FilterError(
+            f"filters: the path {text[:32]!r}... has more than {MAX_PATH_CHARACTERS} characters"
+        )
+    steps = tuple(text.split("."))
+    if len(steps) > MAX_STEPS:
+        raise FilterError(f"filters: the path {text!r} has more than {MAX_STEPS} steps")
+    if "" in steps:
+        raise FilterError(f"filters: the path {text!r} has an empty step")
+    return steps
+
+
+def _keys(where: str, values: list[Any]) -> frozenset[Key]:
+    if not values:
+        raise FilterError(f"filters: {where} has no values")
+    if len(values) > MAX_VALUES:
+        raise FilterError(f"filters: {where} has more than {MAX_VALUES} values")
+    for item in values:
+        if isinstance(item, dict | list):
+            raise FilterError(
+                f"filters: {where}: expected a string, number, boolean, null, an array of these "
+                "or an object of operators"
+            )
+    return frozenset(scalar_key(item) for item in values)
+
+
+# Operators
+
+
+def _tests(path: str, operators: dict[str, Any]) -> Iterator[Comparison]:
+    if not operators:
+        raise FilterError(f"filters: {path!r}: an object without operators")
+    for operator, operand in operators.items():
+        if operator not in _READERS:
+            raise FilterError(
+                f"filters: {path!r}: unknown operator {str(operator)[:32]!r}, "
+                f"expected one of {', '.join(_READERS)}"
+            )
+        yield _READERS[operator](f"{path!r}: {operator}", operator, operand)
+
+
+def _read_scalar(where: str, operator: str, operand: Any) -> Comparison:
+    if isinstance(operand, dict | list):
+        raise FilterError(f"filters: {where}: expected a string, number, boolean or null")
+    return Comparison("in" if operator == "eq" else "nin", frozenset({scalar_key(operand)}))
+
+
+def _read_scalars(where: str, operator: str, operand: Any) -> Comparison:
+    if not isinstance(operand, list) or any(isinstance(item, dict | list) for item in operand):
+        raise FilterError(
+            f"filters: {where}: expected an array of strings, numbers, booleans or nulls"
+        )
+    return Comparison(operator, _keys(where, operand))
+
+
+def _read_boolean(where: str, operator: str, operand: Any) -> Comparison:
+    if not isinstance(operand, bool):
+        raise FilterError(f"filters: {where}: expected true or false")
+    return Comparison(operator, operand)
+
+
+def _read_bound(where: str, operator: str, operand: Any) -> Comparison:
+    is_bound = isinstance(operand, str) or (
+        is_number(operand) and (isinstance(operand, int) or math.isfinite(operand))
+    )
+    if not is_bound:
+        raise FilterError(f"filters: {where}: expected a number or a string")
+    return Comparison(operator, operand)
+
+
+def _read_text(where: str, operator: str, operand: Any) -> Comparison:
+    if not isinstance(operand, str):
+        raise FilterError(f"filters: {where}: expected a string")
+    if len(operand) > MAX_TEXT_CHARACTERS:
+        raise FilterError(f"filters: {where}: more than {MAX_TEXT_CHARACTERS} characters")
+    return Comparison(operator, operand)
+
+
+def _read_element(where: str, operator: str, operand: Any) -> Comparison:
+    if isinstance(operand, str):
+        return _read_text(where, operator, operand)
+    if isinstance(operand, dict | list):
+        raise FilterError(f"filters: {where}: expected a string, number, boolean or null")
+    return Comparison(operator, scalar_key(operand))
+
+
+_READERS: dict[str, Callable[[str, str, Any], Comparison]] = {
+    "eq": _read_scalar,
+    "ne": _read_scalar,
+    "in": _read_scalars,
+    "nin": _read_scalars,
+    "exists": _read_boolean,
+    "gt": _read_bound,
+    "gte": _read_bound,
+    "lt": _read_bound,
+    "lte": _read_bound,
+    "prefix": _read_text,
+    "suffix": _read_text,
+    "contains": _read_element,
+}
+OPERATORS = tuple(_READERS)

@@ -1,0 +1,1 @@
+"""What is served over HTTP: event streams, publishing, figures, and its middleware."""

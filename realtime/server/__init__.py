@@ -1,0 +1,1 @@
+"""Daphne for this project, and the processes that serve."""

@@ -1,0 +1,265 @@
+"""Daphne's server, subclassed: its factories, keepalive and the orderly end on SIGTERM.
+
+Knows connections and the reactor; what a restart means to a client is the node's and the
+consumer's. :func:`install` makes any Daphne in this process use the factories, the ``daphne``
+command's too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import daphne.server
+from daphne.server import Server
+from daphne.ws_protocol import WebSocketFactory
+from twisted.internet import defer, reactor, task, tcp
+
+from realtime.config import WebSocketConfig, get_streaming_config
+from realtime.server.body import make_application
+from realtime.server.compression import accept_deflate, refuse_compression
+from realtime.server.fair_queue import Turns
+from realtime.server.http import StreamHTTPFactory, reply_when_read
+from realtime.server.websocket import StreamProtocol
+from realtime.sessions.node import get_node
+
+logger = logging.getLogger(__name__)
+
+KEEPALIVE_INTERVAL = 0.25
+BACKLOG = 4096
+DRAIN_LOOK_INTERVAL = 0.02
+# Seconds in which a worker answers the requests that came before its drain as if there were none.
+LAST_ANSWERS = 0.25
+# Of the time for a drain, when clients must have closed, and when this process's own end is due.
+CLIENTS_SHARE = 0.8
+OWN_SHARE = 0.95
+SHORTEST_END = 1.0
+
+
+class StreamFactory(WebSocketFactory):
+    """Makes the connections of one server and looks after all of them."""
+
+    protocol = StreamProtocol
+
+    def __init__(self, server: Any, /, *args: Any, **kwargs: Any) -> None:
+        # Open connections in the order in which their next pings are due.
+        self.connections: OrderedDict[StreamProtocol, None] = OrderedDict()
+        # Those that were pinged and may not have answered, in the order of their deadlines.
+        self._awaited: OrderedDict[StreamProtocol, None] = OrderedDict()
+        self._keepalive = task.LoopingCall(self._keep_alive)
+        self._unfinished = 0
+        self.turns = Turns()
+        super().__init__(server, *args, **kwargs)
+        reactor.addSystemEventTrigger("before", "shutdown", self.drain)
+
+    def setProtocolOptions(self, **options: Any) -> None:
+        """Take Daphne's options, but for those that the configuration decides."""
+        config = get_streaming_config().websocket
+        options |= {
+            "allowNullOrigin": True,
+            "failByDrop": False,
+            "autoPingInterval": 0,
+            "autoPingTimeout": 0,
+            # Autobahn's timers go off up to a second early.
+            "closeHandshakeTimeout": config.close_timeout + 1,
+            "perMessageCompressionAccept": accept_deflate
+            if config.compression
+            else refuse_compression,
+        }
+        super().setProtocolOptions(**options)
+        self.protocol = StreamProtocol.configured(self)
+        self._apply_limits(config)
+        self._keepalive.start(KEEPALIVE_INTERVAL, now=False)
+
+    def _apply_limits(self, config: WebSocketConfig) -> None:
+        """Let the limits in force hold, for the connections there are too."""
+        self.protocol.maxMessagePayloadSize = config.max_message_size
+        self.protocol.maxFramePayloadSize = config.max_message_size
+        self.protocol.max_buffered_bytes = config.max_buffered_bytes
+
+    def opened(self, connection: StreamProtocol) -> None:
+        """Begin to look after a connection."""
+        self.connections[connection] = None
+        connection.ping_due = time.monotonic() + get_node().policy.config.ping_interval
+
+    def closed(self, connection: StreamProtocol) -> None:
+        """Stop looking after a connection; once or more."""
+        self.connections.pop(connection, None)
+        self._awaited.pop(connection, None)
+
+    def _keep_alive(self) -> None:
+        config = get_node().policy.config
+        self._apply_limits(config)
+        now = time.monotonic()
+        self._drop_silent(now)
+        while self.connections:
+            connection = next(iter(self.connections))
+            if connection.ping_due > now:
+                break
+            connection.ping_due = now + config.ping_interval
+            self.connections.move_to_end(connection)
+            if not connection.pong_due:
+                connection.pong_due = now + config.ping_timeout
+                self._awaited[connection] = None
+                self._awaited.move_to_end(connection)
+            connection.ping()
+
+    def _drop_silent(self, now: float) -> None:
+        """Drop the connections from which nothing has come in time after a ping."""
+        while self._awaited:
+            connection = next(iter(self._awaited))
+            if connection.pong_due > now:
+                break
+            del self._awaited[connection]
+            if connection.pong_due:  # else something came
+                connection.dropConnection(abort=True)
+
+    def count_unfinished(self, more: int) -> int:
+        """Count bytes that clients who have not authenticated make the server keep."""
+        self._unfinished += more
+        return self._unfinished
+
+    def drain(self) -> defer.Deferred[Any]:
+        """Take no more connections and end those there are; fires when they are gone.
+
+        Clients get ``restarting``, then 1012, a few at a time. Those that have not closed in most
+        of ``drain_timeout`` are cut, and so are HTTP requests that have no answer by then.
+        """
+        return defer.Deferred.fromFuture(asyncio.ensure_future(self._drain()))
+
+    async def _drain(self) -> None:
+        node = get_node()
+        started, allowed = time.monotonic(), node.policy.config.drain_timeout
+        await _stop_listening()
+        if getattr(self.server_class, "is_worker", False):
+            await self._leave_requests_to_others(started + LAST_ANSWERS)
+        await node.drain()
+        deadline = started + allowed * CLIENTS_SHARE
+        await asyncio.sleep(DRAIN_LOOK_INTERVAL)  # what is being sent to and fro arrives
+        while self._is_busy() and time.monotonic() < deadline:  # noqa: ASYNC110 - rare, and short
+            await asyncio.sleep(DRAIN_LOOK_INTERVAL)
+        for connection in list(self.connections):
+            connection.dropConnection(abort=True)
+        for request in _requests(self.server_class):
+            request.cancel()
+        ends = started + max(allowed * OWN_SHARE, SHORTEST_END)
+        with contextlib.suppress(TimeoutError):  # database or channel layer do not answer
+            async with asyncio.timeout(ends - time.monotonic()):
+                await node.close()
+
+    async def _leave_requests_to_others(self, until: float) -> None:
+        """Answer what has come, and take no more requests: the others of the host are ready.
+
+        A process that listens itself goes on to answer on connections that are kept: that it
+        drains, for one.
+        """
+        self.server_class.http_factory.retire()
+        while _requests(self.server_class) and time.monotonic() < until:  # noqa: ASYNC110 - short
+            await asyncio.sleep(DRAIN_LOOK_INTERVAL)
+
+    def _is_busy(self) -> bool:
+        """Tell whether a connection is open or an HTTP request under way."""
+        return bool(self.connections or _requests(self.server_class))
+
+
+class StreamServer(Server):
+    """Daphne's server for this project."""
+
+    def __init__(
+        self,
+        application: Any,
+        endpoints: Iterable[str],
+        *,
+        on_listening: Callable[[str, int], None] | None = None,
+        **options: Any,
+    ) -> None:
+        install()
+        self._on_listening = on_listening
+        self.failure = ""
+        listens_to = [*map(_with_backlog, endpoints)]
+        # Daphne exits without any; a worker is given its connections.
+        super().__init__(application, listens_to or ["none"], **options)
+        self.endpoints = listens_to
+        self.is_worker = not listens_to
+
+    def listen_success(self, port: Any) -> None:
+        """Say where the server listens, once it does."""
+        super().listen_success(port)
+        address = port.getHost()
+        if self._on_listening is not None and hasattr(address, "port"):
+            self._on_listening(address.host, address.port)
+
+    def listen_error(self, failure: Any) -> None:
+        """Remember why the server cannot listen, and stop.
+
+        The log says it too, unless there is someone who asked to know.
+        """
+        self.failure = failure.getErrorMessage()
+        if self._on_listening is None:
+            super().listen_error(failure)
+        else:
+            self.stop()
+
+    def application_checker(self) -> None:
+        """Forget requests that have ended.
+
+        One that became a WebSocket is not used again but would hold itself, its HTTP channel and
+        its headers in cycles until the garbage collector runs.
+        """
+        upgraded = [
+            request
+            for request, details in self.connections.items()
+            if "disconnected" in details and request.application_queue is None
+        ]
+        super().application_checker()
+        for request in upgraded:
+            if request not in self.connections:
+                if request.channel is not None:
+                    vars(request.channel).clear()
+                vars(request).clear()
+
+    def kill_all_applications(self) -> None:
+        """Leave the HTTP requests under way to the drain, which lets them end first.
+
+        The base class cancels them at once, and fails if one has only begun.
+        """
+
+
+def _with_backlog(endpoint: str) -> str:
+    """Let more connections wait to be accepted than Twisted's 50.
+
+    Beyond, the system drops a client's first packet, and the client tries again after a second or
+    three: a crowd that comes back together, or a short pause of the loop, is enough.
+    """
+    if endpoint.startswith("tcp:") and ":backlog=" not in endpoint:
+        return f"{endpoint}:backlog={BACKLOG}"
+    return endpoint
+
+
+def _requests(server: Server) -> list[asyncio.Task[Any]]:
+    """Return the applications that serve HTTP requests."""
+    applications = [details.get("application_instance") for details in server.connections.values()]
+    return [task for task in applications if task is not None and not task.done()]
+
+
+async def _stop_listening() -> None:
+    """Close the sockets this process listens on: who is told to leave must not come back here.
+
+    Daphne does not keep them; the reactor does.
+    """
+    loop = asyncio.get_running_loop()
+    for port in [reader for reader in reactor.getReaders() if isinstance(reader, tcp.Port)]:
+        await defer.maybeDeferred(port.stopListening).asFuture(loop)
+
+
+def install() -> None:
+    """Make every Daphne server of this process use this module's factories, and its ASGI."""
+    daphne.server.WebSocketFactory = StreamFactory
+    daphne.server.HTTPFactory = StreamHTTPFactory
+    daphne.server.Server.handle_reply = reply_when_read
+    daphne.server.Server.create_application = make_application

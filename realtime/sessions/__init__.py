@@ -1,0 +1,1 @@
+"""One client, and all clients of a process."""

@@ -1,0 +1,143 @@
+"""Who is connected to this process, who has yet to authenticate, and with whose rights.
+
+Knows whom there is room for; nothing of sockets, subscriptions or the database.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
+
+from realtime.auth.tokens import Grant
+from realtime.cluster.connections import Connection
+from realtime.config import WebSocketConfig
+from realtime.delivery.transport import ConnectionOutlet
+from realtime.protocol import CloseCode, CloseReason
+
+
+class Client(Protocol):
+    """A connection as the roster and the node see it."""
+
+    client_id: str
+    grant: Grant | None
+    outlet: ConnectionOutlet | None
+    # What limits count the client's address as; see :mod:`realtime.protocol.addresses`.
+    address_key: str
+
+    def apply_grant(self, grant: Grant) -> None:
+        """Take changed rights; subscriptions that they do not allow end."""
+
+    def describe(self) -> Connection:
+        """Return what an operator may see of it."""
+
+    def end(self, code: CloseCode, reason: CloseReason) -> None:
+        """Close the connection; never waits."""
+
+    def restart(self, retry_after: float) -> None:
+        """Tell the client that the server restarts, and close the connection."""
+
+
+class Room(NamedTuple):
+    """For how many connections there is room: in all, unauthenticated, of one address (0: any)."""
+
+    connections: int
+    waiting: int
+    per_address: int = 0
+
+    @classmethod
+    def of(cls, config: WebSocketConfig) -> Room:
+        """Return the room that a configuration gives."""
+        waiting = max(1, int(config.max_connections * config.unauthenticated_share))
+        return cls(config.max_connections, waiting, config.max_connections_per_address)
+
+
+class Roster:
+    """The connections of one event loop. Dictionaries keep the order of arrival."""
+
+    def __init__(self) -> None:
+        # Every open connection.
+        self.clients: dict[Client, None] = {}
+        # Those that have yet to authenticate.
+        self.waiting: dict[Client, None] = {}
+        # Whose rights -> the open connections that have them; never empty.
+        self.by_holder: dict[str, dict[Client, None]] = {}
+        # Address -> its open connections; never empty.
+        self.by_address: dict[str, dict[Client, None]] = {}
+        # Those whose rights end at some time.
+        self._expiring: dict[Client, None] = {}
+
+    def admit(self, client: Client, room: Room, must_authenticate: bool) -> CloseReason | None:
+        """Take a newcomer in if there is room, or can be made; else say what there is none of.
+
+        Those give way that have not authenticated, the oldest first: of the same address for room
+        of that address, of all addresses otherwise.
+        """
+        neighbours = self.by_address.get(client.address_key, {})
+        if room.per_address and len(neighbours) >= room.per_address:
+            first = next((known for known in neighbours if known in self.waiting), None)
+            if first is None:
+                return CloseReason.ADDRESS_CONNECTIONS
+            self._turn_out(first, CloseReason.ADDRESS_CONNECTIONS)
+        is_full = len(self.clients) >= room.connections
+        if is_full or (must_authenticate and len(self.waiting) >= room.waiting):
+            oldest = next(iter(self.waiting), None)
+            if oldest is None:
+                return CloseReason.CAPACITY
+            self._turn_out(oldest, CloseReason.CAPACITY)
+        self.clients[client] = None
+        self.by_address.setdefault(client.address_key, {})[client] = None
+        if must_authenticate:
+            self.waiting[client] = None
+        return None
+
+    def _turn_out(self, client: Client, reason: CloseReason) -> None:
+        client.end(CloseCode.TRY_AGAIN_LATER, reason)
+        self.forget(client)
+
+    def forget(self, client: Client) -> None:
+        """Let a connection go; once or more."""
+        if client in self.clients:
+            del self.clients[client]
+            _remove(self.by_address, client.address_key, client)
+        self.waiting.pop(client, None)
+        self._release(client)
+
+    def bind(self, client: Client, grant: Grant) -> bool:
+        """Give a connection rights, unless their holder has connections enough."""
+        if grant.max_connections is not None:
+            holders = self.by_holder.get(grant.holder, {})
+            if client not in holders and len(holders) >= grant.max_connections:
+                return False
+        self._release(client)
+        self.waiting.pop(client, None)
+        self.by_holder.setdefault(grant.holder, {})[client] = None
+        self.change(client, grant)
+        return True
+
+    def change(self, client: Client, grant: Grant) -> None:
+        """Note the rights that a connection has now, of the same holder as before."""
+        client.grant = grant
+        if grant.expires_at is not None:
+            self._expiring[client] = None
+        else:
+            self._expiring.pop(client, None)
+
+    def _release(self, client: Client) -> None:
+        self._expiring.pop(client, None)
+        if client.grant is not None:
+            _remove(self.by_holder, client.grant.holder, client)
+
+    def expired(self, now: float) -> Iterator[Client]:
+        """Yield the connections whose rights have ended by *now* (seconds since 1970)."""
+        for client in list(self._expiring):
+            expires_at = client.grant.expires_at if client.grant else None
+            if expires_at is not None and expires_at <= now:
+                yield client
+
+
+def _remove(index: dict[str, dict[Client, None]], key: str, client: Client) -> None:
+    members = index.get(key)
+    if members is not None:
+        members.pop(client, None)
+        if not members:
+            del index[key]

@@ -1,0 +1,93 @@
+"""Whether what a node needs is there: the database and the channel layer, asked directly.
+
+Each answers within a second or counts as away. Knows how to ask, nothing of who wants to know.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+import redis
+from channels.layers import get_channel_layer
+from channels_redis.pubsub import RedisPubSubChannelLayer
+
+from realtime.auth.policy import current_revision
+from realtime.cluster.clients import async_client
+from realtime.cluster.servers import Server, layer_servers
+from realtime.database import Database, Unavailable
+
+logger = logging.getLogger(__name__)
+
+TIMEOUT = 1.0
+# What a probe is told. Details, such as addresses, are in the log: anyone may ask.
+DRAINING = "draining"
+DATABASE = "the database does not answer"
+LAYER = "the channel layer does not answer"
+# A group that nobody is a member of.
+_GROUP = "realtime-readiness"
+# Questions whose answers nobody waits for any more. Not even for their end: redis-py may take a
+# cancellation for a timeout of its own, and go on waiting for a server that hangs.
+_left: set[asyncio.Task[None]] = set()
+
+
+async def look_around(database: Database) -> list[str]:
+    """Return what is away."""
+    answers = await asyncio.gather(
+        _ask(DATABASE, lambda: database.run(current_revision)), _ask(LAYER, _ask_layer)
+    )
+    return [away for away in answers if away]
+
+
+async def _ask(away: str, question: Callable[[], Awaitable[object]]) -> str:
+    """Return *away* if no answer comes."""
+    try:
+        async with asyncio.timeout(TIMEOUT):
+            await question()
+    except (Unavailable, redis.RedisError, OSError) as error:  # a TimeoutError is an OSError
+        logger.warning("not ready: %s: %s", away, error or type(error).__name__)
+        return away
+    return ""
+
+
+async def _ask_layer() -> None:
+    """Ask the servers of the layer, or the layer itself if it is of another kind."""
+    layer = get_channel_layer()
+    if layer is None:
+        raise ConnectionError("none is configured")
+    if isinstance(layer, RedisPubSubChannelLayer):
+        # Of several, one that answers is enough: the types of the others are away everywhere, and
+        # to send clients elsewhere would take from them the types that are there.
+        await _first([_ping(server) for server in layer_servers()])
+    else:
+        await layer.group_send(_GROUP, {"type": "readiness"})
+
+
+async def _first(questions: list[Coroutine[Any, Any, None]]) -> None:
+    """Return when one is answered; raise what the last one raised if none is."""
+    asked = [asyncio.create_task(question) for question in questions]
+    try:
+        for number, answer in enumerate(asyncio.as_completed(asked), 1):
+            try:
+                return await answer
+            except (redis.RedisError, OSError):
+                if number == len(asked):
+                    raise
+    finally:
+        for task in asked:
+            _left.add(task)
+            task.add_done_callback(_forget)
+            task.cancel()
+
+
+def _forget(task: asyncio.Task[None]) -> None:
+    _left.discard(task)
+    if not task.cancelled():
+        task.exception()  # which nobody wants to know
+
+
+async def _ping(server: Server) -> None:
+    client = await async_client(server)
+    await client.ping()

@@ -1,0 +1,173 @@
+"""Who may do what, now: the policy in force and what tokens grant, as administrators change them.
+
+Knows the database through :class:`Database` and who is connected; nothing of subscriptions.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
+
+from realtime.auth import users as connection_tokens
+from realtime.auth.policy import (
+    POLL_INTERVAL,
+    Policy,
+    current_revision,
+    environment_policy,
+    load_policy,
+)
+from realtime.auth.tokens import (
+    JWT,
+    TOKEN,
+    USER,
+    Grant,
+    GrantCache,
+    digest,
+    find_grant,
+    live_grants,
+    record_use,
+)
+from realtime.auth.users import find_user_grant, live_user_grants
+from realtime.config import jwt_is_configured
+from realtime.database import Database, Unavailable
+from realtime.protocol import CloseCode, CloseReason
+from realtime.sessions.connections import Client, Roster
+
+if TYPE_CHECKING:
+    from realtime.auth.jwt import Identity, Verifier
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+# How old a look at the revision may be for cached grants to be trusted.
+TRUSTED_AGE = 2 * POLL_INTERVAL
+
+
+def _verifier() -> Verifier | None:
+    if not jwt_is_configured():
+        return None
+    from realtime.auth.jwt import configured_verifier  # cryptography takes its time to import
+
+    return configured_verifier()
+
+
+def _grant_of_identity(identity: Identity | None) -> Grant | None:
+    if identity is None:
+        return None
+    return Grant(
+        f"{JWT}:{identity.subject}",
+        None,
+        identity.types,
+        identity.filters,
+        expires_at=identity.expires_at,
+    )
+
+
+class Authority:
+    """The rights of one event loop's connections."""
+
+    def __init__(self, database: Database, roster: Roster) -> None:
+        self.policy: Policy = environment_policy()
+        self._database = database
+        self._roster = roster
+        self._grants = GrantCache()
+        # Reads the tokens of another identity provider, if one is configured.
+        self._verifier = _verifier()
+        self._used_tokens: set[int] = set()
+        self._revision = -1
+        # Monotonic time of the last look at the revision that the database answered.
+        self._policy_checked = float("-inf")
+
+    async def follow(self) -> None:
+        """Carry out what administrators have changed and what time has."""
+        await self._follow_changes()
+        for client in self._roster.expired(time.time()):
+            client.end(CloseCode.POLICY_VIOLATION, CloseReason.TOKEN_EXPIRED)
+
+    async def _follow_changes(self) -> None:
+        """Look whether an administrator has changed anything, and if so, carry it out."""
+        try:
+            revision = await self._database.run(current_revision)
+            if revision != self._revision:
+                await self._apply_changes()
+                self._revision = revision
+        except Unavailable as error:
+            logger.warning("the database does not answer: %s", error)
+            return
+        self._policy_checked = time.monotonic()
+
+    async def _apply_changes(self) -> None:
+        self._grants.clear()
+        self.policy = await self._database.run(load_policy)
+        held = {
+            client: client.grant
+            for clients in self._roster.by_holder.values()
+            for client in clients
+            if client.grant is not None and client.grant.is_managed
+        }
+        tokens = {grant.key for grant in held.values() if grant.kind == TOKEN}
+        users = {grant.key for grant in held.values() if grant.kind == USER}
+        by_token = await self._database.run(live_grants, tokens) if tokens else {}
+        by_user = await self._database.run(live_user_grants, users) if users else {}
+        for client, before in held.items():
+            if client.grant is not before:
+                continue  # it has left, or has other rights by now
+            if before.kind == TOKEN:
+                now = by_token.get(before.key, {}).get(before.digest)
+            else:
+                now = by_user.get(before.holder)
+            if now is None:
+                client.end(CloseCode.POLICY_VIOLATION, CloseReason.TOKEN_REVOKED)
+            elif now != before:
+                client.apply_grant(now)
+
+    def bind(self, client: Client, grant: Grant) -> bool:
+        """Give a connection the rights of a token, unless the token has connections enough."""
+        if not self._roster.bind(client, grant):
+            return False
+        self.note_use(grant)
+        return True
+
+    def note_use(self, grant: Grant) -> None:
+        """Remember that rights were used, to be written later."""
+        if grant.kind == TOKEN:
+            self._used_tokens.add(grant.key)
+
+    async def authenticate(self, secret: str) -> Grant | None:
+        """Return what a secret grants, if anything. Raises ``Unavailable``.
+
+        It is an access token's secret, a user's connection token, or another provider's JSON Web
+        Token if those are configured.
+        """
+        if self._verifier is not None and secret.count(".") == 2:
+            return _grant_of_identity(self._verifier.verify(secret, time.time()))
+        if secret.startswith(connection_tokens.MARK):
+            return await self._look_up(find_user_grant, secret)
+        secret_digest = digest(secret)
+        fresh = time.monotonic() - self._policy_checked < TRUSTED_AGE
+        if fresh and (known := self._grants.get(secret_digest, time.time())):
+            return known
+        grant = await self._look_up(find_grant, secret_digest)
+        if grant is not None:
+            self._grants.put(secret_digest, grant)
+        return grant
+
+    async def _look_up(self, find: Callable[[T], Grant | None], credential: T) -> Grant | None:
+        """Ask the database, again if an administrator's change came in while it answered."""
+        while True:
+            generation = self._grants.generation
+            grant = await self._database.run(find, credential)
+            if generation == self._grants.generation:
+                return grant
+
+    async def record_uses(self) -> None:
+        """Write which tokens were used since this was last called."""
+        used, self._used_tokens = self._used_tokens, set()
+        if used:
+            try:
+                await self._database.run(record_use, used)
+            except Unavailable as error:
+                logger.warning("the last use of %d tokens was not written: %s", len(used), error)
