@@ -22,8 +22,8 @@ import psutil
 from playwright.async_api import Page, async_playwright, expect
 
 from benchmarks import machine, report
-from tests.browser.conftest import CHROMIUM
 from tests.support import Server, running
+from tests.system.browser.conftest import CHROMIUM
 
 RATES = (0, 100, 500, 1000, 2000)
 BATCHES = 20  # a second

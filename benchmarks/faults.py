@@ -1,6 +1,6 @@
 """Faults: what clients have of a numbered stream after everything that can break has broken.
 
-The scenarios are those of ``tests/faults``: a publisher that tries again until a message is
+The scenarios are those of ``tests/system/faults``: a publisher that tries again until a message is
 confirmed, three clients that resume by the rules, and a fault, again and again. Lost is what was
 confirmed and matched, and did not come to a client that was not told so; after FLUSHALL clients
 are told. The gap is the longest time between two messages of the client that gets all of them.
@@ -19,8 +19,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks import machine, report
-from tests.faults.scenarios import SCENARIOS
-from tests.faults.scene import Outcome, play
+from tests.system.faults.scenarios import SCENARIOS
+from tests.system.faults.scene import Outcome, play
 
 
 def main() -> None:

@@ -12,8 +12,8 @@ from django.test import override_settings
 
 from realtime.cluster.embedded import EmbeddedServer
 from realtime.config import WEBSOCKET_PREFIX, get_streaming_config
-from tests.layers import IN_MEMORY, Configure, running_valkey
 from tests.support import Server
+from tests.support.layers import IN_MEMORY, Configure, running_valkey
 
 # A shell that runs the tests in the background has interrupts ignored, and with them every process
 # that the tests start: they would never see the interrupt that a test sends.

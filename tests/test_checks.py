@@ -11,7 +11,7 @@ from django.conf import settings
 from django.core.checks import run_checks
 from django.test import override_settings
 
-from tests.layers import IN_MEMORY, PUBSUB, Configure
+from tests.support.layers import IN_MEMORY, PUBSUB, Configure
 
 CORE = "channels_redis.core.RedisChannelLayer"
 

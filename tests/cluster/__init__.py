@@ -1,1 +1,0 @@
-"""Tests of more than one serving process."""

@@ -142,7 +142,7 @@ async def test_events_become_results(site: Server, start: Start) -> None:
 
 
 async def test_rules_in_code_run_too(site: Server, start: Start) -> None:
-    worker = start("tests.analytics.settings")
+    worker = start("tests.system.analytics.settings")
     assert "run_aggregations: rules: in_code" in worker.log()
     async with client(site, site.new_token()) as page:
         await page.subscribe("aggregations")

@@ -19,8 +19,8 @@ from standardwebhooks import Webhook
 from realtime.analytics.alerting.processor import AlertProcessor
 from realtime.analytics.alerting.rule import Rule, Threshold
 from realtime.analytics.processing.contract import Records
-from tests.receivers import Mailbox, Receiver
 from tests.support import ROOT, Server, client, environment, manage, running, wait_until
+from tests.support.receivers import Mailbox, Receiver
 
 Start = Callable[..., "subprocess.Popen[str]"]
 ADD_RULE = """
@@ -211,7 +211,7 @@ async def test_an_alert_without_values_is_resolved_by_the_clock(
 
 async def test_rules_in_code_alert_too(data_dir: Path, start: Start) -> None:
     with running(data_dir) as server:
-        process = start(server, DJANGO_SETTINGS_MODULE="tests.declared.settings")
+        process = start(server, DJANGO_SETTINGS_MODULE="tests.support.declared.settings")
         async with client(server, server.token()) as page:
             await page.subscribe("alerts", {"rule": "in_code"})
             await asyncio.to_thread(wait_for_rule, server, "in_code")

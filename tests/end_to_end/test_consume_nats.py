@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from tests.end_to_end.poster import lines
-from tests.nats_server import NatsServer, running_nats
 from tests.support import ROOT, Server, client, environment, free_port, newest, wait_until
+from tests.support.nats_server import NatsServer, running_nats
 
 ACK_WAIT = "1"
 

@@ -14,8 +14,8 @@ import psutil
 import pytest
 
 from tests.end_to_end.event_source import event_source, subscribed
-from tests.faults.proxy import Proxy
 from tests.support import TIMEOUT, Server, client, following, newest, running, wait_until
+from tests.system.faults.proxy import Proxy
 
 MEBIBYTE = 1024 * 1024
 

@@ -16,8 +16,8 @@ from typing import NamedTuple
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.postgresql import PostgreSQL, running_postgresql
 from tests.support import ROOT, Server, client, environment, manage, newest, running, wait_until
+from tests.support.postgresql import PostgreSQL, running_postgresql
 
 WRITE = """
 from django.db import transaction

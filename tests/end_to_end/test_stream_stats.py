@@ -22,8 +22,8 @@ import pyte
 import pytest
 
 from realtime.testing.server import environment
-from tests.redis_servers import RedisServer
 from tests.support import ROOT, TIMEOUT, Server, running
+from tests.support.redis_servers import RedisServer
 
 COMMAND = [sys.executable, "manage.py", "stream_stats", "--watch"]
 # Leaves the alternate screen and shows the cursor.

@@ -12,8 +12,8 @@ import pytest
 
 from realtime.publishing import MAX_BATCH_MESSAGES
 from realtime.testing.server import manage
-from tests.collector import Collector, Span, hanging_collector, running_collector
 from tests.support import ROOT, environment, running
+from tests.support.collector import Collector, Span, hanging_collector, running_collector
 
 # Of the OTLP's span kinds.
 PRODUCER, CONSUMER = 4, 5

@@ -17,9 +17,9 @@ from django.contrib.auth.models import Permission, User
 from django.test import Client as Browser
 
 from realtime.auth.tokens import create_token
-from tests.layers import layer_of
 from tests.security.audit import audit
 from tests.support import Server, client, running, wait_until
+from tests.support.layers import layer_of
 
 TOKEN_LIMIT = (1013, "token connection limit")
 PAGE = "/admin/realtime/connection/"

@@ -1,0 +1,278 @@
+"""What a rule may say, in code and in the admin."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import User
+from django.test import Client
+
+from realtime import aggregation_rule
+from realtime.analytics.aggregation import definitions
+from realtime.analytics.aggregation.processor import RuleProcessor
+from realtime.analytics.aggregation.rule import PLAIN_FUNCTIONS, Rule, RuleError, make_rule
+from realtime.models import AggregationRule
+from tests.support import ROOT
+from tests.support.layers import close_layer, running_valkey
+
+COUNT = [{"name": "n", "function": "count"}]
+PAGE = "/admin/realtime/aggregationrule/"
+DOCUMENTATION = (ROOT / "docs/analytics.md").read_text()
+
+
+def rule(**changes: Any) -> Rule:
+    given: dict[str, Any] = {"name": "r", "size": 60, "functions": COUNT}
+    return make_rule(**given | changes)
+
+
+WRONG: list[tuple[str, Any]] = [
+    ("name", ""),
+    ("name", "a b"),
+    ("name", "é"),
+    ("name", "x" * 65),
+    ("name", "x\n"),
+    ("name", None),
+    ("source", "aggregations"),
+    ("source", "nothing"),
+    ("source", []),
+    ("filters", []),
+    ("filters", {"a..b": 1}),
+    ("group_by", "payload.origin"),
+    ("group_by", {"a": 1}),
+    ("group_by", ["a", "a"]),
+    ("group_by", [1]),
+    ("group_by", [[]]),
+    ("group_by", [""]),
+    ("group_by", ["a..b"]),
+    ("group_by", ["a." * 16 + "b"]),
+    ("group_by", ["x" * 257]),
+    ("group_by", list("abcdefghi")),
+    ("size", 0),
+    ("size", -60),
+    ("size", 2_678_401),
+    ("size", 1.5),
+    ("size", True),
+    ("size", "60"),
+    ("size", None),
+    ("slide", 0),
+    ("slide", 7),
+    ("slide", 120),
+    ("allowed_lateness", -1),
+    ("allowed_lateness", 10**20),
+    ("time_path", "a..b"),
+    ("time_path", 7),
+    ("functions", []),
+    ("functions", None),
+    ("functions", {}),
+    ("functions", "count"),
+    ("functions", [7]),
+    ("functions", COUNT * 2),
+    ("functions", [{"name": f"n{n}", "function": "count"} for n in range(33)]),
+    ("functions", [{"function": "count"}]),
+    ("functions", [{"name": "a b", "function": "count"}]),
+    ("functions", [{"name": "n"}]),
+    ("functions", [{"name": "n", "function": "median", "path": "x"}]),
+    ("functions", [{"name": "n", "function": ["sum"], "path": "x"}]),
+    ("functions", [{"name": "n", "function": "p0", "path": "x"}]),
+    ("functions", [{"name": "n", "function": "p100", "path": "x"}]),
+    ("functions", [{"name": "n", "function": "sum"}]),
+    ("functions", [{"name": "n", "function": "sum", "path": "a..b"}]),
+    ("functions", [{"name": "n", "function": "sum", "path": 7}]),
+    ("functions", [{"name": "n", "function": "count", "pth": "x"}]),
+    ("functions", [{"name": "n", "function": "count", 7: "x"}]),
+]
+
+
+@pytest.mark.parametrize(("field", "value"), WRONG)
+def test_what_is_wrong_is_refused_with_its_field(field: str, value: Any) -> None:
+    with pytest.raises(RuleError) as error:
+        rule(**{field: value})
+    assert error.value.field == field
+    assert str(error.value).startswith(f"{field}: ")
+    assert "\n" not in str(error.value)
+
+
+def test_a_window_has_so_many_slides() -> None:
+    assert rule(size=86_400, slide=60).slides == 1440
+    with pytest.raises(RuleError, match="more than 1440"):
+        rule(size=86_460, slide=60)
+
+
+def test_the_definition_changes_with_what_is_computed() -> None:
+    assert rule().definition == rule(name="other", slide=60, filters={}).definition
+    changes: list[dict[str, Any]] = [
+        {"source": "metrics"},
+        {"filters": {"a": 1}},
+        {"group_by": ["a"]},
+        {"size": 61},
+        {"slide": 30},
+        {"allowed_lateness": 1},
+        {"time_path": "at"},
+        {"functions": [{"name": "m", "function": "count"}]},
+        {"functions": [{"name": "n", "function": "count", "path": "x"}]},
+    ]
+    found = {rule(**change).definition for change in [{}, *changes]}
+    assert len(found) == len(changes) + 1
+
+
+def test_every_field_and_function_is_documented() -> None:
+    fields = re.findall(r"^\| `(\w+)` \|", DOCUMENTATION.split("### What a rule says")[1], re.M)
+    # The functions' table follows.
+    assert fields[:9] == [
+        *("name", "source", "filters", "group_by", "size", "slide"),
+        *("allowed_lateness", "time_path", "functions"),
+    ]
+    section = DOCUMENTATION.split("### Functions")[1].split("### Windows")[0]
+    assert set(re.findall(r"`([a-z]+)`", section)) >= set(PLAIN_FUNCTIONS)
+
+
+# In code
+
+
+@pytest.fixture
+def no_rules(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(definitions, "_in_code", {})
+    monkeypatch.setattr(definitions, "_complaints", set())
+
+
+@pytest.mark.usefixtures("no_rules")
+def test_rules_are_defined_in_code() -> None:
+    made = aggregation_rule("one", size=60, functions=COUNT)
+    assert aggregation_rule("one", size=60, functions=COUNT) == made
+    with pytest.raises(ValueError, match="another rule 'one'"):
+        aggregation_rule("one", size=61, functions=COUNT)
+    with pytest.raises(ValueError, match=r"^size: "):
+        aggregation_rule("two", size=0, functions=COUNT)
+    assert definitions.rules_in_code() == {"one": made}
+
+
+@pytest.mark.django_db
+@pytest.mark.usefixtures("no_rules")
+def test_rows_take_the_place_of_code_and_wrong_rows_do_not_run(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    AggregationRule.objects.create(name="one", size=10, functions=COUNT)
+    AggregationRule.objects.create(name="two", size=10, functions=COUNT)
+    AggregationRule.objects.create(name="off", size=10, functions=COUNT, enabled=False)
+    AggregationRule.objects.create(name="bad", size=10, functions=[])
+    for name in ("one", "three", "off", "bad"):
+        aggregation_rule(name, size=60, functions=COUNT)
+    for _ in range(2):
+        found = {made.name: made.size for made in definitions.load_rules()}
+        assert found == {"one": 10, "two": 10, "three": 60}
+    assert [record.getMessage() for record in caplog.records] == [
+        "the rule bad of the admin does not run: functions: expected a list such as "
+        '[{"name": "n", "function": "count"}]',
+    ]
+
+
+# In the admin
+
+
+@pytest.fixture
+def browser() -> Client:
+    client = Client()
+    client.force_login(User.objects.create(username="admin", is_staff=True, is_superuser=True))
+    return client
+
+
+def form(**fields: Any) -> dict[str, Any]:
+    return {
+        "name": "delays",
+        "enabled": "on",
+        "source": "events",
+        "filters": '{"event_type": "departure"}',
+        "group_by": '["payload.origin"]',
+        "size": "60",
+        "slide": "",
+        "allowed_lateness": "0",
+        "time_path": "",
+        "functions": '[{"name": "n", "function": "count"}]',
+    } | fields
+
+
+@pytest.mark.django_db
+def test_a_rule_is_made_changed_and_copied(browser: Client) -> None:
+    page = browser.post(f"{PAGE}add/", form())
+    assert page.status_code == 302, page.context["errors"]
+    made = AggregationRule.objects.get()
+    assert made.to_rule() == make_rule(
+        "delays",
+        filters={"event_type": "departure"},
+        group_by=["payload.origin"],
+        size=60,
+        functions=COUNT,
+    )
+    address = f"{PAGE}{made.pk}/change/"
+    page = browser.post(address, form(slide="20", filters="", group_by="[]"))
+    assert page.status_code == 302, page.context["errors"]
+    changed = AggregationRule.objects.get().to_rule()
+    assert (changed.slide, changed.filters, changed.group_by) == (20, (), ())
+    assert browser.get(address).status_code == 200
+    AggregationRule.objects.create(name="bad", size=60, functions=7)
+    assert b"60 s every 20 s" in browser.get(PAGE).content
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("field", "value", "text"),
+    [
+        ("name", "a b", "valid"),
+        ("size", "0", "whole seconds"),
+        ("size", "x", "whole number"),
+        ("slide", "7", "no multiple"),
+        ("filters", "[]", "expected an object"),
+        ("filters", "{", "not JSON"),
+        ("filters", '{"a": [[]]}', "'a'"),
+        ("filters", '{"a": 1e999}', "not JSON"),
+        ("group_by", '"payload.origin"', "list of paths"),
+        ("group_by", "payload.origin", "not JSON"),
+        ("time_path", "a..b", "empty step"),
+        ("functions", "", "required"),
+        ("functions", '[{"name": "n", "function": "median", "path": "x"}]', "n: function is none"),
+        ("functions", "[" * 5000, "not JSON"),
+        ("source", "aggregations", "valid choice"),
+    ],
+)
+def test_a_wrong_field_says_why(browser: Client, field: str, value: str, text: str) -> None:
+    page = browser.post(f"{PAGE}add/", form(**{field: value}))
+    assert page.status_code == 200
+    errors = page.context["adminform"].form.errors
+    assert list(errors) == [field]
+    assert text in errors[field][0]
+    assert not AggregationRule.objects.exists()
+
+
+@pytest.mark.django_db
+async def test_the_admin_shows_how_a_rule_stands(data_dir: Path) -> None:
+    from asgiref.sync import sync_to_async
+
+    from realtime import apublish
+    from realtime.admin.aggregations import _show
+    from realtime.analytics.processing.state import claim, renew, save
+    from realtime.protocol import Position
+
+    row = AggregationRule(name="r", size=60, time_path="at", functions=COUNT)
+    with running_valkey(data_dir):
+        assert (await sync_to_async(_show)(row)).state == "waiting"
+        position = await apublish("events", {"at": 1})
+        assert position is not None
+        processor = RuleProcessor(row.to_rule())
+        hold = await claim(processor, "me")
+        assert hold is not None
+        hold.position = Position(position.epoch, 0)
+        processor.windows.progress.late = 1234
+        processor.windows.advance(1_356_998_400)
+        await save(hold)
+        shown = await sync_to_async(_show)(row)
+        assert (shown.state, shown.behind) == ("running", "1")
+        assert shown.left_out.startswith("1,234 too late")
+        assert shown.until == "2013-01-01 00:00:00 UTC"
+        await renew(processor, "me", give_up=True)
+        assert (await sync_to_async(_show)(row)).state == "waiting"
+        await close_layer()
+    row.enabled = False
+    assert (await sync_to_async(_show)(row)).state == "disabled"

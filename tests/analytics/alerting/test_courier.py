@@ -1,0 +1,483 @@
+"""Notifications: recorded once, delivered to real servers, tried again, signed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import msgspec
+import pytest
+from django.utils import timezone
+from standardwebhooks import Webhook
+
+from realtime.analytics.alerting import courier, ledger, webhook
+from realtime.analytics.alerting.courier import Courier, delay
+from realtime.analytics.alerting.declared import DECLARED, alert_rule
+from realtime.analytics.alerting.models import Alert, AlertRule, Notification
+from realtime.analytics.alerting.rule import Deviation, Threshold
+from realtime.analytics.alerting.signing import check_secret, new_secret, sign
+from realtime.database import Database
+from realtime.protocol import Position
+from tests.support.receivers import Mailbox, Receiver
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+ALERT = {
+    "alert_id": "7d0f",
+    "rule": "late",
+    "name": "late",
+    "source": "metrics",
+    "severity": "critical",
+    "state": "firing",
+    "group": {"origin": "JFK\r\nBcc: all@example.com"},
+    "value": 75.2,
+    "threshold": 60.0,
+    "started_at": "2013-01-01T10:00:00.000Z",
+    "timestamp": "2013-01-01T10:00:00.000Z",
+    "message": "late: v of origin=JFK is 75.2, above 60",
+}
+RESOLVED = ALERT | {"state": "resolved", "resolved_at": "2013-01-01T11:00:00.000Z"}
+
+
+def encoded(*alerts: dict[str, Any]) -> list[bytes]:
+    return [msgspec.json.encode(alert) for alert in alerts]
+
+
+def add_rule(**fields: Any) -> AlertRule:
+    found: AlertRule = AlertRule.objects.create(
+        **{"name": "late", "value_path": "v", "threshold": 60.0} | fields
+    )
+    return found
+
+
+def record(*alerts: dict[str, Any]) -> None:
+    before = ledger.begin(Position("e", 0))
+    after = Position("e", before.offset + len(alerts))
+    assert ledger.record(before, after, encoded(*alerts))
+
+
+def only() -> Notification:
+    found: Notification = Notification.objects.get()
+    return found
+
+
+def make_due() -> None:
+    """Let time pass until the next attempt."""
+    waiting = Notification.objects.filter(next_attempt_at__isnull=False)
+    waiting.update(next_attempt_at=timezone.now())
+
+
+class Office:
+    """A courier, from synchronous tests: an event loop in a thread of its own."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self.loop.run_forever)
+        self._thread.start()
+        self._database = Database()
+        self._courier = self.run(self._make())
+
+    async def _make(self) -> Courier:
+        return Courier(self._database)
+
+    def run(self, coroutine: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(30)
+
+    def deliver(self) -> int:
+        """Try once what is due; return how many."""
+        count: int = self.run(self._courier.deliver_due())
+        return count
+
+    def close(self) -> None:
+        self.run(self._courier.close())
+        self._database.close()
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join()
+        self.loop.close()
+
+
+@pytest.fixture
+def office() -> Iterator[Office]:
+    office = Office()
+    yield office
+    office.close()
+
+
+# The ledger
+
+
+def test_an_alert_is_recorded_and_queued_once() -> None:
+    add_rule(emails="a@example.com", webhook_url="http://example.com")
+    before = ledger.begin(Position("e", 3))
+    assert before == ("e", 3) == ledger.begin(Position("f", 9))
+    after = Position("e", 4)
+    assert ledger.record(before, after, encoded(ALERT))
+    assert not ledger.record(before, after, encoded(ALERT))  # by another process
+    assert ledger.record(after, Position("e", 5), encoded(ALERT))  # published twice
+    assert Alert.objects.get().is_firing
+    assert Notification.objects.count() == 2
+    record(RESOLVED)
+    assert not Alert.objects.get().is_firing
+    assert Notification.objects.count() == 4
+
+
+def test_what_cannot_be_recorded_leaves_the_position_where_it_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    add_rule()
+    before = ledger.begin(Position("e", 0))
+
+    def fail(*args: Any) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr(ledger, "_queue", fail)
+    with pytest.raises(RuntimeError):
+        ledger.record(before, Position("e", 1), encoded(ALERT))
+    assert not Alert.objects.exists()
+    assert ledger.begin(before) == before
+
+
+@pytest.mark.parametrize(
+    "alert",
+    [
+        {},
+        ALERT | {"rule": "another site's"},
+        ALERT | {"rule": "x" * 101},
+        ALERT | {"source": "alerts"},
+        ALERT | {"state": "odd"},
+        ALERT | {"group": []},
+        ALERT | {"value": None},
+        {"alert_id": "1_delay", "severity": "warning", "message": "a demo's"},
+    ],
+)
+def test_alerts_of_others_are_none_of_its_business(alert: dict[str, Any]) -> None:
+    add_rule(emails="a@example.com")
+    record(alert)
+    assert not Alert.objects.exists() and not Notification.objects.exists()
+
+
+def test_texts_that_databases_cannot_hold_are_changed() -> None:
+    add_rule(emails="a@example.com")
+    record(ALERT | {"message": "a\0b", "group": {"a": "\0"}})
+    assert "\0" not in Alert.objects.get().message + only().body
+
+
+def test_an_alert_of_a_rule_that_has_gone_is_resolved() -> None:
+    rule = add_rule(emails="a@example.com")
+    record(ALERT)
+    rule.delete()
+    record(RESOLVED)
+    assert not Alert.objects.get().is_firing
+    assert Notification.objects.count() == 1
+    record(ALERT | {"alert_id": "b", "rule": "gone"})
+    (processor,) = ledger.load_processors()
+    assert (processor.name, processor.definition) == ("alert:gone:metrics", "ended")
+
+
+def test_what_was_done_with_long_ago_is_deleted() -> None:
+    add_rule(emails="a@example.com")
+    record(ALERT, RESOLVED, ALERT | {"alert_id": "b"})
+    past = timezone.now() - timedelta(days=31)
+    Alert.objects.update(changed_at=past)
+    Notification.objects.update(created_at=past)
+    Notification.objects.filter(alert_id="7d0f").update(next_attempt_at=None)
+    ledger.prune()
+    assert Alert.objects.get().alert_id == "b"
+    assert only().alert_id == "b"
+
+
+# Rules in code
+
+
+@pytest.fixture
+def _undeclared() -> Iterator[None]:
+    yield
+    DECLARED.clear()
+
+
+@pytest.mark.usefixtures("_undeclared")
+def test_rules_in_code_and_in_the_admin() -> None:
+    secret = new_secret()
+    alert_rule(
+        "late",
+        source="metrics",
+        value="v",
+        above=5,
+        clear=4,
+        webhook_url="x",
+        webhook_secret=secret,
+    )
+    alert_rule("odd", source="metrics", value="v", deviation=3)
+    alert_rule("low", source="metrics", value="v", below=5)
+    conditions = {name: rule.condition for name, rule in ledger.rules_in_force().items()}
+    assert conditions == {
+        "late": Threshold("above", 5, 4),
+        "odd": Deviation(3, 2),
+        "low": Threshold("below", 5, 5),
+    }
+    assert ledger.targets("late") == ((), "x", secret)
+    row = add_rule()
+    assert ledger.rules_in_force()["late"].condition == Threshold("above", 60, 60)
+    row.enabled = False
+    row.save()
+    assert "late" not in ledger.rules_in_force()
+
+
+@pytest.mark.usefixtures("_undeclared")
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({}, "give one of above, below and deviation"),
+        ({"above": 1, "below": 2}, "give one of"),
+        ({"above": 1, "clear": 2}, "clear: expected at most"),
+        ({"above": 1, "source": "alerts"}, "source: expected"),
+        ({"above": 1, "webhook_url": "http://x", "webhook_secret": "short"}, "Expected whsec_"),
+        ({"above": 1, "name": "twice"}, "there is one of that name"),
+    ],
+)
+def test_a_wrong_rule_in_code_is_refused(fields: dict[str, Any], text: str) -> None:
+    alert_rule("twice", source="metrics", value="v", above=1)
+    with pytest.raises(ValueError, match=text):
+        alert_rule(**{"name": "new", "source": "metrics", "value": "v"} | fields)
+
+
+def test_a_row_that_is_no_rule_stops_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    add_rule()
+    add_rule(name="broken", value_path="..")
+    assert list(ledger.rules_in_force()) == ["late"]
+    assert "alert rule broken: value" in caplog.text
+
+
+# Webhooks
+
+
+def test_a_signature_as_the_specification_has_it() -> None:
+    """The specification's own example."""
+    secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+    headers = sign(secret, "msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, b'{"test": 2432232314}')
+    assert headers["webhook-signature"] == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
+
+
+@pytest.mark.parametrize("secret", ["", "whsec_", "whsec_c2hvcnQ=", "whsec_€", "a" * 44])
+def test_a_weak_secret_is_refused_and_not_repeated(secret: str) -> None:
+    with pytest.raises(ValueError) as error:
+        check_secret(secret)
+    assert not secret or secret == "whsec_" or secret not in str(error.value)
+
+
+def test_a_webhook_is_tried_until_it_is_taken(
+    office: Office, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(webhook, "TIMEOUT", 0.5)
+    with Receiver(500, None, (302, {"location": "/elsewhere"})).running() as receiver:
+        rule = add_rule(webhook_url=receiver.url)
+        record(ALERT)
+        for attempt, error in enumerate(
+            ("answered 500", "no answer within 0.5 s", "answered 302"), 1
+        ):
+            began = timezone.now()
+            assert office.deliver() == 1
+            one = only()
+            assert (one.attempts, one.last_error, one.status) == (attempt, error, "waiting")
+            assert one.next_attempt_at is not None
+            assert one.next_attempt_at - began >= timedelta(seconds=delay(attempt))
+            assert office.deliver() == 0
+            make_due()
+        assert office.deliver() == 1
+        assert (only().status, only().attempts, only().last_error) == ("delivered", 4, "")
+        make_due()
+        assert office.deliver() == 0
+    assert len(receiver.requests) == 4
+    assert {request.path for request in receiver.requests} == {"/hook"}
+    assert len({request.headers["webhook-id"] for request in receiver.requests}) == 1
+    for request in receiver.requests:
+        assert Webhook(rule.webhook_secret).verify(request.body, request.headers) == ALERT
+        assert request.headers["content-type"] == "application/json"
+    assert rule.webhook_secret not in caplog.text
+
+
+def test_an_answer_without_an_end_holds_nothing_up(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One line of the head after another, and then of a body."""
+    monkeypatch.setattr(webhook, "TIMEOUT", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        add_rule(webhook_url=f"http://127.0.0.1:{listener.getsockname()[1]}/")
+        record(ALERT)
+
+        def answer(head: bytes, line: bytes) -> None:
+            connection, _ = listener.accept()
+            with connection, contextlib.suppress(OSError):
+                connection.sendall(head)
+                while True:
+                    connection.sendall(line)
+                    time.sleep(0.01)  # a receiver that drips
+
+        for head, error in (
+            (b"HTTP/1.1 200 OK\r\n", "no answer within 0.5 s"),
+            (b"HTTP/1.1 200 OK\r\n\r\n", ""),
+        ):
+            thread = threading.Thread(target=answer, args=(head, b"a: b\r\n"))
+            thread.start()
+            office.deliver()
+            assert only().last_error == error
+            make_due()
+            thread.join()
+
+
+def test_a_receiver_that_is_not_there_is_tried_again(office: Office) -> None:
+    receiver = Receiver()
+    with receiver.running():
+        pass
+    add_rule(webhook_url=receiver.url)
+    record(ALERT)
+    office.deliver()
+    assert only().last_error.startswith("ConnectError") and only().status == "waiting"
+
+
+def test_what_is_resolved_waits_for_what_fired(office: Office) -> None:
+    with Receiver(500).running() as receiver:
+        add_rule(webhook_url=receiver.url)
+        record(ALERT, RESOLVED)
+        assert office.deliver() == 1
+        assert office.deliver() == 0
+        make_due()
+        assert office.deliver() == 1
+        assert office.deliver() == 1
+    bodies = [msgspec.json.decode(request.body)["state"] for request in receiver.requests]
+    assert bodies == ["firing", "firing", "resolved"]
+
+
+def test_a_receiver_may_ask_for_patience(office: Office) -> None:
+    answers = [(429, {"retry-after": "3600"}), (503, {"retry-after": "soon"})]
+    with Receiver(*answers).running() as receiver:
+        add_rule(webhook_url=receiver.url)
+        record(ALERT)
+        for attempt, seconds in ((1, 3600.0), (2, delay(2))):
+            office.deliver()
+            one = only()
+            assert one.attempts == attempt and one.next_attempt_at is not None
+            left = (one.next_attempt_at - timezone.now()).total_seconds()
+            assert seconds - 30 < left <= seconds
+            make_due()
+
+
+def test_410_turns_the_webhook_off(office: Office) -> None:
+    with Receiver(410).running() as receiver:
+        rule = add_rule(webhook_url=receiver.url)
+        record(ALERT)
+        office.deliver()
+        assert only().status == "failed"
+        rule.refresh_from_db()
+        assert not rule.webhook_enabled
+        record(RESOLVED)
+        assert only().state == "firing"
+    assert len(receiver.requests) == 1
+
+
+def test_the_last_attempt_is_the_last(office: Office) -> None:
+    with Receiver(500).running() as receiver:
+        add_rule(webhook_url=receiver.url)
+        record(ALERT)
+        Notification.objects.update(attempts=courier.MAX_ATTEMPTS - 1)
+        office.deliver()
+        assert only().status == "failed"
+    total = sum(map(delay, range(1, courier.MAX_ATTEMPTS)))
+    assert 20 * 3600 < total < 48 * 3600
+
+
+def test_an_attempt_that_was_cut_short_is_made_again(office: Office) -> None:
+    add_rule(webhook_url="http://127.0.0.1:9/")
+    record(ALERT)
+    (claimed,) = courier._claim()  # by a process that was killed then
+    assert office.deliver() == 0
+    until = only().next_attempt_at
+    assert until is not None
+    left = (until - timezone.now()).total_seconds()
+    assert max(webhook.TIMEOUT, courier.EMAIL_TIMEOUT) < left <= courier.CLAIM
+    make_due()
+    with Receiver().running() as receiver:
+        AlertRule.objects.update(webhook_url=receiver.url)  # put right meanwhile
+        assert office.deliver() == 1
+        assert only().status == "delivered"
+        courier._finish(claimed, {"last_error": "late"})
+        assert only().last_error == ""
+
+
+def test_processes_share_the_work() -> None:
+    with Receiver().running() as receiver:
+        add_rule(webhook_url=receiver.url)
+        record(*(ALERT | {"alert_id": str(number)} for number in range(60)))
+        offices = [Office(), Office()]
+        try:
+            while Notification.objects.filter(delivered_at=None).exists():
+                tasks = [office._courier.deliver_due() for office in offices]
+                futures = [
+                    asyncio.run_coroutine_threadsafe(task, office.loop)
+                    for office, task in zip(offices, tasks, strict=True)
+                ]
+                for future in futures:
+                    future.result(30)
+        finally:
+            for office in offices:
+                office.close()
+    ids = [request.headers["webhook-id"] for request in receiver.requests]
+    assert sorted(ids) == sorted(f"{number}-firing" for number in range(60))
+
+
+def test_a_notification_without_a_target_fails(office: Office) -> None:
+    rule = add_rule(webhook_url="http://127.0.0.1:9/", emails="a@example.com")
+    record(ALERT)
+    rule.webhook_url = rule.emails = ""
+    rule.save()
+    office.deliver()
+    errors = set(Notification.objects.values_list("last_error", flat=True))
+    assert errors == {"the rule has no addresses", "the rule has no webhook, or it is turned off"}
+    rule.delete()
+    Notification.objects.filter(channel="email").update(next_attempt_at=timezone.now())
+    office.deliver()
+    assert Notification.objects.get(channel="email").last_error == "the rule was removed"
+    assert not Notification.objects.filter(next_attempt_at__isnull=False).exists()
+
+
+# E-mail
+
+
+def test_an_email_is_sent_to_all_addresses(office: Office, settings: Any) -> None:
+    settings.EMAIL_BACKEND = "django.core.mail.backends.smtp.EmailBackend"
+    settings.DEFAULT_FROM_EMAIL = "Alerts <alerts@example.org>"
+    with Mailbox(refuse=1).running() as mailbox:
+        settings.EMAIL_HOST, settings.EMAIL_PORT = "127.0.0.1", mailbox.port
+        add_rule(emails="a@example.com, b@example.com\nc@example.com")
+        record(ALERT)
+        office.deliver()
+        assert "451" in only().last_error and only().status == "waiting"
+        make_due()
+        office.deliver()
+        assert only().status == "delivered"
+    (mail,) = mailbox.mails
+    assert mailbox.recipients == [["a@example.com", "b@example.com", "c@example.com"]]
+    assert mail["subject"] == "[critical] late firing of origin=JFK Bcc: all@example.com"
+    assert mail["bcc"] is None
+    assert mail["message-id"] == "<7d0f-firing@example.org>"
+    assert mail["from"] == "Alerts <alerts@example.org>"
+    text = mail.get_content()
+    assert text.startswith("late: v of origin=JFK is 75.2, above 60")
+    assert "threshold: 60.0" in text and "resolved_at" not in text
+
+
+def test_without_a_mail_server_it_is_tried_again(office: Office, settings: Any) -> None:
+    settings.EMAIL_BACKEND = "django.core.mail.backends.smtp.EmailBackend"
+    with Mailbox().running() as mailbox:
+        port = mailbox.port
+    settings.EMAIL_HOST, settings.EMAIL_PORT = "127.0.0.1", port
+    add_rule(emails="a@example.com")
+    record(ALERT)
+    office.deliver()
+    assert only().last_error.startswith("ConnectionRefusedError") and only().status == "waiting"

@@ -1,0 +1,353 @@
+"""Processors: each message counts once, whoever is killed when, and the work is shared."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from realtime import publish_many
+from realtime.analytics.processing.contract import Changes, Records
+from realtime.analytics.processing.runner import POLL_INTERVAL, Runner
+from realtime.analytics.processing.state import Fenced, claim, renew, save
+from realtime.cluster.clients import sync_client
+from realtime.cluster.membership import key
+from realtime.cluster.servers import layer_servers
+from realtime.log import get_log
+from realtime.monitoring.processors import FORGET_AFTER, read_reports, report
+from realtime.protocol import Position
+from tests.support import ROOT, TIMEOUT, environment, wait_until
+from tests.support.adder import Adder
+from tests.support.layers import close_layer, running_valkey, until
+
+
+@pytest.fixture(autouse=True)
+async def layer(data_dir: Path) -> AsyncIterator[None]:
+    with running_valkey(data_dir):
+        yield
+        await close_layer()
+
+
+def publish_numbers(*numbers: int) -> None:
+    publish_many("events", [{"n": number} for number in numbers])
+
+
+async def sums() -> list[dict[str, Any]]:
+    """Return what the adders have published."""
+    found: list[dict[str, Any]] = []
+    after = 0
+    while True:
+        chunk = await get_log().read("aggregations", after)
+        if not chunk.entries:
+            return found
+        found += [msgspec.json.decode(entry.body) for entry in chunk.entries]
+        after = chunk.first + len(chunk.entries) - 1
+
+
+def records(*numbers: int, first: int = 1) -> Records:
+    return Records(first, [{"n": number} for number in numbers], [0.0] * len(numbers))
+
+
+# State
+
+
+async def test_state_position_and_output_are_saved_together() -> None:
+    adder = Adder("one")
+    hold = await claim(adder, "me")
+    assert hold is not None and hold.position is None
+    adder.take(records(*range(10)))
+    hold.position = Position("e", 10)
+    await save(hold)
+    assert await sums() == [{"adder": "one", "count": 10, "sum": 45}]
+    again = await claim(other := Adder("one"), "me")
+    assert again is not None and again.position == ("e", 10)
+    assert (other.count, other.sum) == (10, 45)
+
+
+async def test_who_has_been_replaced_saves_nothing() -> None:
+    first = await claim(adder := Adder("one"), "me")
+    assert first is not None
+    assert await claim(Adder("one"), "you") is None
+    assert await renew(first.processor, "me", give_up=True)
+    assert not await renew(first.processor, "me")
+    second = await claim(other := Adder("one"), "you")
+    assert second is not None
+    for hold, processor in (first, adder), (second, other):
+        processor.take(records(*range(10)))
+        hold.position = Position("e", 10)
+    await save(second)
+    with pytest.raises(Fenced):
+        await save(first)
+    assert len(await sums()) == 1
+
+
+async def test_a_save_whose_answer_was_lost_is_repeated_without_effect() -> None:
+    hold = await claim(adder := Adder("one"), "me")
+    assert hold is not None
+    for _ in range(2):
+        adder.take(records(*range(10)))
+        hold.position = Position("e", 10)
+        await save(hold)
+        hold.sequence = 0
+    assert len(await sums()) == 1
+
+
+async def test_another_definition_begins_anew_where_the_old_one_was() -> None:
+    hold = await claim(adder := Adder("one"), "me")
+    assert hold is not None
+    adder.take(records(1, 2, 3))
+    hold.position = Position("e", 3)
+    await save(hold)
+    changed = await claim(new := Adder("one", definition="2"), "me")
+    assert changed is not None and changed.position == ("e", 3)
+    assert (new.count, new.sum) == (0, 0)
+
+
+async def test_a_processor_that_keeps_state_gets_that_of_another_definition() -> None:
+    hold = await claim(adder := Adder("one"), "me")
+    assert hold is not None
+    adder.take(records(1, 2, 3))
+    hold.position = Position("e", 3)
+    await save(hold)
+    new = Adder("one", definition="2")
+    new.keeps_state = True  # type: ignore[attr-defined]
+    changed = await claim(new, "me")
+    assert changed is not None and changed.position == ("e", 3)
+    assert (new.count, new.sum) == (3, 6)
+    assert await renew(new, "me", give_up=True)
+    # And the new definition is noted: it is no change any more.
+    again = await claim(same := Adder("one", definition="2"), "me")
+    assert again is not None and same.sum == 6
+
+
+class Behind(Adder):
+    """An adder whose state is that of the fourth message."""
+
+    def save(self) -> Changes:
+        return super().save()._replace(upto=4)
+
+
+async def test_a_state_that_is_behind_is_restored_where_it_was() -> None:
+    for offset in 10, 6:  # the second time not all is taken in again
+        hold = await claim(adder := Behind("one"), "me")
+        assert hold is not None
+        adder.take(records(*range(offset)))
+        hold.position = Position("e", offset)
+        await save(hold)
+        again = await claim(Behind("one"), "me")
+        assert again is not None and again.position == ("e", 4)
+    changed = await claim(Behind("one", definition="2"), "me")
+    assert changed is not None and changed.position == ("e", 10)
+
+
+# Runners in processes of their own
+
+
+@pytest.fixture
+def start(data_dir: Path) -> Iterator[Any]:
+    with contextlib.ExitStack() as stack:
+
+        def start(count: int) -> subprocess.Popen[str]:
+            process = stack.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-m", "tests.support.adder", str(count)],
+                    env=environment(data_dir),
+                    cwd=ROOT,
+                    text=True,
+                    stdout=subprocess.PIPE,
+                )
+            )
+            stack.callback(process.kill)
+            assert process.stdout is not None
+            assert process.stdout.readline() == "running\n"
+            return process
+
+        yield start
+
+
+async def until_summed(count: int, adders: int) -> list[dict[str, Any]]:
+    """Wait until each adder has published its sum of so many; return all sums."""
+    deadline = time.monotonic() + 30
+    while True:
+        found = await sums()
+        if sum(one["count"] == count for one in found) == adders:
+            return found
+        assert time.monotonic() < deadline, found[-3:]
+        await asyncio.sleep(0.05)
+
+
+async def test_each_message_counts_once_whoever_is_killed(start: Any) -> None:
+    adders = 3
+    process = start(adders)
+    for start_at in range(0, 5000, 100):
+        await asyncio.to_thread(publish_numbers, *range(start_at, start_at + 100))
+        if start_at in (1000, 2500):
+            await until_summed(500, adders)  # it works
+            process.kill()
+            process = start(adders)
+    found = await until_summed(5000, adders)
+    for number in range(adders):
+        mine = [one for one in found if one["adder"] == f"adder-{number}"]
+        assert [one["count"] for one in mine] == list(range(10, 5001, 10))
+        assert all(one["sum"] == sum(range(one["count"])) for one in mine)
+
+
+async def test_processes_share_the_work(start: Any) -> None:
+    first, second = start(4), start(4)
+    client = sync_client(layer_servers()[0])
+
+    def owners() -> list[Any]:
+        keys = [key(f"{{aggregations}}:processor:adder-{n}:lease") for n in range(4)]
+        return list(client.mget(keys))
+
+    wait_until(lambda: None not in owners() and len(set(owners())) == 2)
+    assert sorted(map(owners().count, set(owners()))) == [2, 2]
+    publish_numbers(*range(100))
+    await until_summed(100, 4)
+    first.terminate()
+    assert first.wait(10) == 0
+    wait_until(lambda: None not in owners() and len(set(owners())) == 1)
+    publish_numbers(*range(100, 200))
+    assert len(await until_summed(200, 4)) == 80
+    second.terminate()
+    assert second.wait(10) == 0
+
+
+async def test_what_was_lost_is_told(data_dir: Path) -> None:
+    adder = Adder("one")
+    hold = await claim(adder, "x")
+    assert hold is not None
+    hold.position = Position("another log", 7)
+    await save(hold)
+    await renew(adder, "x", give_up=True)
+    publish_numbers(*range(10))
+    made: list[Adder] = []
+
+    def load() -> list[Adder]:
+        made.append(Adder("one"))
+        return made[-1:]
+
+    task = asyncio.create_task(Runner("adders", load).run())
+    await until_summed(10, 1)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert made[0].skipped == [(8, None)]
+    assert made[0].ticks
+
+
+class PatientAdder(Adder):
+    """An adder that takes in three messages at a time, and notes when it is called."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.sizes: list[int] = []
+        self.idle_at: list[float] = []
+        self.closed = False
+
+    async def work(self, records: Records) -> int:
+        await asyncio.sleep(0)
+        if not len(records):
+            self.idle_at.append(time.monotonic())
+            return records.last
+        part = Records(records.first, records.payloads[:3], records.timestamps[:3])
+        self.sizes.append(len(part))
+        self.take(part)
+        return part.last
+
+    def close(self) -> None:
+        self.closed = True
+
+
+async def test_one_that_waits_is_given_what_it_has_left_and_then_rests() -> None:
+    publish_numbers(*range(20))
+    made: list[PatientAdder] = []
+
+    def load() -> list[PatientAdder]:
+        made.append(PatientAdder("one"))
+        return made[-1:]
+
+    task = asyncio.create_task(Runner("adders", load).run())
+    found = await until_summed(20, 1)
+    assert [one["count"] for one in found] == [10, 20]
+    adder = made[0]
+    await until(lambda: len(adder.idle_at) >= 6)
+    # What has nothing to do is not asked all the time.
+    assert adder.idle_at[5] - adder.idle_at[0] > 4 * POLL_INTERVAL
+    assert adder.sizes == [3, 3, 3, 3, 3, 3, 2]
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert adder.closed
+
+
+class SlowAdder(PatientAdder):
+    """An adder that takes in three messages, and no more until it may."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.may_go_on = asyncio.Event()
+
+    async def work(self, records: Records) -> int:
+        if self.sizes:
+            await self.may_go_on.wait()
+        return await super().work(records)
+
+
+async def lags() -> dict[str, int]:
+    return {one.processor: one.lag for one in await read_reports()}
+
+
+async def until_reported(expected: dict[str, int]) -> None:
+    async with asyncio.timeout(TIMEOUT):
+        while await lags() != expected:  # noqa: ASYNC110 - nothing tells of it
+            await asyncio.sleep(0.05)
+
+
+async def test_who_runs_processors_reports_how_far_they_are_behind() -> None:
+    publish_numbers(*range(20))
+    started = time.time()
+    slow, names = SlowAdder("slow"), ["quick", "slow"]
+
+    def load() -> list[Adder]:
+        return [slow if name == "slow" else Adder(name) for name in names]
+
+    task = asyncio.create_task(Runner("adders", load).run())
+    await until_reported({"quick": 0, "slow": 17})
+    slow.may_go_on.set()
+    await until_reported({"quick": 0, "slow": 0})
+    assert all(one.source == "events" for one in await read_reports())
+    assert all(started < one.read_at <= time.time() for one in await read_reports())
+    # One that is removed is forgotten; one that nobody runs is not.
+    names.remove("slow")
+    await until_reported({"quick": 0})
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert await lags() == {"quick": 0}
+    # Unless for very long.
+    (quick,) = await read_reports()
+    await report("others", [], [msgspec.structs.replace(quick, read_at=started - 2 * FORGET_AFTER)])
+    assert await lags() == {}
+
+
+async def test_one_that_fails_is_not_reported_as_having_read() -> None:
+    publish_numbers(1)
+    failures = 0
+
+    class FailingAdder(Adder):
+        def take(self, records: Records) -> None:
+            nonlocal failures
+            failures += 1
+            raise ValueError("no sum")
+
+    task = asyncio.create_task(Runner("adders", lambda: [FailingAdder("bad"), Adder("good")]).run())
+    await until(lambda: failures >= 2)
+    assert [one.processor for one in await read_reports()] == ["good"]
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

@@ -1,0 +1,85 @@
+"""Questions to the processes: to the one of an in-memory layer, and wrong turns with others."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from django.test import override_settings
+
+from realtime.cluster import membership as processes
+from realtime.cluster.membership import Process, Unanswered, ask_all
+from realtime.tasks import end
+from tests.support.layers import IN_MEMORY, close_layer, layer_of
+
+
+async def echo(question: bytes) -> bytes:
+    if question == b"fail":
+        raise ValueError("a mistake")
+    return question * 2
+
+
+async def test_with_a_layer_in_memory_this_process_is_asked_itself() -> None:
+    with override_settings(CHANNEL_LAYERS=IN_MEMORY):
+        process = Process(echo)
+        assert await process.beat() is False
+        await process.listen()
+        answers = await asyncio.to_thread(ask_all, b"hm")
+        assert answers == ({process.name: b"hmhm"}, [])
+        await process.leave()
+        assert await asyncio.to_thread(ask_all, b"hm") == ({}, [])
+
+
+async def test_a_question_that_fails_does_not_end_the_answers(
+    valkey: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    process = Process(echo)
+    await process.beat()
+    listening = asyncio.create_task(process.listen())
+    assert (await asyncio.to_thread(ask_all, b"fail")).missing == [process.name]
+    assert "a mistake" in caplog.text
+    question = b"line\nand another"
+    assert (await asyncio.to_thread(ask_all, question)).given == {process.name: question * 2}
+    await end(listening)
+    await process.leave()
+    assert await asyncio.to_thread(ask_all, b"hm") == ({}, [])
+    await close_layer()
+
+
+async def test_a_process_learns_that_it_was_taken_for_gone(
+    valkey: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = Process(echo)
+    assert await process.beat() is False
+    assert await process.beat() is False
+    monkeypatch.setattr(processes, "GONE_AFTER", 0)
+    assert await process.beat() is True
+    await process.leave()
+    await close_layer()
+
+
+async def test_it_listens_again_when_the_layer_is_back(data_dir: Path) -> None:
+    from realtime.cluster.embedded import EmbeddedServer
+
+    with layer_of(data_dir):
+        process = Process(echo)
+        listening = asyncio.create_task(process.listen())
+        with pytest.raises(Unanswered):
+            await asyncio.to_thread(ask_all, b"hm")
+        server = EmbeddedServer(data_dir)
+        server.ensure_running()
+        try:
+            await process.beat()
+            answers: list[bytes] = []
+
+            def is_answered() -> bool:
+                answers[:] = ask_all(b"hm").given.values()
+                return bool(answers)
+
+            await asyncio.to_thread(lambda: [None for _ in iter(is_answered, True)])
+            assert answers == [b"hmhm"]
+        finally:
+            await end(listening)
+            await close_layer()
+            server.stop()

@@ -1,0 +1,68 @@
+"""Where the channel layer's servers are, in all the ways channels_redis lets one say it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from channels.layers import get_channel_layer
+from django.test import override_settings
+
+from realtime.cluster.servers import Server, group_address, group_name, layer_hosts, layer_servers
+from realtime.protocol import SUBSCRIPTION_TYPES
+from tests.support.layers import PUBSUB
+
+LOCAL = "redis://localhost:6379"
+
+
+def layers(**config: Any) -> Any:
+    """Use a channel layer with this configuration."""
+    return override_settings(CHANNEL_LAYERS={"default": {"BACKEND": PUBSUB, "CONFIG": config}})
+
+
+@pytest.mark.parametrize(
+    ("host", "server"),
+    [
+        ("rediss://example.com:6380/1", Server("rediss://example.com:6380/1")),
+        (("example.com", 6380), Server("redis://example.com:6380")),
+        ({"host": "example.com"}, Server("redis://example.com:6379")),
+        (
+            {"host": "example.com", "port": 6380, "password": "x", "db": 2},
+            Server("redis://example.com:6380", (("db", 2), ("password", "x"))),
+        ),
+        (
+            {"address": LOCAL, "username": "u", "socket_timeout": 99, "retry": None},
+            Server(LOCAL, (("username", "u"),)),
+        ),
+    ],
+)
+def test_a_server_is_read_as_channels_redis_reads_it(host: Any, server: Server) -> None:
+    with layers(hosts=[host]):
+        assert layer_servers() == [server]
+
+
+@pytest.mark.parametrize("config", [{}, {"hosts": []}, {"hosts": None}])
+def test_without_any_it_is_the_local_one(config: dict[str, Any]) -> None:
+    with layers(**config):
+        assert layer_servers() == [Server(LOCAL)]
+
+
+def test_our_time_limits_are_the_layers_too(tmp_path: Path) -> None:
+    with layers(hosts=layer_hosts(tmp_path)):
+        assert layer_servers() == [Server(f"unix://{tmp_path}/valkey.sock")]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+async def test_a_types_server_is_the_one_that_carries_its_group(count: int) -> None:
+    hosts = [f"redis://example.com:{port}" for port in range(6379, 6379 + count)]
+    with layers(hosts=hosts, prefix="p"):
+        layer: Any = get_channel_layer()
+        used = set()
+        for kind in SUBSCRIPTION_TYPES:
+            server, channel = group_address(kind)
+            of_this_loop = layer._get_layer()
+            assert channel == of_this_loop._get_group_channel_name(group_name(kind))
+            assert server.url == of_this_loop._get_shard(channel).host["address"]
+            used.add(server)
+        assert count == 1 or len(used) > 1

@@ -1,0 +1,165 @@
+"""What a subscription receives before it is live, where chance rarely leads."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from django.test import override_settings
+
+from realtime.log import Append, Batch, pack
+from realtime.protocol import Position
+from realtime.protocol.subscribe import MAX_REWIND, Request, read_request
+from realtime.sessions.node import Node
+from tests.support.delivery import KIND, FickleLog, Session
+from tests.support.layers import IN_MEMORY, Configure, until
+
+
+class Scene:
+    """A node and its log. What is appended is never announced: the node learns of it late."""
+
+    def __init__(self) -> None:
+        self.log = FickleLog()
+        self.node = Node()
+
+    async def append(self, *texts: str) -> Position:
+        """Append messages; return the last one's position."""
+        bodies = [json.dumps({"text": text}).encode() for text in texts]
+        first = await self.log.aappend(Append(KIND, [Batch(bodies, pack(bodies))], time.time()))
+        return first._replace(offset=first.offset + len(bodies) - 1)
+
+    async def subscribe(self, request: Request) -> Session:
+        """Subscribe as a client that has read nothing."""
+        session = Session(self.node, self.log, request)
+        await session.subscribe({})
+        return session
+
+
+def read(session: Session) -> list[dict[str, Any]]:
+    """Read all that waits for a client."""
+    waiting, session.unread = session.unread, []
+    return [json.loads(text) for text, _ in waiting]
+
+
+def offsets(messages: list[dict[str, Any]]) -> list[int]:
+    """Return the offsets of the data messages."""
+    return [m["metadata"]["offset"] for m in messages if m["type"] == "data"]
+
+
+@pytest.fixture
+async def scene(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
+    """A node whose clients' buffers are small."""
+    configure(max_buffered_bytes="4096")
+    with override_settings(CHANNEL_LAYERS=IN_MEMORY):
+        scene = Scene()
+        monkeypatch.setattr("realtime.delivery.broker.get_log", lambda: scene.log)
+        yield scene
+        await scene.node.close()
+
+
+async def test_a_client_that_is_ahead_of_this_process_misses_nothing(scene: Scene) -> None:
+    await scene.append("1")
+    first = await scene.subscribe(Request())  # now the process has come to 1
+    head = await scene.append("2", "3")
+    second = await scene.subscribe(Request(head))
+    (subscribed,) = read(second)
+    assert subscribed["data"] == {
+        "epoch": head.epoch,
+        "offset": 3,
+        "recovered": True,
+        "replayed": 0,
+    }
+    assert offsets(read(first)) == [2, 3]
+
+
+async def test_a_log_that_is_lost_while_it_is_replayed(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for bound in ("feed.RECENT_MESSAGES", "sequence.RECENT_MESSAGES", "log.memory.READ_ENTRIES"):
+        monkeypatch.setattr(f"realtime.{bound}", 2)  # little is at hand
+    monkeypatch.setattr("realtime.delivery.replay.HELD_BYTES", 1000)
+    texts = ["x" * 1000] * 30
+    start = (await scene.append("1"))._replace(offset=0)
+    await scene.append(*texts)
+    session = await scene.subscribe(Request(start))
+    await until(lambda: session.buffered_bytes() > 1000)  # it waits for the client
+    scene.log.flush()
+    new = await scene.append("a", "b")
+    messages: list[dict[str, Any]] = []
+
+    def has_come_to_the_end() -> bool:
+        messages.extend(read(session))
+        return bool(messages) and messages[-1].get("metadata") == new._asdict()
+
+    await until(has_come_to_the_end)
+    old = [m for m in messages if m["type"] == "data" and m["metadata"]["epoch"] == start.epoch]
+    (told,) = (n for n, m in enumerate(messages) if m["type"] == "error")
+    assert offsets(old) == list(range(1, len(old) + 1)) and 0 < len(old) < 31
+    assert messages[told]["data"]["details"] == {
+        "from": len(old) + 1,
+        "to": None,
+        "reason": "epoch_changed",
+    }
+    assert offsets(messages[told:]) == [1, 2]
+    assert session.subscription is not None
+    assert scene.node.subscriptions.position(session.subscription) == new
+
+
+async def test_who_reads_nothing_during_a_replay_is_given_up(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("realtime.delivery.replay.PATIENCE", 0.1)
+    start = (await scene.append(*["x" * 1000] * 30))._replace(offset=0)
+    session = await scene.subscribe(Request(start))
+    await until(lambda: session.ended)
+    assert session.buffered_bytes() <= 4096
+
+
+@pytest.mark.parametrize("is_busy", [False, True])
+async def test_who_has_left_before_it_is_live_is_sent_nothing(scene: Scene, is_busy: bool) -> None:
+    start = await scene.append("first")
+    await scene.append("second")
+    session = Session(scene.node, scene.log, Request(start))
+    subscriptions = scene.node.subscriptions
+    replay = await subscriptions.subscribe(session, KIND, (), "id", session.request)
+    assert replay.replayed == 1
+    subscriptions.unsubscribe(replay.subscription)
+    async with subscriptions.feed(KIND).lock if is_busy else contextlib.nullcontext():
+        subscriptions.go_live(replay)
+    assert not replay.subscription.active
+    assert [task for task in asyncio.all_tasks() if "Subscriptions._run" in repr(task)] == []
+    assert session.unread == []
+
+
+@pytest.mark.parametrize(
+    ("resume", "rewind", "wrong"),
+    [
+        ("x", None, "resume: expected an object with epoch and offset"),
+        ([], None, "resume: expected an object with epoch and offset"),
+        ({}, None, "resume.epoch: expected a string"),
+        ({"epoch": 1, "offset": 1}, None, "resume.epoch: expected a string"),
+        ({"epoch": "a"}, None, "resume.offset: expected an integer of 0 or more"),
+        ({"epoch": "a", "offset": -1}, None, "resume.offset: expected an integer of 0 or more"),
+        ({"epoch": "a", "offset": 1.0}, None, "resume.offset: expected an integer of 0 or more"),
+        ({"epoch": "a", "offset": True}, None, "resume.offset: expected an integer of 0 or more"),
+        (None, -1, "rewind: expected an integer from 0 to 1000"),
+        (None, MAX_REWIND + 1, "rewind: expected an integer from 0 to 1000"),
+        (None, "1", "rewind: expected an integer from 0 to 1000"),
+        (None, True, "rewind: expected an integer from 0 to 1000"),
+    ],
+)
+def test_a_request_that_is_wrong_is_told_how(resume: Any, rewind: Any, wrong: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        read_request(resume, rewind)
+    assert str(caught.value) == wrong
+
+
+def test_a_request() -> None:
+    assert read_request(None, None) == Request()
+    position = {"epoch": "a", "offset": 0, "more": 1}
+    assert read_request(position, MAX_REWIND) == Request(Position("a", 0), MAX_REWIND)
