@@ -1,46 +1,6 @@
 """Real-time streaming over WebSockets for Django.
 
-The map::
-
-    backend code: publish(), group_send, manage.py publish
-          |  append to the log of the type, send to the group realtime.<type>
-          v
-    log          the newest messages of each type, with epoch and offset
-    broker       one channel per subscription type, member of that type's group
-    feed         a type's messages in order: from the group, and from the log what it misses
-    node         one per event loop: owns the rest, and what it runs besides
-    subscriptions how they begin, change and end; join and leave the types' groups
-    hub          subscription type -> fan-out groups (equal type and filters) -> connections
-    dispatcher   hands messages to whom the hub tells, a few milliseconds at a time; writer: sends
-    shaping      what subscriptions want less of; pacing: when they get what was held for them
-    replay       what a subscription receives before it is live: resume and rewind
-    connection   a WebSocket under Daphne: one write per fan-out; a bounded buffer
-          ^
-    explain      what of the newest messages a subscription would match, and where not
-    session      one client: its rights, its subscriptions, how it ends
-    consumers    a WebSocket's conversation: auth, subscribe, unsubscribe, ping
-    event_stream the same over plain HTTP, as server-sent events
-    http_connection  a request under Daphne, until it is a WebSocket
-    ingest       POST /api/publish: payloads in, as they arrive (uploads: under Daphne)
-    outbox       rows of a transaction that are to be published; relay: does it
-    intake       messages that another system has numbered (consumers of NATS and Kafka)
-    authority    who may do what: the policy in force and what tokens grant
-    servers      which Redis or Valkey has what; redis: connections to them
-    figures      what each process reports of itself, and the whole
-    tables       the figures in a terminal; exposition: for Prometheus
-    access       the access log: a line for each connection
-    tracing      spans from publishing to delivery, for OpenTelemetry
-    supervisor   serve --workers: one listening socket, and worker processes behind it
-    restarts     when processes that ended are started again
-    processing   what reads a log, keeps state and publishes, each message once: runs and shares it
-    aggregation  rules that turn messages into figures per window and group, as such processors
-    alerting     rules that say when figures are alarming, and who is told
-    predictions  what applications declare with @realtime.predictor, as such processors
-    discovery    finds what applications declare
-    host         figures and health of a host and its serving processes
-
-For those who use it: ``client`` (Python), ``static/realtime`` (JavaScript, and the dashboard),
-``testing`` and ``conformance``.
+docs/architecture.md has the map: which folder answers which question, and which may import which.
 
 What this package exports is imported when it is first used, since most of it needs Django's apps.
 """

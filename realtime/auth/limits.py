@@ -1,4 +1,4 @@
-"""Limits as pure decisions: the sliding minute of messages, the delay of failed logins. No clock.
+"""Limits as pure decisions: the sliding minute of messages, the delay of failed logins. Pure.
 
 Every function takes the time, in seconds of a monotonic clock.
 """

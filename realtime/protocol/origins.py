@@ -1,4 +1,6 @@
-"""Which browser origins may connect: patterns and how they match. Pure; knows no settings.
+"""Which browser origins may connect: patterns and how they match. Pure.
+
+Knows no settings.
 
 An origin is scheme, host and port (RFC 6454). A pattern is ``*`` (any origin), ``null`` (pages
 without one, such as files), an origin (``https://app.example.com``), or an origin whose first

@@ -1,4 +1,4 @@
-"""When the clients of a server that ends are told to go, and when each is to come back.
+"""When the clients of a server that ends are told to go, and when each is to come back. Pure.
 
 Both evenly: neither this server has a crowd of closings to serve, nor the next one a queue of
 handshakes.

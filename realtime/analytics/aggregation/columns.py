@@ -1,4 +1,4 @@
-"""What rules look at in messages, a column at a time, worked out once for all rules.
+"""What rules look at in messages, a column at a time, worked out once for all rules. Pure.
 
 Knows messages and how to read them, nothing of windows. Columns are as long as their records;
 ``None`` stands where a message has nothing to count.

@@ -1,4 +1,7 @@
-"""What an aggregation rule says, and what it may say. Knows no messages, windows or database."""
+"""What an aggregation rule says, and what it may say. Pure.
+
+Knows no messages, windows or database.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """How numbers are spread and how many different values there are: exactly, or in bounded space.
 
-Knows numbers and texts, nothing of messages or windows. What is kept is the same whatever order and
-parts the values came in, and merged in whichever order.
+Pure. Knows numbers and texts, nothing of messages or windows. What is kept is the same whatever
+order and parts the values came in, and merged in whichever order.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a group of values goes through: ok, pending, firing, resolved. Pure, and without a clock.
+"""What a group of values goes through: ok, pending, firing, resolved. Pure.
 
 Each group has at most one incident at a time. It begins when values have been out of bounds for
 as long as the rule says, and ends when one is clear, or when none has come for too long.

@@ -1,6 +1,7 @@
 """A rule at work: reads a type's log, keeps each group's state, says which alerts fire and end.
 
-Pure: the runner feeds it and saves what it says (:mod:`realtime.analytics.processing`).
+It waits for nothing: the runner feeds it and saves what it says
+(:mod:`realtime.analytics.processing`).
 """
 
 from __future__ import annotations

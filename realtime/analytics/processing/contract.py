@@ -1,4 +1,4 @@
-"""What a processor is: messages in, state and messages out. Pure, but for who writes one.
+"""What a processor is: messages in, state and messages out. Pure.
 
 A processor never waits and asks no clock; one that runs code of others is a
 :class:`WaitingProcessor`. What it has read up to, what it keeps and what it publishes are saved in
@@ -8,12 +8,14 @@ one step, so each message counts once, whatever is killed when.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import msgspec
 
 from realtime.filters import MISSING, Path
-from realtime.log import Entry
+
+if TYPE_CHECKING:
+    from realtime.log import Entry
 
 T = TypeVar("T")
 
