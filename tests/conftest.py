@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from django.db import connections
@@ -20,6 +22,64 @@ from tests.support.layers import IN_MEMORY, Configure, running_valkey
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# What starts processes: whole folders, and whatever uses one of these fixtures.
+FOLDERS_WITH_PROCESSES = {"end_to_end", "security", "system"}
+FIXTURES_WITH_PROCESSES = {"server", "valkey", "realtime_server", "postgresql", "pytester"}
+EVENTS_OF_PROCESSES = {"subprocess.Popen", "os.fork", "os.posix_spawn"}
+# Files that take longest begin first, so that no worker is left with one of them at the end.
+SLOW_FILES = (
+    *("test_cases", "test_consume_nats", "test_whole", "test_dashboard", "test_cluster"),
+    *("test_postgresql", "test_conformance", "test_relay", "test_faults", "test_javascript"),
+    *("test_aggregations", "test_shards", "test_ingest", "test_tracing", "test_alerts"),
+    *("test_metrics", "test_database_away", "test_workers", "test_stream_stats"),
+    *("test_monitoring", "test_history", "test_streaming", "test_drain", "test_operators"),
+)
+# What the test that runs has started: the arguments of each call.
+_started: list[tuple[Any, ...]] = []
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests that start processes, keep a file in one worker, and begin with slow files."""
+    places = {name: place for place, name in enumerate(SLOW_FILES)}
+    for item in items:
+        if starts_processes(item):
+            item.add_marker(pytest.mark.processes)
+        if not item.get_closest_marker("xdist_group"):
+            item.add_marker(
+                pytest.mark.xdist_group(str(item.path.relative_to(item.config.rootpath)))
+            )
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+
+
+def starts_processes(item: pytest.Item) -> bool:
+    """Tell whether a test is known to start processes, by its folder or its fixtures."""
+    folder = item.path.relative_to(Path(__file__).parent).parts[0]
+    fixtures = {*getattr(item, "fixturenames", ())}
+    parameters = getattr(getattr(item, "callspec", None), "params", {})
+    return (
+        folder in FOLDERS_WITH_PROCESSES
+        or bool(fixtures & FIXTURES_WITH_PROCESSES)
+        or "valkey" in parameters.values()
+    )
+
+
+def note_process(event: str, arguments: tuple[Any, ...]) -> None:
+    """Remember that this process has started another one."""
+    if event in EVENTS_OF_PROCESSES:
+        _started.append(arguments)
+
+
+sys.addaudithook(note_process)
+
+
+@pytest.fixture(autouse=True)
+def only_marked_tests_start_processes(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test that starts a process and is not marked, so that the fast tests stay fast."""
+    _started.clear()
+    yield
+    if _started and not request.node.get_closest_marker("processes"):
+        pytest.fail(f"mark this test with pytest.mark.processes: it started {_started}")
+
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
@@ -31,7 +91,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 @pytest.fixture(scope="session")
 def token(server: Server) -> str:
     """A token of that server with all rights."""
-    return server.token("--publish")
+    return server.new_token(can_publish=True)
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,8 @@ from unittest import mock
 
 import pytest
 
+from realtime.testing.helpers import TEMPLATES, end_fork_servers
+
 if TYPE_CHECKING:
     from realtime.testing import Client, FakeClock, LiveServer
 
@@ -30,9 +32,19 @@ if "TEST_DATABASE_URL" in os.environ:
 os.environ["STREAMING_DATA_DIR"] = _data_dir.name
 
 
+# With pytest-xdist the workers use the folder of the process that starts them.
+_templates = None
+if TEMPLATES not in os.environ:
+    _templates = tempfile.TemporaryDirectory(prefix="realtime-templates-")
+    os.environ[TEMPLATES] = _templates.name
+
+
 def pytest_unconfigure() -> None:
-    """Remove the data directory."""
+    """End the processes that were kept, and remove the data directory."""
+    end_fork_servers()
     _data_dir.cleanup()
+    if _templates is not None:
+        _templates.cleanup()
 
 
 @pytest.fixture(scope="session")

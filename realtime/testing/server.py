@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import re
 import selectors
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from realtime.testing.client import TIMEOUT, Client, Position, connect
+from realtime.testing.helpers import Administrator, fill_data_directory, start_administrator
 
 # Seconds until a server listens: its first start makes the database.
 START_TIMEOUT = 30.0
@@ -79,17 +79,19 @@ class LiveServer:
         self._arguments = arguments
         self._variables = variables
         self._names = itertools.count()
-        self._helper: subprocess.Popen[bytes] | None = None
-        # The helper answers one at a time.
+        self._administrator: Administrator | None = None
+        # It answers one at a time.
         self._asking = threading.Lock()
         self.output = ""
         self.port = 0
 
     def __enter__(self) -> Self:
+        variables = environment(self.data_dir, **self._variables)
+        fill_data_directory(self.data_dir, self.root, variables)
         self._log = (self.data_dir / f"server-{time.monotonic_ns()}.log").open("w+b")
         self.process = subprocess.Popen(
             [*self.program(), *self._arguments],
-            env=environment(self.data_dir, **self._variables),
+            env=variables,
             cwd=self.root,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -107,8 +109,9 @@ class LiveServer:
         return [sys.executable, str(self.root / "manage.py"), *self.command]
 
     def __exit__(self, *error: object) -> None:
-        if self._helper is not None:
-            self._helper.communicate()  # its standard input ends, and so does it
+        if self._administrator is not None:
+            self._administrator.close()
+            self._administrator = None
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             try:
@@ -164,10 +167,15 @@ class LiveServer:
         )
 
     def token(self, *options: str, name: str | None = None) -> str:
-        """Create a token with ``manage.py create_token`` and return its secret."""
-        done = self.manage("create_token", name or f"token-{next(self._names)}", *options)
-        assert done.returncode == 0, done.stderr
-        return done.stdout.strip()
+        """Create a token as ``manage.py create_token`` does; return its secret."""
+        secret: str = self.administer(
+            "output = StringIO()\n"
+            "call_command('create_token', name, *options, stdout=output, stderr=StringIO())\n"
+            "result = output.getvalue().strip()",
+            name=name or f"token-{next(self._names)}",
+            options=options,
+        )
+        return secret
 
     def new_token(self, **fields: Any) -> str:
         """Create a token with these fields of the model, quickly; return its secret."""
@@ -193,19 +201,7 @@ class LiveServer:
         :mod:`realtime.testing.administrator` gives it.
         """
         with self._asking:
-            helper = self._helper = self._helper or self._start_helper()
-            assert helper.stdin is not None and helper.stdout is not None
-            helper.stdin.write(json.dumps([statements, values]).encode() + b"\n")
-            helper.stdin.flush()
-            answer = json.loads(helper.stdout.readline())
-        assert "error" not in answer, answer["error"]
-        return answer["result"]
-
-    def _start_helper(self) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "realtime.testing.administrator"],
-            env=environment(self.data_dir, **self._variables),
-            cwd=self.root,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
+            if self._administrator is None:
+                variables = environment(self.data_dir, **self._variables)
+                self._administrator = start_administrator(self.root, variables)
+            return self._administrator.run(statements, values)
