@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+import msgspec
 import redis
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.cache import never_cache
@@ -25,7 +26,7 @@ from realtime.monitoring.prometheus import (
     expose_outbox,
     expose_processors,
 )
-from realtime.monitoring.snapshot import Figures, whole
+from realtime.monitoring.snapshot import Snapshot, add_up
 from realtime.protocol import ERROR_TEXTS, ErrorCode
 from realtime.publishing.outbox import look
 from realtime.sessions.node import Node, get_node
@@ -96,14 +97,15 @@ async def stats(request: HttpRequest) -> JsonResponse:
     return JsonResponse(
         {
             "process": report | {"name": node.process.name},
-            "cluster": whole(cluster) | {"by_process": [_as_json(one) for one in cluster]},
+            "cluster": add_up(cluster) | {"by_process": [_as_json(one) for one in cluster]},
         }
     )
 
 
-def _as_json(figures: Figures) -> dict[str, Any]:
-    names = (name for name in figures.__struct_fields__ if name != "distributions")
-    return {name: getattr(figures, name) for name in names}
+def _as_json(snapshot: Snapshot) -> dict[str, Any]:
+    numbers = msgspec.structs.asdict(snapshot)
+    del numbers["distributions"]
+    return numbers
 
 
 @never_cache
