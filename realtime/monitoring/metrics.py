@@ -14,7 +14,6 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, fields
-from enum import Enum, auto
 from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -27,32 +26,29 @@ if TYPE_CHECKING:
 # Upper bounds: seconds from publishing to writing, and connections that a message goes to.
 LATENCY_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 FAN_OUT_BOUNDS = (1.0, 10.0, 100.0, 1_000.0, 10_000.0, 100_000.0)
+# Of the configuration in force, what get_stats() has.
+CONFIG_KEYS = ("host", "port", "max_connections", "require_auth")
 
-
-class MetricType(Enum):
-    """What a number does, in Prometheus' words."""
-
-    COUNTER = auto()
-    GAUGE = auto()
-    HISTOGRAM = auto()
+ByType = dict[str, int]
 
 
 class Metric(NamedTuple):
     """A number of a process, or several of them: one for each value of the label *by*.
 
-    ``field`` is its key in a snapshot and in the totals. ``name`` and ``about`` are its name, after
-    ``realtime_``, and help text in Prometheus, which does not get a metric without a name; metrics
-    of the same name differ in ``labels``. ``total`` makes the total of the numbers of all
-    processes; a metric without it has no total.
+    ``field`` is its key in a snapshot and in the totals. ``about`` is its help text in Prometheus,
+    which does not get a metric without one; ``name`` its name there after ``realtime_``, if not the
+    field's. Metrics of the same name differ in ``labels``. ``total`` makes the total of the numbers
+    of all processes; a metric without it has no total.
     """
 
     field: str
-    name: str = ""
     about: str = ""
+    name: str = ""
     total: Callable[[Sequence[Any]], Any] | None = None
     by: str = ""
     labels: Mapping[str, str] = MappingProxyType({})
-    type: MetricType = MetricType.GAUGE
+    # One of Prometheus' types: counter, gauge or histogram.
+    type: str = "gauge"
 
     def add_up(self, values: Sequence[Any]) -> Any:
         """Return the total of the values that processes have for this metric."""
@@ -88,30 +84,27 @@ class Histogram:
         return sum(self.counts)
 
 
-def _by_type() -> dict[str, int]:
+def _by_type() -> ByType:
     return dict.fromkeys(SUBSCRIPTION_TYPES, 0)
 
 
-def _declare(make: Callable[[], Any], name: str, about: str, **more: Any) -> Any:
-    return field(default_factory=make, metadata={"name": name, "about": about, **more})
+def _declare(make: Callable[[], Any], about: str, **more: Any) -> Any:
+    return field(default_factory=make, metadata={"about": about, **more})
 
 
-_counter = partial(_declare, type=MetricType.COUNTER)
-
-
-def counter(name: str, about: str, **labels: str) -> Any:
+def counter(about: str, name: str = "", **labels: str) -> Any:
     """Declare a number that only grows."""
-    return _counter(int, name, about, total=sum, labels=labels)
+    return _declare(int, about, name=name, labels=labels, total=sum, type="counter")
 
 
-def counter_by_type(name: str, about: str, total: Any = sum) -> Any:
+def counter_by_type(about: str, total: Any = sum) -> Any:
     """Declare a number that only grows, for each subscription type."""
-    return _counter(_by_type, name, about, total=total, by="type")
+    return _declare(_by_type, about, by="type", total=total, type="counter")
 
 
-def histogram(name: str, about: str, bounds: tuple[float, ...]) -> Any:
+def histogram(about: str, name: str, bounds: tuple[float, ...]) -> Any:
     """Declare a histogram."""
-    return _declare(partial(Histogram, bounds), name, about, type=MetricType.HISTOGRAM)
+    return _declare(partial(Histogram, bounds), about, name=name, type="histogram")
 
 
 @dataclass(slots=True)
@@ -125,63 +118,55 @@ class Counters:
     # Current numbers, which GAUGES describes. ``log`` has the types whose log answered when it was
     # last asked.
     active_clients: int = 0
-    subscriptions: dict[str, int] = field(default_factory=_by_type)
-    log: dict[str, int] = field(default_factory=dict)
+    subscriptions: ByType = field(default_factory=_by_type)
+    log: ByType = field(default_factory=dict)
     loop_lag: float = 0.0
     round_trip: float = 0.0
 
-    total_connections: int = counter("handshakes", "Connections that were taken")
-    refused_connections: int = counter(
-        "refused_connections", "Connections there was no room for, or refused"
-    )
-    messages_received: int = counter("messages_received", "Messages from clients")
-    received_bytes: int = counter("received_bytes", "Bytes of messages from clients")
-    messages_sent: int = counter("messages_sent", "Messages and replies to clients")
-    rate_limited: int = counter("rate_limited", "Messages refused by the rate limit")
-    slow_consumers: int = counter(
-        "slow_consumers", "Connections closed because the client did not read"
-    )
-    replays: int = counter("replays", "Subscriptions that got retained messages first")
-    authenticated: int = counter("authentications", "Attempts to authenticate", result="accepted")
-    auth_failures: int = counter("authentications", "Attempts to authenticate", result="refused")
+    total_connections: int = counter("Connections that were taken", "handshakes")
+    refused_connections: int = counter("Connections there was no room for, or refused")
+    messages_received: int = counter("Messages from clients")
+    received_bytes: int = counter("Bytes of messages from clients")
+    messages_sent: int = counter("Messages and replies to clients")
+    rate_limited: int = counter("Messages refused by the rate limit")
+    slow_consumers: int = counter("Connections closed because the client did not read")
+    replays: int = counter("Subscriptions that got retained messages first")
+    authenticated: int = counter("Attempts to authenticate", "authentications", result="accepted")
+    auth_failures: int = counter("Attempts to authenticate", "authentications", result="refused")
     # Attempts that got no answer in time.
     auth_unavailable: int = counter(
-        "authentications", "Attempts to authenticate", result="unavailable"
+        "Attempts to authenticate", "authentications", result="unavailable"
     )
 
     # Every process receives all that is published, so the total is what one of them has received.
-    published: dict[str, int] = counter_by_type(
-        "published", "Messages that the channel layer or the log has brought", total=max
+    published: ByType = counter_by_type(
+        "Messages that the channel layer or the log has brought", total=max
     )
-    published_bytes: dict[str, int] = counter_by_type(
-        "published_bytes", "Bytes of the payloads that these have brought", total=max
+    published_bytes: ByType = counter_by_type(
+        "Bytes of the payloads that these have brought", total=max
     )
-    delivered: dict[str, int] = counter_by_type("delivered", "Data messages to clients")
-    delivered_bytes: dict[str, int] = counter_by_type(
-        "delivered_bytes", "Bytes of data messages to clients"
+    delivered: ByType = counter_by_type("Data messages to clients")
+    delivered_bytes: ByType = counter_by_type("Bytes of data messages to clients")
+    replayed: ByType = counter_by_type("Data messages to clients that resumed or rewound")
+    repaired: ByType = counter_by_type(
+        "Messages that the channel layer did not bring and the log did"
     )
-    replayed: dict[str, int] = counter_by_type(
-        "replayed", "Data messages to clients that resumed or rewound"
-    )
-    repaired: dict[str, int] = counter_by_type(
-        "repaired", "Messages that the channel layer did not bring and the log did"
-    )
-    lost: dict[str, int] = counter_by_type("lost", "Messages that could not be delivered any more")
-    dropped: dict[str, int] = counter_by_type(
-        "dropped", "Data messages not sent to clients that had chosen to miss some"
+    lost: ByType = counter_by_type("Messages that could not be delivered any more")
+    dropped: ByType = counter_by_type(
+        "Data messages not sent to clients that had chosen to miss some"
     )
     # 1006 is the code of a connection that ended without a close frame.
-    closes: dict[int, int] = _counter(
-        dict, "closes", "Connections that ended, by close code", by="code"
+    closes: dict[int, int] = _declare(
+        dict, "Connections that ended, by close code", by="code", type="counter"
     )
 
     latency: Histogram = histogram(
-        "publish_to_write_seconds",
         "From publishing to writing to a client's socket",
+        "publish_to_write_seconds",
         LATENCY_BOUNDS,
     )
     fan_out: Histogram = histogram(
-        "fan_out_connections", "Connections that a message goes to with one filter", FAN_OUT_BOUNDS
+        "Connections that a message goes to with one filter", "fan_out_connections", FAN_OUT_BOUNDS
     )
 
     def count_close(self, code: int) -> None:
@@ -202,32 +187,27 @@ class Counters:
             "is_running": self.is_running,
             "active_clients": self.active_clients,
             "total_subscriptions": sum(self.subscriptions.values()),
-            "config": {
-                "host": config.host,
-                "port": config.port,
-                "max_connections": config.max_connections,
-                "require_auth": config.require_auth,
-            },
+            "config": {name: getattr(config, name) for name in CONFIG_KEYS},
             **self.read(PLAIN_COUNTERS),
             "subscriptions_by_type": dict(self.subscriptions),
             "messages_published": dict(self.published),
         }
 
 
-_COUNTED = tuple(Metric(own.name, **own.metadata) for own in fields(Counters) if own.metadata)
+_COUNTED = tuple(Metric(f.name, **f.metadata) for f in fields(Counters) if f.metadata)
 # The numbers of a snapshot that do not only grow.
 GAUGES = (
-    Metric("connections", "connections", "Open connections", sum),
-    Metric("subscriptions", "subscriptions", "Subscriptions", sum, "type"),
+    Metric("connections", "Open connections", total=sum),
+    Metric("subscriptions", "Subscriptions", total=sum, by="type"),
     # There is one log, and each process asks for its length at a time of its own.
-    Metric("log", "log_messages", "Messages in the log, the same for all processes", max, "type"),
-    Metric("buffered", "buffered_bytes", "Bytes that clients have not taken", sum),
-    Metric("resident", "resident_bytes", "Resident memory of the process", sum),
-    Metric("draining", "draining", "Whether the process is ending"),
-    Metric("loop_lag", "loop_lag_seconds", "How late the event loop was at most, of late", max),
-    Metric("round_trip", "layer_round_trip_seconds", "The last question to the channel layer", max),
-    Metric("started", "start_time_seconds", "When the process started, since 1970"),
-    Metric("at", "report_time_seconds", "When the process reported this, since 1970"),
+    Metric("log", "Messages in the log, the same for all processes", "log_messages", max, "type"),
+    Metric("buffered", "Bytes that clients have not taken", "buffered_bytes", sum),
+    Metric("resident", "Resident memory of the process", "resident_bytes", sum),
+    Metric("draining", "Whether the process is ending"),
+    Metric("loop_lag", "How late the event loop was at most, of late", "loop_lag_seconds", max),
+    Metric("round_trip", "The last question to the channel layer", "layer_round_trip_seconds", max),
+    Metric("started", "When the process started, since 1970", "start_time_seconds"),
+    Metric("at", "When the process reported this, since 1970", "report_time_seconds"),
     # Prometheus works out rates itself.
     Metric("received_per_second", total=sum),
     Metric("published_per_second", total=max),
@@ -235,6 +215,6 @@ GAUGES = (
 )
 METRICS = (*GAUGES, *_COUNTED)
 # Those of a process's counters that are one number, that have one for each type, and histograms.
-PLAIN_COUNTERS = tuple(m for m in _COUNTED if m.type is MetricType.COUNTER and not m.by)
+PLAIN_COUNTERS = tuple(m for m in _COUNTED if m.type == "counter" and not m.by)
 COUNTERS_BY_TYPE = tuple(m for m in _COUNTED if m.by == "type")
-HISTOGRAMS = tuple(m for m in _COUNTED if m.type is MetricType.HISTOGRAM)
+HISTOGRAMS = tuple(m for m in _COUNTED if m.type == "histogram")

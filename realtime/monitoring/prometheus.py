@@ -10,20 +10,20 @@ from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from typing import Any
 
-import prometheus_client.core as families
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
-from realtime.monitoring.metrics import METRICS, Histogram, Metric, MetricType
+from realtime.monitoring.metrics import METRICS, Histogram, Metric
 from realtime.monitoring.processors import Report
 from realtime.monitoring.snapshot import Snapshot
 
 __all__ = ["CONTENT_TYPE_LATEST", "expose", "expose_outbox", "expose_processors"]
 
-_FAMILIES: dict[MetricType, Any] = {
-    MetricType.COUNTER: families.CounterMetricFamily,
-    MetricType.GAUGE: families.GaugeMetricFamily,
-    MetricType.HISTOGRAM: families.HistogramMetricFamily,
+_FAMILIES: dict[str, Any] = {
+    "counter": CounterMetricFamily,
+    "gauge": GaugeMetricFamily,
+    "histogram": HistogramMetricFamily,
 }
 
 
@@ -34,19 +34,19 @@ def expose(snapshots: Sequence[Snapshot]) -> bytes:
     is left out.
     """
     numbers = {snapshot.process: snapshot.numbers() for snapshot in snapshots}
-    exposed: dict[str, Any] = {}
+    families: dict[str, Any] = {}
     for metric in METRICS:
-        if not metric.name:
+        if not metric.about:
             continue
-        if metric.name not in exposed:
+        name = f"realtime_{metric.name or metric.field}"
+        if name not in families:
             labels = ["process", *metric.labels, *([metric.by] if metric.by else ())]
-            make = _FAMILIES[metric.type]
-            exposed[metric.name] = make(f"realtime_{metric.name}", metric.about, labels=labels)
+            families[name] = _FAMILIES[metric.type](name, metric.about, labels=labels)
         for process, values in numbers.items():
             if metric.field in values:
                 labels = [process, *metric.labels.values()]
-                _add(exposed[metric.name], metric, labels, values[metric.field])
-    return _as_text(exposed.values())
+                _add(families[name], metric, labels, values[metric.field])
+    return _as_text(families.values())
 
 
 def _add(family: Any, metric: Metric, labels: list[str], value: Any) -> None:
@@ -64,42 +64,38 @@ def _add(family: Any, metric: Metric, labels: list[str], value: Any) -> None:
 
 def expose_outbox(waiting: int, parked: int, age: float) -> bytes:
     """Return the metrics of the outbox, which are the same on every host; *age* in seconds."""
-    messages = families.GaugeMetricFamily(
-        "realtime_outbox_messages", "Messages that are not published yet", labels=["state"]
-    )
+    messages = _gauge("outbox_messages", "Messages that are not published yet", "state")
     messages.add_metric(["waiting"], waiting)
     messages.add_metric(["parked"], parked)
-    oldest = families.GaugeMetricFamily(
-        "realtime_outbox_oldest_seconds", "For how long the oldest message has waited", value=age
-    )
+    oldest = _gauge("outbox_oldest_seconds", "For how long the oldest message has waited")
+    oldest.add_metric([], age)
     return _as_text([messages, oldest])
 
 
 def expose_processors(reports: Sequence[Report]) -> bytes:
     """Return the metrics of processors, which are the same on every host."""
-    labels = ["processor", "type"]
-    lag = families.GaugeMetricFamily(
-        "realtime_processor_lag_messages", "Messages that it has not taken in", labels=labels
-    )
-    read = families.GaugeMetricFamily(
-        "realtime_processor_read_time_seconds",
-        "When it last read its type's log, since 1970",
-        labels=labels,
-    )
+    labels = ("processor", "type")
+    lag = _gauge("processor_lag_messages", "Messages that it has not taken in", *labels)
+    about = "When it last read its type's log, since 1970"
+    read = _gauge("processor_read_time_seconds", about, *labels)
     for report in reports:
         lag.add_metric([report.processor, report.source], report.lag)
         read.add_metric([report.processor, report.source], report.read_at)
     return _as_text([lag, read])
 
 
+def _gauge(name: str, about: str, *labels: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"realtime_{name}", about, labels=labels)
+
+
 class _Families(Collector):
-    def __init__(self, metrics: Iterable[families.Metric]) -> None:
-        self._metrics = metrics
+    def __init__(self, families: Iterable[Any]) -> None:
+        self._families = families
 
-    def collect(self) -> Iterable[families.Metric]:
-        """Return the metrics."""
-        return self._metrics
+    def collect(self) -> Iterable[Any]:
+        """Return the families."""
+        return self._families
 
 
-def _as_text(metrics: Iterable[families.Metric]) -> bytes:
-    return generate_latest(_Families(metrics))
+def _as_text(families: Iterable[Any]) -> bytes:
+    return generate_latest(_Families(families))

@@ -120,7 +120,10 @@ class Tracing:
     def origin(self, message: Mapping[str, Any], first: Position, count: int) -> TraceOrigin | None:
         """Return where a group message comes from; ``None`` if it does not say."""
         carried = {name: message[name] for name in TRACE_FIELDS if name in message}
-        if not carried or not all(map(_is_field, carried.values())):
+        for value in carried.values():
+            if not isinstance(value, str) or len(value) > LONGEST_FIELD:
+                return None
+        if not carried:
             return None
         return TraceOrigin(self._propagator.extract(carried), time.time_ns(), first, count)
 
@@ -158,12 +161,9 @@ class Tracing:
         }
         if origin.first.epoch:
             attributes |= _place(origin.first)
+        name, span_kind = f"deliver {kind}", self._span_kinds.CONSUMER
         return self._tracer.start_span(
-            f"deliver {kind}",
-            origin.context,
-            self._span_kinds.CONSUMER,
-            attributes,
-            start_time=origin.received,
+            name, origin.context, span_kind, attributes, start_time=origin.received
         )
 
 
@@ -178,10 +178,6 @@ def _attributes(name: str, operation: str, kind: str) -> dict[str, Any]:
 
 def _place(first: Position) -> dict[str, Any]:
     return {"realtime.epoch": first.epoch, "realtime.offset": first.offset}
-
-
-def _is_field(value: Any) -> bool:
-    return isinstance(value, str) and len(value) <= LONGEST_FIELD
 
 
 _untraced: AbstractContextManager[PublicationSpan] = nullcontext(PublicationSpan({}))
