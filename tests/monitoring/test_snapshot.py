@@ -186,23 +186,25 @@ def test_a_process_that_does_not_report_everything_yet() -> None:
 
 def test_what_prometheus_reads() -> None:
     values = exposed(snapshot_of("one", busy()), snapshot_of("two", Counters()))
-    one = ("process", "one")
-    assert values["realtime_connections", one] == 2
+    process = ("process", "one")
+    assert values["realtime_connections", process] == 2
     assert values["realtime_connections", ("process", "two")] == 0
-    assert values["realtime_report_time_seconds", one] == pytest.approx(time.time(), abs=60)
-    assert values["realtime_handshakes_total", one] == 3
+    assert values["realtime_report_time_seconds", process] == pytest.approx(time.time(), abs=60)
+    assert values["realtime_handshakes_total", process] == 3
     events = ("type", "events")
-    assert values["realtime_received_bytes_total", one] == 500
-    assert values["realtime_published_bytes_total", one, events] == 1100
-    assert values["realtime_delivered_total", one, events] == 26
-    assert values["realtime_delivered_bytes_total", one, events] == 2600
-    assert values["realtime_replayed_total", one, events] == 4
-    assert values["realtime_log_messages", one, events] == 40
-    assert values["realtime_authentications_total", one, ("result", "accepted")] == 7
-    assert values["realtime_authentications_total", one, ("result", "unavailable")] == 1
-    assert values["realtime_closes_total", ("code", "1008"), one] == 2
+    assert values["realtime_received_bytes_total", process] == 500
+    assert values["realtime_published_bytes_total", process, events] == 1100
+    assert values["realtime_delivered_total", process, events] == 26
+    assert values["realtime_delivered_bytes_total", process, events] == 2600
+    assert values["realtime_replayed_total", process, events] == 4
+    assert values["realtime_log_messages", process, events] == 40
+    assert values["realtime_authentications_total", process, ("result", "accepted")] == 7
+    assert values["realtime_authentications_total", process, ("result", "unavailable")] == 1
+    assert values["realtime_closes_total", ("code", "1008"), process] == 2
     name = "realtime_publish_to_write_seconds"
-    assert values[f"{name}_bucket", ("le", "0.0025"), one] == 0
-    assert values[f"{name}_bucket", ("le", "0.005"), one] == 20
-    assert values[f"{name}_bucket", ("le", "+Inf"), one] == values[f"{name}_count", one] == 22
-    assert values[f"{name}_sum", one] == pytest.approx(120.08)
+    assert values[f"{name}_bucket", ("le", "0.0025"), process] == 0
+    assert values[f"{name}_bucket", ("le", "0.005"), process] == 20
+    assert (
+        values[f"{name}_bucket", ("le", "+Inf"), process] == values[f"{name}_count", process] == 22
+    )
+    assert values[f"{name}_sum", process] == pytest.approx(120.08)

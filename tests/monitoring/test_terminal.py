@@ -118,8 +118,8 @@ def test_one_that_drains_and_has_nothing_to_say() -> None:
 def test_processes_without_room_are_counted(height: int) -> None:
     text = lines(ClusterTables([process(n) for n in range(100)]), 80, height)
     rows = [cells(row) for row in table(text, "process")][2:]
-    [rest] = rows[-1]
-    assert rest == f"and {100 - (len(rows) - 1)} more" and len(rows) >= 2
+    [note] = rows[-1]
+    assert note == f"and {100 - (len(rows) - 1)} more" and len(rows) >= 2
     assert len(text) <= height
 
 

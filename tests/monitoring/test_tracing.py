@@ -45,8 +45,8 @@ def recorder() -> Recorder:
 
 def deliver(recorder: Recorder, *origins: TraceOrigin | None) -> tuple[ReadableSpan, ...]:
     """Deliver messages of some origins together."""
-    known = [origin for origin in origins if origin is not None]
-    with recorder.delivery("events", 9, known, "a process") as delivery:
+    traced = [origin for origin in origins if origin is not None]
+    with recorder.delivery("events", 9, traced, "a process") as delivery:
         delivery.writes = 3
     return recorder.spans()
 
