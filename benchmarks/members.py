@@ -97,18 +97,18 @@ async def _every(seconds: float, share: float, work: Callable[[], Awaitable[None
 def _reporter() -> Callable[[], Awaitable[None]]:
     """Return what a process does every two seconds."""
     from realtime.cluster.membership import Process
-    from realtime.monitoring.counters import Stats
-    from realtime.monitoring.sampler import Observer
+    from realtime.monitoring.metrics import Counters
+    from realtime.monitoring.sampler import Sampler
     from realtime.monitoring.snapshot import exchange
 
     async def answer(question: bytes) -> bytes:
         return question
 
     process = Process(answer)
-    observer = Observer(process.name, Stats(is_running=True))
+    sampler = Sampler(process.name, Counters(is_running=True))
 
     async def report() -> None:
         await process.beat()
-        await exchange(await observer.observe([], False))
+        await exchange(await sampler.take_snapshot([], False))
 
     return report

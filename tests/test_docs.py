@@ -20,9 +20,9 @@ from realtime.config import WEBSOCKET_PREFIX, WebSocketConfig
 from realtime.filters import OPERATORS
 from realtime.management.commands.publish_system_status import OPTIONS
 from realtime.monitoring.audit_log import Event
-from realtime.monitoring.counters import Stats
+from realtime.monitoring.metrics import Counters
 from realtime.monitoring.prometheus import expose, expose_outbox, expose_processors
-from realtime.monitoring.sampler import Observer
+from realtime.monitoring.sampler import Sampler
 from realtime.monitoring.system_status import DEFAULTS
 from realtime.protocol import ERROR_TEXTS, PAYLOAD_KEYS, CloseCode, CloseReason, ErrorCode
 from realtime.sessions.readiness import DATABASE, DRAINING, LAYER
@@ -176,9 +176,9 @@ def test_every_alert_has_a_section_that_says_what_to_do() -> None:
 
 
 def test_every_metric_of_the_operators_guide_exists() -> None:
-    observer = Observer("process", Stats(closes={1000: 1}))
-    figures = asyncio.run(observer.observe([], draining=False))
-    exposed = (expose([figures]) + expose_outbox(0, 0, 0.0) + expose_processors([])).decode()
+    sampler = Sampler("process", Counters(closes={1000: 1}))
+    snapshot = asyncio.run(sampler.take_snapshot([], draining=False))
+    exposed = (expose([snapshot]) + expose_outbox(0, 0, 0.0) + expose_processors([])).decode()
     names = set(re.findall(r"^(?:# TYPE )?(realtime_\w+)", exposed, re.MULTILINE))
     named = set(re.findall(r"`(realtime_\w+)", OPERATIONS))
     assert named and named <= names

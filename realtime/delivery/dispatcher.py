@@ -14,7 +14,7 @@ from realtime.delivery.throttle import TURN, WRITES_BETWEEN_LOOKS, Pacing
 from realtime.delivery.writer import Writer
 from realtime.hub.index import Hub
 from realtime.hub.message import Message, cut
-from realtime.monitoring.tracing import Origin, get_tracing
+from realtime.monitoring.tracing import TraceOrigin, get_tracing
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ class Dispatcher:
         self._process = process
         self._tracing = get_tracing()
 
-    async def deliver(self, kind: str, messages: list[Message], origins: list[Origin]) -> None:
+    async def deliver(self, kind: str, messages: list[Message], origins: list[TraceOrigin]) -> None:
         """Write messages to everyone they concern."""
         if self._tracing is None:
             await self._write_all(kind, messages)

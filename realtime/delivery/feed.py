@@ -15,7 +15,7 @@ from realtime.config import get_streaming_config
 from realtime.hub.message import Message
 from realtime.hub.ordering import RECENT_MESSAGES, Recent, Sequence
 from realtime.log import Chunk, Log
-from realtime.monitoring.tracing import Origin
+from realtime.monitoring.tracing import TraceOrigin
 from realtime.protocol import Position
 
 # Beyond any offset: to read the head alone.
@@ -28,7 +28,7 @@ class Batch(NamedTuple):
     first: Position | None
     messages: list[Message]
     # Only where tracing is on.
-    origin: Origin | None = None
+    origin: TraceOrigin | None = None
 
 
 class Lost(NamedTuple):
@@ -55,7 +55,7 @@ class Range(NamedTuple):
     messages: list[Message]
 
 
-Deliver = Callable[[str, list[Message], list[Origin]], Awaitable[None]]
+Deliver = Callable[[str, list[Message], list[TraceOrigin]], Awaitable[None]]
 HandOn = Callable[[list[Message]], Awaitable[None]]
 Tell = Callable[[str, Lost], None]
 # Counts messages of a type that a group should have brought and the log did.
@@ -118,7 +118,7 @@ class Feed:
         """
         async with self.lock:
             ready: list[Message] = []
-            origins: list[Origin] = []
+            origins: list[TraceOrigin] = []
             complete = True
             for batch in batches:
                 if batch.first is None:
@@ -169,7 +169,9 @@ class Feed:
         self.position = self._sequence.position
         self._tell(self.kind, lost)
 
-    async def _hand_on(self, messages: list[Message], origins: list[Origin] | None = None) -> None:
+    async def _hand_on(
+        self, messages: list[Message], origins: list[TraceOrigin] | None = None
+    ) -> None:
         try:
             async with self._delivering:
                 if messages and not self._closed:

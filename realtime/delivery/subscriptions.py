@@ -22,7 +22,7 @@ from realtime.filters import Filter
 from realtime.hub.groups import Subscription
 from realtime.hub.index import Hub
 from realtime.log import LogUnavailable
-from realtime.monitoring.counters import Stats
+from realtime.monitoring.metrics import Counters
 from realtime.protocol import Position
 from realtime.protocol.options import Options
 from realtime.protocol.subscribe import Request
@@ -33,7 +33,7 @@ class Subscriptions:
     """What the clients of one event loop are subscribed to."""
 
     def __init__(
-        self, hub: Hub, stats: Stats, process: str, buffer_limit: Callable[[], int], spawn: Spawn
+        self, hub: Hub, stats: Counters, process: str, buffer_limit: Callable[[], int], spawn: Spawn
     ) -> None:
         self._hub = hub
         self._stats = stats

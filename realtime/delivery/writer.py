@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 
 from realtime.delivery.feed import Lost
 from realtime.hub.groups import Subscription
-from realtime.monitoring.counters import Stats
+from realtime.monitoring.metrics import Counters
 from realtime.protocol import ErrorCode, ProtocolError, encode_error
 from realtime.protocol.frames import text_frame
 
@@ -15,7 +15,7 @@ from realtime.protocol.frames import text_frame
 class Writer:
     """The way to the clients. *buffer_limit* returns the bytes that may wait for one of them."""
 
-    def __init__(self, stats: Stats, buffer_limit: Callable[[], int]) -> None:
+    def __init__(self, stats: Counters, buffer_limit: Callable[[], int]) -> None:
         self.stats = stats
         self.buffer_limit = buffer_limit
 

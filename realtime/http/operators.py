@@ -1,6 +1,6 @@
-"""What operators and their programs read over HTTP: ``/api/stats`` and ``/metrics``.
+"""Numbers for operators and their programs over HTTP: ``/api/stats`` and ``/metrics``.
 
-For staff that is logged in, and for tokens that may see the statistics.
+For staff that is logged in, and for tokens that may view the statistics.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+import msgspec
 import redis
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.cache import never_cache
@@ -25,7 +26,7 @@ from realtime.monitoring.prometheus import (
     expose_outbox,
     expose_processors,
 )
-from realtime.monitoring.snapshot import Figures, whole
+from realtime.monitoring.snapshot import Snapshot, add_up
 from realtime.protocol import ERROR_TEXTS, ErrorCode
 from realtime.publishing.outbox import look
 from realtime.sessions.node import Node, get_node
@@ -37,21 +38,22 @@ View = Callable[[HttpRequest], Coroutine[Any, Any, HttpResponse]]
 
 
 def for_operators(view: View) -> View:
-    """Answer 401 to who does not say who it is, 403 to who may not see the statistics."""
+    """Answer 401 to a request without valid credentials, 403 if they do not allow statistics."""
 
     @functools.wraps(view)
     async def guarded(request: HttpRequest) -> HttpResponse:
         try:
             refusal = await _refusal(request)
         except Unavailable:
-            refusal = _error(ErrorCode.UNAVAILABLE, 503)
-            refusal["Retry-After"] = str(RETRY_AFTER_UNAVAILABLE)
+            retry_after = str(RETRY_AFTER_UNAVAILABLE)
+            refusal = _error(ErrorCode.UNAVAILABLE, 503, {"Retry-After": retry_after})
         return await view(request) if refusal is None else refusal
 
     return guarded
 
 
 async def _refusal(request: HttpRequest) -> JsonResponse | None:
+    """Return the answer to a request that may not see the statistics, ``None`` if it may."""
     scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
     if scheme.lower() == "bearer" and secret:
         return await _refusal_of_token(request, secret.strip())
@@ -60,9 +62,7 @@ async def _refusal(request: HttpRequest) -> JsonResponse | None:
         return None
     if user.is_authenticated:
         return _error(ErrorCode.FORBIDDEN, 403)
-    refusal = _error(ErrorCode.AUTH_REQUIRED, 401)
-    refusal["WWW-Authenticate"] = "Bearer"
-    return refusal
+    return _error(ErrorCode.AUTH_REQUIRED, 401, {"WWW-Authenticate": "Bearer"})
 
 
 async def _refusal_of_token(request: HttpRequest, secret: str) -> JsonResponse | None:
@@ -71,15 +71,15 @@ async def _refusal_of_token(request: HttpRequest, secret: str) -> JsonResponse |
     grant = await node.authority.authenticate(secret)
     if grant is None:
         await Session(node, request.META.get("REMOTE_ADDR", "")).count_failure(secret)
-        refusal = _error(ErrorCode.AUTH_REQUIRED, 401)
-        refusal["WWW-Authenticate"] = 'Bearer error="invalid_token"'
-        return refusal
+        challenge = {"WWW-Authenticate": 'Bearer error="invalid_token"'}
+        return _error(ErrorCode.AUTH_REQUIRED, 401, challenge)
     return None if grant.can_view_stats else _error(ErrorCode.FORBIDDEN, 403)
 
 
-def _error(code: ErrorCode, status: int) -> JsonResponse:
-    response = JsonResponse({"error": ERROR_TEXTS[code], "code": code}, status=status)
-    # An answer, not a failure: Django would log an error for each.
+def _error(code: ErrorCode, status: int, headers: dict[str, str] | None = None) -> JsonResponse:
+    body = {"error": ERROR_TEXTS[code], "code": code}
+    response = JsonResponse(body, status=status, headers=headers)
+    # Django would log each of these answers as an error, but nothing has failed.
     response._has_been_logged = True  # type: ignore[attr-defined]
     return response
 
@@ -88,7 +88,7 @@ def _error(code: ErrorCode, status: int) -> JsonResponse:
 @require_safe
 @for_operators
 async def stats(request: HttpRequest) -> JsonResponse:
-    """Return this process's figures, those of each process, and the whole."""
+    """Return this process's numbers, those of each process, and the totals."""
     node = get_node()
     await node.start()
     cluster = await node.look_at_cluster()
@@ -96,44 +96,46 @@ async def stats(request: HttpRequest) -> JsonResponse:
     return JsonResponse(
         {
             "process": report | {"name": node.process.name},
-            "cluster": whole(cluster) | {"by_process": [_as_json(one) for one in cluster]},
+            "cluster": add_up(cluster) | {"by_process": list(map(_as_json, cluster))},
         }
     )
 
 
-def _as_json(figures: Figures) -> dict[str, Any]:
-    names = (name for name in figures.__struct_fields__ if name != "distributions")
-    return {name: getattr(figures, name) for name in names}
+def _as_json(snapshot: Snapshot) -> dict[str, Any]:
+    numbers = msgspec.structs.asdict(snapshot)
+    del numbers["distributions"]
+    return numbers
 
 
 @never_cache
 @require_safe
 @for_operators
 async def metrics(request: HttpRequest) -> HttpResponse:
-    """Return the figures of this host's processes for Prometheus."""
+    """Return the numbers of this host's processes for Prometheus."""
     node = get_node()
     await node.start()
     host = socket.gethostname()
-    text = expose([one for one in await node.look_at_cluster() if one.host == host])
+    cluster = await node.look_at_cluster()
+    text = expose([snapshot for snapshot in cluster if snapshot.host == host])
     text += await _outbox(node) + await _processors()
     return HttpResponse(text, content_type=CONTENT_TYPE_LATEST)
 
 
 async def _outbox(node: Node) -> bytes:
-    """Return the outbox's figures, if the database answers."""
+    """Return the numbers of the outbox, if the database answers."""
     try:
-        found = await node.database.run(look)
+        outbox = await node.database.run(look)
     except Unavailable as error:
-        logger.warning("looking into the outbox: %s", error)
+        logger.warning("reading the outbox: %s", error)
         return b""
-    age = 0.0 if found.since is None else max(0.0, time.time() - found.since)
-    return expose_outbox(found.waiting, found.parked, age)
+    age = 0.0 if outbox.since is None else max(0.0, time.time() - outbox.since)
+    return expose_outbox(outbox.waiting, outbox.parked, age)
 
 
 async def _processors() -> bytes:
-    """Return how processors stand, if the channel layer answers."""
+    """Return the numbers of processors, if the channel layer answers."""
     try:
         return expose_processors(await read_reports())
     except (redis.RedisError, OSError) as error:
-        logger.warning("reading how processors stand: %s", error)
+        logger.warning("reading the reports of processors: %s", error)
         return b""

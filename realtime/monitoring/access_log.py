@@ -1,7 +1,7 @@
-"""The access log: one line at INFO for each connection, when it has ended, and no other.
+"""The access log: one line for each connection, when it has ended, in ``realtime.access``.
 
-In the logger ``realtime.access``. Knows how the line is written, nothing of what happens. Secrets
-have no way in: a token is named by its public prefix.
+It has no other lines, and no secrets: a token is named by its public prefix. Knows how the line is
+written, nothing of what happens.
 """
 
 from __future__ import annotations
@@ -14,14 +14,16 @@ import msgspec
 
 logger = logging.getLogger("realtime.access")
 
-# What needs no quotes in a line of names and values.
+# A value that needs no quotes.
 _PLAIN = re.compile(r"[\w.:@/+-]+", re.ASCII)
 
 
 class Line(dict[str, Any]):
-    """Fields, which the formatter for JSON writes as they are; as text, names and values.
+    """The fields of a line, as the message of a log record.
 
-    No value can end the line or look like another field.
+    python-json-logger writes a dict as fields of its own. Any other formatter, also that of a site
+    with logging of its own, asks for the text: names and values, where no value can end the line
+    or look like another field.
     """
 
     def __str__(self) -> str:
@@ -41,14 +43,7 @@ def record_end(*, transport: str, client_id: str, code: int, seconds: float, **f
     (whose rights it had), ``token`` (the credential's prefix), ``reason`` (why this server ended
     it), ``messages_received``, ``bytes_sent``, ``subscriptions`` (at the end).
     """
-    known = {name: value for name, value in fields.items() if value is not None}
-    logger.info(
-        Line(
-            message="connection closed",
-            transport=transport,
-            client_id=client_id,
-            code=code,
-            seconds=round(seconds, 3),
-            **known,
-        )
-    )
+    line = Line(message="connection closed", transport=transport, client_id=client_id)
+    line |= {"code": code, "seconds": round(seconds, 3)}
+    line |= {name: value for name, value in fields.items() if value is not None}
+    logger.info(line)

@@ -1,7 +1,8 @@
-"""The audit log: who came in, who did not, what was denied and what administrators changed.
+"""The audit log: who authenticated, who failed, what was denied, what administrators changed.
 
-One JSON object a line in the logger ``realtime.audit``. Knows how it is written, nothing of what
-happens. Secrets have no way in: a token is named by its public prefix.
+A line is a JSON object, in the logger ``realtime.audit``, whatever the format of other logs. It has
+no secrets: a token is named by its public prefix. Knows how a line is written, nothing of what
+happens.
 """
 
 from __future__ import annotations
@@ -17,13 +18,12 @@ from realtime.protocol import format_timestamp
 
 logger = logging.getLogger("realtime.audit")
 
-_encoder = msgspec.json.Encoder()
 # django.contrib.admin.models: ADDITION, CHANGE, DELETION.
 _ACTIONS = {1: "added", 2: "changed", 3: "deleted"}
 
 
 class Event(StrEnum):
-    """What is recorded. Every line has ``time`` and ``event``; the rest where it is known."""
+    """The events, and the fields of their lines besides ``time`` and ``event``, as far as known."""
 
     AUTHENTICATED = "authenticated"  # client_id, holder, token, address
     AUTH_FAILED = "auth_failed"  # client_id, token, address
@@ -34,7 +34,7 @@ class Event(StrEnum):
 
 
 def record_admin_change(sender: Any, instance: Any, created: bool, **kwargs: Any) -> None:
-    """Write what has just been entered into the admin's own log, of whatever table."""
+    """Write an entry that the admin has just made in its own log, for any table."""
     if created:
         record(
             Event.ADMIN_CHANGE,
@@ -50,6 +50,6 @@ def record_admin_change(sender: Any, instance: Any, created: bool, **kwargs: Any
 def record(event: Event, **fields: Any) -> None:
     """Write one line; fields that are ``None`` are left out."""
     if logger.isEnabledFor(logging.INFO):
-        known = {name: value for name, value in fields.items() if value is not None}
-        line = {"time": format_timestamp(time.time()), "event": event, **known}
-        logger.info("%s", _encoder.encode(line).decode())
+        line = {"time": format_timestamp(time.time()), "event": event, **fields}
+        present = {name: value for name, value in line.items() if value is not None}
+        logger.info("%s", msgspec.json.encode(present).decode())

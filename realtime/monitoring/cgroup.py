@@ -1,7 +1,8 @@
-"""What a container may have: the limits of its control group (version 2), and what it uses.
+"""Reads the limits of a container, and what it uses, from its control group (version 2).
 
-Only of a container, whose own group is the root of what it sees; elsewhere that has no limits and
-nothing is told. Sources: the kernel's Documentation/admin-guide/cgroup-v2.rst.
+A container sees its own group as the root of all groups. Outside of a container the root has no
+limits, and everything here returns ``None``. Source: the kernel's
+Documentation/admin-guide/cgroup-v2.rst.
 """
 
 from __future__ import annotations
@@ -13,20 +14,20 @@ from typing import NamedTuple
 ROOT = Path("/sys/fs/cgroup")
 
 
-class Memory(NamedTuple):
-    """Bytes in use, without the file cache that can be given back, and how many there may be."""
+class ContainerMemory(NamedTuple):
+    """Bytes in use, without file cache that the kernel can take back, and how many are allowed."""
 
     used: int
     limit: int
 
 
-def memory(root: Path = ROOT) -> Memory | None:
+def memory(root: Path = ROOT) -> ContainerMemory | None:
     """Return the container's memory; ``None`` without a limit."""
     with contextlib.suppress(OSError, ValueError, KeyError):
         limit = int((root / "memory.max").read_text())
         cache = _fields(root / "memory.stat")["inactive_file"]
         used = int((root / "memory.current").read_text()) - cache
-        return Memory(max(used, 0), limit)
+        return ContainerMemory(max(used, 0), limit)
     return None
 
 

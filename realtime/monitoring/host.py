@@ -1,6 +1,7 @@
-"""This host's figures and health: CPU, memory, disk, load, network; knows psutil, not who reads it.
+"""Reads this host's CPU, memory, disk, load and network, and grades them.
 
-In a container with limits CPU and memory are those of the container, against its limits.
+In a container with limits, CPU and memory are the container's, measured against its limits. Knows
+psutil, nothing of who reads the numbers.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from realtime.monitoring import cgroup
 GRADES = ("ok", "warning", "critical")
 
 
-class Threshold(NamedTuple):
-    """From which value on something is a warning, and critical."""
+class HealthLimits(NamedTuple):
+    """From which value on a reading is a warning, and from which it is critical."""
 
     warning: float
     critical: float
@@ -31,41 +32,46 @@ class Threshold(NamedTuple):
 
 # Load is per processor, over one minute.
 THRESHOLDS = {
-    "cpu_percent": Threshold(90.0, 98.0),
-    "memory_percent": Threshold(85.0, 95.0),
-    "disk_percent": Threshold(85.0, 95.0),
-    "load_per_cpu": Threshold(1.5, 3.0),
+    "cpu_percent": HealthLimits(90.0, 98.0),
+    "memory_percent": HealthLimits(85.0, 95.0),
+    "disk_percent": HealthLimits(85.0, 95.0),
+    "load_per_cpu": HealthLimits(1.5, 3.0),
 }
 
 
 class Health(NamedTuple):
-    """The status of each reading that has a threshold and a value, and why it is not ok."""
+    """The status of each reading that has limits and a value, and the reasons if it is not ok."""
 
     checks: dict[str, str]
     reasons: list[str]
 
     @property
     def status(self) -> str:
-        """The worst of all."""
+        """The worst status of all readings."""
         return max(self.checks.values(), key=GRADES.index, default="ok")
 
 
-def grade(readings: Mapping[str, Any], thresholds: Mapping[str, Threshold] = THRESHOLDS) -> Health:
-    """Grade readings."""
+def grade(
+    readings: Mapping[str, Any], thresholds: Mapping[str, HealthLimits] = THRESHOLDS
+) -> Health:
+    """Return the health that readings make; those without a value are left out."""
     health = Health({}, [])
-    for name, threshold in thresholds.items():
+    for name, limits in thresholds.items():
         value = readings.get(name)
         if value is None:
             continue
-        status = health.checks[name] = threshold.grade(value)
+        status = health.checks[name] = limits.grade(value)
         if status != "ok":
-            limit = threshold[GRADES.index(status) - 1]
+            limit = limits[GRADES.index(status) - 1]
             health.reasons.append(f"{name} is {value:g} ({status} from {limit:g} on)")
     return health
 
 
 class Host:
-    """Reads the figures of the host. What is per second is the mean since the reading before."""
+    """Reads the numbers of the host. Rates are means since the reading before.
+
+    *disk* is a path on the disk to read, *limits* where the kernel shows a container's limits.
+    """
 
     def __init__(
         self, disk: Path, clock: Callable[[], float] = time.monotonic, limits: Path = cgroup.ROOT
@@ -74,12 +80,12 @@ class Host:
         self._clock = clock
         self._limits = limits
         self._at = clock()
-        # The first call only sets the mark from which the next one measures.
+        # psutil measures from one call to the next: the first one has nothing to tell.
         _reading(lambda: psutil.cpu_percent(interval=None))
         self._before = self._counters()
 
     def read(self) -> dict[str, Any]:
-        """Return the readings; ``None`` where this system does not tell."""
+        """Return the readings by name; ``None`` is what this system does not tell."""
         elapsed = max(self._clock() - self._at, 0.001)
         before, self._before = self._before, self._counters()
         self._at += elapsed
@@ -103,6 +109,7 @@ class Host:
         }
 
     def _memory(self) -> dict[str, float | None]:
+        """Return the container's memory if it has less than the host, otherwise the host's."""
         total = _reading(lambda: psutil.virtual_memory().total)
         container = cgroup.memory(self._limits)
         if container is not None and (total is None or container.limit < total):
@@ -124,25 +131,25 @@ class Host:
 
 
 def _load() -> dict[str, float | None]:
-    """Return the load: always the host's, so per processor of the host."""
+    """Return the load, which is always the host's, and so per processor of the host."""
     load = _reading(lambda: psutil.getloadavg()[0])
     per_cpu = None if load is None else round(load / (os.cpu_count() or 1), 2)
     return {"load_1m": load, "load_per_cpu": per_cpu}
 
 
 def _rate(before: float | None, now: float | None, elapsed: float) -> float | None:
-    if before is None or now is None or now < before:  # counted anew
+    if before is None or now is None or now < before:  # the counter has started again
         return None
     return (now - before) / elapsed
 
 
 def _counter(read: Callable[[], Any], name: str) -> float | None:
-    # psutil has no counters where there are no disks or interfaces.
+    """Return one of psutil's counters; it has none where there are no disks or interfaces."""
     return _reading(lambda: getattr(read(), name, None))
 
 
 def _reading(read: Callable[[], float | None]) -> float | None:
-    """Return a reading, None where this system does not tell."""
+    """Return a reading, or ``None`` where this system does not tell."""
     try:
         value = read()
     except (OSError, psutil.Error):

@@ -1,7 +1,8 @@
-"""What those who run processors report of them: how far each is behind, and when it last read.
+"""How far each processor (a rule or a predictor) is behind, and when it last read its messages.
 
-Kept where processes find each other, beyond the end of who reported it: that nobody runs a
-processor any more is what an operator has to learn. Knows nothing of what processors do.
+The processes that run processors report it to Redis, beside the list of processes. A report stays
+after its process has ended, since an operator has to learn that nobody runs a processor any more.
+Knows nothing of what processors do.
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ FORGET_AFTER = 86_400
 
 
 class Report(msgspec.Struct):
-    """How a processor stands.
+    """The state of a processor.
 
-    ``group`` names those who share it with others, ``lag`` is messages of the source's log that it
-    has not taken in, ``read_at`` when it last took in what it had read, in seconds since 1970.
+    ``group`` names the processes that share its work, ``source`` the subscription type that it
+    reads. ``lag`` is the number of messages in the source's log that it has not taken in,
+    ``read_at`` when it last took in what it had read, in seconds since 1970.
     """
 
     group: str
@@ -43,7 +45,7 @@ def _key() -> str:
 
 
 async def report(group: str, names: Collection[str], running: Sequence[Report]) -> None:
-    """Report those that run here; forget those of the group that are not among *names* any more.
+    """Report the processors that run here; forget those of the group that are not in *names*.
 
     Raises:
         redis.RedisError, OSError: the server does not answer.
@@ -52,29 +54,29 @@ async def report(group: str, names: Collection[str], running: Sequence[Report]) 
         client = await async_client(server)
         async with client.pipeline(transaction=False) as pipeline:
             if running:
-                fields: Any = {one.processor: msgspec.json.encode(one) for one in running}
+                fields: Any = {own.processor: msgspec.json.encode(own) for own in running}
                 pipeline.hset(_key(), mapping=fields)
             pipeline.hgetall(_key())
             pipeline.expire(_key(), FORGET_AFTER)
-            known = _decode((await pipeline.execute())[-2])
+            reports = _decode((await pipeline.execute())[-2])
         long_ago = time.time() - FORGET_AFTER
         gone = [
-            one.processor
-            for one in known
-            if one.read_at < long_ago or (one.group == group and one.processor not in names)
+            other.processor
+            for other in reports
+            if other.read_at < long_ago or (other.group == group and other.processor not in names)
         ]
         if gone:
             await client.hdel(_key(), *gone)
 
 
 async def read_reports() -> list[Report]:
-    """Return how all processors stand, in the order of their names. Raises as :func:`report`."""
+    """Return the reports of all processors, sorted by name. Raises as :func:`report` does."""
     if not has_servers(get_channel_layer()):
         return []
     with registry.asking() as server:
-        found: Any = await (await async_client(server)).hgetall(_key())
-    return sorted(_decode(found), key=lambda one: one.processor)
+        texts: Any = await (await async_client(server)).hgetall(_key())
+    return sorted(_decode(texts), key=lambda report: report.processor)
 
 
-def _decode(found: dict[bytes, bytes]) -> list[Report]:
-    return [_decoder.decode(text) for text in found.values()]
+def _decode(texts: dict[bytes, bytes]) -> list[Report]:
+    return [_decoder.decode(text) for text in texts.values()]

@@ -1,177 +1,101 @@
-"""Figures in the text format of Prometheus. Knows names and units; nothing of where they are from.
+"""Snapshots, the outbox and processors in the text format of Prometheus.
 
-Names and units follow Prometheus' own practice (prometheus.io/docs/practices/naming).
+Names and units follow Prometheus' own practice (prometheus.io/docs/practices/naming). Knows nothing
+of where the numbers come from.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import accumulate
+from typing import Any
 
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    Metric,
-)
-from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.registry import Collector
 
+from realtime.monitoring.metrics import METRICS, Histogram, Metric
 from realtime.monitoring.processors import Report
-from realtime.monitoring.snapshot import Figures
+from realtime.monitoring.snapshot import Snapshot
 
 __all__ = ["CONTENT_TYPE_LATEST", "expose", "expose_outbox", "expose_processors"]
 
-# Counter -> its name in Prometheus, and what it counts.
-COUNTERS = {
-    "total_connections": ("handshakes", "Connections that were taken"),
-    "refused_connections": ("refused_connections", "Connections there was no room for, or refused"),
-    "messages_received": ("messages_received", "Messages from clients"),
-    "received_bytes": ("received_bytes", "Bytes of messages from clients"),
-    "messages_sent": ("messages_sent", "Messages and replies to clients"),
-    "rate_limited": ("rate_limited", "Messages refused by the rate limit"),
-    "slow_consumers": ("slow_consumers", "Connections closed because the client did not read"),
-    "replays": ("replays", "Subscriptions that got retained messages first"),
-}
-COUNTERS_BY_TYPE = {
-    "published": ("published", "Messages that the channel layer or the log has brought"),
-    "published_bytes": ("published_bytes", "Bytes of the payloads that these have brought"),
-    "delivered": ("delivered", "Data messages to clients"),
-    "delivered_bytes": ("delivered_bytes", "Bytes of data messages to clients"),
-    "replayed": ("replayed", "Data messages to clients that resumed or rewound"),
-    "repaired": ("repaired", "Messages that the channel layer did not bring and the log did"),
-    "lost": ("lost", "Messages that could not be delivered any more"),
-    "dropped": ("dropped", "Data messages not sent to clients that had chosen to miss some"),
-}
-GAUGES = {
-    "connections": ("connections", "Open connections"),
-    "at": ("report_time_seconds", "When the process reported this, since 1970"),
-    "buffered": ("buffered_bytes", "Bytes that clients have not taken"),
-    "resident": ("resident_bytes", "Resident memory of the process"),
-    "draining": ("draining", "Whether the process is ending"),
-    "loop_lag": ("loop_lag_seconds", "How late the event loop was at most, of late"),
-    "round_trip": ("layer_round_trip_seconds", "The last question to the channel layer"),
-    "started": ("start_time_seconds", "When the process started, since 1970"),
-}
-GAUGES_BY_TYPE = {
-    "subscriptions": ("subscriptions", "Subscriptions"),
-    "log": ("log_messages", "Messages in the log, the same for all processes"),
-}
-AUTHENTICATIONS = {
-    "accepted": "authenticated",
-    "refused": "auth_failures",
-    "unavailable": "auth_unavailable",
-}
-DISTRIBUTIONS = {
-    "latency": ("publish_to_write_seconds", "From publishing to writing to a client's socket"),
-    "fan_out": ("fan_out_connections", "Connections that a message goes to with one filter"),
+_FAMILIES: dict[str, Any] = {
+    "counter": CounterMetricFamily,
+    "gauge": GaugeMetricFamily,
+    "histogram": HistogramMetricFamily,
 }
 
 
-def expose(processes: Sequence[Figures]) -> bytes:
-    """Return the figures of processes, each with its name as a label."""
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Collector(processes))
-    return generate_latest(registry)
+def expose(snapshots: Sequence[Snapshot]) -> bytes:
+    """Return the metrics of processes, each with the process's name as a label.
+
+    During an upgrade there are processes that do not count everything yet; what they do not count
+    is left out.
+    """
+    numbers = {snapshot.process: snapshot.numbers() for snapshot in snapshots}
+    families: dict[str, Any] = {}
+    for metric in METRICS:
+        if not metric.about:
+            continue
+        name = f"realtime_{metric.name or metric.field}"
+        if name not in families:
+            labels = ["process", *metric.labels, *([metric.by] if metric.by else ())]
+            families[name] = _FAMILIES[metric.type](name, metric.about, labels=labels)
+        for process, values in numbers.items():
+            if metric.field in values:
+                labels = [process, *metric.labels.values()]
+                _add(families[name], metric, labels, values[metric.field])
+    return _as_text(families.values())
 
 
-class _Collector:
-    def __init__(self, processes: Sequence[Figures]) -> None:
-        self._processes = processes
-
-    def collect(self) -> Iterator[Metric]:
-        """Yield every metric with a value of each process."""
-        yield from self._gauges()
-        yield from self._counters()
-        for field, (name, about) in DISTRIBUTIONS.items():
-            histogram = HistogramMetricFamily(f"realtime_{name}", about, labels=["process"])
-            for one in self._processes:
-                known = one.distributions[field]
-                bounds = [*map(str, known.bounds), "+Inf"]
-                buckets = list(zip(bounds, accumulate(known.counts), strict=True))
-                histogram.add_metric([one.process], buckets, known.total)
-            yield histogram
-
-    def _gauges(self) -> Iterator[Metric]:
-        for field, (name, about) in GAUGES.items():
-            gauge = GaugeMetricFamily(f"realtime_{name}", about, labels=["process"])
-            for one in self._processes:
-                gauge.add_metric([one.process], float(getattr(one, field)))
-            yield gauge
-        for field, (name, about) in GAUGES_BY_TYPE.items():
-            gauge = GaugeMetricFamily(f"realtime_{name}", about, labels=["process", "type"])
-            for one in self._processes:
-                for kind, count in getattr(one, field).items():
-                    gauge.add_metric([one.process, kind], count)
-            yield gauge
-
-    def _counters(self) -> Iterator[Metric]:
-        # During an upgrade there are processes that do not count everything yet.
-        for field, (name, about) in COUNTERS.items():
-            counter = CounterMetricFamily(f"realtime_{name}", about, labels=["process"])
-            for one in self._processes:
-                counter.add_metric([one.process], one.counters.get(field, 0))
-            yield counter
-        for field, (name, about) in COUNTERS_BY_TYPE.items():
-            counter = CounterMetricFamily(f"realtime_{name}", about, labels=["process", "type"])
-            for one in self._processes:
-                for kind, count in one.by_type.get(field, {}).items():
-                    counter.add_metric([one.process, kind], count)
-            yield counter
-        counter = CounterMetricFamily(
-            "realtime_authentications", "Attempts to authenticate", labels=["process", "result"]
-        )
-        for one in self._processes:
-            for result, field in AUTHENTICATIONS.items():
-                counter.add_metric([one.process, result], one.counters.get(field, 0))
-        yield counter
-        counter = CounterMetricFamily(
-            "realtime_closes", "Connections that ended, by close code", labels=["process", "code"]
-        )
-        for one in self._processes:
-            for code, count in one.closes.items():
-                counter.add_metric([one.process, str(code)], count)
-        yield counter
+def _add(family: Any, metric: Metric, labels: list[str], value: Any) -> None:
+    """Add a process's value of a metric to its family: one sample, or one for each label."""
+    if isinstance(value, Histogram):
+        bounds = [*map(str, value.bounds), "+Inf"]
+        buckets = list(zip(bounds, accumulate(value.counts), strict=True))
+        family.add_metric(labels, buckets, value.total)
+    elif metric.by:
+        for label, number in value.items():
+            family.add_metric([*labels, str(label)], number)
+    else:
+        family.add_metric(labels, value)
 
 
 def expose_outbox(waiting: int, parked: int, age: float) -> bytes:
-    """Return the figures of the outbox, which are the same on every host; *age* in seconds."""
-    messages = GaugeMetricFamily(
-        "realtime_outbox_messages", "Messages that are not published yet", labels=["state"]
-    )
+    """Return the metrics of the outbox, which are the same on every host; *age* in seconds."""
+    messages = _gauge("outbox_messages", "Messages that are not published yet", "state")
     messages.add_metric(["waiting"], waiting)
     messages.add_metric(["parked"], parked)
-    oldest = GaugeMetricFamily(
-        "realtime_outbox_oldest_seconds", "For how long the oldest message has waited", value=age
-    )
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Fixed(messages, oldest))
-    return generate_latest(registry)
+    oldest = _gauge("outbox_oldest_seconds", "For how long the oldest message has waited")
+    oldest.add_metric([], age)
+    return _as_text([messages, oldest])
 
 
 def expose_processors(reports: Sequence[Report]) -> bytes:
-    """Return the figures of processors, which are the same on every host."""
-    labels = ["processor", "type"]
-    lag = GaugeMetricFamily(
-        "realtime_processor_lag_messages", "Messages that it has not taken in", labels=labels
-    )
-    read = GaugeMetricFamily(
-        "realtime_processor_read_time_seconds",
-        "When it last read its type's log, since 1970",
-        labels=labels,
-    )
-    for one in reports:
-        lag.add_metric([one.processor, one.source], one.lag)
-        read.add_metric([one.processor, one.source], one.read_at)
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Fixed(lag, read))
-    return generate_latest(registry)
+    """Return the metrics of processors, which are the same on every host."""
+    labels = ("processor", "type")
+    lag = _gauge("processor_lag_messages", "Messages that it has not taken in", *labels)
+    about = "When it last read its type's log, since 1970"
+    read = _gauge("processor_read_time_seconds", about, *labels)
+    for report in reports:
+        lag.add_metric([report.processor, report.source], report.lag)
+        read.add_metric([report.processor, report.source], report.read_at)
+    return _as_text([lag, read])
 
 
-class _Fixed:
-    def __init__(self, *metrics: Metric) -> None:
-        self._metrics = metrics
+def _gauge(name: str, about: str, *labels: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"realtime_{name}", about, labels=labels)
 
-    def collect(self) -> Iterator[Metric]:
-        """Yield them."""
-        yield from self._metrics
+
+class _Families(Collector):
+    def __init__(self, families: Iterable[Any]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterable[Any]:
+        """Return the families."""
+        return self._families
+
+
+def _as_text(families: Iterable[Any]) -> bytes:
+    return generate_latest(_Families(families))

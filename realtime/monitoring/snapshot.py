@@ -1,14 +1,15 @@
-"""What each serving process reports of itself, and the whole that these make.
+"""What each serving process reports of itself, and the totals of all processes.
 
-A process writes its figures into Redis every two seconds with its sign of life, and reads those of
-the others in the same breath; those of a process that has gone are left out. With a layer of one
-process that process is the whole. Knows figures, not what is counted where
-(:mod:`realtime.monitoring.counters`).
+A process writes its snapshot into Redis every two seconds, after its sign of life, and reads those
+of the others in the same step; those of processes that have gone are left out. With a channel layer
+of one process there is only that process. Knows nothing of which numbers there are
+(:mod:`realtime.monitoring.metrics`) and of when they are read.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -17,9 +18,11 @@ from channels.layers import get_channel_layer
 from realtime.cluster.clients import async_client, registry, sync_client
 from realtime.cluster.membership import FORGET_AFTER, GONE_AFTER, each_server, key, processes_key
 from realtime.cluster.servers import Server, has_servers
+from realtime.monitoring.metrics import METRICS, Histogram
 
-# Keys: the processes, their figures. Arguments: who writes and what, if anyone does; seconds until
-# a process counts as gone and until it is forgotten. Returns the figures of those that run.
+# Keys: the processes, their snapshots. Arguments: the process that writes and its snapshot, or two
+# empty texts to read only; seconds until a process counts as gone and until it is forgotten.
+# Returns the snapshots of the processes that run.
 _EXCHANGE = """
 if ARGV[1] ~= '' then
     redis.call('HSET', KEYS[2], ARGV[1], ARGV[2])
@@ -40,21 +43,13 @@ return running
 """
 
 
-class Distribution(msgspec.Struct):
-    """A histogram: values up to each bound, those above all, and the sum of all."""
-
-    bounds: list[float]
-    counts: list[int]
-    total: float
-
-
-class Figures(msgspec.Struct):
-    """One process's figures: counters since it started, current numbers, rates of 2 seconds.
+class Snapshot(msgspec.Struct):
+    """What one process reports: counters since it started, current numbers, rates of 2 seconds.
 
     ``at`` and ``started`` are in seconds since 1970. ``lag`` is the mean time from publishing to
     writing in seconds, of the messages of the last two seconds, or ``None`` without any;
-    ``loop_lag`` is how late the event loop was, ``round_trip`` what the last question to the
-    channel layer took, in seconds. ``buffered`` is bytes that clients have not taken.
+    ``loop_lag`` is how late the event loop was, ``round_trip`` how long the channel layer took for
+    its last answer, in seconds. ``buffered`` is bytes that clients have not taken.
     """
 
     process: str
@@ -77,91 +72,82 @@ class Figures(msgspec.Struct):
     # Name -> subscription type -> count.
     by_type: dict[str, dict[str, int]]
     closes: dict[int, int]
-    distributions: dict[str, Distribution]
+    distributions: dict[str, Histogram]
     # Subscription type -> messages in the log. During an upgrade there are processes without it.
     log: dict[str, int] = {}
 
+    def numbers(self) -> dict[str, Any]:
+        """Return all numbers under the fields of their metrics, as far as this process has them."""
+        own = msgspec.structs.asdict(self)
+        return own | self.counters | self.by_type | self.distributions
 
-_decoder = msgspec.json.Decoder(Figures)
+
+_decoder = msgspec.json.Decoder(Snapshot)
 
 
-def _arguments(mine: Figures | None) -> tuple[Any, ...]:
-    name = mine.process if mine else ""
-    text = msgspec.json.encode(mine) if mine else b""
+def _arguments(own: Snapshot | None) -> tuple[Any, ...]:
+    name = own.process if own else ""
+    text = msgspec.json.encode(own) if own else b""
     return 2, processes_key(), key("figures"), name, text, GONE_AFTER, FORGET_AFTER
 
 
-async def exchange(mine: Figures) -> list[Figures]:
-    """Report a process's figures; return those of all. Raises ``redis.RedisError``, ``OSError``."""
-    if not has_servers(get_channel_layer()):
-        return [mine]
-    with registry.asking() as server:
-        client = await async_client(server)
-        return _decode(await client.eval(_EXCHANGE, *_arguments(mine)))
-
-
-def read_all() -> list[Figures]:
-    """Return what the running processes reported; blocks.
+async def exchange(own: Snapshot) -> list[Snapshot]:
+    """Report a process's snapshot; return those of all processes.
 
     Raises:
-        realtime.processes.Unanswered: the channel layer does not answer.
+        redis.RedisError, OSError: the server does not answer.
+    """
+    if not has_servers(get_channel_layer()):
+        return [own]
+    with registry.asking() as server:
+        client = await async_client(server)
+        return _decode(await client.eval(_EXCHANGE, *_arguments(own)))
+
+
+def read_all() -> list[Snapshot]:
+    """Return the snapshots of all running processes; blocks.
+
+    Raises:
+        realtime.cluster.membership.Unanswered: the channel layer does not answer.
     """
     if not has_servers(get_channel_layer()):
         return []
-    latest: dict[str, Figures] = {}
-    for found in each_server(_read):
-        for one in found:
-            known = latest.get(one.process)
-            if known is None or known.at < one.at:
-                latest[one.process] = one
-    return sorted(latest.values(), key=lambda one: one.process)
+    latest: dict[str, Snapshot] = {}
+    for snapshots in each_server(_read):
+        for snapshot in snapshots:
+            other = latest.get(snapshot.process)
+            if other is None or other.at < snapshot.at:
+                latest[snapshot.process] = snapshot
+    return sorted(latest.values(), key=attrgetter("process"))
 
 
-def _read(server: Server) -> list[Figures]:
+def _read(server: Server) -> list[Snapshot]:
     reply: Any = sync_client(server).eval(_EXCHANGE, *_arguments(None))
     return _decode(reply)
 
 
-def _decode(texts: Iterable[bytes]) -> list[Figures]:
-    return sorted(map(_decoder.decode, texts), key=lambda figures: figures.process)
+def _decode(texts: Iterable[bytes]) -> list[Snapshot]:
+    return sorted(map(_decoder.decode, texts), key=attrgetter("process"))
 
 
-def whole(processes: Sequence[Figures]) -> dict[str, Any]:
-    """Make one of many.
+def add_up(snapshots: Sequence[Snapshot]) -> dict[str, Any]:
+    """Return the totals of processes: what each metric of the table adds up to, and some more.
 
-    Numbers are sums, but for ``published_per_second``: each process takes what is published, so
-    the most that any takes counts. ``lag`` is the mean weighted by deliveries; ``loop_lag`` and
-    ``round_trip`` are the worst. ``log`` is the longest that any has seen.
+    ``lag`` is the mean over all deliveries, or ``None`` without any.
     """
-    delivering = [one for one in processes if one.lag is not None]
-    weight = sum(one.delivered_per_second for one in delivering)
-    weighted = sum((one.lag or 0) * one.delivered_per_second for one in delivering)
-    result: dict[str, Any] = {
-        "processes": len(processes),
-        "hosts": len({one.host for one in processes}),
+    numbers = [snapshot.numbers() for snapshot in snapshots]
+    late = [snapshot for snapshot in snapshots if snapshot.lag is not None]
+    weight = sum(snapshot.delivered_per_second for snapshot in late)
+    weighted = sum((snapshot.lag or 0) * snapshot.delivered_per_second for snapshot in late)
+    return {
+        "processes": len(snapshots),
+        "hosts": len({snapshot.host for snapshot in snapshots}),
         "lag": weighted / weight if weight else None,
-        "loop_lag": max((one.loop_lag for one in processes), default=0.0),
-        "round_trip": max((one.round_trip for one in processes), default=0.0),
+        **{
+            metric.field: metric.add_up(
+                [own[metric.field] for own in numbers if metric.field in own]
+            )
+            for metric in METRICS
+            if metric.total
+        },
     }
-    published = (one.published_per_second for one in processes)
-    result["published_per_second"] = max(published, default=0.0)
-    for name in (
-        "connections",
-        "buffered",
-        "received_per_second",
-        "delivered_per_second",
-    ):
-        result[name] = sum(getattr(one, name) for one in processes)
-    result["subscriptions"] = _sum(one.subscriptions for one in processes)
-    kinds = {kind for one in processes for kind in one.log}
-    result["log"] = {kind: max(one.log.get(kind, 0) for one in processes) for kind in sorted(kinds)}
-    result |= _sum(one.counters for one in processes)
-    return result
-
-
-def _sum(parts: Iterable[dict[str, int]]) -> dict[str, int]:
-    total: dict[str, int] = {}
-    for part in parts:
-        for name, count in part.items():
-            total[name] = total.get(name, 0) + count
-    return total

@@ -2,8 +2,8 @@
 
 A publisher's span travels with its messages through the group, as W3C Trace Context, and each
 process that delivers them adds a span to the same trace. Names and attributes are those of
-OpenTelemetry's semantic conventions for messaging. Knows spans, nothing of how messages are sent;
-OpenTelemetry is imported only where tracing is on, since others need not have it.
+OpenTelemetry's semantic conventions for messaging. Knows nothing of how messages are sent.
+OpenTelemetry is imported only where tracing is on, since it need not be installed elsewhere.
 """
 
 from __future__ import annotations
@@ -40,25 +40,25 @@ _PROTOCOL = "OTEL_EXPORTER_OTLP_PROTOCOL"
 
 def check_installed() -> None:
     """Raise :class:`ConfigurationError` if tracing cannot be switched on."""
-    for package in _PACKAGES:
-        try:
-            found = find_spec(package)
-        except ModuleNotFoundError:
-            found = None
-        if found is None:
-            raise ConfigurationError(
-                "STREAMING_TRACING=true: OpenTelemetry is not installed: "
-                "pip install -r requirements-tracing.txt"
-            )
+    try:
+        is_installed = all(map(find_spec, _PACKAGES))
+    except ModuleNotFoundError:  # not even the package that a package is in
+        is_installed = False
+    if not is_installed:
+        raise ConfigurationError(
+            "STREAMING_TRACING=true: OpenTelemetry is not installed: "
+            "pip install -r requirements-tracing.txt"
+        )
     protocol = os.environ.get(_PROTOCOL) or "http/protobuf"
     if protocol != "http/protobuf":
         raise ConfigurationError(f"{_PROTOCOL}={protocol!r}: must be http/protobuf")
 
 
-class Origin(NamedTuple):
-    """Where messages that travelled together come from: the publisher's span.
+class TraceOrigin(NamedTuple):
+    """The publisher's span of messages that travelled together.
 
-    ``received`` is in nanoseconds since 1970, ``first`` the position of the first of so many.
+    ``received`` is in nanoseconds since 1970, ``first`` the position of the first of ``messages``
+    messages.
     """
 
     context: Context
@@ -67,104 +67,104 @@ class Origin(NamedTuple):
     messages: int
 
 
-class Traced:
-    """A publication under way: what its messages carry, nothing if tracing is off."""
+class PublicationSpan:
+    """A publication under way. ``carried`` is what its messages carry: empty if tracing is off."""
 
     def __init__(self, carried: Mapping[str, str], span: Span | None = None) -> None:
         self.carried = carried
         self._span = span
 
     def appended(self, first: Position) -> Position:
-        """Note where the messages are in the log."""
+        """Note the position of the first message in the log; return it."""
         if self._span is not None:
             self._span.set_attributes(_place(first))
         return first
 
 
+class DeliverySpans:
+    """A delivery under way. The caller sets ``writes``, the number of writes to connections."""
+
+    writes = 0
+
+
 class Tracing:
-    """Makes the spans."""
+    """Makes the spans of publications and deliveries with one tracer."""
 
     def __init__(self, tracer: Tracer) -> None:
         from opentelemetry.trace import SpanKind
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
         self._tracer = tracer
-        self._kinds = SpanKind
+        self._span_kinds = SpanKind
         self._propagator = TraceContextTextMapPropagator()
 
     @contextmanager
-    def publishing(self, kind: str, bodies: Sequence[bytes]) -> Iterator[Traced]:
-        """Give a publication a span, the child of what the program does now."""
+    def publishing(self, kind: str, bodies: Sequence[bytes]) -> Iterator[PublicationSpan]:
+        """Give a publication a span: the child of the program's current span."""
         attributes = _attributes("publish", "send", kind)
         if len(bodies) == 1:
             attributes["messaging.message.body.size"] = len(bodies[0])
         else:
             attributes["messaging.batch.message_count"] = len(bodies)
         with self._tracer.start_as_current_span(
-            f"publish {kind}", kind=self._kinds.PRODUCER, attributes=attributes
+            f"publish {kind}", kind=self._span_kinds.PRODUCER, attributes=attributes
         ) as span:
             carried: dict[str, str] = {}
             self._propagator.inject(carried)
             try:
-                yield Traced(carried, span)
+                yield PublicationSpan(carried, span)
             except Exception as error:
                 span.set_attribute("error.type", type(error).__qualname__)
                 raise
 
-    def origin(self, message: Mapping[str, Any], first: Position, count: int) -> Origin | None:
+    def origin(self, message: Mapping[str, Any], first: Position, count: int) -> TraceOrigin | None:
         """Return where a group message comes from; ``None`` if it does not say."""
         carried = {name: message[name] for name in TRACE_FIELDS if name in message}
-        if not carried or not all(map(_is_field, carried.values())):
+        for value in carried.values():
+            if not isinstance(value, str) or len(value) > LONGEST_FIELD:
+                return None
+        if not carried:
             return None
-        return Origin(self._propagator.extract(carried), time.time_ns(), first, count)
+        return TraceOrigin(self._propagator.extract(carried), time.time_ns(), first, count)
 
-    def delivery(self, kind: str, count: int, origins: Sequence[Origin], process: str) -> Delivery:
-        """Begin the spans of messages that are delivered together.
+    @contextmanager
+    def delivery(
+        self, kind: str, count: int, origins: Sequence[TraceOrigin], process: str
+    ) -> Iterator[DeliverySpans]:
+        """Give messages that are delivered together their spans: one for each origin.
 
-        One for each origin; if there is none, since they come from the log or from a publisher
-        that is not traced, one that begins a trace.
+        Messages from the log, and from a publisher that is not traced, have none; if all have
+        none, there is one span, which begins a trace.
         """
         from opentelemetry.context import Context
-
-        attributes = _attributes("deliver", "process", kind) | {"messaging.client.id": process}
-        if not origins:
-            origins = [Origin(Context(), time.time_ns(), Position("", 0), count)]
-        return Delivery(
-            [
-                self._tracer.start_span(
-                    f"deliver {kind}",
-                    origin.context,
-                    self._kinds.CONSUMER,
-                    attributes
-                    | {"messaging.batch.message_count": origin.messages}
-                    | (_place(origin.first) if origin.first.epoch else {}),
-                    start_time=origin.received,
-                )
-                for origin in origins
-            ]
-        )
-
-
-class Delivery:
-    """Messages that are being written to clients, and the spans of that."""
-
-    def __init__(self, spans: list[Span]) -> None:
-        self._spans = spans
-        # To how many clients' connections something was written, of all that goes out together.
-        self.writes = 0
-
-    def __enter__(self) -> Delivery:
-        return self
-
-    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
         from opentelemetry.trace import StatusCode
 
-        for span in self._spans:
-            span.set_attribute("realtime.writes", self.writes)
-            if isinstance(error, Exception):
+        origins = origins or [TraceOrigin(Context(), time.time_ns(), Position("", 0), count)]
+        spans = [self._start_delivery(kind, origin, process) for origin in origins]
+        delivery = DeliverySpans()
+        try:
+            yield delivery
+        except Exception as error:
+            for span in spans:
                 span.record_exception(error)
                 span.set_status(StatusCode.ERROR, str(error))
-            span.end()
+            raise
+        finally:
+            for span in spans:
+                span.set_attribute("realtime.writes", delivery.writes)
+                span.end()
+
+    def _start_delivery(self, kind: str, origin: TraceOrigin, process: str) -> Span:
+        attributes = _attributes("deliver", "process", kind) | {
+            "messaging.client.id": process,
+            "messaging.batch.message_count": origin.messages,
+        }
+        if origin.first.epoch:
+            attributes |= _place(origin.first)
+        name, span_kind = f"deliver {kind}", self._span_kinds.CONSUMER
+        return self._tracer.start_span(
+            name, origin.context, span_kind, attributes, start_time=origin.received
+        )
 
 
 def _attributes(name: str, operation: str, kind: str) -> dict[str, Any]:
@@ -180,31 +180,27 @@ def _place(first: Position) -> dict[str, Any]:
     return {"realtime.epoch": first.epoch, "realtime.offset": first.offset}
 
 
-def _is_field(value: Any) -> bool:
-    return isinstance(value, str) and len(value) <= LONGEST_FIELD
-
-
-_untraced: AbstractContextManager[Traced] = nullcontext(Traced({}))
+_untraced: AbstractContextManager[PublicationSpan] = nullcontext(PublicationSpan({}))
 _setting_up = threading.Lock()
 
 
 def get_tracing() -> Tracing | None:
-    """Return what makes spans; ``None`` if tracing is off."""
+    """Return the maker of spans; ``None`` if tracing is off."""
     if not settings.TRACING:
         return None
     with _setting_up:
         return _set_up()
 
 
-def publishing(kind: str, bodies: Sequence[bytes]) -> AbstractContextManager[Traced]:
-    """Trace a publication, if tracing is on."""
+def publishing(kind: str, bodies: Sequence[bytes]) -> AbstractContextManager[PublicationSpan]:
+    """Give a publication a span, if tracing is on."""
     tracing = get_tracing()
     return _untraced if tracing is None else tracing.publishing(kind, bodies)
 
 
 @cache
 def _set_up() -> Tracing:
-    """Use the program's own provider of tracers; if it has none, one that sends to a collector."""
+    """Return a maker of spans, with the program's own provider of tracers or with one made here."""
     from opentelemetry import trace
 
     if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
@@ -229,14 +225,14 @@ def _make_provider() -> TracerProvider:
 
 
 def _shut_down_at_exit(provider: TracerProvider) -> None:
-    """Have the last spans sent when the process ends, but not wait long for a collector."""
+    """Have the last spans sent when the process ends, without waiting long for a collector."""
     ending = threading.Event()
 
     def shut_down() -> None:
         ending.wait()
         provider.shutdown()
 
-    # Now, since no thread can be started at an exit (Python 3.12).
+    # Started now, since no thread can be started at exit (Python 3.12).
     thread = threading.Thread(target=shut_down, name="tracing", daemon=True)
     thread.start()
 

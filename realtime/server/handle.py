@@ -21,8 +21,8 @@ from django.conf import settings
 
 from realtime.cluster.membership import Unanswered
 from realtime.config import WEBSOCKET_PREFIX, WebSocketConfig, get_streaming_config
-from realtime.monitoring.counters import Stats
-from realtime.monitoring.snapshot import read_all, whole
+from realtime.monitoring.metrics import Counters
+from realtime.monitoring.snapshot import add_up, read_all
 from realtime.publishing import (
     broadcast_aggregation,
     broadcast_alert,
@@ -99,7 +99,7 @@ class WebSocketServer:
         nodes = running_nodes()
         if nodes:
             return nodes[0].report()
-        return self._ask_stats() or Stats().report(self.config) | {"cluster": _read_whole()}
+        return self._ask_stats() or Counters().report(self.config) | {"cluster": _read_whole()}
 
     def _ask_stats(self) -> dict[str, Any] | None:
         """Return the process's figures; ``None`` if there is none that answers."""
@@ -178,9 +178,9 @@ class Control:
 def _read_whole() -> dict[str, Any]:
     """Return the figures of the whole as the serving processes reported them; none if away."""
     try:
-        return whole(read_all())
+        return add_up(read_all())
     except Unanswered:
-        return whole([])
+        return add_up([])
 
 
 def environment_of(config: WebSocketConfig) -> dict[str, str]:

@@ -33,9 +33,9 @@ from realtime.database import Database
 from realtime.delivery.subscriptions import Subscriptions
 from realtime.hub.index import Hub
 from realtime.log import LogUnavailable, get_log
-from realtime.monitoring.counters import Stats
-from realtime.monitoring.sampler import Observer
-from realtime.monitoring.snapshot import Figures, exchange, whole
+from realtime.monitoring.metrics import Counters
+from realtime.monitoring.sampler import Sampler
+from realtime.monitoring.snapshot import Snapshot, add_up, exchange
 from realtime.protocol import (
     SUBSCRIPTION_TYPES,
     CloseReason,
@@ -64,16 +64,16 @@ class Node:
     def __init__(self, embedded: EmbeddedServer | None = None) -> None:
         self.hub = Hub()
         self.roster = Roster()
-        self.stats = Stats()
+        self.stats = Counters()
         self.database = Database()
         self.authority = Authority(self.database, self.roster)
         self.failures = Failures()
         # What publishers ask for over HTTP.
         self.requests = RequestLimits()
         self.process = Process(self._answer)
-        self._observer = Observer(self.process.name, self.stats)
+        self._sampler = Sampler(self.process.name, self.stats)
         # What all processes reported last, this one among them.
-        self.cluster: list[Figures] = []
+        self.cluster: list[Snapshot] = []
         self.leases = Leases(self.process.name, self.spawn)
         self.draining = False
         # Set before a drain in which others take the clients at once.
@@ -118,7 +118,7 @@ class Node:
                 await self.authority.follow()
         self.spawn(self._beat())
         self.spawn(self.process.listen())
-        self.spawn(self._observer.watch_loop())
+        self.spawn(self._sampler.watch_loop())
         self.spawn(self._every(BEAT_INTERVAL, self._beat))
         self.spawn(self._measure_logs())
         self.spawn(self._every(LENGTH_INTERVAL, self._measure_logs))
@@ -187,7 +187,7 @@ class Node:
                 "holders": len(self.roster.by_holder),
                 "fan_out_groups": self.hub.count_groups(),
             },
-            "cluster": whole(self.cluster),
+            "cluster": add_up(self.cluster),
         }
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
@@ -217,7 +217,7 @@ class Node:
             else:
                 await self.leases.write()
 
-    async def look_at_cluster(self) -> list[Figures]:
+    async def look_at_cluster(self) -> list[Snapshot]:
         """Return what the processes reported last; this one's at least."""
         if not self.cluster:
             with contextlib.suppress(redis.RedisError, OSError):
@@ -227,9 +227,9 @@ class Node:
     async def _report(self) -> None:
         """Report this process's figures and read those of the others, as far as they are there."""
         outlets = [client.outlet for client in self.roster.clients if client.outlet is not None]
-        mine = await self._observer.observe(outlets, self.draining)
-        self.cluster = [mine]
-        self.cluster = await exchange(mine)
+        own = await self._sampler.take_snapshot(outlets, self.draining)
+        self.cluster = [own]
+        self.cluster = await exchange(own)
 
     async def _measure_logs(self) -> None:
         """Count what the logs retain. Not in a beat, which a log that hangs must not hold up."""

@@ -15,12 +15,23 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from realtime import urls
 from realtime.http.event_stream import PREFIX as STREAM_PREFIX
 from realtime.http.openapi import describe
+from realtime.http.publish import MAX_KEY
 from realtime.http.publish import PREFIX as PUBLISH_PREFIX
+from realtime.protocol import ERROR_TEXTS, PAYLOAD_KEYS, SUBSCRIPTION_TYPES, ErrorCode
+from realtime.protocol.options import MAX_RATE, MIN_RATE
+from realtime.protocol.subscribe import read_request
+from realtime.sessions.readiness import DATABASE, DRAINING, LAYER
 from tests.end_to_end.event_source import event_source, subscribed
 from tests.end_to_end.poster import NDJSON, post
 from tests.support import Server
 
 API = describe()
+SCHEMAS = API["components"]["schemas"]
+# Codes of errors that only HTTP has.
+HTTP_CODES = {
+    *("invalid_credentials", "length_required", "method_not_allowed", "timeout", "too_large"),
+    "unsupported_media_type",
+}
 
 
 def check(schema: dict[str, Any], value: Any) -> None:
@@ -56,6 +67,46 @@ def test_every_path_is_described() -> None:
     assert served == set(API["paths"])
 
 
+def parameter(path: str, method: str, name: str) -> dict[str, Any]:
+    """Return the schema of a parameter."""
+    parameters = API["paths"][path][method]["parameters"]
+    [schema] = [part["schema"] for part in parameters if part["name"] == name]
+    assert isinstance(schema, dict)
+    return schema
+
+
+def test_its_names_are_those_of_the_code() -> None:
+    assert set(SCHEMAS["Error"]["properties"]["code"]["enum"]) == HTTP_CODES | {*ErrorCode}
+    [example] = SCHEMAS["Error"]["examples"]
+    assert example["error"] == ERROR_TEXTS[ErrorCode(example["code"])]
+    described = {}
+    for part in SCHEMAS["Data"]["properties"]["data"]["oneOf"]:
+        [key] = set(part["properties"]) - {"subscription_type"}
+        described[part["properties"]["subscription_type"]["const"]] = key
+    assert described == PAYLOAD_KEYS
+    for names in (
+        parameter("/api/stream/{type}", "get", "type")["enum"],
+        parameter("/api/publish/{type}", "post", "type")["enum"],
+        SCHEMAS["Token"]["properties"]["types"]["items"]["enum"],
+    ):
+        assert tuple(names) == SUBSCRIPTION_TYPES
+    causes = answer_schema("/readyz", "get", 503)["properties"]["causes"]["items"]["enum"]
+    assert causes == [DRAINING, DATABASE, LAYER]
+
+
+def test_its_bounds_are_those_of_the_code() -> None:
+    rate = parameter("/api/stream/{type}", "get", "max_rate")
+    assert (rate["minimum"], rate["maximum"]) == (MIN_RATE, MAX_RATE)
+    key = parameter("/api/publish/{type}", "post", "Idempotency-Key")
+    assert key["maxLength"] == MAX_KEY
+    rewind = parameter("/api/stream/{type}", "get", "rewind")
+    for value in (rewind["minimum"], rewind["maximum"]):
+        read_request(None, value)
+    for value in (rewind["minimum"] - 1, rewind["maximum"] + 1):
+        with pytest.raises(ValueError):
+            read_request(None, value)
+
+
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/api/openapi.json"])
 def test_answers_are_as_described(server: Server, path: str) -> None:
     status, kind, body = get(server, path)
@@ -65,8 +116,7 @@ def test_answers_are_as_described(server: Server, path: str) -> None:
 
 def test_the_served_description_is_this_one(server: Server) -> None:
     _, _, body = get(server, "/api/openapi.json")
-    here = describe(f"http://127.0.0.1:{server.port}/")
-    assert json.loads(body) == json.loads(json.dumps(here))
+    assert json.loads(body) == describe(f"http://127.0.0.1:{server.port}/")
 
 
 async def test_events_are_as_described(server: Server, token: str) -> None:

@@ -1,4 +1,4 @@
-"""The host's figures and health: readings, limits of containers, messages, and the command."""
+"""The host's numbers and health: readings, limits of containers, messages, and the command."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ import pytest
 
 from realtime.log import get_log
 from realtime.monitoring import cgroup
-from realtime.monitoring.host import Host, Threshold, grade
-from realtime.monitoring.snapshot import Figures
+from realtime.monitoring.host import HealthLimits, Host, grade
+from realtime.monitoring.snapshot import Snapshot
 from realtime.monitoring.system_status import DEFAULTS, LOOP_LAG, Reporter
 from realtime.protocol import PAYLOAD_KEYS
 from tests.support import ROOT, TIMEOUT, Server, client, environment, manage
@@ -121,8 +121,9 @@ def test_a_container_without_limits_has_the_hosts(tmp_path: Path) -> None:
 # Messages
 
 
-def figures(host: str = "a", **changed: Any) -> Figures:
-    base = Figures(
+def snapshot(host: str = "a", **changes: Any) -> Snapshot:
+    """Return the snapshot of a process on a host, with changes."""
+    base = Snapshot(
         process="a-1",
         host=host,
         pid=os.getpid(),
@@ -144,14 +145,14 @@ def figures(host: str = "a", **changed: Any) -> Figures:
         closes={},
         distributions={},
     )
-    return msgspec.structs.replace(base, **changed)
+    return msgspec.structs.replace(base, **changes)
 
 
 def test_processes_of_this_host_are_reported() -> None:
     reporter = Reporter("a")
     for cpu in False, True:
-        found = reporter.messages({"cpu_percent": 1.0}, [figures(), figures("b")], "then")
-        host, process = found.metrics
+        messages = reporter.messages({"cpu_percent": 1.0}, [snapshot(), snapshot("b")], "then")
+        host, process = messages.metrics
         assert host == {"name": "host", "host": "a", "timestamp": "then", "cpu_percent": 1.0}
         assert (process["name"], process["process"]) == ("server_process", "a-1")
         assert (process["connections"], process["uptime_seconds"]) == (3, 10.0)
@@ -161,25 +162,27 @@ def test_processes_of_this_host_are_reported() -> None:
 def test_serving_is_critical_when_loops_are_late_or_nobody_serves() -> None:
     reporter = Reporter("a")
 
-    def serving(*processes: Figures) -> Payload:
+    def serving(*processes: Snapshot) -> Payload:
         statuses = reporter.messages({}, processes, "then").system_status
-        return next((one for one in statuses if one["component"] == "serving"), {})
+        return next((status for status in statuses if status["component"] == "serving"), {})
 
-    assert serving(figures("b")) == {}
-    assert serving(figures())["status"] == "ok"
-    late = serving(figures(), figures(loop_lag=1.2))
+    assert serving(snapshot("b")) == {}
+    assert serving(snapshot())["status"] == "ok"
+    late = serving(snapshot(), snapshot(loop_lag=1.2))
     assert late["status"] == "critical"
     assert late["message"] == "loop_lag_seconds is 1.2 (critical from 1 on)"
     assert (late["processes"], late["connections"]) == (2, 6)
-    gone = serving(figures("b"))
+    gone = serving(snapshot("b"))
     assert (gone["status"], gone["processes"]) == ("critical", 0)
     assert gone["reasons"] == ["no process serves on this host any more"]
 
 
 def test_thresholds_can_be_others() -> None:
-    reporter = Reporter("a", DEFAULTS | {"cpu_percent": Threshold(1, 2), LOOP_LAG: Threshold(5, 6)})
+    reporter = Reporter(
+        "a", DEFAULTS | {"cpu_percent": HealthLimits(1, 2), LOOP_LAG: HealthLimits(5, 6)}
+    )
     host, serving = reporter.messages(
-        {"cpu_percent": 1.5}, [figures(loop_lag=4)], "then"
+        {"cpu_percent": 1.5}, [snapshot(loop_lag=4)], "then"
     ).system_status
     assert (host["status"], serving["status"]) == ("warning", "ok")
 
@@ -263,11 +266,11 @@ async def test_while_the_layer_is_away_it_says_so_once_and_goes_on(
             await asyncio.sleep(0.02)
         await close_layer()
         valkey.stop()
-        said = await asyncio.to_thread(process.stderr.readline)
-        assert said.startswith("publish_system_status: not published, trying again: ")
+        line = await asyncio.to_thread(process.stderr.readline)
+        assert line.startswith("publish_system_status: not published, trying again: ")
         valkey.ensure_running()
-        said = await asyncio.to_thread(process.stderr.readline)
-        assert said == "publish_system_status: publishing works again\n"
+        line = await asyncio.to_thread(process.stderr.readline)
+        assert line == "publish_system_status: publishing works again\n"
         process.terminate()
         assert await asyncio.to_thread(process.wait, TIMEOUT) == 0
         assert process.stderr.read() == ""

@@ -1,4 +1,4 @@
-"""Figures as tables: whole in any terminal, with what matters most in a narrow one."""
+"""The tables: whole numbers in any terminal, and what matters most in a narrow one."""
 
 from __future__ import annotations
 
@@ -8,30 +8,32 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from realtime.monitoring.counters import Stats
-from realtime.monitoring.snapshot import Figures
-from realtime.monitoring.terminal import OF_PROCESSES, Overview
+from realtime.monitoring.metrics import Counters
+from realtime.monitoring.snapshot import Snapshot
+from realtime.monitoring.terminal import OF_PROCESSES, ClusterTables
 from realtime.protocol import SUBSCRIPTION_TYPES
-from tests.monitoring.test_snapshot import figures_of
+from tests.monitoring.test_snapshot import snapshot_of
 
 # The least that an operator is to see in 80 columns.
 NEEDED = ["process", "conns", "subs", "in/s", "out/s", "lag ms", "buffered", "refused"]
 
 
-def process(number: int, **changes: Any) -> Figures:
-    """Return the figures of a process with a long name and large numbers."""
-    stats = Stats(active_clients=20_000, refused_connections=123_456)
+def process(number: int, **changes: Any) -> Snapshot:
+    """Return the snapshot of a process with a long name and large numbers."""
+    counters = Counters(active_clients=20_000, refused_connections=123_456)
     for kind in SUBSCRIPTION_TYPES:
-        stats.subscriptions[kind] = 11_000
-        stats.published[kind] = 5_000_000 + number
-        stats.delivered[kind] = 70_000_000_000
-    stats.log = {"events": 10_000}
+        counters.subscriptions[kind] = 11_000
+        counters.published[kind] = 5_000_000 + number
+        counters.delivered[kind] = 70_000_000_000
+    counters.log = {"events": 10_000}
     rates = {"published_per_second": 499.6, "delivered_per_second": 123_456.7, "lag": 0.0123}
-    given: dict[str, Any] = rates | {"buffered": 1_234_567, "resident": 987_654_321} | changes
-    return figures_of(f"streaming-host.example.org-{3000 + number}-ab{number:02}", stats, **given)
+    numbers: dict[str, Any] = rates | {"buffered": 1_234_567, "resident": 987_654_321} | changes
+    return snapshot_of(
+        f"streaming-host.example.org-{3000 + number}-ab{number:02}", counters, **numbers
+    )
 
 
-def lines(shown: Overview, width: int, height: int | None = None) -> list[str]:
+def lines(shown: ClusterTables, width: int, height: int | None = None) -> list[str]:
     """Return the lines of a terminal of a size."""
     console = Console(file=StringIO(), width=width, height=height or 100)
     options = console.options.update(height=height)
@@ -55,7 +57,7 @@ def cells(row: list[str]) -> list[str]:
 
 @pytest.mark.parametrize("width", [40, 60, 79, 80, 81, 100, 120, 160, 250])
 def test_numbers_are_whole_at_any_width(width: int) -> None:
-    text = lines(Overview([process(n) for n in range(3)]), width)
+    text = lines(ClusterTables([process(n) for n in range(3)]), width)
     assert max(map(len, text)) <= width
     head, all_of_them, *rows = map(cells, table(text, "process"))
     assert all_of_them[0] == "all" and len(rows) == 3
@@ -81,7 +83,7 @@ def test_numbers_are_whole_at_any_width(width: int) -> None:
 
 
 def test_the_row_of_all() -> None:
-    text = lines(Overview([process(n) for n in range(3)]), 120)
+    text = lines(ClusterTables([process(n) for n in range(3)]), 120)
     all_of_them = cells(table(text, "process")[1])
     assert all_of_them[:8] == [
         "all",
@@ -96,7 +98,9 @@ def test_the_row_of_all() -> None:
 
 
 def test_by_type() -> None:
-    rows = {row[0]: row for row in map(cells, table(lines(Overview([process(0)]), 120), "type"))}
+    rows = {
+        row[0]: row for row in map(cells, table(lines(ClusterTables([process(0)]), 120), "type"))
+    }
     assert list(rows) == ["type", *SUBSCRIPTION_TYPES]
     assert rows["events"] == ["events", "11,000", "5.0 M", "70.0 G", "10,000", "0", "0"]
     assert rows["alerts"][4] == "-"  # a log that does not answer
@@ -104,7 +108,7 @@ def test_by_type() -> None:
 
 def test_one_that_drains_and_has_nothing_to_say() -> None:
     idle = process(1, draining=True, lag=None, published_per_second=0.4, delivered_per_second=0.0)
-    text = lines(Overview([idle]), 80)
+    text = lines(ClusterTables([idle]), 80)
     assert text[0].strip() == "1 process, hosts: 1"
     row = table(text, "process")[2]
     assert "(draining)" in row[0] and cells(row)[3:6] == ["0.4", "0", "-"]
@@ -112,28 +116,28 @@ def test_one_that_drains_and_has_nothing_to_say() -> None:
 
 @pytest.mark.parametrize("height", [18, 19, 24, 40])
 def test_processes_without_room_are_counted(height: int) -> None:
-    text = lines(Overview([process(n) for n in range(100)]), 80, height)
+    text = lines(ClusterTables([process(n) for n in range(100)]), 80, height)
     rows = [cells(row) for row in table(text, "process")][2:]
-    [rest] = rows[-1]
-    assert rest == f"and {100 - (len(rows) - 1)} more" and len(rows) >= 2
+    [note] = rows[-1]
+    assert note == f"and {100 - (len(rows) - 1)} more" and len(rows) >= 2
     assert len(text) <= height
 
 
 def test_as_many_processes_as_there_is_room_for() -> None:
-    text = lines(Overview([process(n) for n in range(8)]), 80, 24)
+    text = lines(ClusterTables([process(n) for n in range(8)]), 80, 24)
     assert len(text) == 24 and "more" not in text[-2]
 
 
 def test_a_terminal_of_one_line() -> None:
-    assert len(lines(Overview([process(n) for n in range(100)]), 1, 1)) == 1
+    assert len(lines(ClusterTables([process(n) for n in range(100)]), 1, 1)) == 1
 
 
 def test_nobody() -> None:
-    text = lines(Overview([]), 80)
+    text = lines(ClusterTables([]), 80)
     assert text[0].strip() == "0 processes, hosts: 0"
     assert [cells(row)[0] for row in table(text, "process")] == ["process", "all"]
 
 
 def test_a_note() -> None:
-    shown = Overview([process(1)]).noting("the channel layer does not answer")
+    shown = ClusterTables([process(1)]).with_note("the channel layer does not answer")
     assert lines(shown, 80)[0].strip() == "1 process, hosts: 1  the channel layer does not answer"

@@ -14,7 +14,7 @@ from opentelemetry.trace import StatusCode
 from realtime.delivery.feed import Batch, Feed
 from realtime.hub.message import Message
 from realtime.log import MemoryLog
-from realtime.monitoring.tracing import LONGEST_FIELD, Origin, Tracing
+from realtime.monitoring.tracing import LONGEST_FIELD, TraceOrigin, Tracing
 from realtime.protocol import Position
 
 TRACE, PARENT = 0x4BF92F3577B34DA6A3CE929D0E0E4736, 0x00F067AA0BA902B7
@@ -43,10 +43,10 @@ def recorder() -> Recorder:
     return Recorder()
 
 
-def deliver(recorder: Recorder, *origins: Origin | None) -> tuple[ReadableSpan, ...]:
+def deliver(recorder: Recorder, *origins: TraceOrigin | None) -> tuple[ReadableSpan, ...]:
     """Deliver messages of some origins together."""
-    known = [origin for origin in origins if origin is not None]
-    with recorder.delivery("events", 9, known, "a process") as delivery:
+    traced = [origin for origin in origins if origin is not None]
+    with recorder.delivery("events", 9, traced, "a process") as delivery:
         delivery.writes = 3
     return recorder.spans()
 
@@ -126,7 +126,7 @@ def test_a_delivery_that_fails(recorder: Recorder) -> None:
 async def test_only_what_is_delivered_from_the_group_has_an_origin(recorder: Recorder) -> None:
     delivered: list[tuple[list[int], list[int]]] = []
 
-    async def deliver(kind: str, messages: list[Message], origins: list[Origin]) -> None:
+    async def deliver(kind: str, messages: list[Message], origins: list[TraceOrigin]) -> None:
         delivered.append(([m.offset for m in messages], [o.first.offset for o in origins]))
 
     log = MemoryLog()

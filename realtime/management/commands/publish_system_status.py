@@ -18,7 +18,7 @@ from realtime.cluster.membership import Unanswered
 from realtime.cluster.servers import has_servers
 from realtime.management.children import add_parent_argument
 from realtime.management.stopping import Stopped, sleep, stop_signals
-from realtime.monitoring.host import Host, Threshold
+from realtime.monitoring.host import HealthLimits, Host
 from realtime.monitoring.snapshot import read_all
 from realtime.monitoring.system_status import DEFAULTS, LOOP_LAG, Reporter
 from realtime.protocol import format_timestamp
@@ -118,10 +118,10 @@ class Command(BaseCommand):
             self.stderr.flush()
 
 
-def _thresholds(options: dict[str, Any]) -> dict[str, Threshold]:
+def _thresholds(options: dict[str, Any]) -> dict[str, HealthLimits]:
     found = {}
     for option, (name, _) in OPTIONS.items():
-        found[name] = Threshold(*options[option.replace("-", "_")])
+        found[name] = HealthLimits(*options[option.replace("-", "_")])
         if found[name].warning > found[name].critical:
             raise CommandError(
                 f"--{option}: the warning comes first, and is not above the critical"

@@ -19,8 +19,8 @@ from rich.live import Live
 
 from realtime.cluster.membership import BEAT_INTERVAL, Unanswered
 from realtime.cluster.servers import has_servers
-from realtime.monitoring.snapshot import Figures, read_all, whole
-from realtime.monitoring.terminal import Overview
+from realtime.monitoring.snapshot import Snapshot, add_up, read_all
+from realtime.monitoring.terminal import ClusterTables
 
 # Of what goes into a file or a pipe.
 WIDTH = 120
@@ -56,7 +56,7 @@ class Command(BaseCommand):
             # Nobody reads any more; nor should the interpreter try to flush at its end.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
-    def _read(self) -> list[Figures]:
+    def _read(self) -> list[Snapshot]:
         try:
             return read_all()
         except Unanswered as error:
@@ -71,20 +71,20 @@ class Command(BaseCommand):
             except Unanswered as error:
                 self.stderr.write(f"the channel layer does not answer: {error}")
 
-    def _write(self, processes: list[Figures], as_json: bool) -> None:
+    def _write(self, processes: list[Snapshot], as_json: bool) -> None:
         if as_json:
-            text = json.dumps(whole(processes)) + "\n"
+            text = json.dumps(add_up(processes)) + "\n"
         else:
             # Whoever reads it from a file has room.
             console = Console() if sys.stdout.isatty() else Console(width=WIDTH)
             with console.capture() as captured:  # rich would end the process if nobody reads
-                console.print(Overview(processes))
+                console.print(ClusterTables(processes))
             text = captured.get()
         sys.stdout.write(text)
         sys.stdout.flush()
 
     def _watch(self) -> None:
-        shown = Overview(self._read())
+        shown = ClusterTables(self._read())
         live = Live(shown, auto_refresh=False, screen=True)
         try:
             with _undisturbed():
@@ -92,9 +92,9 @@ class Command(BaseCommand):
             while True:
                 if not _wait_for_resize(BEAT_INTERVAL):
                     try:
-                        shown = Overview(read_all())
+                        shown = ClusterTables(read_all())
                     except Unanswered:
-                        shown = shown.noting("the channel layer does not answer")
+                        shown = shown.with_note("the channel layer does not answer")
                 with _undisturbed():
                     live.update(shown, refresh=True)
         finally:

@@ -10,7 +10,7 @@ import pytest
 
 from realtime import get_stats
 from realtime.config import WebSocketConfig
-from realtime.monitoring.counters import Stats
+from realtime.monitoring.metrics import Counters
 from realtime.protocol import SUBSCRIPTION_TYPES
 from realtime.server.handle import WebSocketServer
 from tests.support.layers import layer_of
@@ -40,7 +40,7 @@ def assert_documented(report: dict[str, Any]) -> None:
 
 
 def test_a_new_process_has_counted_nothing() -> None:
-    report = Stats().report(WebSocketConfig())
+    report = Counters().report(WebSocketConfig())
     assert_documented(report)
     assert report["is_running"] is False
     numbers = [value for value in report.values() if type(value) is int]
@@ -49,7 +49,7 @@ def test_a_new_process_has_counted_nothing() -> None:
 
 def test_the_configuration_is_the_one_in_force() -> None:
     config = WebSocketConfig(host="::1", port=1, max_connections=2, require_auth=False)
-    report = Stats().report(config)
+    report = Counters().report(config)
     assert report["config"] == {
         "host": "::1",
         "port": 1,
@@ -59,11 +59,11 @@ def test_the_configuration_is_the_one_in_force() -> None:
 
 
 def test_subscriptions_are_summed_over_the_types() -> None:
-    stats = Stats(is_running=True)
+    counters = Counters(is_running=True)
     for number, kind in enumerate(SUBSCRIPTION_TYPES, start=1):
-        stats.subscriptions[kind] += number
-        stats.published[kind] += 10 * number
-    report = stats.report(WebSocketConfig())
+        counters.subscriptions[kind] += number
+        counters.published[kind] += 10 * number
+    report = counters.report(WebSocketConfig())
     assert report["is_running"] is True
     assert report["total_subscriptions"] == 21
     assert sum(report["subscriptions_by_type"].values()) == 21
@@ -78,17 +78,17 @@ def test_subscriptions_are_summed_over_the_types() -> None:
     ["active_clients", "total_connections", "messages_sent", "messages_received", "auth_failures"],
 )
 def test_a_counter_shows_under_its_name(name: str) -> None:
-    stats = Stats()
-    setattr(stats, name, 5)
-    assert stats.report(WebSocketConfig())[name] == 5
+    counters = Counters()
+    setattr(counters, name, 5)
+    assert counters.report(WebSocketConfig())[name] == 5
 
 
 def test_a_report_is_a_copy() -> None:
-    stats = Stats()
-    report = stats.report(WebSocketConfig())
+    counters = Counters()
+    report = counters.report(WebSocketConfig())
     report["subscriptions_by_type"]["events"] = report["messages_published"]["events"] = 9
-    assert stats.report(WebSocketConfig())["subscriptions_by_type"]["events"] == 0
-    assert Stats().published["events"] == stats.published["events"] == 0
+    assert counters.report(WebSocketConfig())["subscriptions_by_type"]["events"] == 0
+    assert Counters().published["events"] == counters.published["events"] == 0
 
 
 def test_a_process_that_does_not_serve_has_the_documented_keys_too(data_dir: Path) -> None:
