@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import fcntl
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -22,6 +21,8 @@ from django.conf import settings
 from django.core.management import CommandError, call_command
 from django.db import Error, InterfaceError, OperationalError, connections
 from django.db.migrations.executor import MigrationExecutor
+
+from realtime.config import read_site_config
 
 logger = logging.getLogger(__name__)
 
@@ -139,7 +140,7 @@ def prepare_database(*, must_answer: bool = True) -> None:
         django.core.management.CommandError: it cannot be used, or it does not answer although it
             *must_answer*.
     """
-    if not os.environ.get("DATABASE_URL"):
+    if not read_site_config().database_url.get_secret_value():
         _migrate_embedded()
         return
     # Without a pool: that would try again and again, and not say why it has no connection.

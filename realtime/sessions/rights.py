@@ -30,7 +30,7 @@ from realtime.auth.tokens import (
     record_use,
 )
 from realtime.auth.users import find_user_grant, live_user_grants
-from realtime.config import jwt_is_configured
+from realtime.config import get_streaming_config
 from realtime.database import Database, Unavailable
 from realtime.protocol import CloseCode, CloseReason
 from realtime.sessions.connections import Client, Roster
@@ -47,7 +47,7 @@ TRUSTED_AGE = 2 * POLL_INTERVAL
 
 
 def _verifier() -> Verifier | None:
-    if not jwt_is_configured():
+    if get_streaming_config().jwt is None:
         return None
     from realtime.auth.jwt import configured_verifier  # cryptography takes its time to import
 

@@ -98,8 +98,8 @@ class TestJsonWebTokens:
     @pytest.mark.parametrize(
         ("changed", "message"),
         [
-            ({"STREAMING_JWT__ISSUER": ""}, "STREAMING_JWT__ISSUER: "),
-            ({"STREAMING_JWT__ALGORITHMS": "none"}, "STREAMING_JWT__ALGORITHMS: "),
+            ({"STREAMING_JWT__ISSUER": ""}, "STREAMING_JWT__ISSUER='': "),
+            ({"STREAMING_JWT__ALGORITHMS": "none"}, "STREAMING_JWT__ALGORITHMS='none': "),
             ({"STREAMING_JWT__KEY": "short"}, "STREAMING_JWT__*: "),
             ({"STREAMING_JWT__ISSUERS": "x"}, "STREAMING_JWT__ISSUERS: no such setting"),
             (

@@ -96,7 +96,7 @@ class Command(BaseCommand):
         """Serve in this process: what it listens to itself, or gets from a supervisor."""
         # Only now: importing Daphne installs a reactor, which no other command wants.
         from daphne.endpoints import build_endpoint_description_strings
-        from twisted.internet import reactor
+        from daphne.server import reactor  # it installs one that runs on asyncio
 
         from realtime.server.daphne import StreamServer
         from realtime.server.handle import Control
