@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
-from realtime.auth.tokens import Grant
+from realtime.auth.grants import Grant
 from realtime.cluster.connections import Connection
 from realtime.config import WebSocketConfig
 from realtime.delivery.transport import ConnectionOutlet

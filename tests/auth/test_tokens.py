@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -16,11 +15,9 @@ from django.utils import timezone
 from hypothesis import given
 from hypothesis import strategies as st
 
+from realtime.auth.grants import Grant
 from realtime.auth.policy import current_revision
 from realtime.auth.tokens import (
-    ANONYMOUS,
-    Grant,
-    GrantCache,
     assign_secret,
     create_token,
     digest,
@@ -36,7 +33,6 @@ from realtime.auth.tokens import (
 )
 from realtime.filters import compile_filters
 from realtime.models import AccessToken
-from realtime.protocol import SUBSCRIPTION_TYPES
 
 PAST = timezone.now() - timedelta(minutes=1)
 
@@ -220,52 +216,6 @@ class TestTokens:
         assert used.last_used_at >= before
         assert unused.last_used_at is None
         assert current_revision() == revision
-
-
-def test_anonymous_clients_have_all_types_and_no_other_right() -> None:
-    assert ANONYMOUS.types == set(SUBSCRIPTION_TYPES)
-    assert not ANONYMOUS.can_publish
-    assert not ANONYMOUS.can_view_stats
-
-
-# The cache
-
-
-def grant(expires_at: float | None = None) -> Grant:
-    return Grant("token:1", "rt_1", frozenset({"events"}), expires_at=expires_at)
-
-
-def test_a_cached_grant_is_found_until_it_expires() -> None:
-    cache = GrantCache()
-    cache.put(b"digest", grant(expires_at=10.0))
-    assert cache.get(b"digest", 9.9) == grant(expires_at=10.0)
-    assert cache.get(b"digest", 10.0) is None
-    assert cache.get(b"other", 0.0) is None
-
-
-def test_a_grant_without_expiry_stays() -> None:
-    cache = GrantCache()
-    cache.put(b"digest", grant())
-    assert cache.get(b"digest", 1e12) == grant()
-
-
-def test_clearing_the_cache_begins_a_generation() -> None:
-    cache = GrantCache()
-    cache.put(b"digest", grant())
-    cache.clear()
-    assert cache.get(b"digest", 0.0) is None
-    assert cache.generation == 1
-
-
-@given(st.lists(st.binary(max_size=1)))
-def test_the_cache_is_bounded_and_keeps_the_newest(digests: Iterable[bytes]) -> None:
-    cache = GrantCache()
-    cache.MAX_ENTRIES = 3
-    newest = None
-    for newest in digests:
-        cache.put(newest, grant())
-    assert len(cache._grants) <= 3
-    assert newest is None or cache.get(newest, 0.0) is not None
 
 
 def test_the_text_of_a_token_does_not_hold_its_secret() -> None:

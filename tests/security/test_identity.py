@@ -118,7 +118,7 @@ class TestJsonWebTokens:
 
 GRANTED = """
 from django.contrib.auth.models import Group, Permission, User
-from realtime.auth.users import issue
+from realtime.auth.connection_tokens import issue
 from realtime.models import GroupFilters
 user = User.objects.create_user(name)
 user.user_permissions.set(Permission.objects.filter(codename__in=["view_events"]))

@@ -21,9 +21,9 @@ from realtime.cluster.embedded import EmbeddedServer, EmbeddedServerError
 from realtime.cluster.keeper import keep_running, keep_synced
 from realtime.cluster.servers import uses_embedded
 from realtime.config import get_streaming_config
-from realtime.database import prepare_database
 from realtime.demo.welcome import DemoAccess, demo_access, welcome
 from realtime.management.children import Children
+from realtime.management.database import prepare_database
 from realtime.server.supervisor import StartError, Supervisor
 
 # What runs beside a server with a demo.
