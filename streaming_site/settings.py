@@ -137,10 +137,7 @@ AUTH_PASSWORD_VALIDATORS = [
     )
 ]
 
-LANGUAGE_CODE = "en-us"
 TIME_ZONE = "UTC"
-USE_TZ = True
-DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 STATIC_URL = "/static/"
 # Chart.js, of an installed package: none of its code is in this repository.
@@ -163,7 +160,6 @@ SECURE_HSTS_INCLUDE_SUBDOMAINS = TLS
 SECURE_HSTS_PRELOAD = TLS
 SESSION_COOKIE_SECURE = TLS
 CSRF_COOKIE_SECURE = TLS
-X_FRAME_OPTIONS = "DENY"
 
 # Notifications on alerts, and Django's own mails.
 EMAIL_HOST = SITE.django_email_host

@@ -59,14 +59,10 @@ def _none_if_off(value: Any) -> Any:
     return None if isinstance(value, str) and value.lower() in {"", "none", "off"} else value
 
 
-def _none_if_empty(value: Any) -> Any:
-    """Read an empty variable as no file; as a path it would be the working directory."""
-    return None if value == "" else value
-
-
 Seconds = Annotated[int, Field(ge=1, le=86_400)]
 Text = Annotated[str, Field(min_length=1)]
-File = Annotated[Path | None, BeforeValidator(_none_if_empty)]
+# An empty variable is no file; as a path it would be the working directory.
+File = Annotated[Path | None, BeforeValidator(lambda value: value or None)]
 Algorithm = Literal["HS256", "RS256", "ES256", "EdDSA"]
 NOTHING = SecretStr("")
 # A list's description says what it is a list of.

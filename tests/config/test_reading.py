@@ -260,6 +260,10 @@ def test_the_variables_of_json_web_tokens(
             "STREAMING_JWT__ISSUERS: no such setting; did you mean STREAMING_JWT__ISSUER?",
         ),
         (
+            {"STREAMING_JWT__ISSUER__NAME": "x"},
+            "STREAMING_JWT__ISSUER__NAME: no such setting; did you mean STREAMING_JWT__ISSUER?",
+        ),
+        (
             {"STREAMING_JWT_LEEWAY": "5"},
             "STREAMING_JWT_LEEWAY: no such setting; did you mean STREAMING_JWT__LEEWAY?",
         ),
@@ -287,7 +291,7 @@ def test_a_setting_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
         f'{{"key": "{SECRET}"}}',
         f'{{"key": ["{SECRET}"], "issuer": "i", "audience": "a"}}',
         f'{{"key": "{SECRET}", "issuer": "i", "audience": "a", "algorithms": ["x"]}}',
-        f'{{"key": "{SECRET}", "keys": "{SECRET}"}}',
+        f'{{"key": "{SECRET}", "issuer": "i", "audience": "a", "keys": "{SECRET}"}}',
         f"key={SECRET}",
     ],
 )
@@ -439,7 +443,7 @@ def test_a_wrong_value_stops_the_start_with_one_line(
 
 # Modules that may use the environment, and why.
 USERS_OF_THE_ENVIRONMENT = {
-    "realtime/config/reading.py": "the reader",
+    "realtime/config/__init__.py": "the reader",
     "realtime/server/handle.py": "hands its environment on to the process that it starts",
     "realtime/testing/plugin.py": "empties the environment before Django reads it",
     "realtime/testing/server.py": "hands its environment on to the processes that it starts",
