@@ -43,14 +43,6 @@ def generate_prefix() -> str:
     return MARK + secrets.token_hex(PREFIX_CHARACTERS // 2)
 
 
-@sensitive_variables()
-def generate_secret(prefix: str | None = None) -> tuple[str, str]:
-    """Return a new secret and the public prefix that it begins with."""
-    prefix = prefix or generate_prefix()
-    random = base64.urlsafe_b64encode(secrets.token_bytes(SECRET_BYTES)).rstrip(b"=").decode()
-    return f"{prefix}_{random}", prefix
-
-
 def public_prefix(secret: str) -> str | None:
     """Return the public prefix of a text that looks like a secret, whether it is one or not."""
     prefix = secret[: len(MARK) + PREFIX_CHARACTERS]
@@ -79,8 +71,13 @@ def create_token(name: str, **fields: Any) -> tuple[AccessToken, str]:
 
 @sensitive_variables()
 def assign_secret(token: AccessToken, prefix: str | None = None) -> str:
-    """Give a token a new secret and return it. The caller must save the token afterwards."""
-    secret, token.prefix = generate_secret(prefix)
+    """Give a token a new secret and return it. The caller must save the token afterwards.
+
+    The secret begins with the token's public prefix: *prefix*, or a new one.
+    """
+    token.prefix = prefix or generate_prefix()
+    random = base64.urlsafe_b64encode(secrets.token_bytes(SECRET_BYTES)).rstrip(b"=").decode()
+    secret = f"{token.prefix}_{random}"
     token.digest = digest(secret)
     return secret
 

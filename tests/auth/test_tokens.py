@@ -23,7 +23,6 @@ from realtime.auth.tokens import (
     digest,
     find_grant,
     generate_prefix,
-    generate_secret,
     grant_of,
     live_grants,
     public_prefix,
@@ -41,21 +40,23 @@ PAST = timezone.now() - timedelta(minutes=1)
 
 
 def test_a_secret_is_a_prefix_and_256_random_bits() -> None:
-    secret, prefix = generate_secret()
-    assert re.fullmatch(r"rt_[0-9a-f]{8}", prefix)
+    token = AccessToken()
+    secret = assign_secret(token)
+    assert re.fullmatch(r"rt_[0-9a-f]{8}", token.prefix)
     # 43 characters of base64 are 32 bytes.
-    assert re.fullmatch(rf"{prefix}_[A-Za-z0-9_-]{{43}}", secret)
+    assert re.fullmatch(rf"{token.prefix}_[A-Za-z0-9_-]{{43}}", secret)
 
 
 def test_no_two_secrets_are_the_same() -> None:
-    assert len({generate_secret()[0] for _ in range(100)}) == 100
+    assert len({assign_secret(AccessToken()) for _ in range(100)}) == 100
 
 
 def test_a_secret_for_a_given_prefix() -> None:
-    prefix = generate_prefix()
-    first, second = generate_secret(prefix), generate_secret(prefix)
-    assert first[1] == second[1] == prefix
-    assert first[0] != second[0]
+    token, prefix = AccessToken(), generate_prefix()
+    first, second = assign_secret(token, prefix), assign_secret(token, prefix)
+    assert first.startswith(f"{prefix}_") and second.startswith(f"{prefix}_")
+    assert token.prefix == prefix
+    assert first != second
 
 
 @given(st.text(st.characters(exclude_categories=[])))
