@@ -76,8 +76,8 @@ def private_pem(key: PrivateKey) -> str:
 def jwk(algorithm: str, name: str = "first", **members: Any) -> dict[str, Any]:
     """Return the public half of a key as a member of a JWKS, called by its name."""
     public: Any = private_key(algorithm, name).public_key()
-    found: dict[str, Any] = jwt.get_algorithm_by_name(algorithm).to_jwk(public, as_dict=True)
-    return found | {"kid": name} | members
+    public_jwk: dict[str, Any] = jwt.get_algorithm_by_name(algorithm).to_jwk(public, as_dict=True)
+    return public_jwk | {"kid": name} | members
 
 
 def oct_jwk(secret: str = SECRET, **members: Any) -> dict[str, Any]:

@@ -70,10 +70,10 @@ def test_a_key_without_a_name_is_not_that_of_any_name(jwks_file: Path, refusal: 
 
 
 def private_jwk(algorithm: str) -> dict[str, Any]:
-    found: dict[str, Any] = jwt.get_algorithm_by_name(algorithm).to_jwk(
+    members: dict[str, Any] = jwt.get_algorithm_by_name(algorithm).to_jwk(
         private_key(algorithm), as_dict=True
     )
-    return found | {"key_ops": ["sign", "verify"]}
+    return members | {"key_ops": ["sign", "verify"]}
 
 
 UNUSABLE: dict[str, Callable[[], Any]] = {

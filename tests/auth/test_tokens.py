@@ -151,8 +151,8 @@ class TestTokens:
     def test_of_two_rotations_the_first_secret_ends(self) -> None:
         token, first = create_token("reader")
         second, third = (rotate(token, timedelta(hours=1)) for _ in range(2))
-        found = [find_grant(digest(secret)) is not None for secret in (first, second, third)]
-        assert found == [False, True, True]
+        is_valid = [find_grant(digest(secret)) is not None for secret in (first, second, third)]
+        assert is_valid == [False, True, True]
 
     def test_a_rotation_without_overlap_ends_the_old_secret_at_once(self) -> None:
         token, old = create_token("reader")
@@ -200,8 +200,8 @@ class TestTokens:
         revoke([revoked])
         ids = [active.pk, revoked.pk, gone.pk]
         gone.delete()
-        found = live_grants(ids)
-        assert found == {active.pk: {bytes(active.digest): grant_of(active)}}
+        grants = live_grants(ids)
+        assert grants == {active.pk: {bytes(active.digest): grant_of(active)}}
 
     def test_more_live_tokens_than_a_query_takes(self) -> None:
         token = create_token("reader")[0]
