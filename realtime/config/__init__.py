@@ -132,8 +132,9 @@ def _explain(error: ValidationError) -> str:
     field = VARIABLES.get(variable)
     if problem["type"] == "model_type":
         return _no_object(variable)
-    if field is None:  # the settings of a section do not fit together
-        return f"{variable}__*: {message}"
+    if field is None:
+        # Settings of a section that do not fit together, or an unknown one in its JSON object.
+        return f"{variable}{'__*' if len(problem['loc']) == 1 else ''}: {message}"
     is_shown = problem["type"] != "missing" and field.annotation is not SecretStr
     value = f"={os.environ.get(variable, problem['input'])!r}" if is_shown else ""
     return f"{variable}{value}: {message}{_describe(field)}"

@@ -197,6 +197,11 @@ def test_the_variable_of_a_section_holds_an_object(
     assert refusal() == f"{variable}: expected a JSON object of settings"
 
 
+def test_an_unknown_setting_in_the_variable_of_a_section(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STREAMING_WEBSOCKET", '{"prot": 1}')
+    assert refusal() == "STREAMING_WEBSOCKET__PROT: extra inputs are not permitted"
+
+
 def test_other_variables_are_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STREAMING_SOMETHING_ELSE", "1")
     assert read_config().websocket.model_dump() == DEFAULTS
