@@ -1,4 +1,4 @@
-"""Django's entry into the app: its name, and the checks that come with it."""
+"""The app as Django loads it: its name, and what is registered when it is ready."""
 
 from django.apps import AppConfig, apps
 from django.db.models.signals import post_save
@@ -12,9 +12,9 @@ class RealtimeConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        """Register the system checks, keep the configuration's revision, watch the admin's log."""
-        from realtime import checks  # noqa: F401 - registration
-        from realtime.auth import policy  # noqa: F401 - registration
+        """Register system checks and the signals that raise the revision and audit the admin."""
+        from realtime import checks  # noqa: F401 - registers the checks
+        from realtime.auth import policy  # noqa: F401 - connects the signals
         from realtime.monitoring.audit_log import record_admin_change
 
         if apps.is_installed("django.contrib.admin"):

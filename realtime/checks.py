@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import psutil
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
 
-from realtime.config import WEBSOCKET_PREFIX, WebSocketConfig, get_streaming_config
+from realtime.config import (
+    WEBSOCKET_PREFIX,
+    WebSocketConfig,
+    get_streaming_config,
+    read_site_config,
+)
 from realtime.log import LogUnavailable, get_log
 from realtime.protocol import SUBSCRIPTION_TYPES
 
-# A message in the log, as a rule of thumb.
+# The size of a message in the log, roughly.
 MESSAGE_BYTES = 1024
 
 
@@ -37,84 +41,77 @@ def check_persistent_connections(
 
 @register
 def check_channel_layer(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
-    """Refuse a channel layer that no log of messages belongs to (realtime.E001)."""
+    """Refuse a channel layer for which there is no log of messages (realtime.E001)."""
     try:
         get_log()
     except LogUnavailable as error:
-        return [
-            Error(
-                f"CHANNEL_LAYERS['default']: {error}.",
-                hint="Use channels_redis.pubsub.RedisPubSubChannelLayer.",
-                id="realtime.E001",
-            )
-        ]
+        hint = "Use channels_redis.pubsub.RedisPubSubChannelLayer."
+        return [Error(f"CHANNEL_LAYERS['default']: {error}.", hint=hint, id="realtime.E001")]
     return []
-
-
-class _Risk(NamedTuple):
-    """What a site in production should not have, and how to be rid of it."""
-
-    id: str
-    is_there: Callable[[], bool]
-    text: str
-    hint: str
 
 
 def _websocket() -> WebSocketConfig:
     return get_streaming_config().websocket
 
 
-def _history_bytes() -> int:
-    return len(SUBSCRIPTION_TYPES) * _websocket().history_size * MESSAGE_BYTES
+def _has_secret_of_this_machine() -> bool:
+    """Tell whether hosts that share a database each have a secret key of their own."""
+    site = read_site_config()
+    return bool(site.database_url.get_secret_value()) and not (
+        site.django_secret_key.get_secret_value()
+    )
 
 
-_RISKS = (
-    _Risk(
-        "realtime.W002",
+def _logs_need_too_much_memory() -> bool:
+    bytes_of_logs = len(SUBSCRIPTION_TYPES) * _websocket().history_size * MESSAGE_BYTES
+    return bytes_of_logs > psutil.virtual_memory().total / 2
+
+
+# Of each risk for a site in production: whether it is there, what it is, and what to do about it.
+RISKS: dict[str, tuple[Callable[[], bool], str, str]] = {
+    "realtime.W002": (
         lambda: "*" in settings.ALLOWED_HOSTS,
-        "Any Host header is served.",
+        "Requests with any Host header are answered.",
         "Set DJANGO_ALLOWED_HOSTS to the names of this site.",
     ),
-    _Risk(
-        "realtime.W003",
+    "realtime.W003": (
         lambda: settings.DEBUG,
-        "Debug mode is on: errors show settings and source to whoever causes one.",
+        "Debug mode is on: whoever causes an error sees settings and source code.",
         "Unset DJANGO_DEBUG.",
     ),
-    _Risk(
-        "realtime.W004",
+    "realtime.W004": (
         lambda: "*" in _websocket().allowed_origins,
-        "Pages of any origin may connect, with the connection tokens of whoever looks at them.",
+        "Pages of any origin may connect, with the connection tokens of the users who visit them.",
         f"Set {WEBSOCKET_PREFIX}ALLOWED_ORIGINS to the origins of your pages.",
     ),
-    _Risk(
-        "realtime.W005",
+    "realtime.W005": (
         lambda: not settings.SECURE_SSL_REDIRECT,
-        "Nothing says that TLS is used: tokens can be read on the way.",
+        "TLS is not required: tokens can be read on their way through the network.",
         "End TLS at a proxy and set DJANGO_TLS=true.",
     ),
-    _Risk(
-        "realtime.W006",
-        lambda: not os.environ.get("DJANGO_SECRET_KEY") and bool(os.environ.get("DATABASE_URL")),
-        "The secret key was generated on this machine: other hosts do not accept what it signed.",
+    "realtime.W006": (
+        _has_secret_of_this_machine,
+        "The secret key was generated on this machine: other hosts do not accept what it signs.",
         "Set DJANGO_SECRET_KEY, the same on every host.",
     ),
-    _Risk(
-        "realtime.W007",
+    "realtime.W007": (
         lambda: not _websocket().require_auth,
         "Clients need not authenticate: anyone receives everything.",
         f"Unset {WEBSOCKET_PREFIX}REQUIRE_AUTH.",
     ),
-    _Risk(
-        "realtime.W008",
-        lambda: _history_bytes() > psutil.virtual_memory().total / 2,
+    "realtime.W008": (
+        _logs_need_too_much_memory,
         "With messages of 1 KiB the logs take more than half of this machine's memory.",
         f"Lower {WEBSOCKET_PREFIX}HISTORY_SIZE.",
     ),
-)
+}
 
 
 @register(Tags.security, deploy=True)
 def check_deployment(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
     """Warn of what makes a site in production less safe (realtime.W002 to W008)."""
-    return [Warning(risk.text, hint=risk.hint, id=risk.id) for risk in _RISKS if risk.is_there()]
+    return [
+        Warning(text, hint=hint, id=check_id)
+        for check_id, (is_there, text, hint) in RISKS.items()
+        if is_there()
+    ]

@@ -14,8 +14,8 @@ from channels.exceptions import StopConsumer
 from channels.generic.websocket import AsyncJsonWebsocketConsumer
 from msgspec import Raw
 
+from realtime.auth.grants import Grant
 from realtime.auth.limits import RateLimiter, Verdict
-from realtime.auth.tokens import Grant
 from realtime.database import Unavailable
 from realtime.delivery.transport import OUTLET_EXTENSION, AsgiOutlet
 from realtime.protocol import (

@@ -1,4 +1,7 @@
-"""All tables of the app, where Django looks for them. Nothing here but names."""
+"""All tables of the app, in the module in which Django looks for them.
+
+Migrations refer to the validators here.
+"""
 
 from realtime.analytics.aggregation.models import AggregationRule
 from realtime.analytics.alerting.models import Alert, AlertRule, AlertsRead, Notification
@@ -9,8 +12,6 @@ from realtime.auth.models import (
     Connection,
     GroupFilters,
     Limits,
-    NoRows,
-    RevisedQuerySet,
     all_types,
     raise_revision,
     validate_filters,
@@ -30,11 +31,9 @@ __all__ = [
     "Connection",
     "GroupFilters",
     "Limits",
-    "NoRows",
     "Notification",
     "OutboxBatch",
     "OutboxMessage",
-    "RevisedQuerySet",
     "all_types",
     "raise_revision",
     "validate_filters",

@@ -6,7 +6,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.csrf import csrf_protect, ensure_csrf_cookie
 from django.views.decorators.http import require_POST, require_safe
 
-from realtime.auth.users import grant_of_user, issue
+from realtime.auth.connection_tokens import grant_of_user, issue
 from realtime.http.openapi import describe
 from realtime.protocol import ERROR_TEXTS, SUBSCRIPTION_TYPES, ErrorCode, format_timestamp
 from realtime.sessions.node import get_node

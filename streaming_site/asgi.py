@@ -15,7 +15,7 @@ from realtime.http.proxies import ForwardedAddress
 from realtime.routing import HttpApplication, websocket_application
 
 if "daphne.server" in sys.modules:
-    # Under the `daphne` command too, close codes and bounds are the contract's.
+    # Close codes and limits are those of docs/protocol.md under the `daphne` command too.
     from realtime.server.daphne import install
 
     install()

@@ -6,70 +6,64 @@ the data directory.
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
 
 import dj_database_url
+import unfold  # type: ignore[import-untyped]  # it has no types
 
-from realtime.cluster.embedded import data_directory, read_or_create_secret
 from realtime.cluster.servers import layer_hosts
-from realtime.config import ConfigurationError, get_streaming_config, jwt_is_configured
+from realtime.config import (
+    ConfigurationError,
+    data_directory,
+    exit_if_misconfigured,
+    get_streaming_config,
+    read_or_create_secret,
+    read_site_config,
+)
 from realtime.monitoring.tracing import check_installed as check_tracing
 
 BASE_DIR = Path(__file__).resolve().parent.parent
-DATA_DIR = data_directory(BASE_DIR)
 
-
-def _flag(name: str, default: bool = False) -> bool:
-    value = os.environ.get(name, "").strip().lower()
-    if value in {"", "0", "false", "no", "off"}:
-        return default if value == "" else False
-    if value in {"1", "true", "yes", "on"}:
-        return True
-    raise ConfigurationError(f"{name}={value!r}: not a boolean (allowed: true or false)")
-
-
-def _chart_directory() -> Path:
-    """Return where the package that brings Chart.js has it."""
-    package = importlib.util.find_spec("unfold")
-    if package is None or package.origin is None:
-        sys.exit("error: django-unfold is not installed: pip install -r requirements.txt")
-    return Path(package.origin).parent / "static/unfold/js/chart"
-
-
-def _list(name: str, default: str = "") -> list[str]:
-    return [item.strip() for item in os.environ.get(name, default).split(",") if item.strip()]
-
-
-try:
-    STREAMING = get_streaming_config()
-    if jwt_is_configured():
+with exit_if_misconfigured():
+    SITE = read_site_config()
+    DATA_DIR = data_directory(BASE_DIR)
+    SECRET_KEY = SITE.django_secret_key.get_secret_value() or read_or_create_secret(DATA_DIR)
+    LAYER_HOSTS = layer_hosts(DATA_DIR)
+    try:
+        DATABASE: dict[str, Any] = dict(
+            dj_database_url.parse(
+                SITE.database_url.get_secret_value() or f"sqlite:///{DATA_DIR / 'db.sqlite3'}",
+                conn_health_checks=True,
+            )
+        )
+    except ValueError:  # its text may repeat the password
+        raise ConfigurationError("DATABASE_URL: not the URL of a database") from None
+    if get_streaming_config().jwt is not None:
         from realtime.auth.jwt import configured_verifier
 
-        configured_verifier()
-    LAYER_HOSTS = layer_hosts(DATA_DIR)
-    DEBUG = _flag("DJANGO_DEBUG")
-    TLS = _flag("DJANGO_TLS")
-    ACCESS_LOG = _flag("STREAMING_ACCESS_LOG", default=True)
-    TRACING = _flag("STREAMING_TRACING")
-    if TRACING:
+        configured_verifier()  # reads the keys
+    if SITE.streaming_tracing:
         check_tracing()
-except ConfigurationError as error:
-    # One line for the person who starts the server, not a traceback through the settings.
-    sys.exit(f"error: {error}")
+    # The audit log: "-" is standard error. A file may be moved away while servers run.
+    AUDIT_LOG = SITE.streaming_audit_log or str(DATA_DIR / "audit.log")
+    if AUDIT_LOG != "-" and not os.access(Path(AUDIT_LOG).parent, os.W_OK):
+        raise ConfigurationError(
+            f"STREAMING_AUDIT_LOG={AUDIT_LOG!r}: its directory cannot be written to"
+        )
 
-SECRET_KEY = os.environ.get("DJANGO_SECRET_KEY") or read_or_create_secret(DATA_DIR)
+DEBUG = SITE.django_debug
+TLS = SITE.django_tls
+TRACING = SITE.streaming_tracing
 # Any host is served until an operator names his: the WebSocket API checks origins, and a first
 # run must answer under whatever name the machine has. `check --deploy` asks for the names.
-ALLOWED_HOSTS = _list("DJANGO_ALLOWED_HOSTS", "*")
-CSRF_TRUSTED_ORIGINS = _list("DJANGO_CSRF_TRUSTED_ORIGINS")
+ALLOWED_HOSTS = SITE.django_allowed_hosts
+CSRF_TRUSTED_ORIGINS = SITE.django_csrf_trusted_origins
 
 INSTALLED_APPS = [
-    "daphne",
+    "realtime",  # before staticfiles, so that `runserver` is this project's
     "django.contrib.admin",
     "django.contrib.auth",
     "django.contrib.contenttypes",
@@ -77,11 +71,7 @@ INSTALLED_APPS = [
     "django.contrib.messages",
     "django.contrib.staticfiles",
     "channels",
-    "realtime",
 ]
-# Before daphne, so that `runserver` is this project's.
-INSTALLED_APPS.insert(0, INSTALLED_APPS.pop())
-
 MIDDLEWARE = [
     "realtime.http.probes.any_host_for_probes",
     "django.middleware.security.SecurityMiddleware",
@@ -111,34 +101,24 @@ TEMPLATES = [
     },
 ]
 
-DATABASES = {
-    "default": dj_database_url.config(
-        default=f"sqlite:///{DATA_DIR / 'db.sqlite3'}", conn_max_age=0, conn_health_checks=True
-    )
-}
-_engine = DATABASES["default"]["ENGINE"]
-_options: dict[str, Any] = DATABASES["default"].setdefault("OPTIONS", {})
-if _engine.endswith("postgresql"):
+_options: dict[str, Any] = DATABASE.setdefault("OPTIONS", {})
+if DATABASE["ENGINE"].endswith("postgresql"):
     # A few connections for all threads of a process. Seconds: a process without one must find out
     # before realtime.database gives up, and the pool must not wait long once the server is back.
-    _options.setdefault(
-        "pool", {"min_size": 1, "max_size": 10, "timeout": 4, "reconnect_timeout": 5}
-    )
-    # A server that has gone without a word is noticed (libpq's connection parameters).
-    for _name, _value in (
-        ("connect_timeout", 3),
-        ("tcp_user_timeout", 5000),
-        ("keepalives_idle", 15),
-        ("keepalives_interval", 5),
-    ):
-        _options.setdefault(_name, _value)
-elif _engine.endswith("sqlite3"):
+    _pool = {"min_size": 1, "max_size": 10, "timeout": 4, "reconnect_timeout": 5}
+    # Parameters of libpq by which a server that has disappeared without a word is noticed.
+    _limits = {"connect_timeout": 3, "tcp_user_timeout": 5000}
+    _keepalives = {"keepalives_idle": 15, "keepalives_interval": 5}
+    # What the URL says comes first.
+    DATABASE["OPTIONS"] = {"pool": _pool, **_limits, **_keepalives, **_options}
+elif DATABASE["ENGINE"].endswith("sqlite3"):
     # Readers do not wait for a writer, and a second writer waits for the first instead of failing.
     _options.update(
         timeout=5,
         transaction_mode="IMMEDIATE",
         init_command="PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
     )
+DATABASES = {"default": DATABASE}
 
 CHANNEL_LAYERS = {
     "default": {
@@ -157,14 +137,11 @@ AUTH_PASSWORD_VALIDATORS = [
     )
 ]
 
-LANGUAGE_CODE = "en-us"
 TIME_ZONE = "UTC"
-USE_TZ = True
-DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 STATIC_URL = "/static/"
 # Chart.js, of an installed package: none of its code is in this repository.
-STATICFILES_DIRS = [("chartjs", _chart_directory())]
+STATICFILES_DIRS = [("chartjs", str(Path(unfold.__file__).parent / "static/unfold/js/chart"))]
 # Static files are served from where each app has them: nothing to collect before a start. Where
 # a proxy serves them, `collectstatic` puts them here.
 STATIC_ROOT = DATA_DIR / "static"
@@ -183,34 +160,16 @@ SECURE_HSTS_INCLUDE_SUBDOMAINS = TLS
 SECURE_HSTS_PRELOAD = TLS
 SESSION_COOKIE_SECURE = TLS
 CSRF_COOKIE_SECURE = TLS
-X_FRAME_OPTIONS = "DENY"
 
 # Notifications on alerts, and Django's own mails.
-EMAIL_HOST = os.environ.get("DJANGO_EMAIL_HOST") or "localhost"
-EMAIL_HOST_USER = os.environ.get("DJANGO_EMAIL_USER", "")
-EMAIL_HOST_PASSWORD = os.environ.get("DJANGO_EMAIL_PASSWORD", "")
-EMAIL_SECURITY = os.environ.get("DJANGO_EMAIL_SECURITY") or "none"
-if EMAIL_SECURITY not in ("none", "starttls", "tls"):
-    sys.exit(f"error: DJANGO_EMAIL_SECURITY={EMAIL_SECURITY!r}: must be none, starttls or tls")
-EMAIL_USE_TLS, EMAIL_USE_SSL = EMAIL_SECURITY == "starttls", EMAIL_SECURITY == "tls"
-_port = (
-    os.environ.get("DJANGO_EMAIL_PORT")
-    or {"none": "25", "starttls": "587", "tls": "465"}[EMAIL_SECURITY]
-)
-if not _port.isdecimal() or not 0 < int(_port) < 65_536:
-    sys.exit(f"error: DJANGO_EMAIL_PORT={_port!r}: must be a port, 1 to 65535")
-EMAIL_PORT = int(_port)
+EMAIL_HOST = SITE.django_email_host
+EMAIL_HOST_USER = SITE.django_email_user
+EMAIL_HOST_PASSWORD = SITE.django_email_password.get_secret_value()
+EMAIL_USE_TLS = SITE.django_email_security == "starttls"
+EMAIL_USE_SSL = SITE.django_email_security == "tls"
+EMAIL_PORT = SITE.django_email_port or (587 if EMAIL_USE_TLS else 465 if EMAIL_USE_SSL else 25)
 EMAIL_TIMEOUT = 10
-DEFAULT_FROM_EMAIL = os.environ.get("DJANGO_EMAIL_FROM") or "streaming@localhost"
-
-# The audit log: "-" is standard error. A file may be moved away while servers run.
-AUDIT_LOG = os.environ.get("STREAMING_AUDIT_LOG") or str(DATA_DIR / "audit.log")
-if AUDIT_LOG != "-" and not os.access(Path(AUDIT_LOG).parent, os.W_OK):
-    sys.exit(f"error: STREAMING_AUDIT_LOG={AUDIT_LOG!r}: its directory cannot be written to")
-
-LOG_FORMAT = os.environ.get("STREAMING_LOG_FORMAT") or "line"
-if LOG_FORMAT not in ("line", "json"):
-    sys.exit(f"error: STREAMING_LOG_FORMAT={LOG_FORMAT!r}: must be line or json")
+DEFAULT_FROM_EMAIL = SITE.django_email_from
 
 LOGGING = {
     "version": 1,
@@ -226,7 +185,7 @@ LOGGING = {
         "message": {"format": "{message}", "style": "{"},
     },
     "handlers": {
-        "stderr": {"class": "logging.StreamHandler", "formatter": LOG_FORMAT},
+        "stderr": {"class": "logging.StreamHandler", "formatter": SITE.streaming_log_format},
         "audit": {"class": "logging.StreamHandler", "formatter": "message"}
         if AUDIT_LOG == "-"
         else {
@@ -239,7 +198,7 @@ LOGGING = {
     "root": {"handlers": ["stderr"], "level": "WARNING"},
     "loggers": {
         "realtime": {"level": "INFO"},
-        "realtime.access": {"level": "INFO" if ACCESS_LOG else "WARNING"},
+        "realtime.access": {"level": "INFO" if SITE.streaming_access_log else "WARNING"},
         "realtime.audit": {"handlers": ["audit"], "propagate": False},
         # It repeats what realtime.database and readiness say.
         "psycopg.pool": {"level": "ERROR"},

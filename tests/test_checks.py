@@ -31,8 +31,8 @@ def production(configure: Configure) -> Iterator[None]:
         yield
 
 
-def found() -> set[str | None]:
-    """Return the ids of what the app's own checks find, deployment included."""
+def ids_of_messages() -> set[str | None]:
+    """Return the ids of the messages of this app's checks, those for a deployment included."""
     ids = {message.id for message in run_checks(include_deployment_checks=True)}
     return {name for name in ids if name is not None and name.startswith("realtime.")}
 
@@ -55,7 +55,7 @@ def layer(backend: str, **config: Any) -> dict[str, Any]:
 )
 def test_a_layer_with_a_log(layers: dict[str, Any]) -> None:
     with override_settings(CHANNEL_LAYERS=layers):
-        assert found() == set()
+        assert ids_of_messages() == set()
 
 
 @pytest.mark.parametrize(
@@ -67,16 +67,16 @@ def test_a_layer_with_a_log(layers: dict[str, Any]) -> None:
 )
 def test_a_layer_without_a_log(layers: dict[str, Any]) -> None:
     with override_settings(CHANNEL_LAYERS=layers):
-        assert found() == {"realtime.E001"}
+        assert ids_of_messages() == {"realtime.E001"}
 
 
 def test_persistent_connections(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(settings.DATABASES["default"], "CONN_MAX_AGE", 60)
-    assert found() == {"realtime.W001"}
+    assert ids_of_messages() == {"realtime.W001"}
 
 
 def test_the_settings_for_production_are_clean() -> None:
-    assert found() == set()
+    assert ids_of_messages() == set()
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_the_settings_for_production_are_clean() -> None:
 )
 def test_a_setting_that_is_less_safe(changed: dict[str, Any], id_: str) -> None:
     with override_settings(**changed):
-        assert found() == {id_}
+        assert ids_of_messages() == {id_}
 
 
 @pytest.mark.parametrize(
@@ -105,11 +105,11 @@ def test_a_variable_that_is_less_safe(
     configure: Configure, name: str, value: str, id_: str
 ) -> None:
     configure(**{name: value})
-    assert found() == {id_}
+    assert ids_of_messages() == {id_}
 
 
 def test_a_secret_of_one_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_URL", "postgres://database/name")
-    assert found() == {"realtime.W006"}
+    assert ids_of_messages() == {"realtime.W006"}
     monkeypatch.setenv("DJANGO_SECRET_KEY", "x" * 50)
-    assert found() == set()
+    assert ids_of_messages() == set()

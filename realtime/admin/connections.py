@@ -11,8 +11,8 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import reverse
 
+from realtime.auth.grants import HolderType
 from realtime.auth.models import AccessToken, Connection
-from realtime.auth.tokens import TOKEN
 from realtime.cluster import connections as live
 from realtime.cluster.membership import Unanswered
 
@@ -121,4 +121,4 @@ class ConnectionAdmin(_ConnectionModelAdmin):
 
 def _token_key(connection: live.Connection) -> int | None:
     kind, _, key = (connection.holder or "").partition(":")
-    return int(key) if kind == TOKEN else None
+    return int(key) if kind == HolderType.TOKEN else None

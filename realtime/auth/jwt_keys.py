@@ -1,13 +1,15 @@
-"""The keys that JSON Web Tokens are verified with, read from PEM, secrets and key sets.
+"""The keys that JSON Web Tokens are verified with, read from PEM, secrets and key sets (JWKS).
 
-Knows which keys are safe to trust; nothing of tokens.
+Knows which keys are safe to trust, and reads a key set again when its file changes; nothing of
+tokens.
 """
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jwt
 import msgspec
@@ -17,11 +19,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-Algorithm = Literal["HS256", "RS256", "ES256", "EdDSA"]
+from realtime.config import Algorithm, JwtConfig
+
+logger = logging.getLogger(__name__)
+
 Material = bytes | RSAPublicKey | EllipticCurvePublicKey | Ed25519PublicKey
 
 # The type and curve of a JWK, by the algorithm it is for.
-JWK_KINDS: dict[Algorithm, tuple[str, str | None]] = {
+JWK_TYPES: dict[Algorithm, tuple[str, str | None]] = {
     "HS256": ("oct", None),
     "RS256": ("RSA", None),
     "ES256": ("EC", "P-256"),
@@ -32,7 +37,10 @@ ASYMMETRIC: tuple[Algorithm, ...] = ("RS256", "ES256", "EdDSA")
 MIN_SECRET_BYTES = 32  # RFC 7518, section 3.2
 MIN_RSA_BITS = 2048  # RFC 7518, section 3.3
 
-JWS = jwt.PyJWS(algorithms=list(JWK_KINDS))
+JWS = jwt.PyJWS(algorithms=list(JWK_TYPES))
+
+# Seconds between two looks at the file of a key set.
+LOOK_INTERVAL = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,24 +52,98 @@ class Key:
     kid: str | None = None
 
 
-def read_key(name: str, text: bytes, allowed: list[Algorithm]) -> Key:
-    """Read a PEM public key, or else a secret; newlines at its end are no part of it.
+class TrustedKeys:
+    """The keys that a configuration trusts; a key set's are read again when its file changes."""
 
-    The key must be for one of the *allowed* algorithms. Secrets and public keys do not mix, for
-    then anybody could sign with the public key as the secret.
+    def __init__(self, config: JwtConfig) -> None:
+        """Read the keys. Raises ``ValueError`` with one line that says what to do."""
+        self._allowed = config.algorithms or list(ASYMMETRIC)
+        # None unless the keys are those of a set.
+        self._file = config.jwks_file
+        # The file's state (see _file_state) when it was read, and when reading it last failed.
+        self._read_state: tuple[int, ...] | None = None
+        self._failed_state: tuple[int, ...] | None = None
+        # Time of the last look at it.
+        self._looked_at = float("-inf")
+        if self._file is None:
+            self._keys = [_read_single_key(config, self._allowed)]
+            return
+        self._read_state = _file_state(self._file)
+        self._keys = read_jwks(self._file, self._allowed)
+        if not self._keys:
+            raise ValueError(
+                f"jwks_file: {self._file} has no usable key for"
+                f" {', '.join(self._allowed)}: put one there, or change algorithms"
+            )
+
+    def find(self, kid: str | None, now: float) -> Key | None:
+        """Return the key that a token names, or the only one; ``None`` if that is not clear.
+
+        *now* is in seconds since 1970. A key that is not part of a set has no name here, whatever
+        the issuer calls it.
+        """
+        if self._file is not None:
+            self._follow_file(self._file, now)
+        is_named = self._file is not None and kid is not None
+        keys = [key for key in self._keys if key.kid == kid] if is_named else self._keys
+        return keys[0] if len(keys) == 1 else None
+
+    def _follow_file(self, file: Path, now: float) -> None:
+        """Read the key set again if it has changed; while that fails, the keys stay in force."""
+        if abs(now - self._looked_at) < LOOK_INTERVAL:
+            return
+        self._looked_at = now
+        state = _file_state(file)
+        if state == self._read_state:
+            self._failed_state = None
+            return
+        try:
+            self._keys = read_jwks(file, self._allowed)
+        except ValueError as error:
+            if state != self._failed_state:
+                logger.warning("the keys read before stay in force: %s", error)
+            self._failed_state = state
+            return
+        self._read_state, self._failed_state = state, None
+        if self._keys:
+            logger.info("%s has changed: keys in force now: %d", file, len(self._keys))
+        else:
+            logger.warning("%s has no usable key any more: JWTs are refused", file)
+
+
+def _file_state(path: Path) -> tuple[int, ...]:
+    """Return what differs between a file and a changed one; nothing if there is no file."""
+    try:
+        status = path.stat()
+    except OSError:
+        return ()
+    return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+def _read_single_key(config: JwtConfig, allowed: list[Algorithm]) -> Key:
+    if config.key_file is not None:
+        return read_key("key_file", _read_file("key_file", config.key_file), allowed)
+    return read_key("key", config.key.get_secret_value().encode(), allowed)
+
+
+def read_key(name: str, text: bytes, allowed: list[Algorithm]) -> Key:
+    """Read a PEM public key, or else a secret; newlines at its end are not part of it.
+
+    The key must be for one of the *allowed* algorithms. Secrets and public keys must not be allowed
+    together: then anybody could sign with the public key as the secret.
     """
     text = text.rstrip(b"\r\n")
     is_secret = b"-----BEGIN" not in text
     if is_secret:
         key = Key("HS256", _check_secret(name, text))
-        kind, fitting = "a secret", "HS256 (or give a PEM public key)"
+        content, fitting = "a secret", "HS256 (or give a PEM public key)"
     else:
         key = _read_pem(name, text)
-        kind, fitting = "a public key", key.algorithm
-    mixed = any((algorithm == "HS256") is not is_secret for algorithm in allowed)
-    if mixed or key.algorithm not in allowed:
+        content, fitting = "a public key", key.algorithm
+    is_mixed = any((algorithm == "HS256") is not is_secret for algorithm in allowed)
+    if is_mixed or key.algorithm not in allowed:
         raise ValueError(
-            f"algorithms: {name} holds {kind}, which is not for {','.join(allowed)}:"
+            f"algorithms: {name} holds {content}, which is not for {','.join(allowed)}:"
             f" set algorithms to {fitting}"
         )
     return key
@@ -101,7 +183,7 @@ def _read_pem(name: str, text: bytes) -> Key:
     raise ValueError(f"{name}: give a key of RSA, of the curve P-256, or Ed25519")
 
 
-def read_file(name: str, path: Path) -> bytes:
+def _read_file(name: str, path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
@@ -109,22 +191,22 @@ def read_file(name: str, path: Path) -> bytes:
 
 
 def read_jwks(path: Path, allowed: list[Algorithm]) -> list[Key]:
-    """Return the usable keys of a JWKS file (RFC 7517). Raises ``ValueError``: it is none."""
+    """Return the usable keys of a JWKS file (RFC 7517). Raises ``ValueError`` if it is not one."""
     try:
-        document = msgspec.json.decode(read_file("jwks_file", path))
+        document = msgspec.json.decode(_read_file("jwks_file", path))
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         raise ValueError(f"jwks_file: {path} is not JSON: give a JWKS") from None
     jwks = document.get("keys") if isinstance(document, dict) else None
     if not isinstance(jwks, list):
         raise ValueError(f"jwks_file: {path} has no array of keys: give a JWKS")
-    found = (_read_jwk(jwk, allowed) for jwk in jwks if isinstance(jwk, dict))
-    return [key for key in found if key is not None]
+    keys = (_read_jwk(jwk, allowed) for jwk in jwks if isinstance(jwk, dict))
+    return [key for key in keys if key is not None]
 
 
 def _read_jwk(jwk: dict[str, Any], allowed: list[Algorithm]) -> Key | None:
     """Return a key for one of the *allowed* algorithms; issuers publish others beside them."""
-    kind = (jwk.get("kty"), jwk.get("crv"))
-    algorithm = next((name for name in allowed if JWK_KINDS[name] == kind), None)
+    type_and_curve = (jwk.get("kty"), jwk.get("crv"))
+    algorithm = next((name for name in allowed if JWK_TYPES[name] == type_and_curve), None)
     if algorithm is None or not _is_for_verifying(jwk, algorithm):
         return None
     try:

@@ -1,6 +1,6 @@
-"""Limits as pure decisions: the sliding minute of messages, the delay of failed logins. Pure.
+"""The rate limit of messages, and the delay after failed authentications. Pure.
 
-Every function takes the time, in seconds of a monotonic clock.
+Every function takes the time, in seconds of a monotonic clock. Knows nothing of clients.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from enum import Enum
 
 WINDOW = 60.0
 FLOODING_FACTOR = 10
-# Seconds that the answer to a failed authentication waits: more with each, and at most.
+# Seconds for which the answer to a failed authentication waits: how much longer each of the first
+# (the "free" ones) waits than the one before, the longest of these, and the longest of all.
 DELAY_STEP = 0.02
 LONGEST_FREE_DELAY = 0.6
 LONGEST_DELAY = 5.0
@@ -25,10 +26,10 @@ class Verdict(Enum):
 
 
 class RateLimiter:
-    """The messages of one connection over the last 60 seconds.
+    """Counts the messages of one connection over the last 60 seconds.
 
-    A refused message does not count against the limit. More than ten times the limit of refused
-    messages within 60 seconds is flooding.
+    A refused message does not count against the limit. A client floods if within 60 seconds more
+    messages are refused than ten times the limit.
     """
 
     __slots__ = ("_accepted", "_refused", "_refused_since")
@@ -36,12 +37,12 @@ class RateLimiter:
     def __init__(self) -> None:
         # Times of the accepted messages, oldest first; never more than the limit.
         self._accepted: deque[float] = deque()
-        # Refusals since the first of the current 60 seconds.
+        # How many were refused in the current period of 60 seconds, and when that began.
         self._refused = 0
         self._refused_since = 0.0
 
     def check(self, now: float, limit: int) -> Verdict:
-        """Count a message that arrives *now* and judge it."""
+        """Count a message that arrives *now*; return what to do with it."""
         accepted = self._accepted
         while accepted and accepted[0] <= now - WINDOW:
             accepted.popleft()
@@ -54,7 +55,7 @@ class RateLimiter:
         return Verdict.FLOODING if self._refused > FLOODING_FACTOR * limit else Verdict.REFUSE
 
     def retry_after(self, now: float, limit: int) -> float:
-        """Return the seconds until the next message is accepted, to the millisecond above."""
+        """Return the seconds until the next message is accepted, rounded up to milliseconds."""
         excess = len(self._accepted) - limit
         if excess < 0:
             return 0.0
@@ -62,16 +63,16 @@ class RateLimiter:
 
 
 class RequestLimits:
-    """The requests of each holder of rights over the last 60 seconds."""
+    """Counts the requests of each holder of rights over the last 60 seconds."""
 
     MAX_HOLDERS = 10_000
 
     def __init__(self) -> None:
-        # The one that asked longest ago is first.
+        # Holder -> its limiter; the holder whose last request is longest ago is first.
         self._limiters: OrderedDict[str, RateLimiter] = OrderedDict()
 
     def check(self, holder: str, now: float, limit: int) -> float:
-        """Count a request that arrives *now*; return the seconds to wait, 0 if it is accepted."""
+        """Count a request that arrives *now*; return 0 if it is accepted, else seconds to wait."""
         limiter = self._limiters.pop(holder, None) or RateLimiter()
         self._limiters[holder] = limiter
         if len(self._limiters) > self.MAX_HOLDERS:
@@ -82,16 +83,16 @@ class RequestLimits:
 
 
 class FailureCounts:
-    """How many authentications failed of each address, in its current minute."""
+    """Counts the failed authentications of each address, in minutes that begin with a failure."""
 
     MAX_ADDRESSES = 10_000
 
     def __init__(self) -> None:
-        # Address -> (failures in its current minute, when that began); oldest first.
+        # Address -> (failures in its current minute, when that began); the longest quiet is first.
         self._failures: OrderedDict[str, tuple[int, float]] = OrderedDict()
 
     def record(self, address: str, now: float) -> int:
-        """Count a failure of *address* and return how many that makes."""
+        """Count a failure of *address*; return how many there are in its current minute."""
         count, since = self._failures.pop(address, (0, now))
         if now - since >= WINDOW:
             count, since = 0, now
@@ -102,13 +103,14 @@ class FailureCounts:
 
 
 def failure_delay(count: int, free: int) -> float:
-    """Return for how many seconds the answer to an address's so-manieth failure in a minute waits.
+    """Return for how many seconds the answer to an address's nth failure in a minute waits.
 
-    *free* of them wait little, each of the others twice as long as the one before. Only failures
-    wait, so a valid token behind the same address is not slowed.
+    The first *free* failures wait a little, each later one twice as long as the one before. With
+    30 free ones: the 1st waits 0.02 s, the 30th 0.6 s, the 31st 1.2 s, the 32nd 2.4 s, and those
+    from the 34th on 5 s. Only failures wait: a valid token from the same address is not delayed.
     """
     longest_free = min(LONGEST_FREE_DELAY, DELAY_STEP * free)
     if count <= free:
         return longest_free * count / free
-    doublings = min(count - free, 16)  # the longest is reached before
+    doublings = min(count - free, 16)  # LONGEST_DELAY is reached earlier
     return min(LONGEST_DELAY, longest_free * 2.0**doublings)

@@ -1,7 +1,7 @@
-"""What administrators manage: access tokens, groups' filters, origins, limits. Tables only.
+"""The tables that administrators manage: access tokens, filters of groups, origins, limits.
 
-Every change of these tables raises the configuration's revision (see :mod:`realtime.auth.policy`),
-by which running servers notice it.
+Every change of these tables raises the configuration's revision, by which running servers notice it
+(see :mod:`realtime.auth.policy`). Knows what a row may hold; nothing of what follows from it.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ def validate_types(value: Any) -> None:
     """Raise ``ValidationError`` unless *value* is a list of different subscription types."""
     if not isinstance(value, list) or not value:
         raise ValidationError("Choose at least one subscription type.")
-    unknown = [item for item in value if item not in SUBSCRIPTION_TYPES]
-    if unknown or len(set(value)) != len(value):
+    has_others = any(item not in SUBSCRIPTION_TYPES for item in value)
+    if has_others or len(set(value)) != len(value):
         raise ValidationError(f"Subscription types are {', '.join(SUBSCRIPTION_TYPES)}, each once.")
 
 
 def validate_filters(value: Any) -> None:
-    """Raise ``ValidationError`` with the filter compiler's own words."""
+    """Raise ``ValidationError`` with the text of the filter compiler unless filters are right."""
     try:
         compile_filters(value)
     except FilterError as error:
@@ -73,7 +73,23 @@ class RevisedQuerySet(models.QuerySet[Any]):
         return super().update(**kwargs)
 
 
-class AccessToken(models.Model):
+class _FilteredRow(models.Model):
+    """A row with a column ``filters``."""
+
+    filters: Any
+
+    class Meta:
+        abstract = True
+
+    def clean(self) -> None:
+        """Check what field validation skips as blank: ``[]`` is wrong, ``None`` means ``{}``."""
+        if self.filters is None:
+            self.filters = {}
+        elif self.filters in ([], ""):
+            raise ValidationError({"filters": "filters: expected an object"})
+
+
+class AccessToken(_FilteredRow):
     """A client's credential. Only the SHA-256 digest of its 256-bit secret is stored."""
 
     name = models.CharField(max_length=100)
@@ -118,10 +134,6 @@ class AccessToken(models.Model):
     def __str__(self) -> str:
         return f"{self.name} ({self.prefix})"
 
-    def clean(self) -> None:
-        """Check the filters that field validation skips."""
-        _clean_blank_filters(self)
-
     @property
     def state(self) -> str:
         """``active``, ``expired`` or ``revoked``; a token whose owner is deactivated is revoked."""
@@ -153,15 +165,7 @@ class AllowedOrigin(models.Model):
         return self.pattern
 
 
-def _clean_blank_filters(row: AccessToken | GroupFilters) -> None:
-    """Check what field validation skips as blank: ``[]`` is no object, and nothing is ``{}``."""
-    if row.filters is None:
-        row.filters = {}
-    elif row.filters in ([], ""):
-        raise ValidationError({"filters": "filters: expected an object"})
-
-
-class GroupFilters(models.Model):
+class GroupFilters(_FilteredRow):
     """The filters that users of a group cannot leave, on connections of their own."""
 
     group = models.OneToOneField(Group, on_delete=models.CASCADE, related_name="realtime_filters")
@@ -184,10 +188,6 @@ class GroupFilters(models.Model):
 
     def __str__(self) -> str:
         return f"filters of {self.group}"
-
-    def clean(self) -> None:
-        """Check the filters that field validation skips."""
-        _clean_blank_filters(self)
 
 
 def _limit(text: str, low: int = 1, high: int | None = None) -> Any:
@@ -232,7 +232,7 @@ class Limits(models.Model):
 
 
 class NoRows(models.Manager["Connection"]):
-    """Finds nothing: there is no table."""
+    """Finds nothing, since there is no table."""
 
     def get_queryset(self) -> models.QuerySet[Connection]:
         """Return nothing, so that ``dumpdata`` and the like find nothing either."""

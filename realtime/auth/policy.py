@@ -1,7 +1,8 @@
-"""What is in force: the environment's configuration with the administrators' changes on top.
+"""The policy in force: the environment's configuration with the administrators' changes on top.
 
-Knows the database and the configuration, nothing of connections. Running servers read the
-revision, one row, each second (:data:`POLL_INTERVAL`) and load the policy anew when it changed.
+Knows the database and the configuration; nothing of connections. Running servers read the
+revision, which is one row, each second (:data:`POLL_INTERVAL`), and load the policy again when it
+has changed.
 """
 
 from __future__ import annotations
@@ -27,17 +28,8 @@ from realtime.auth.models import (
 from realtime.config import WEBSOCKET_PREFIX, WebSocketConfig, get_streaming_config
 
 POLL_INTERVAL = 1.0
-LIMIT_FIELDS = (
-    "max_connections",
-    "max_connections_per_address",
-    "auth_timeout_seconds",
-    "auth_failures_per_minute",
-    "enable_rate_limiting",
-    "rate_limit_per_minute",
-    "max_subscriptions_per_client",
-    "max_message_size",
-    "max_buffered_bytes",
-)
+# The settings that administrators can change; allowed origins have a table of their own.
+LIMIT_FIELDS = tuple(column.name for column in Limits._meta.fields if not column.primary_key)
 
 
 @dataclass(frozen=True)
@@ -63,11 +55,9 @@ def environment_policy() -> Policy:
 
 def load_policy() -> Policy:
     """Read limits and origins from the database and lay them over the environment's."""
-    changes: dict[str, Any] = {}
     limits = Limits.objects.filter(pk=1).values(*LIMIT_FIELDS).first() or {}
-    changes.update({name: value for name, value in limits.items() if value is not None})
-    origins = list(AllowedOrigin.objects.values_list("pattern", flat=True))
-    if origins:
+    changes: dict[str, Any] = {name: value for name, value in limits.items() if value is not None}
+    if origins := list(AllowedOrigin.objects.values_list("pattern", flat=True)):
         changes["allowed_origins"] = origins
     return Policy(get_streaming_config().websocket.model_copy(update=changes), frozenset(changes))
 
@@ -88,24 +78,24 @@ def _revise(**kwargs: Any) -> None:
 
 @receiver(m2m_changed)
 def _revise_for_rights(sender: Any, action: str, **kwargs: Any) -> None:
-    """Let servers know of changed permissions of users and groups, and of who is in which."""
+    """Let servers know of changed permissions of users and groups, and of changed members."""
     if action.startswith("post_") and sender in _rights():
         raise_revision()
 
 
 @cache
 def _rights() -> tuple[Any, ...]:
-    """Return the tables between users, groups and permissions, as far as the user model has any."""
+    """Return the tables between users, groups and permissions that the user model has."""
     user = get_user_model()
-    related = [Group.permissions, *(getattr(user, n, None) for n in ("groups", "user_permissions"))]
-    return tuple(getattr(relation, "through", None) for relation in related if relation)
+    relations = (getattr(user, name, None) for name in ("groups", "user_permissions"))
+    return tuple(getattr(each, "through", None) for each in (Group.permissions, *relations) if each)
 
 
 @receiver(post_save, sender=settings.AUTH_USER_MODEL)
 def _revise_for_user(
     created: bool, raw: bool, update_fields: frozenset[str] | None, **kwargs: Any
 ) -> None:
-    """Let servers know of a changed owner; a new one has no tokens, and a login changes nothing."""
+    """Let servers know of a changed user; a new one has no tokens, and a login changes nothing."""
     only_login = update_fields is not None and set(update_fields) == {"last_login"}
     if not (created or raw or only_login):
         raise_revision()

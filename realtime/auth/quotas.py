@@ -15,7 +15,7 @@ import logging
 import redis
 from channels.layers import get_channel_layer
 
-from realtime.auth.tokens import Grant
+from realtime.auth.grants import Grant
 from realtime.cluster.clients import async_client, registry
 from realtime.cluster.membership import GONE_AFTER, key, processes_key
 from realtime.cluster.servers import Server, has_servers

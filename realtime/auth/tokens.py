@@ -1,7 +1,8 @@
-"""Access tokens: making them, checking them, and what they grant.
+"""Access tokens: creating, rotating and revoking them, and looking up what they grant.
 
 Knows the token table; nothing of connections. A secret is 256 random bits, so its SHA-256 digest
-needs no salt and is found by an index: no comparison in this process depends on the secret.
+needs no salt, and the database finds it by an index: no comparison in this process depends on the
+secret.
 """
 
 from __future__ import annotations
@@ -11,9 +12,8 @@ import hashlib
 import logging
 import re
 import secrets
-from collections import OrderedDict
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -21,9 +21,9 @@ from django.db.models import Q
 from django.utils import timezone
 from django.views.decorators.debug import sensitive_variables
 
+from realtime.auth.grants import Grant, HolderType
 from realtime.auth.models import AccessToken
-from realtime.filters import EVERYTHING, Filter, FilterError, compile_filters
-from realtime.protocol import SUBSCRIPTION_TYPES
+from realtime.filters import FilterError, compile_filters
 
 logger = logging.getLogger(__name__)
 
@@ -33,52 +33,9 @@ MARK = "rt_"
 _PREFIX = re.compile(rf"{MARK}[0-9a-f]{{{PREFIX_CHARACTERS}}}")
 
 
-# Kinds of holders.
-TOKEN, USER, JWT, ANYONE = "token", "user", "jwt", "anonymous"
-
-
-@dataclass(frozen=True, slots=True)
-class Grant:
-    """What a connection may do: a token's rights, a user's, or an anonymous client's.
-
-    ``holder`` says whose rights they are, ``token:5`` for example; ``prefix`` is the public name of
-    the credential. ``expires_at`` is in seconds since 1970. ``filters`` are enforced on every
-    subscription. ``digest`` is that of the secret the rights were given for, if it was one.
-    """
-
-    holder: str
-    prefix: str | None
-    types: frozenset[str]
-    filters: Filter = EVERYTHING
-    expires_at: float | None = None
-    rate_limit_per_minute: int | None = None
-    max_connections: int | None = None
-    can_publish: bool = False
-    can_view_stats: bool = False
-    digest: bytes = field(default=b"", repr=False)
-
-    @property
-    def kind(self) -> str:
-        """What kind of holder it is."""
-        return self.holder.partition(":")[0]
-
-    @property
-    def key(self) -> int:
-        """The primary key of the token or user whose rights these are."""
-        return int(self.holder.partition(":")[2])
-
-    @property
-    def is_managed(self) -> bool:
-        """Whether administrators can change these rights while they are used."""
-        return self.kind in (TOKEN, USER)
-
-
-ANONYMOUS = Grant(ANYONE, None, frozenset(SUBSCRIPTION_TYPES))
-
-
 def holder_of(token: AccessToken) -> str:
-    """Return how a token is named as the holder of rights."""
-    return f"{TOKEN}:{token.pk}"
+    """Return the name of a token as the holder of rights, ``token:5`` for example."""
+    return f"{HolderType.TOKEN}:{token.pk}"
 
 
 def generate_prefix() -> str:
@@ -86,16 +43,8 @@ def generate_prefix() -> str:
     return MARK + secrets.token_hex(PREFIX_CHARACTERS // 2)
 
 
-@sensitive_variables()
-def generate_secret(prefix: str | None = None) -> tuple[str, str]:
-    """Return a new secret and the public prefix it begins with, a new one unless given."""
-    prefix = prefix or generate_prefix()
-    random = base64.urlsafe_b64encode(secrets.token_bytes(SECRET_BYTES)).rstrip(b"=").decode()
-    return f"{prefix}_{random}", prefix
-
-
 def public_prefix(secret: str) -> str | None:
-    """Return the public prefix of what looks like a secret, whether it is one or not."""
+    """Return the public prefix of a text that looks like a secret, whether it is one or not."""
     prefix = secret[: len(MARK) + PREFIX_CHARACTERS]
     return prefix if _PREFIX.fullmatch(prefix) else None
 
@@ -122,23 +71,28 @@ def create_token(name: str, **fields: Any) -> tuple[AccessToken, str]:
 
 @sensitive_variables()
 def assign_secret(token: AccessToken, prefix: str | None = None) -> str:
-    """Give a token a new secret, to be saved by the caller, and return it."""
-    secret, token.prefix = generate_secret(prefix)
+    """Give a token a new secret and return it. The caller must save the token afterwards.
+
+    The secret begins with the token's public prefix: *prefix*, or a new one.
+    """
+    token.prefix = prefix or generate_prefix()
+    random = base64.urlsafe_b64encode(secrets.token_bytes(SECRET_BYTES)).rstrip(b"=").decode()
+    secret = f"{token.prefix}_{random}"
     token.digest = digest(secret)
     return secret
 
 
 @sensitive_variables()
 def rotate(token: AccessToken, overlap: timedelta) -> str:
-    """Give a token a new secret, save it, and return the secret; the old one works a while longer.
+    """Give a token a new secret, save it, and return the secret.
 
-    Only one old secret does: that of a rotation before ends at once. Connections that have
-    authenticated with an old secret end with it.
+    The old secret works for *overlap* longer; one from an earlier rotation ends at once.
+    Connections that have authenticated with an old secret end with it.
     """
-    old = token.digest
+    has_overlap = overlap > timedelta()
+    token.previous_digest = token.digest if has_overlap else None
+    token.previous_until = timezone.now() + overlap if has_overlap else None
     secret = assign_secret(token, token.prefix)
-    token.previous_digest = old if overlap > timedelta() else None
-    token.previous_until = timezone.now() + overlap if overlap > timedelta() else None
     token.save(update_fields=["digest", "previous_digest", "previous_until"])
     return secret
 
@@ -153,8 +107,8 @@ def revoke(tokens: Iterable[AccessToken]) -> int:
 
 def find_grant(secret_digest: bytes) -> Grant | None:
     """Return what the token with this digest grants; ``None`` if unknown, revoked or expired."""
-    is_its = Q(digest=secret_digest) | Q(previous_digest=secret_digest)
-    token = AccessToken.objects.select_related("owner").filter(is_its).first()
+    has_digest = Q(digest=secret_digest) | Q(previous_digest=secret_digest)
+    token = AccessToken.objects.select_related("owner").filter(has_digest).first()
     if token is None or token.state != "active":
         return None
     return _grants_if_valid(token).get(secret_digest)
@@ -179,19 +133,19 @@ def grant_of(token: AccessToken) -> Grant:
 
 def live_grants(token_ids: Iterable[int]) -> dict[int, dict[bytes, Grant]]:
     """Return what tokens that are not revoked grant, by token id and digest of the secret used."""
-    found: dict[int, dict[bytes, Grant]] = {}
+    live: dict[int, dict[bytes, Grant]] = {}
     ids = list(token_ids)
     for start in range(0, len(ids), 500):  # SQLite takes a bounded number of parameters
         tokens = AccessToken.objects.select_related("owner")
         for token in tokens.filter(pk__in=ids[start : start + 500]):
             grants = _grants_if_valid(token) if token.state != "revoked" else {}
             if grants:
-                found[token.pk] = grants
-    return found
+                live[token.pk] = grants
+    return live
 
 
 def _grants_if_valid(token: AccessToken) -> dict[bytes, Grant]:
-    """Return what a token grants by digest: of its secret, and for a while that of the one before.
+    """Return what a token grants, by the digests of its secret and of the one before a rotation.
 
     It grants nothing if someone has written filters that cannot be read.
     """
@@ -212,35 +166,3 @@ def _grants_if_valid(token: AccessToken) -> dict[bytes, Grant]:
 def record_use(token_ids: Iterable[int]) -> None:
     """Write that tokens were used now."""
     AccessToken.objects.filter(pk__in=list(token_ids)).touch(last_used_at=timezone.now())
-
-
-class GrantCache:
-    """Grants by the digest of their secret, so that a crowd with one token asks the database once.
-
-    The owner clears it whenever the configuration's revision changes.
-    """
-
-    MAX_ENTRIES = 10_000
-
-    def __init__(self) -> None:
-        self._grants: OrderedDict[bytes, Grant] = OrderedDict()
-        # How often it was cleared.
-        self.generation = 0
-
-    def get(self, secret_digest: bytes, now: float) -> Grant | None:
-        """Return a grant that has not expired by *now* (seconds since 1970)."""
-        grant = self._grants.get(secret_digest)
-        if grant is None or (grant.expires_at is not None and grant.expires_at <= now):
-            return None
-        return grant
-
-    def put(self, secret_digest: bytes, grant: Grant) -> None:
-        """Keep a grant."""
-        self._grants[secret_digest] = grant
-        if len(self._grants) > self.MAX_ENTRIES:
-            self._grants.popitem(last=False)
-
-    def clear(self) -> None:
-        """Forget all of them."""
-        self._grants.clear()
-        self.generation += 1

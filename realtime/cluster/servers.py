@@ -8,7 +8,6 @@ the one that channels_redis chooses.
 
 from __future__ import annotations
 
-import os
 import re
 import uuid
 from collections.abc import Callable
@@ -25,7 +24,7 @@ from redis.backoff import NoBackoff
 from redis.connection import URL_QUERY_ARGUMENT_PARSERS, parse_url
 
 from realtime.cluster.embedded import socket_path
-from realtime.config import ConfigurationError
+from realtime.config import ConfigurationError, read_site_config
 
 GROUP_PREFIX = "realtime."
 # Seconds. A server that does not answer in this time counts as away.
@@ -83,14 +82,14 @@ def urls(data_dir: Path) -> list[str]:
 
     A comma begins another URL where a scheme follows; else another Sentinel.
     """
-    parts = re.split(r",\s*(?=[\w+]*://)", os.environ.get("REDIS_URL", ""))
+    parts = re.split(r",\s*(?=[\w+]*://)", read_site_config().redis_url.get_secret_value())
     given = [part.strip().rstrip(",") for part in parts if part.strip()]
     return given or [f"unix://{socket_path(data_dir)}"]
 
 
 def uses_embedded() -> bool:
     """Tell whether the embedded server is the channel layer's."""
-    return not os.environ.get("REDIS_URL", "").strip()
+    return not read_site_config().redis_url.get_secret_value()
 
 
 def layer_hosts(data_dir: Path) -> list[dict[str, Any]]:

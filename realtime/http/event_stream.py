@@ -15,7 +15,7 @@ from urllib.parse import parse_qs
 
 import msgspec
 
-from realtime.auth import users as connection_tokens
+from realtime.auth import connection_tokens
 from realtime.database import Unavailable
 from realtime.filters import parse_filter_options
 from realtime.http.responses import Headers, Refusal, refuse, send_body, start

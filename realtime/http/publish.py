@@ -15,7 +15,7 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qs
 
-from realtime.auth.tokens import Grant
+from realtime.auth.grants import Grant
 from realtime.config import get_streaming_config
 from realtime.database import Unavailable
 from realtime.filters import matches

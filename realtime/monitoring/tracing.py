@@ -9,7 +9,6 @@ OpenTelemetry is imported only where tracing is on, since it need not be install
 from __future__ import annotations
 
 import atexit
-import os
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,7 +34,6 @@ LONGEST_FIELD = 512
 # Seconds for which the end of a process waits until its last spans are sent.
 FLUSH_TIMEOUT = 2.0
 _PACKAGES = ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http")
-_PROTOCOL = "OTEL_EXPORTER_OTLP_PROTOCOL"
 
 
 def check_installed() -> None:
@@ -49,9 +47,6 @@ def check_installed() -> None:
             "STREAMING_TRACING=true: OpenTelemetry is not installed: "
             "pip install -r requirements-tracing.txt"
         )
-    protocol = os.environ.get(_PROTOCOL) or "http/protobuf"
-    if protocol != "http/protobuf":
-        raise ConfigurationError(f"{_PROTOCOL}={protocol!r}: must be http/protobuf")
 
 
 class TraceOrigin(NamedTuple):

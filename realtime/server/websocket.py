@@ -17,8 +17,9 @@ from typing import Any
 from urllib.parse import unquote
 
 from autobahn.twisted.websocket import ConnectionDeny
+from daphne.server import reactor
 from daphne.ws_protocol import WebSocketProtocol
-from twisted.internet import defer, reactor, tcp
+from twisted.internet import defer, tcp
 from twisted.internet.protocol import connectionDone
 
 from realtime.delivery.transport import OUTLET_EXTENSION

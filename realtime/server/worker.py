@@ -11,7 +11,7 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet import reactor as installed_reactor
+from daphne.server import reactor as installed_reactor
 from twisted.internet import tcp
 
 from realtime.server.fd_passing import ENDED, READY, Answers, take_over

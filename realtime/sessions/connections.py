@@ -8,11 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
-from realtime.auth.tokens import Grant
+from realtime.auth.grants import Grant
 from realtime.cluster.connections import Connection
 from realtime.config import WebSocketConfig
 from realtime.delivery.transport import ConnectionOutlet
 from realtime.protocol import CloseCode, CloseReason
+
+# Of the connections that a process may have, how many may be unauthenticated.
+UNAUTHENTICATED_SHARE = 0.5
 
 
 class Client(Protocol):
@@ -47,7 +50,7 @@ class Room(NamedTuple):
     @classmethod
     def of(cls, config: WebSocketConfig) -> Room:
         """Return the room that a configuration gives."""
-        waiting = max(1, int(config.max_connections * config.unauthenticated_share))
+        waiting = max(1, int(config.max_connections * UNAUTHENTICATED_SHARE))
         return cls(config.max_connections, waiting, config.max_connections_per_address)
 
 

@@ -10,7 +10,9 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
-from realtime.auth import users as connection_tokens
+from realtime.auth import connection_tokens
+from realtime.auth.connection_tokens import find_user_grant, live_user_grants
+from realtime.auth.grants import Grant, GrantCache, HolderType
 from realtime.auth.policy import (
     POLL_INTERVAL,
     Policy,
@@ -18,19 +20,8 @@ from realtime.auth.policy import (
     environment_policy,
     load_policy,
 )
-from realtime.auth.tokens import (
-    JWT,
-    TOKEN,
-    USER,
-    Grant,
-    GrantCache,
-    digest,
-    find_grant,
-    live_grants,
-    record_use,
-)
-from realtime.auth.users import find_user_grant, live_user_grants
-from realtime.config import jwt_is_configured
+from realtime.auth.tokens import digest, find_grant, live_grants, record_use
+from realtime.config import get_streaming_config
 from realtime.database import Database, Unavailable
 from realtime.protocol import CloseCode, CloseReason
 from realtime.sessions.connections import Client, Roster
@@ -47,7 +38,7 @@ TRUSTED_AGE = 2 * POLL_INTERVAL
 
 
 def _verifier() -> Verifier | None:
-    if not jwt_is_configured():
+    if get_streaming_config().jwt is None:
         return None
     from realtime.auth.jwt import configured_verifier  # cryptography takes its time to import
 
@@ -58,7 +49,7 @@ def _grant_of_identity(identity: Identity | None) -> Grant | None:
     if identity is None:
         return None
     return Grant(
-        f"{JWT}:{identity.subject}",
+        f"{HolderType.JWT}:{identity.subject}",
         None,
         identity.types,
         identity.filters,
@@ -108,15 +99,17 @@ class Authority:
             for client in clients
             if client.grant is not None and client.grant.is_managed
         }
-        tokens = {grant.key for grant in held.values() if grant.kind == TOKEN}
-        users = {grant.key for grant in held.values() if grant.kind == USER}
+        tokens = {
+            grant.holder_id for grant in held.values() if grant.holder_type == HolderType.TOKEN
+        }
+        users = {grant.holder_id for grant in held.values() if grant.holder_type == HolderType.USER}
         by_token = await self._database.run(live_grants, tokens) if tokens else {}
         by_user = await self._database.run(live_user_grants, users) if users else {}
         for client, before in held.items():
             if client.grant is not before:
                 continue  # it has left, or has other rights by now
-            if before.kind == TOKEN:
-                now = by_token.get(before.key, {}).get(before.digest)
+            if before.holder_type == HolderType.TOKEN:
+                now = by_token.get(before.holder_id, {}).get(before.digest)
             else:
                 now = by_user.get(before.holder)
             if now is None:
@@ -133,8 +126,8 @@ class Authority:
 
     def note_use(self, grant: Grant) -> None:
         """Remember that rights were used, to be written later."""
-        if grant.kind == TOKEN:
-            self._used_tokens.add(grant.key)
+        if grant.holder_type == HolderType.TOKEN:
+            self._used_tokens.add(grant.holder_id)
 
     async def authenticate(self, secret: str) -> Grant | None:
         """Return what a secret grants, if anything. Raises ``Unavailable``.

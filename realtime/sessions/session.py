@@ -15,7 +15,8 @@ from typing import Any
 
 from msgspec import Raw
 
-from realtime.auth.tokens import ANONYMOUS, Grant, public_prefix
+from realtime.auth.grants import ANONYMOUS, Grant
+from realtime.auth.tokens import public_prefix
 from realtime.cluster.connections import Connection, Subscribed
 from realtime.database import Unavailable
 from realtime.delivery.broker import LayerUnavailable

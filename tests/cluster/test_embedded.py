@@ -23,10 +23,8 @@ from realtime.cluster.embedded import (
     MAX_SOCKET_PATH,
     EmbeddedServer,
     EmbeddedServerError,
-    data_directory,
     find_binary,
     is_answering,
-    read_or_create_secret,
     socket_path,
 )
 from realtime.sessions.node import prepare_node
@@ -401,41 +399,6 @@ def test_a_program_that_does_not_start_is_named_in_one_line(
         server.ensure_running()
     assert "\n" not in str(caught.value)
     assert not server.is_running()
-
-
-# The data directory
-
-
-def test_the_data_directory_is_made_for_its_owner_alone(
-    data_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    wanted = data_dir / "new" / "var"
-    monkeypatch.setenv("STREAMING_DATA_DIR", str(wanted))
-    assert data_directory(ROOT) == wanted
-    assert stat.S_IMODE(wanted.stat().st_mode) == 0o700
-    assert data_directory(ROOT) == wanted
-    monkeypatch.setenv("STREAMING_DATA_DIR", "")
-    assert data_directory(data_dir) == data_dir / "var"
-
-
-def test_a_data_directory_that_cannot_be_made_ends_the_start(
-    data_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (data_dir / "file").touch()
-    monkeypatch.setenv("STREAMING_DATA_DIR", str(data_dir / "file" / "var"))
-    with pytest.raises(SystemExit) as caught:
-        data_directory(ROOT)
-    assert str(caught.value.code).startswith("error: STREAMING_DATA_DIR=")
-    assert "\n" not in str(caught.value.code)
-
-
-def test_a_secret_is_made_once(data_dir: Path) -> None:
-    secret = read_or_create_secret(data_dir)
-    assert len(secret) >= 50
-    assert read_or_create_secret(data_dir) == secret
-    assert read_or_create_secret(data_dir, "another") != secret
-    assert stat.S_IMODE((data_dir / "secret_key").stat().st_mode) == 0o600
-    assert {path.name for path in data_dir.iterdir()} == {"secret_key", "another"}
 
 
 def test_an_interrupt_of_the_owner_does_not_reach_the_server(data_dir: Path) -> None:

@@ -179,7 +179,7 @@ class TestRights:
     async def test_a_short_lived_token_in_the_query(self, server: Server) -> None:
         short = server.administer(
             "from django.contrib.auth import get_user_model\n"
-            "from realtime.auth.users import issue\n"
+            "from realtime.auth.connection_tokens import issue\n"
             "user = get_user_model().objects.create_superuser('streamer')\n"
             "result = issue(user)[0]"
         )

@@ -36,7 +36,6 @@ def small(server: Server) -> Iterator[Server]:
     with running(
         server.data_dir,
         max_connections="2",
-        unauthenticated_share="1",
         enable_rate_limiting="false",
         rate_limit_per_minute="1",
     ) as small:
@@ -138,10 +137,10 @@ class TestConnections:
     """``max_connections``, and a token's own."""
 
     async def test_the_oldest_unauthenticated_gives_way(self, small: Server, token: str) -> None:
-        async with client(small) as oldest, client(small) as newer, client(small) as newest:
+        async with client(small) as oldest, client(small) as newer:  # half may be unauthenticated
             await oldest.assert_nothing_but_closed(1013, "server at capacity")
             await newer.authenticate(token)
-            async with client(small, token) as last:
+            async with client(small) as newest, client(small, token) as last:
                 await newest.assert_nothing_but_closed(1013, "server at capacity")
                 await spend(newer, 1)
                 await spend(last, 1)

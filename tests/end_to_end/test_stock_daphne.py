@@ -117,9 +117,16 @@ async def test_paths(other: Server, other_token: str) -> None:
         async with client(other, path="/nothing"):
             pass
     assert refused.value.response.status_code == 404
-    url = f"http://127.0.0.1:{other.port}/healthz"
-    with await asyncio.to_thread(urllib.request.urlopen, url, timeout=TIMEOUT) as answer:
-        assert answer.status == 200
+    # Static files are those of our app, of Django's, and Chart.js of another package.
+    static_files = (
+        "realtime/dashboard/icon.svg",
+        "admin/css/base.css",
+        "chartjs/chart.js",
+    )
+    for path in ("healthz", *(f"static/{name}" for name in static_files)):
+        url = f"http://127.0.0.1:{other.port}/{path}"
+        with await asyncio.to_thread(urllib.request.urlopen, url, timeout=TIMEOUT) as answer:
+            assert answer.status == 200
 
 
 async def test_sigterm_drains(other: Server, other_token: str) -> None:

@@ -276,11 +276,13 @@ def test_without_tracing_nothing_is_imported(data_dir: Path) -> None:
     [
         (
             {"STREAMING_TRACING": "perhaps"},
-            "STREAMING_TRACING='perhaps': not a boolean (allowed: true or false)",
+            "STREAMING_TRACING='perhaps': input should be a valid boolean, unable to interpret "
+            "input (allowed: true or false; default false)",
         ),
         (
             {"STREAMING_TRACING": "true", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"},
-            "OTEL_EXPORTER_OTLP_PROTOCOL='grpc': must be http/protobuf",
+            "OTEL_EXPORTER_OTLP_PROTOCOL='grpc': not supported "
+            "(allowed: http/protobuf; default http/protobuf)",
         ),
     ],
 )

@@ -98,8 +98,8 @@ class TestJsonWebTokens:
     @pytest.mark.parametrize(
         ("changed", "message"),
         [
-            ({"STREAMING_JWT__ISSUER": ""}, "STREAMING_JWT__ISSUER: "),
-            ({"STREAMING_JWT__ALGORITHMS": "none"}, "STREAMING_JWT__ALGORITHMS: "),
+            ({"STREAMING_JWT__ISSUER": ""}, "STREAMING_JWT__ISSUER='': "),
+            ({"STREAMING_JWT__ALGORITHMS": "none"}, "STREAMING_JWT__ALGORITHMS='none': "),
             ({"STREAMING_JWT__KEY": "short"}, "STREAMING_JWT__*: "),
             ({"STREAMING_JWT__ISSUERS": "x"}, "STREAMING_JWT__ISSUERS: no such setting"),
             (
@@ -118,7 +118,7 @@ class TestJsonWebTokens:
 
 GRANTED = """
 from django.contrib.auth.models import Group, Permission, User
-from realtime.auth.users import issue
+from realtime.auth.connection_tokens import issue
 from realtime.models import GroupFilters
 user = User.objects.create_user(name)
 user.user_permissions.set(Permission.objects.filter(codename__in=["view_events"]))

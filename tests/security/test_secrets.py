@@ -18,10 +18,10 @@ from django.views.debug import ExceptionReporter
 from django.views.decorators.debug import sensitive_variables
 
 from realtime.admin.tokens import AccessTokenAdmin
-from realtime.auth.jwt import JwtConfig
 from realtime.auth.tokens import create_token, find_grant
 from realtime.auth.tokens import digest as digest_of
 from realtime.cluster.servers import Server as RedisServer
+from realtime.config import JwtConfig
 from realtime.models import AccessToken
 from realtime.protocol import parse
 from tests.security.test_identity import SECRET as JWT_SECRET

@@ -7,7 +7,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from realtime.auth.tokens import Grant
+from realtime.auth.grants import Grant
 from realtime.cluster.connections import Connection
 from realtime.config import WebSocketConfig
 from realtime.delivery.transport import ConnectionOutlet
@@ -56,8 +56,8 @@ def fill(roster: Roster, room: Room, *addresses: str) -> list[Page]:
 def test_the_room_of_a_configuration() -> None:
     assert Room.of(WebSocketConfig()) == Room(1000, 500, 0)
     assert Room.of(WebSocketConfig(max_connections=1)) == Room(1, 1, 0)
-    config = WebSocketConfig(unauthenticated_share=0.1, max_connections_per_address=7)
-    assert Room.of(config) == Room(1000, 100, 7)
+    config = WebSocketConfig(max_connections=7, max_connections_per_address=7)
+    assert Room.of(config) == Room(7, 3, 7)
 
 
 def test_the_oldest_that_waits_gives_way_to_a_newcomer() -> None:

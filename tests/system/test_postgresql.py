@@ -18,7 +18,7 @@ from tests.support.postgresql import PostgreSQL, running_postgresql
 # Tests that use the database in their own process.
 OF_THE_DATABASE = [
     *("auth/test_models", "admin/test_admin", "auth/test_tokens", "auth/test_policy"),
-    *("management/test_tokens", "auth/test_users", "publishing/test_outbox"),
+    *("management/test_tokens", "auth/test_connection_tokens", "publishing/test_outbox"),
 ]
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from functools import partial
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+from realtime.config import read_site_config
 from realtime.protocol import SUBSCRIPTION_TYPES
 from realtime.publishing.bridge import CannotConsume, run_consumer
 
@@ -54,7 +54,7 @@ class Command(BaseCommand):
             options["security_protocol"],
             options["sasl_mechanism"],
             options["user"],
-            os.environ.get(PASSWORD),
+            read_site_config().kafka_password.get_secret_value() or None,
         )
         self.stderr.write(f"consume_kafka: {origin} into {options['type']}")
         try:

@@ -11,7 +11,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandParser
 from django.db import Error, connections
 
-from realtime.database import prepare_database
+from realtime.management.database import prepare_database
 from realtime.publishing.relay import Relay
 from realtime.publishing.relay_lock import POLL_INTERVAL, Turn, new_turn
 

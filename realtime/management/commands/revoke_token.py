@@ -8,7 +8,7 @@ from typing import Any
 from django.core.management.base import BaseCommand
 
 from realtime.auth.tokens import revoke
-from realtime.database import prepare_database
+from realtime.management.database import prepare_database
 from realtime.management.tokens import find_token
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from realtime.auth.tokens import rotate
-from realtime.database import prepare_database
+from realtime.management.database import prepare_database
 from realtime.management.tokens import find_token, parse_duration
 
 

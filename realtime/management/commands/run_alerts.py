@@ -12,8 +12,8 @@ from realtime.analytics.alerting.service import AlertService
 from realtime.analytics.discovery import add_module_argument, discover
 from realtime.analytics.processing.runner import run_until_stopped
 from realtime.cluster.servers import has_servers
-from realtime.database import prepare_database
 from realtime.management.children import add_parent_argument, end_with
+from realtime.management.database import prepare_database
 
 
 class Command(BaseCommand):

@@ -6,7 +6,7 @@ from typing import Any
 
 from daphne.management.commands.runserver import Command as DaphneCommand
 
-from realtime.database import prepare_database
+from realtime.management.database import prepare_database
 from realtime.server.daphne import StreamServer
 
 

@@ -21,9 +21,9 @@ from realtime.cluster.embedded import EmbeddedServer, EmbeddedServerError
 from realtime.cluster.keeper import keep_running, keep_synced
 from realtime.cluster.servers import uses_embedded
 from realtime.config import get_streaming_config
-from realtime.database import prepare_database
 from realtime.demo.welcome import DemoAccess, demo_access, welcome
 from realtime.management.children import Children
+from realtime.management.database import prepare_database
 from realtime.server.supervisor import StartError, Supervisor
 
 # What runs beside a server with a demo.
@@ -96,7 +96,7 @@ class Command(BaseCommand):
         """Serve in this process: what it listens to itself, or gets from a supervisor."""
         # Only now: importing Daphne installs a reactor, which no other command wants.
         from daphne.endpoints import build_endpoint_description_strings
-        from twisted.internet import reactor
+        from daphne.server import reactor  # it installs one that runs on asyncio
 
         from realtime.server.daphne import StreamServer
         from realtime.server.handle import Control

@@ -12,9 +12,9 @@ from django.contrib.auth.models import Group, Permission, User
 from django.core import signing
 from django.test import Client
 
-from realtime.auth import users as connection_tokens
+from realtime.auth import connection_tokens
+from realtime.auth.connection_tokens import LIFETIME, find_user_grant, issue, live_user_grants
 from realtime.auth.policy import current_revision
-from realtime.auth.users import LIFETIME, find_user_grant, issue, live_user_grants
 from realtime.filters import EVERYTHING, compile_filters, conjunction
 from realtime.models import GroupFilters
 from realtime.protocol import SUBSCRIPTION_TYPES

@@ -1,8 +1,8 @@
-"""Connection tokens: what a logged-in user's page opens its WebSocket with, for a minute.
+"""Connection tokens: with these a page of a logged-in user authenticates on its WebSocket.
 
-Signed, not stored. What they grant are the user's rights: a permission for each subscription type
-(``realtime.view_events`` and so on) and the enforced filters of the user's groups. Knows users;
-nothing of requests or connections.
+They are signed, not stored, and valid for a minute. They grant the user's rights: a permission for
+each subscription type (``realtime.view_events`` and so on) and the enforced filters of the user's
+groups. Knows users; nothing of requests or connections.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from django.contrib.auth import get_user_model
 from django.core import signing
 from django.utils.crypto import constant_time_compare
 
+from realtime.auth.grants import Grant, HolderType
 from realtime.auth.models import GroupFilters
-from realtime.auth.tokens import USER, Grant
 from realtime.filters import EVERYTHING, FilterError, compile_filters, conjunction
 from realtime.protocol import SUBSCRIPTION_TYPES
 
 logger = logging.getLogger(__name__)
 
 MARK = "ct_"
-# Seconds in which a page must have authenticated. The connection may stay.
+# Seconds in which a page must authenticate. The connection may stay open longer.
 LIFETIME = 60
 _SALT = "realtime.connection_tokens"
 
@@ -37,7 +37,7 @@ def issue(user: Any) -> tuple[str, float]:
 
 
 def find_user_grant(token: str) -> Grant | None:
-    """Return what a connection token grants; ``None`` if it is none, too old, or grants nothing."""
+    """Return what a connection token grants; ``None`` if it is not valid or grants nothing."""
     try:
         key, state = signing.loads(token.removeprefix(MARK), salt=_SALT, max_age=LIFETIME)
         user = get_user_model()._default_manager.filter(pk=key).first()
@@ -68,9 +68,9 @@ def grant_of_user(user: Any) -> Grant | None:
     except FilterError as error:
         logger.error("the user %s is granted nothing: %s", user.pk, error)
         return None
-    return Grant(f"{USER}:{user.pk}", None, frozenset(types), filters)
+    return Grant(f"{HolderType.USER}:{user.pk}", None, frozenset(types), filters)
 
 
 def _password_state(user: Any) -> str:
-    """Return what changes with the user's password; it says nothing of it."""
+    """Return a text that changes with the user's password and does not reveal it."""
     return str(user.get_session_auth_hash()[:16])
