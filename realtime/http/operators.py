@@ -27,7 +27,7 @@ from realtime.monitoring.prometheus import (
 )
 from realtime.monitoring.snapshot import Figures, whole
 from realtime.protocol import ERROR_TEXTS, ErrorCode
-from realtime.publishing.outbox import look
+from realtime.publishing.outbox import count_waiting
 from realtime.sessions.node import Node, get_node
 from realtime.sessions.session import RETRY_AFTER_UNAVAILABLE, Session
 
@@ -122,7 +122,7 @@ async def metrics(request: HttpRequest) -> HttpResponse:
 async def _outbox(node: Node) -> bytes:
     """Return the outbox's figures, if the database answers."""
     try:
-        found = await node.database.run(look)
+        found = await node.database.run(count_waiting)
     except Unavailable as error:
         logger.warning("looking into the outbox: %s", error)
         return b""

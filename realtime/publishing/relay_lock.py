@@ -1,7 +1,8 @@
-"""Whose turn it is among several relays, and waiting for messages; knows databases, no messages.
+"""The lock that one of several relays holds, and how that relay waits for messages.
 
-One relay works, the others wait and take over when it ends, however it does. That saves work: were
-two to work, the batches that they claim in the database would still be published once and in order.
+Knows databases; nothing of messages. The others wait, and one takes over when the first ends,
+however it ends. That saves work only: if two relays worked, the batches that they claim in the
+database would still be published once and in order.
 """
 
 from __future__ import annotations
@@ -17,28 +18,29 @@ from django.db import connection
 
 from realtime.publishing.outbox import CHANNEL
 
-# PostgreSQL's advisory lock of the one whose turn it is: "realtime" in ASCII.
+# The key of PostgreSQL's advisory lock: "realtime" in ASCII.
 LOCK = 0x7265616C74696D65
+# Seconds.
 POLL_INTERVAL = 0.2
 
 
-class Turn(Protocol):
-    """One relay's place among all."""
+class RelayLock(Protocol):
+    """The lock, as one relay sees it."""
 
     def take(self) -> bool:
-        """Take the turn if nobody has it; tell whether this relay has it."""
+        """Take the lock if nobody has it; tell whether this relay has it now."""
 
     def wait(self, seconds: float) -> None:
-        """Wait for messages, no longer than so."""
+        """Wait for new messages, at most so long."""
 
     def close(self) -> None:
-        """Give the turn up; it ends with the process too."""
+        """Give the lock up. It ends with the process too."""
 
 
-class PostgreSQLTurn:
-    """An advisory lock of a connection of its own, which also hears of new messages.
+class PostgreSQLLock:
+    """An advisory lock, held by a connection of its own that also listens for new messages.
 
-    Raises psycopg's errors when that connection is lost, and with it the turn.
+    Raises psycopg's errors when that connection is lost, and the lock with it.
     """
 
     def __init__(self) -> None:
@@ -50,7 +52,7 @@ class PostgreSQLTurn:
         self._connection.execute(f"LISTEN {CHANNEL}")
 
     def take(self) -> bool:
-        """Take the lock, once."""
+        """Take the lock once: taken twice, it would have to be given up twice."""
         held = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND granted AND pid = %s"
         own = [self._connection.info.backend_pid]
         if self._connection.execute(held, own).fetchone():
@@ -69,8 +71,8 @@ class PostgreSQLTurn:
         self._connection.close()
 
 
-class FileTurn:
-    """A lock on a file beside SQLite's. Without a file there is one process: nothing to lock."""
+class FileLock:
+    """A lock on a file beside SQLite's. A database in memory has one process: nothing to lock."""
 
     def __init__(self) -> None:
         name = str(connection.settings_dict["NAME"])
@@ -79,7 +81,7 @@ class FileTurn:
         self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600) if is_file else None
 
     def take(self) -> bool:
-        """Take the lock; again if need be."""
+        """Take the lock; taking it again changes nothing."""
         if self._file is None:
             return True
         with contextlib.suppress(BlockingIOError):
@@ -88,7 +90,7 @@ class FileTurn:
         return False
 
     def wait(self, seconds: float) -> None:
-        """Wait; nothing tells of messages."""
+        """Wait; SQLite does not tell of new messages."""
         time.sleep(min(seconds, POLL_INTERVAL))
 
     def close(self) -> None:
@@ -97,6 +99,6 @@ class FileTurn:
             os.close(self._file)
 
 
-def new_turn() -> Turn:
-    """Return this process's place, as the database allows."""
-    return PostgreSQLTurn() if connection.vendor == "postgresql" else FileTurn()
+def open_lock() -> RelayLock:
+    """Return the lock of the configured database, not yet taken."""
+    return PostgreSQLLock() if connection.vendor == "postgresql" else FileLock()
