@@ -30,7 +30,7 @@ class Outages:
         self.sleeps: list[float] = []
         self.now = 0.0
         monkeypatch.setattr(replay_demo, "publish_many", self._publish)
-        monkeypatch.setattr(replay_demo.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr("time.monotonic", lambda: self.now)
         monkeypatch.setattr(replay_demo.Command, "sleep", lambda _, seconds: self._sleep(seconds))
         monkeypatch.setattr(replay_demo.Command, "is_stopped", lambda _: self.is_over)
 
