@@ -79,13 +79,11 @@ class WeekReplay:
         *,
         start: datetime = FIRST_FLIGHTS,
         rounds: Iterable[int] | None = None,
-        say: Callable[[str], object] = logger.info,
     ) -> None:
         self._publish = publish
         self._pace = pace
         self._start = start
         self._rounds = count(1) if rounds is None else rounds
-        self._say = say
         # Messages that are due and not yet published, in order.
         self._due: list[Message] = []
         # How far the week has come.
@@ -94,26 +92,22 @@ class WeekReplay:
 
     def run(self) -> None:
         """Play rounds until stopped. Raises what publishing raises."""
-        for number, round_number in enumerate(self._rounds):
-            self._begin(round_number, is_first=number == 0)
-            self._play(round_number)
+        for number in self._rounds:
+            self._begin(number)
+            self._play(number)
             if self._pace.is_stopped():
                 return
 
-    def _begin(self, round_number: int, *, is_first: bool) -> None:
+    def _begin(self, round_number: int) -> None:
         """Tell subscribers where the replay is."""
         start = iso(self._start + shift_of(round_number))
-        message = f"replay started at {start}"
-        if not is_first:
-            message = f"the week is over; its flights leave again, a week later, from {start} on"
-            self._say(f"{message} (round {round_number})")
         payload = {
             "component": "replay",
             "status": "ok",
             "round": round_number,
             "speed": self._pace.speed,
             "replay_time": start,
-            "message": message,
+            "message": f"round {round_number} of the replay starts at {start}",
         }
         self._due.append(Message("system_status", payload))
         self._now = self._start

@@ -12,7 +12,7 @@ import fcntl
 import os
 import time
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from django.db import connection
 
@@ -22,19 +22,6 @@ from realtime.publishing.outbox import CHANNEL
 LOCK = 0x7265616C74696D65
 # Seconds.
 POLL_INTERVAL = 0.2
-
-
-class RelayLock(Protocol):
-    """The lock, as one relay sees it."""
-
-    def take(self) -> bool:
-        """Take the lock if nobody has it; tell whether this relay has it now."""
-
-    def wait(self, seconds: float) -> None:
-        """Wait for new messages, at most so long."""
-
-    def close(self) -> None:
-        """Give the lock up. It ends with the process too."""
 
 
 class PostgreSQLLock:
@@ -52,7 +39,10 @@ class PostgreSQLLock:
         self._connection.execute(f"LISTEN {CHANNEL}")
 
     def take(self) -> bool:
-        """Take the lock once: taken twice, it would have to be given up twice."""
+        """Take the lock if nobody has it; tell whether this relay has it now.
+
+        Once: PostgreSQL counts how often it was taken.
+        """
         held = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND granted AND pid = %s"
         own = [self._connection.info.backend_pid]
         if self._connection.execute(held, own).fetchone():
@@ -62,12 +52,12 @@ class PostgreSQLLock:
         )
 
     def wait(self, seconds: float) -> None:
-        """Wait for a notification."""
+        """Wait for new messages, at most so long."""
         for _ in self._connection.notifies(timeout=seconds, stop_after=1):
             return
 
     def close(self) -> None:
-        """Close the connection."""
+        """Close the connection, and give the lock up with it."""
         self._connection.close()
 
 
@@ -81,7 +71,7 @@ class FileLock:
         self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600) if is_file else None
 
     def take(self) -> bool:
-        """Take the lock; taking it again changes nothing."""
+        """Take the lock if nobody has it; tell whether this relay has it now."""
         if self._file is None:
             return True
         with contextlib.suppress(BlockingIOError):
@@ -90,13 +80,16 @@ class FileLock:
         return False
 
     def wait(self, seconds: float) -> None:
-        """Wait; SQLite does not tell of new messages."""
+        """Wait; SQLite does not tell of new messages, so not for long."""
         time.sleep(min(seconds, POLL_INTERVAL))
 
     def close(self) -> None:
         """Give the lock up."""
         if self._file is not None:
             os.close(self._file)
+
+
+RelayLock = PostgreSQLLock | FileLock
 
 
 def open_lock() -> RelayLock:

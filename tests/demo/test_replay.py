@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 import logging
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -66,10 +65,9 @@ def play(
     seconds: float,
     speed: float = SPEED,
     start: datetime = FIRST_FLIGHTS,
-    say: Callable[[str], object] = lambda message: None,
 ) -> Recorder:
     recorder = Recorder(clock := HandClock(seconds))
-    WeekReplay(recorder, clock.pace(speed), start=start, say=say).run()
+    WeekReplay(recorder, clock.pace(speed), start=start).run()
     return recorder
 
 
@@ -158,10 +156,14 @@ def test_after_a_long_pause_the_week_goes_on_where_it_was() -> None:
 
 
 def test_each_round_is_a_week_later_and_says_so() -> None:
-    said: list[str] = []
-    recorder = play(25, start=LAST_HOUR, say=said.append)
+    recorder = play(25, start=LAST_HOUR)
     assert [status["round"] for status in recorder.of("system_status")] == [1, 2, 3]
-    assert [line.rpartition(" (")[2] for line in said] == ["round 2)", "round 3)"]
+    assert [status["message"] for status in recorder.of("system_status")] == [
+        f"round {number} of the replay starts at {start}"
+        for number, start in enumerate(
+            ("2013-01-07T23:00:00.000Z", "2013-01-14T23:00:00.000Z", "2013-01-21T23:00:00.000Z"), 1
+        )
+    ]
     first, second = (
         [payload for payload in recorder.of("events") if payload["round"] == number]
         for number in (1, 2)

@@ -45,7 +45,7 @@ class Command(RunningCommand):
         pace = Pace(time.monotonic, self.sleep, self.is_stopped, options["speed"])
         with self.stopping():
             try:
-                WeekReplay(self.publish, pace, rounds=rounds, say=self.say).run()
+                WeekReplay(self.publish, pace, rounds=rounds).run()
             except (PublishError, OSError, EOFError, ValueError) as error:
                 raise CommandError(f"replay_demo ended: {one_line(error)}") from error
         self.say("stopped")
