@@ -18,8 +18,7 @@ from realtime.publishing.bridge import CannotConsume, Consumption, Source
 class ConsumingCommand(RunningCommand):
     """Publishes each message of a source once. A subclass implements :meth:`make_source`."""
 
-    # The Python package that speaks to the other system, and the file that installs it.
-    library: str
+    # The file that installs the Python package which speaks to the other system.
     requirements: str
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -38,9 +37,9 @@ class ConsumingCommand(RunningCommand):
         """Consume until stopped, then say how much."""
         try:
             source = self.make_source(options)
-        except ImportError:
+        except ImportError as error:
             raise CommandError(
-                f"{self.library} is not installed: pip install -r {self.requirements}"
+                f"{error.name} is not installed: pip install -r {self.requirements}"
             ) from None
         self.say(f"{source} into {options['type']}")
         if not has_servers(get_channel_layer()):

@@ -15,13 +15,12 @@ from typing import NamedTuple, Protocol
 from realtime.publishing import PublishError, check_payload
 from realtime.publishing.deduplication import Numbered, take
 from realtime.publishing.ndjson import decode_object
+from realtime.publishing.publication import RETRY_INTERVAL
 
 logger = logging.getLogger(__name__)
 
 # Messages of one read.
 MAX_MESSAGES = 500
-# Seconds.
-RETRY_INTERVAL = 1.0
 
 
 class CannotConsume(Exception):

@@ -19,12 +19,12 @@ from nats.js.api import ConsumerConfig
 
 from realtime.publishing.bridge import (
     MAX_MESSAGES,
-    RETRY_INTERVAL,
     CannotConsume,
     Consumption,
     SourceMessage,
     describe,
 )
+from realtime.publishing.publication import RETRY_INTERVAL
 
 logger = logging.getLogger(__name__)
 

@@ -39,6 +39,8 @@ MAX_BATCH_MESSAGES = 1000
 # Appending more at once would keep the server from others for more than some milliseconds.
 MAX_APPEND_BYTES = 8 * 1024 * 1024
 MAX_APPEND_MESSAGES = 5000
+# Seconds to wait before publishing again what was not confirmed.
+RETRY_INTERVAL = 1.0
 
 NO_TRACE: Mapping[str, str] = MappingProxyType({})
 

@@ -22,7 +22,6 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from django.db import connection, transaction
@@ -34,14 +33,13 @@ from realtime.config import get_streaming_config
 from realtime.protocol import SUBSCRIPTION_TYPES
 from realtime.publishing import PublishError, publish_checked
 from realtime.publishing.outbox import OutboxBatch, OutboxMessage
+from realtime.publishing.publication import RETRY_INTERVAL
 
 logger = logging.getLogger(__name__)
 
 # Of one batch.
 MAX_MESSAGES = 500
 MAX_CHARACTERS = 4 * 1024 * 1024
-# Seconds until a type whose log did not answer is tried again.
-RETRY_INTERVAL = 1.0
 
 _XMIN = RawSQL("pg_snapshot_xmin(pg_current_snapshot())::text::bigint", ())
 _XMAX = RawSQL("pg_snapshot_xmax(pg_current_snapshot())::text::bigint", ())
@@ -61,11 +59,10 @@ class ClaimedBatch(NamedTuple):
 class Relay:
     """The relaying of one process. Call :meth:`begin`, then :meth:`step` again and again."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    def __init__(self) -> None:
         # Type -> the claim whose messages the log has, and which are still in the outbox.
         self._published: dict[str, str] = {}
-        # Type -> when to try again.
+        # Type -> when to try again, since its log did not answer.
         self._paused: dict[str, float] = {}
         self.count = 0
 
@@ -92,7 +89,7 @@ class Relay:
         return bool(OutboxMessage.objects.filter(error="").exists())
 
     def _is_paused(self, kind: str) -> bool:
-        return self._paused.get(kind, 0.0) > self._clock()
+        return self._paused.get(kind, 0.0) > time.monotonic()
 
     def _relay(self, kind: str) -> bool:
         """Publish one batch of a type; tell whether there was one and the log has it."""
@@ -104,7 +101,7 @@ class Relay:
                 publish_checked(kind, batch.bodies, batch.key)
         except PublishError as error:
             logger.warning("%s: %s", kind, error)
-            self._paused[kind] = self._clock() + RETRY_INTERVAL
+            self._paused[kind] = time.monotonic() + RETRY_INTERVAL
             return False
         self._published[kind] = batch.claim
         self.count += len(batch.bodies)

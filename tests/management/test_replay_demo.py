@@ -12,6 +12,7 @@ from realtime.demo.replay import read_week
 from realtime.management.commands import replay_demo
 from realtime.management.commands.replay_demo import numbered_rounds
 from realtime.publishing import PublishError
+from realtime.publishing.publication import RETRY_INTERVAL
 
 Payload = dict[str, Any]
 
@@ -70,7 +71,7 @@ def test_an_outage_loses_doubles_and_reorders_nothing(
     events = outages.of("events")
     assert len(events) > 100
     assert events == whole[: len(events)]
-    assert outages.sleeps.count(replay_demo.RETRY_INTERVAL) == 46
+    assert outages.sleeps.count(RETRY_INTERVAL) == 46
 
 
 def test_an_outage_is_told_once_and_so_is_its_end(
@@ -89,7 +90,7 @@ def test_an_outage_is_told_once_and_so_is_its_end(
 def test_stopping_ends_the_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     outages = Outages(monkeypatch, 10, *range(1, 100))
     call_command("replay_demo")
-    assert outages.sleeps.count(replay_demo.RETRY_INTERVAL) == 9
+    assert outages.sleeps.count(RETRY_INTERVAL) == 9
     assert len(outages.published) == 1
 
 

@@ -1,4 +1,4 @@
-"""``manage.py consume_kafka`` as far as it goes without a broker, of which Debian has none.
+"""The consumer of Kafka as far as it goes without a broker, of which Debian has none.
 
 What reads and commits works here with aiokafka's own records and errors, and a real log; partitions
 that are held in memory stand for the broker.
@@ -7,19 +7,15 @@ that are held in memory stand for the broker.
 from __future__ import annotations
 
 import asyncio
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import CommitFailedError, KafkaConnectionError
-from django.core.management import CommandError, call_command
 
 from realtime.log import get_log
 from realtime.publishing.bridge import CannotConsume, Consumption
 from realtime.publishing.kafka import KafkaSource
-from tests.support import free_port, manage
 from tests.support.layers import close_layer
 
 PARTS = (TopicPartition("orders", 0), TopicPartition("orders", 1))
@@ -132,29 +128,6 @@ async def test_the_consumer_is_one_that_aiokafka_takes() -> None:
         consumer = source.make_consumer()
         assert isinstance(consumer, AIOKafkaConsumer)
         await consumer.stop()
-
-
-def test_what_cannot_be_consumed_is_said_in_one_line(data_dir: Path) -> None:
-    brokers = f"127.0.0.1:{free_port()}"
-    given = ("consume_kafka", "--topic", "orders", "--type", "events", "--brokers", brokers)
-    done = manage(*given, data_dir=data_dir)
-    assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("CommandError: Kafka: KafkaConnectionError")
-    assert "Traceback" not in done.stderr
-
-
-@pytest.mark.parametrize(
-    ("command", "library", "option"),
-    [("consume_kafka", "aiokafka", "--topic"), ("consume_nats", "nats", "--stream")],
-)
-def test_without_the_library_it_says_what_to_install(
-    command: str, library: str, option: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    suffix = command.removeprefix("consume_")
-    monkeypatch.delitem(sys.modules, f"realtime.publishing.{suffix}", raising=False)
-    monkeypatch.setitem(sys.modules, library, None)
-    with pytest.raises(CommandError, match=f"pip install -r requirements-{suffix}.txt"):
-        call_command(command, option, "x", "--type", "events")
 
 
 async def test_a_consumer_may_be_stopped_while_the_log_is_away(valkey: Any) -> None:

@@ -19,7 +19,7 @@ class Command(ConsumingCommand):
     """Several of the same group share the partitions."""
 
     help = "Publish the messages of a Kafka topic, each once, until interrupted."
-    library, requirements = "aiokafka", "requirements-kafka.txt"
+    requirements = "requirements-kafka.txt"
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Declare where messages come from."""

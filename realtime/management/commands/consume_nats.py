@@ -14,7 +14,7 @@ class Command(ConsumingCommand):
     """Several with the same durable name share the messages."""
 
     help = "Publish the messages of a NATS JetStream stream, each once, until interrupted."
-    library, requirements = "nats-py", "requirements-nats.txt"
+    requirements = "requirements-nats.txt"
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Declare where messages come from."""

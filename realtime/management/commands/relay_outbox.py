@@ -11,14 +11,13 @@ from django.db import Error, connections
 
 from realtime.database import prepare_database
 from realtime.management.running import SLICE, RunningCommand
+from realtime.publishing.publication import RETRY_INTERVAL
 from realtime.publishing.relay import Relay
 from realtime.publishing.relay_lock import POLL_INTERVAL, RelayLock, open_lock
 
-# Seconds between attempts to take the lock, between looks at whether the lock is still held, and
-# between attempts to reach the database.
+# Seconds between attempts to take the lock, and between looks at whether it is still held.
 LOCK_INTERVAL = 0.5
 IDLE_INTERVAL = 1.0
-RETRY_INTERVAL = 1.0
 
 
 class Command(RunningCommand):

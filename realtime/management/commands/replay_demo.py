@@ -15,12 +15,11 @@ from realtime import publish_many
 from realtime.demo.replay import SPEED, Pace, WeekReplay
 from realtime.management.running import RunningCommand, number, one_line
 from realtime.publishing import PublishError
+from realtime.publishing.publication import RETRY_INTERVAL
 
 MAX_SPEED = 100_000.0
 # Weeks from 2013 on: rules do not take a time that is yet to come.
 MAX_ROUNDS = 600
-# Seconds.
-RETRY_INTERVAL = 1.0
 
 
 class Command(RunningCommand):
