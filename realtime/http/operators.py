@@ -28,7 +28,7 @@ from realtime.monitoring.prometheus import (
 )
 from realtime.monitoring.snapshot import Snapshot, add_up
 from realtime.protocol import ERROR_TEXTS, ErrorCode
-from realtime.publishing.outbox import look
+from realtime.publishing.outbox import count_waiting
 from realtime.sessions.node import Node, get_node
 from realtime.sessions.session import RETRY_AFTER_UNAVAILABLE, Session
 
@@ -124,7 +124,7 @@ async def metrics(request: HttpRequest) -> HttpResponse:
 async def _outbox(node: Node) -> bytes:
     """Return the numbers of the outbox, if the database answers."""
     try:
-        outbox = await node.database.run(look)
+        outbox = await node.database.run(count_waiting)
     except Unavailable as error:
         logger.warning("reading the outbox: %s", error)
         return b""

@@ -1,15 +1,13 @@
-"""Commands that ``manage.py serve --demo`` runs beside itself, and how each ends with it."""
+"""Runs the commands of ``manage.py serve --demo`` beside the server; knows none of them."""
 
 from __future__ import annotations
 
 import logging
 import os
-import signal
 import subprocess
 import sys
 import threading
 import time
-from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
 
 from django.conf import settings
@@ -18,13 +16,12 @@ from realtime.server.backoff import Backoff, describe_end
 
 logger = logging.getLogger(__name__)
 
-# Seconds that children have to end, and between looks at whether the parent is there.
+# Seconds that children have to end.
 STOP_TIMEOUT = 3.0
-LOOK_INTERVAL = 0.25
 
 
 class Children:
-    """Other commands of ``manage.py``, started by this one, and again when they end."""
+    """Other commands of ``manage.py``, each with a thread that starts it again when it ends."""
 
     def __init__(self) -> None:
         self._stopping = threading.Event()
@@ -34,7 +31,7 @@ class Children:
         self._keepers: list[threading.Thread] = []
 
     def start(self, *command: str) -> None:
-        """Run a command, which takes ``--parent``, until this process stops it or has ended."""
+        """Run a :class:`~realtime.management.running.RunningCommand` until this process ends it."""
         keeper = threading.Thread(
             target=self._keep, args=(command,), name=f"keeper of {command[0]}", daemon=True
         )
@@ -49,7 +46,7 @@ class Children:
             with self._starting:
                 if self._stopping.is_set():
                     return
-                # In a session of its own: Ctrl-C is for the parent, which ends the rest.
+                # In a session of its own: Ctrl-C is for the parent, which ends its children.
                 child = subprocess.Popen(program, start_new_session=True)  # noqa: S603 - our own
                 self._running[threading.current_thread()] = child
             started = time.monotonic()
@@ -60,7 +57,7 @@ class Children:
             self._stopping.wait(backoff.pause(time.monotonic() - started))
 
     def stop(self) -> None:
-        """End all at the same time; return when they have ended. Once or more."""
+        """End all at the same time; return when they have ended. May be called again."""
         with self._starting:
             self._stopping.set()
         running = list(self._running.values())
@@ -75,7 +72,7 @@ class Children:
             keeper.join()
 
     def stop_before(self, then: Callable[[], object]) -> None:
-        """End all, then call something: from a thread, unless there are none."""
+        """End all, then call *then*: from a thread, unless there are none."""
 
         def stop() -> None:
             self.stop()
@@ -85,25 +82,3 @@ class Children:
             threading.Thread(target=stop, name="children", daemon=True).start()
         else:
             then()
-
-
-def add_parent_argument(parser: ArgumentParser) -> None:
-    """Declare the option whose value :func:`end_with` takes."""
-    parser.add_argument("--parent", type=int, help="end when this parent process has ended")
-
-
-def is_orphaned(parent: int | None) -> bool:
-    """Tell whether a parent that was given has ended."""
-    return parent is not None and os.getppid() != parent
-
-
-def end_with(parent: int | None) -> None:
-    """Send this process SIGTERM when the parent has ended, however that happened."""
-
-    def watch() -> None:
-        while not is_orphaned(parent):
-            time.sleep(LOOK_INTERVAL)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    if parent is not None:
-        threading.Thread(target=watch, name="parent", daemon=True).start()

@@ -1,4 +1,4 @@
-"""What the commands for tokens share: how one names a token, and how one writes a time."""
+"""What the commands for tokens share: how a token is named, and how long a time is."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from realtime.auth.models import AccessToken
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
-def find_token(wanted: str) -> AccessToken | None:
-    """Return the one token that a name or prefix means; ``None`` if it is revoked already.
+def find_token(name: str) -> AccessToken | None:
+    """Return the token with a name or prefix; ``None`` if it has been revoked.
 
     Raises:
-        CommandError: there is none, or the name is that of several.
+        CommandError: there is no such token, or several have that name and are not revoked.
     """
-    # A prefix names one token, whatever another one is called.
-    found = list(AccessToken.objects.filter(prefix=wanted))
-    found = found or list(AccessToken.objects.filter(name=wanted))
-    active = [token for token in found if token.revoked_at is None]
-    if not found:
-        raise CommandError(f"no token is named {wanted!r} or has this prefix")
+    # A prefix names its token, whatever another token is called.
+    tokens = list(AccessToken.objects.filter(prefix=name))
+    tokens = tokens or list(AccessToken.objects.filter(name=name))
+    active = [token for token in tokens if token.revoked_at is None]
+    if not tokens:
+        raise CommandError(f"no token is named {name!r} or has this prefix")
     if len(active) > 1:
         prefixes = ", ".join(token.prefix for token in active)
-        raise CommandError(f"{wanted!r} is ambiguous: give one of the prefixes {prefixes}")
+        raise CommandError(f"{name!r} is ambiguous: give one of the prefixes {prefixes}")
     return active[0] if active else None
 
 

@@ -1,15 +1,7 @@
-"""The ways in: publish(), the outbox, lines over HTTP, other systems."""
+"""How messages get in: publish(), the outbox and its relay, lines of JSON, NATS and Kafka."""
 
 from realtime.publishing.api import (
-    MAX_APPEND_BYTES,
-    MAX_APPEND_MESSAGES,
-    MAX_BATCH_BYTES,
-    MAX_BATCH_MESSAGES,
-    NO_TRACE,
-    Publication,
-    PublishError,
     apublish,
-    apublish_checked,
     apublish_many,
     broadcast_aggregation,
     broadcast_alert,
@@ -17,10 +9,20 @@ from realtime.publishing.api import (
     broadcast_metrics,
     broadcast_prediction,
     broadcast_system_status,
-    check_payload,
     publish,
-    publish_checked,
     publish_many,
+)
+from realtime.publishing.publication import (
+    MAX_APPEND_BYTES,
+    MAX_APPEND_MESSAGES,
+    MAX_BATCH_BYTES,
+    MAX_BATCH_MESSAGES,
+    NO_TRACE,
+    Publication,
+    PublishError,
+    apublish_checked,
+    check_payload,
+    publish_checked,
 )
 
 __all__ = [

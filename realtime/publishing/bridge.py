@@ -1,6 +1,7 @@
-"""What consumers of other systems have in common: payloads read, taken in until that is confirmed.
+"""What consumers of other systems share: they publish payloads, each until that is confirmed.
 
-Knows no such system: ``consumers_nats`` knows NATS, ``consumers_kafka`` Kafka.
+Knows no such system: :mod:`realtime.publishing.nats` knows NATS, :mod:`realtime.publishing.kafka`
+Kafka.
 """
 
 from __future__ import annotations
@@ -8,37 +9,41 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import signal
-from collections.abc import Awaitable, Callable, Iterable
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple, Protocol
 
-from channels.layers import get_channel_layer
-
-from realtime.cluster.clients import close_async_clients
-from realtime.cluster.servers import has_servers
 from realtime.publishing import PublishError, check_payload
 from realtime.publishing.deduplication import Numbered, take
 from realtime.publishing.ndjson import decode_object
+from realtime.publishing.publication import RETRY_INTERVAL
 
 logger = logging.getLogger(__name__)
 
-RETRY_INTERVAL = 1.0
+# Messages of one read.
+MAX_MESSAGES = 500
 
 
 class CannotConsume(Exception):
     """The consumer cannot go on; the text says why, for the operator."""
 
 
-class Found(NamedTuple):
-    """A message of another system: its number there, what is in it, and its place for people."""
+class SourceMessage(NamedTuple):
+    """A message of another system: its number there, its text, and how to name it in the log."""
 
     number: int
     text: bytes | None
-    place: str
+    name: str
+
+
+class Source(Protocol):
+    """Where messages come from; its text names it for people."""
+
+    async def consume(self, consumption: Consumption) -> None:
+        """Hand messages to *consumption* until it is ``stopping``. Raises `CannotConsume`."""
 
 
 class Consumption:
-    """What is consumed into one type, and how much of it."""
+    """What is published into one type, and how much of it. Set ``stopping`` to end it."""
 
     def __init__(self, kind: str, *, stop_on_invalid: bool = False) -> None:
         self.kind = kind
@@ -48,73 +53,60 @@ class Consumption:
         self.repeated = 0
         self.skipped = 0
 
-    async def take(self, source: str, found: Iterable[Found]) -> bool:
-        """Publish messages; tell whether the log has them all, else the consumer is to end.
+    async def take(self, source_id: str, messages: Iterable[SourceMessage]) -> bool:
+        """Publish messages; tell whether the log has them all. If not, the consumer is to end.
+
+        *source_id* names what numbers the messages: the same number twice is the same message.
 
         Raises:
-            CannotConsume: one is no payload, and that is to stop the consumer; those before it
-                have been published.
+            CannotConsume: a message is no payload, and that is to stop the consumer; those before
+                it have been published.
         """
-        messages: list[Numbered] = []
+        readable: list[Numbered] = []
         try:
-            for one in found:
-                self._read(one, messages)
+            for message in messages:
+                self._read(message, readable)
         finally:
-            confirmed = await self._publish(source, messages)
-        return confirmed
+            is_confirmed = await self._publish(source_id, readable)
+        return is_confirmed
 
-    def _read(self, one: Found, messages: list[Numbered]) -> None:
+    def _read(self, message: SourceMessage, readable: list[Numbered]) -> None:
+        """Add a message to *readable* if it is a payload."""
         try:
-            if one.text is None:
+            if message.text is None:
                 raise ValueError("no value")
-            messages.append(Numbered(one.number, check_payload(decode_object(one.text))))
+            readable.append(Numbered(message.number, check_payload(decode_object(message.text))))
         except ValueError as error:
             if self._stop_on_invalid:
-                raise CannotConsume(f"{one.place}: {error}") from None
+                raise CannotConsume(f"{message.name}: {error}") from None
             self.skipped += 1
-            logger.warning("%s is skipped: %s", one.place, error)
+            logger.warning("%s is skipped: %s", message.name, error)
 
-    async def _publish(self, source: str, messages: list[Numbered]) -> bool:
+    async def _publish(self, source_id: str, messages: list[Numbered]) -> bool:
         while True:
             try:
-                new = await take(self.kind, source, messages)
+                new = await take(self.kind, source_id, messages)
             except PublishError as error:
                 logger.warning("%s: %s", self.kind, error)
-                if await self.pause(RETRY_INTERVAL):
+                if await self.pause():
                     return False
             else:
                 self.published += new
                 self.repeated += len(messages) - new
                 return True
 
-    async def pause(self, seconds: float) -> bool:
-        """Wait; tell whether the consumer is to end."""
+    async def pause(self) -> bool:
+        """Wait before the next attempt; tell whether the consumer is to end."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(RETRY_INTERVAL):
                 await self.stopping.wait()
         return self.stopping.is_set()
 
     def summary(self) -> str:
-        """Say what has been done."""
+        """Return the counts as text."""
         return f"published {self.published}, came again {self.repeated}, skipped {self.skipped}"
 
 
-def run_consumer(
-    kind: str, consume: Callable[[Consumption], Awaitable[None]], *, stop_on_invalid: bool
-) -> Consumption:
-    """Consume until SIGTERM or Ctrl-C; return what has been done. Raises :class:`CannotConsume`."""
-    if not has_servers(get_channel_layer()):
-        raise CannotConsume("the channel layer is of one process: there is no log to publish to")
-
-    async def run() -> Consumption:
-        consumption = Consumption(kind, stop_on_invalid=stop_on_invalid)
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, consumption.stopping.set)
-        try:
-            await consume(consumption)
-        finally:
-            await close_async_clients()
-        return consumption
-
-    return asyncio.run(run())
+def describe(error: BaseException) -> str:
+    """Return an error's text, or its class if it has none."""
+    return str(error) or type(error).__name__

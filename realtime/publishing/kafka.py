@@ -1,4 +1,7 @@
-"""A consumer of Kafka: reads its partitions, and commits what the log has. Knows Kafka."""
+"""Consumes a topic of Kafka: reads its partitions, and commits the offsets that the log has.
+
+Knows Kafka; publishing is :mod:`realtime.publishing.bridge`'s.
+"""
 
 from __future__ import annotations
 
@@ -11,23 +14,27 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import CommitFailedError, KafkaError
 from aiokafka.helpers import create_ssl_context
 
-from realtime.publishing.bridge import CannotConsume, Consumption, Found
+from realtime.publishing.bridge import (
+    MAX_MESSAGES,
+    CannotConsume,
+    Consumption,
+    SourceMessage,
+    describe,
+)
 
 logger = logging.getLogger(__name__)
 
 # Milliseconds for which a read waits for the first message; also how late the end may be noticed.
 READ_TIMEOUT = 1000
-RETRY_INTERVAL = 1.0
 
 
 @dataclass(frozen=True)
-class Origin:
-    """Where messages come from. ``password`` is not shown."""
+class KafkaSource:
+    """A topic, as a consumer group reads it. Its text does not show the ``password``."""
 
     brokers: str
     topic: str
     group: str
-    batch: int
     protocol: str = "PLAINTEXT"
     mechanism: str = "PLAIN"
     user: str | None = None
@@ -36,70 +43,70 @@ class Origin:
     def __repr__(self) -> str:
         return f"{self.topic} of {self.brokers} as {self.group}"
 
-
-async def consume(origin: Origin, consumption: Consumption) -> None:
-    """Take in messages until it is to end. Raises :class:`CannotConsume`."""
-    consumer = _consumer(origin)
-    try:
+    async def consume(self, consumption: Consumption) -> None:
+        """Publish messages until it is to end. Raises :class:`CannotConsume`."""
+        consumer = self.make_consumer()
         try:
-            await consumer.start()
-        except (KafkaError, OSError) as error:
-            raise CannotConsume(f"Kafka: {str(error) or type(error).__name__}") from None
-        while not consumption.stopping.is_set():
-            await _read(consumer, origin, consumption)
-    finally:
-        await consumer.stop()
+            try:
+                await consumer.start()
+            except (KafkaError, OSError) as error:
+                raise CannotConsume(f"Kafka: {describe(error)}") from None
+            while not consumption.stopping.is_set():
+                await self.read(consumer, consumption)
+        finally:
+            await consumer.stop()
 
+    def make_consumer(self) -> Any:
+        """Return aiokafka's consumer, not yet started. Raises :class:`CannotConsume`."""
+        try:
+            return AIOKafkaConsumer(
+                self.topic,
+                bootstrap_servers=self.brokers,
+                group_id=self.group,
+                client_id="realtime",
+                enable_auto_commit=False,
+                auto_offset_reset="earliest",
+                security_protocol=self.protocol,
+                ssl_context=create_ssl_context() if self.protocol.endswith("SSL") else None,
+                sasl_mechanism=self.mechanism,
+                sasl_plain_username=self.user,
+                sasl_plain_password=self.password,
+            )
+        except (ValueError, KafkaError) as error:
+            raise CannotConsume(f"Kafka: {error}") from None
 
-def _consumer(origin: Origin) -> Any:
-    try:
-        return AIOKafkaConsumer(
-            origin.topic,
-            bootstrap_servers=origin.brokers,
-            group_id=origin.group,
-            client_id="realtime",
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            security_protocol=origin.protocol,
-            ssl_context=create_ssl_context() if origin.protocol.endswith("SSL") else None,
-            sasl_mechanism=origin.mechanism,
-            sasl_plain_username=origin.user,
-            sasl_plain_password=origin.password,
-        )
-    except (ValueError, KafkaError) as error:
-        raise CannotConsume(f"Kafka: {error}") from None
-
-
-async def _read(consumer: Any, origin: Origin, consumption: Consumption) -> None:
-    try:
-        parts = await consumer.getmany(timeout_ms=READ_TIMEOUT, max_records=origin.batch)
-    except KafkaError as error:
-        logger.warning("Kafka: %s", str(error) or type(error).__name__)
-        await consumption.pause(RETRY_INTERVAL)
-        return
-    for part, records in parts.items():
-        if not await consumption.take(_source(origin, part), _found(part, records)):
+    async def read(self, consumer: Any, consumption: Consumption) -> None:
+        """Publish what there is, and commit each partition's offset once the log has it."""
+        try:
+            records = await consumer.getmany(timeout_ms=READ_TIMEOUT, max_records=MAX_MESSAGES)
+        except KafkaError as error:
+            logger.warning("Kafka: %s", describe(error))
+            await consumption.pause()
             return
-        await _commit(consumer, part, records[-1].offset + 1)
+        for partition, batch in records.items():
+            if not await consumption.take(self._source_id(partition), _read(batch)):
+                return
+            await _commit(consumer, partition, batch[-1].offset + 1)
+
+    def _source_id(self, partition: TopicPartition) -> str:
+        """Name a partition by the group too: another group publishes all of a topic anew."""
+        return f"kafka {self.group} {partition.topic} {partition.partition}"
 
 
-def _source(origin: Origin, part: TopicPartition) -> str:
-    """Name what numbers the messages. Another group publishes all of a topic anew."""
-    return f"kafka {origin.group} {part.topic} {part.partition}"
-
-
-def _found(part: TopicPartition, records: Sequence[Any]) -> list[Found]:
+def _read(records: Sequence[Any]) -> list[SourceMessage]:
     return [
-        Found(record.offset, record.value, f"{part.topic} {part.partition} {record.offset}")
+        SourceMessage(
+            record.offset, record.value, f"{record.topic} {record.partition} {record.offset}"
+        )
         for record in records
     ]
 
 
-async def _commit(consumer: Any, part: TopicPartition, offset: int) -> None:
-    """Commit; what cannot be committed comes again, perhaps to another, and is not published."""
+async def _commit(consumer: Any, partition: TopicPartition, offset: int) -> None:
+    """Commit an offset. What cannot be committed comes again, and is not published again."""
     try:
-        await consumer.commit({part: offset})
+        await consumer.commit({partition: offset})
     except CommitFailedError:
-        logger.info("%s %s: another consumer has it now", part.topic, part.partition)
+        logger.info("%s %s: another consumer has it now", partition.topic, partition.partition)
     except KafkaError as error:
-        logger.warning("Kafka: committing: %s", str(error) or type(error).__name__)
+        logger.warning("Kafka: committing: %s", describe(error))

@@ -1,6 +1,7 @@
-"""The outbox: messages that a transaction leaves behind, to be published once it has committed.
+"""The outbox: messages that a transaction writes, to be published after it has committed.
 
-Tables and writing. Publishing is :mod:`realtime.publishing.relay`'s, in a process of its own.
+Knows its tables and how to write to them; :mod:`realtime.publishing.relay` publishes, in a process
+of its own.
 """
 
 from __future__ import annotations
@@ -53,10 +54,10 @@ class OutboxMessage(models.Model):
 
 
 class OutboxBatch(models.Model):
-    """The messages of one type that are being published together, under one idempotency key.
+    """The messages of one type that a relay publishes together, under one idempotency key.
 
-    Written before they are published: whoever takes over after a kill publishes the same messages
-    under the same key. So the log takes them once.
+    It is written before they are published. A relay that takes over from one that was killed
+    publishes the same messages under the same key, so the log takes them once.
     """
 
     type = models.CharField(max_length=32, primary_key=True)
@@ -73,9 +74,10 @@ class OutboxBatch(models.Model):
 
 
 class Waiting(NamedTuple):
-    """How many messages wait for a relay, how many cannot be published, and when the first came.
+    """How many messages wait for a relay, and how many are parked: they cannot be published.
 
-    ``since`` is in seconds since 1970, ``None`` if none waits.
+    ``since`` is when the oldest that waits was written, in seconds since 1970; ``None`` if none
+    waits.
     """
 
     waiting: int
@@ -83,20 +85,20 @@ class Waiting(NamedTuple):
     since: float | None
 
 
-def look() -> Waiting:
-    """Return what is in the outbox."""
+def count_waiting() -> Waiting:
+    """Count what is in the outbox."""
     is_waiting = Q(error="")
-    found = OutboxMessage.objects.order_by().aggregate(
+    counts = OutboxMessage.objects.order_by().aggregate(
         waiting=Count("pk", filter=is_waiting),
         parked=Count("pk", filter=~is_waiting),
         since=Min("created_at", filter=is_waiting),
     )
-    since = found["since"]
-    return Waiting(found["waiting"], found["parked"], since.timestamp() if since else None)
+    since = counts["since"]
+    return Waiting(counts["waiting"], counts["parked"], since.timestamp() if since else None)
 
 
 def write(kind: str, bodies: Sequence[bytes], idempotency_key: str | None) -> None:
-    """Leave messages in the outbox, in the current transaction or one of their own."""
+    """Write messages to the outbox, in the current transaction or in one of their own."""
     is_postgresql = connection.vendor == "postgresql"
     number = RawSQL("pg_current_xact_id()::text::bigint", ()) if is_postgresql else None
     rows = [
@@ -111,7 +113,7 @@ def write(kind: str, bodies: Sequence[bytes], idempotency_key: str | None) -> No
     with transaction.atomic(savepoint=False):
         OutboxMessage.objects.bulk_create(rows, INSERTED_TOGETHER)
         if is_postgresql:
-            with connection.cursor() as cursor:  # heard of at the commit
+            with connection.cursor() as cursor:  # delivered at the commit
                 cursor.execute(f"NOTIFY {CHANNEL}")
 
 

@@ -1,14 +1,20 @@
 """The relay: publishes what is in the outbox, in order, each message once.
 
-Knows the outbox and publishing; whose turn it is among several relays is
-:mod:`realtime.publishing.relay_lock`'s. Each type is on its own: one whose server is away does not
-hold up the others.
+Knows the outbox and publishing. Which of several relays works is
+:mod:`realtime.publishing.relay_lock`'s. Each type is relayed by itself: one whose server is away
+does not hold up the others.
 
 The order is that of transactions as they began to write, and of ids within one. On PostgreSQL a
 transaction may commit after one that began later, so a message is published only when all
-transactions that began to write before its own have ended: what its snapshot calls ``xmin``. Then
-nothing can come any more that belongs before it. SQLite has one writer at a time, so ids are in
-the order of commits.
+transactions that began to write before its own have ended: those below its snapshot's ``xmin``.
+After that nothing can come that belongs before it. An example, where 7 is published only once 6
+has ended::
+
+    transaction 6   begins ─ writes a ────────────────── commits
+    transaction 7       begins ─ writes b ─ commits
+    published                                            a, b     never b, a
+
+SQLite has one writer at a time, so ids are in the order of commits.
 """
 
 from __future__ import annotations
@@ -16,7 +22,6 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from django.db import connection, transaction
@@ -28,20 +33,23 @@ from realtime.config import get_streaming_config
 from realtime.protocol import SUBSCRIPTION_TYPES
 from realtime.publishing import PublishError, publish_checked
 from realtime.publishing.outbox import OutboxBatch, OutboxMessage
+from realtime.publishing.publication import RETRY_INTERVAL
 
 logger = logging.getLogger(__name__)
 
-MOST_MESSAGES = 500
-MOST_CHARACTERS = 4 * 1024 * 1024
-# Seconds until a type whose log did not answer is tried again.
-RETRY_INTERVAL = 1.0
+# Of one batch.
+MAX_MESSAGES = 500
+MAX_CHARACTERS = 4 * 1024 * 1024
 
 _XMIN = RawSQL("pg_snapshot_xmin(pg_current_snapshot())::text::bigint", ())
 _XMAX = RawSQL("pg_snapshot_xmax(pg_current_snapshot())::text::bigint", ())
 
 
-class Batch(NamedTuple):
-    """Messages to be published together; ``claim`` says which they are, ``key`` makes them once."""
+class ClaimedBatch(NamedTuple):
+    """Messages that are published together.
+
+    ``claim`` identifies the row of :class:`OutboxBatch`, ``key`` is their idempotency key.
+    """
 
     claim: str
     key: str
@@ -49,21 +57,20 @@ class Batch(NamedTuple):
 
 
 class Relay:
-    """One process's relaying, while it is its turn."""
+    """The relaying of one process. Call :meth:`begin`, then :meth:`step` again and again."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        # Type -> the claim whose messages the log has, which are still in the outbox.
+    def __init__(self) -> None:
+        # Type -> the claim whose messages the log has, and which are still in the outbox.
         self._published: dict[str, str] = {}
-        # Type -> when to try again.
+        # Type -> when to try again, since its log did not answer.
         self._paused: dict[str, float] = {}
         self.count = 0
 
     def begin(self) -> None:
-        """Prepare for a turn."""
+        """Prepare the tables. Call it each time that this relay gets the lock."""
         for kind in SUBSCRIPTION_TYPES:
             OutboxBatch.objects.get_or_create(type=kind)
-        # Of another server, whose rows have been brought here: none of its transactions goes on.
+        # Rows brought here from another server: none of its transactions is still under way.
         if connection.vendor == "postgresql":
             foreign = Q(transaction__gte=_XMAX) | Q(transaction=None)
             OutboxMessage.objects.filter(foreign).update(transaction=0)
@@ -71,20 +78,21 @@ class Relay:
             OutboxMessage.objects.exclude(transaction=None).update(transaction=None)
 
     def step(self) -> bool:
-        """Publish a batch of each type that has any; tell whether there was one."""
+        """Publish a batch of each type that has messages; tell whether anything was published."""
         waiting = OutboxMessage.objects.filter(error="").order_by()
         kinds = set(waiting.values_list("type", flat=True).distinct())
-        found = [self._relay(kind) for kind in sorted(kinds) if not self._is_paused(kind)]
-        return any(found)
+        results = [self._relay(kind) for kind in sorted(kinds) if not self._is_paused(kind)]
+        return any(results)
 
     def has_waiting(self) -> bool:
-        """Tell whether there is anything to be published, now or soon."""
+        """Tell whether there is anything to publish, now or soon."""
         return bool(OutboxMessage.objects.filter(error="").exists())
 
     def _is_paused(self, kind: str) -> bool:
-        return self._paused.get(kind, 0.0) > self._clock()
+        return self._paused.get(kind, 0.0) > time.monotonic()
 
     def _relay(self, kind: str) -> bool:
+        """Publish one batch of a type; tell whether there was one and the log has it."""
         batch = _next_batch(kind, self._published.get(kind))
         if batch is None:
             return False
@@ -93,19 +101,19 @@ class Relay:
                 publish_checked(kind, batch.bodies, batch.key)
         except PublishError as error:
             logger.warning("%s: %s", kind, error)
-            self._paused[kind] = self._clock() + RETRY_INTERVAL
+            self._paused[kind] = time.monotonic() + RETRY_INTERVAL
             return False
         self._published[kind] = batch.claim
         self.count += len(batch.bodies)
         return True
 
 
-def _next_batch(kind: str, published: str | None) -> Batch | None:
-    """Forget the batch that has been published, and claim and return the next.
+def _next_batch(kind: str, published: str | None) -> ClaimedBatch | None:
+    """Delete the batch whose claim is *published*; claim and return the next, if there is one.
 
-    One that someone claimed and *published* does not name comes first, again if need be. Whoever
-    has lost its turn without knowing finds another's claim here: it can only repeat what that one
-    publishes, under the same key.
+    A batch that some relay claimed and that is not *published* comes first: it is published again
+    under the same key, which does no harm. So a relay that has lost the lock without noticing
+    can only repeat what the relay that has it publishes.
     """
     with transaction.atomic():
         claimed = OutboxBatch.objects.select_for_update().get(type=kind)
@@ -120,26 +128,26 @@ def _next_batch(kind: str, published: str | None) -> Batch | None:
         return _read(claimed) if chosen else None
 
 
-def _read(claimed: OutboxBatch) -> Batch:
+def _read(claimed: OutboxBatch) -> ClaimedBatch:
     rows = list(OutboxMessage.objects.filter(pk__in=claimed.messages))
     own_key = rows[0].idempotency_key if rows else None
     key = own_key or f"outbox {claimed.key}"
-    return Batch(claimed.key, key, [row.payload.encode() for row in rows])
+    return ClaimedBatch(claimed.key, key, [row.payload.encode() for row in rows])
 
 
 def _choose(kind: str) -> list[int]:
-    """Return the ids of what is to be published next, in order; park what cannot be.
+    """Return the ids of the messages to publish next, in order; park those that are too large.
 
-    A message with an idempotency key of its own goes alone.
+    A message with an idempotency key of its own is published alone.
     """
     waiting = OutboxMessage.objects.filter(type=kind, error="")
     if connection.vendor == "postgresql":
         waiting = waiting.filter(transaction__lt=_XMIN)
-    found = waiting.annotate(size=Length("payload")).values_list("pk", "size", "idempotency_key")
+    rows = waiting.annotate(size=Length("payload")).values_list("pk", "size", "idempotency_key")
     largest = get_streaming_config().websocket.max_message_size
     chosen: list[int] = []
-    room = MOST_CHARACTERS
-    for pk, size, own_key in found[:MOST_MESSAGES]:
+    room = MAX_CHARACTERS
+    for pk, size, own_key in rows[:MAX_MESSAGES]:
         # A character has 4 bytes at most.
         if 4 * size > largest and _park_if_too_large(pk, largest):
             continue
@@ -153,7 +161,7 @@ def _choose(kind: str) -> list[int]:
 
 
 def _park_if_too_large(pk: int, largest: int) -> bool:
-    """Set a message aside that was written under another ``max_message_size``."""
+    """Park a message that was written under a larger ``max_message_size``; tell whether it was."""
     row: Any = OutboxMessage.objects.get(pk=pk)
     size = len(row.payload.encode())
     if size <= largest:

@@ -1,7 +1,8 @@
-"""Whose turn it is among several relays, and waiting for messages; knows databases, no messages.
+"""The lock that one of several relays holds, and how that relay waits for messages.
 
-One relay works, the others wait and take over when it ends, however it does. That saves work: were
-two to work, the batches that they claim in the database would still be published once and in order.
+Knows databases; nothing of messages. The others wait, and one takes over when the first ends,
+however it ends. That saves work only: if two relays worked, the batches that they claim in the
+database would still be published once and in order.
 """
 
 from __future__ import annotations
@@ -11,34 +12,22 @@ import fcntl
 import os
 import time
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from django.db import connection
 
 from realtime.publishing.outbox import CHANNEL
 
-# PostgreSQL's advisory lock of the one whose turn it is: "realtime" in ASCII.
+# The key of PostgreSQL's advisory lock: "realtime" in ASCII.
 LOCK = 0x7265616C74696D65
+# Seconds.
 POLL_INTERVAL = 0.2
 
 
-class Turn(Protocol):
-    """One relay's place among all."""
+class PostgreSQLLock:
+    """An advisory lock, held by a connection of its own that also listens for new messages.
 
-    def take(self) -> bool:
-        """Take the turn if nobody has it; tell whether this relay has it."""
-
-    def wait(self, seconds: float) -> None:
-        """Wait for messages, no longer than so."""
-
-    def close(self) -> None:
-        """Give the turn up; it ends with the process too."""
-
-
-class PostgreSQLTurn:
-    """An advisory lock of a connection of its own, which also hears of new messages.
-
-    Raises psycopg's errors when that connection is lost, and with it the turn.
+    Raises psycopg's errors when that connection is lost, and the lock with it.
     """
 
     def __init__(self) -> None:
@@ -50,7 +39,10 @@ class PostgreSQLTurn:
         self._connection.execute(f"LISTEN {CHANNEL}")
 
     def take(self) -> bool:
-        """Take the lock, once."""
+        """Take the lock if nobody has it; tell whether this relay has it now.
+
+        Once: PostgreSQL counts how often it was taken.
+        """
         held = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND granted AND pid = %s"
         own = [self._connection.info.backend_pid]
         if self._connection.execute(held, own).fetchone():
@@ -60,17 +52,17 @@ class PostgreSQLTurn:
         )
 
     def wait(self, seconds: float) -> None:
-        """Wait for a notification."""
+        """Wait for new messages, at most so long."""
         for _ in self._connection.notifies(timeout=seconds, stop_after=1):
             return
 
     def close(self) -> None:
-        """Close the connection."""
+        """Close the connection, and give the lock up with it."""
         self._connection.close()
 
 
-class FileTurn:
-    """A lock on a file beside SQLite's. Without a file there is one process: nothing to lock."""
+class FileLock:
+    """A lock on a file beside SQLite's. A database in memory has one process: nothing to lock."""
 
     def __init__(self) -> None:
         name = str(connection.settings_dict["NAME"])
@@ -79,7 +71,7 @@ class FileTurn:
         self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600) if is_file else None
 
     def take(self) -> bool:
-        """Take the lock; again if need be."""
+        """Take the lock if nobody has it; tell whether this relay has it now."""
         if self._file is None:
             return True
         with contextlib.suppress(BlockingIOError):
@@ -88,7 +80,7 @@ class FileTurn:
         return False
 
     def wait(self, seconds: float) -> None:
-        """Wait; nothing tells of messages."""
+        """Wait; SQLite does not tell of new messages, so not for long."""
         time.sleep(min(seconds, POLL_INTERVAL))
 
     def close(self) -> None:
@@ -97,6 +89,9 @@ class FileTurn:
             os.close(self._file)
 
 
-def new_turn() -> Turn:
-    """Return this process's place, as the database allows."""
-    return PostgreSQLTurn() if connection.vendor == "postgresql" else FileTurn()
+RelayLock = PostgreSQLLock | FileLock
+
+
+def open_lock() -> RelayLock:
+    """Return the lock of the configured database, not yet taken."""
+    return PostgreSQLLock() if connection.vendor == "postgresql" else FileLock()

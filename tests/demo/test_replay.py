@@ -1,13 +1,11 @@
-"""The demo's pace on a clock of the tests' own, its publisher under failure, and the host."""
+"""The demo's replay on a clock of the tests' own, and the lines that it reads."""
 
 from __future__ import annotations
 
 import gzip
 import json
 import logging
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +20,11 @@ from realtime.demo.replay import (
     FIRST_FLIGHTS,
     SPEED,
     TICK,
-    GaveUp,
-    NothingToReplay,
     Pace,
-    PatientPublisher,
-    Replay,
+    WeekReplay,
     read_file,
     read_week,
 )
-from realtime.management.commands.replay_demo import numbered_rounds
 
 Payload = dict[str, Any]
 LAST_HOUR = datetime(2013, 1, 7, 23, tzinfo=UTC)
@@ -71,18 +65,9 @@ def play(
     seconds: float,
     speed: float = SPEED,
     start: datetime = FIRST_FLIGHTS,
-    say: Callable[[str], object] = lambda message: None,
 ) -> Recorder:
     recorder = Recorder(clock := HandClock(seconds))
-    records = partial(read_week, start=start)
-    replay = Replay(
-        recorder,
-        clock.pace(speed),
-        records=records,
-        start=start,
-        say=say,
-    )
-    replay.run()
+    WeekReplay(recorder, clock.pace(speed), start=start).run()
     return recorder
 
 
@@ -161,7 +146,7 @@ def test_the_default_speed_shows_something_a_few_times_a_second() -> None:
 
 def test_after_a_long_pause_the_week_goes_on_where_it_was() -> None:
     recorder = Recorder(clock := HandClock(60, overslept=10))
-    Replay(recorder, clock.pace()).run()
+    WeekReplay(recorder, clock.pace()).run()
     # Six ticks of ten seconds each, of which one second counts.
     last = recorder.of("events")[-1]["timestamp"]
     assert datetime.fromisoformat(last) <= FIRST_FLIGHTS + timedelta(seconds=6 * SPEED)
@@ -171,10 +156,14 @@ def test_after_a_long_pause_the_week_goes_on_where_it_was() -> None:
 
 
 def test_each_round_is_a_week_later_and_says_so() -> None:
-    said: list[str] = []
-    recorder = play(25, start=LAST_HOUR, say=said.append)
+    recorder = play(25, start=LAST_HOUR)
     assert [status["round"] for status in recorder.of("system_status")] == [1, 2, 3]
-    assert [line.rpartition(" (")[2] for line in said] == ["round 2)", "round 3)"]
+    assert [status["message"] for status in recorder.of("system_status")] == [
+        f"round {number} of the replay starts at {start}"
+        for number, start in enumerate(
+            ("2013-01-07T23:00:00.000Z", "2013-01-14T23:00:00.000Z", "2013-01-21T23:00:00.000Z"), 1
+        )
+    ]
     first, second = (
         [payload for payload in recorder.of("events") if payload["round"] == number]
         for number in (1, 2)
@@ -197,106 +186,10 @@ def a_week_before(timestamp: str) -> str:
     return iso(datetime.fromisoformat(timestamp) - timedelta(weeks=1))
 
 
-def test_rounds_go_on_where_the_last_replay_was(tmp_path: Path) -> None:
-    path = tmp_path / "rounds"
-    first, second = numbered_rounds(path), numbered_rounds(path)
-    assert [next(first), next(first), next(second), next(first)] == [1, 2, 3, 4]
-    path.write_text("spoilt")
-    assert next(first) == 1
-    path.unlink()
-    path.mkdir()  # which can neither be read nor written
-    assert [next(first), next(first)] == [1, 1]
-
-
-def test_a_start_after_the_week_says_that_there_is_nothing() -> None:
-    with pytest.raises(NothingToReplay):
-        play(10, start=LAST_HOUR + timedelta(hours=1))
-
-
 def test_stopping_ends_the_run_within_a_tick() -> None:
     clock = HandClock(1)
-    Replay(Recorder(clock), clock.pace()).run()
+    WeekReplay(Recorder(clock), clock.pace()).run()
     assert clock.now <= clock.end + TICK
-
-
-# -- failing layer ----------------------------------------------------------------------------
-
-
-class LayerDown(Exception):
-    """Stands for the error of a channel layer that does not answer."""
-
-
-def failing(times: int, then: Callable[[str, list[Payload]], None]) -> Any:
-    """Return a publish function that fails the first ``times`` calls."""
-    left = [times]
-
-    def publish(kind: str, payloads: list[Payload]) -> None:
-        if left[0]:
-            left[0] -= 1
-            raise LayerDown("no\nanswer")
-        then(kind, payloads)
-
-    return publish
-
-
-def test_publishing_is_tried_again_with_growing_pauses() -> None:
-    said: list[str] = []
-    recorder = Recorder(clock := HandClock(100))
-    patient = PatientPublisher(recorder, clock.pace(), retry_on=LayerDown, say=said.append)
-    patient("events", [{"a": 1}])
-    patient._publish = failing(4, recorder)
-    patient("events", [{"a": 2}])
-    assert recorder.of("events") == [{"a": 1}, {"a": 2}]
-    assert clock.sleeps == [0.25, 0.5, 1.0, 2.0]
-    assert said == ["publishing failed, trying again: no answer", "publishing works again"]
-
-
-def test_a_layer_that_was_never_there_is_given_up_soon_and_in_one_line() -> None:
-    said: list[str] = []
-    clock = HandClock(1000)
-    publish = failing(1000, Recorder(clock))
-    patient = PatientPublisher(publish, clock.pace(), retry_on=LayerDown, say=said.append)
-    with pytest.raises(GaveUp, match=r"^publishing has failed for \d+ s: no answer$"):
-        patient("events", [{}])
-    assert 5 <= clock.now - 1000 < 10
-    assert said == []
-
-
-def test_a_layer_that_went_away_is_waited_for() -> None:
-    recorder = Recorder(clock := HandClock(1000))
-    patient = PatientPublisher(recorder, clock.pace(), retry_on=LayerDown, say=lambda _: None)
-    patient("events", [{}])
-    patient._publish = failing(10_000, recorder)
-    with pytest.raises(GaveUp):
-        patient("events", [{}])
-    assert 300 <= clock.now - 1000 < 320
-    assert max(clock.sleeps) == 10
-
-
-def test_stopping_ends_the_waiting() -> None:
-    clock = HandClock(3)
-    publish = failing(1000, Recorder(clock))
-    PatientPublisher(publish, clock.pace(), retry_on=LayerDown, say=lambda _: None)("events", [{}])
-    assert clock.now < clock.end + 4
-
-
-def test_an_outage_loses_and_reorders_nothing() -> None:
-    recorder = Recorder(clock := HandClock(60))
-    calls = [0]
-
-    def every_third_fails(kind: str, payloads: list[Payload]) -> None:
-        calls[0] += 1
-        if calls[0] % 3 == 0:
-            raise LayerDown
-        recorder(kind, payloads)
-
-    pace = clock.pace()
-    patient = PatientPublisher(every_third_fails, pace, retry_on=LayerDown, say=lambda _: None)
-    Replay(patient, pace).run()
-    whole = [record.raw | {"round": 1} for record in read_week() if "event_type" in record.raw]
-    events = recorder.of("events")
-    assert len(events) > 100
-    assert events == whole[: len(events)]
 
 
 # -- lines ----------------------------------------------------------------------------

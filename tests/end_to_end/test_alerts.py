@@ -57,12 +57,12 @@ def start() -> Iterator[Start]:
                     env=environment(server.data_dir, **variables),
                     cwd=ROOT,
                     text=True,
-                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
                 )
             )
             stack.callback(process.kill)
-            assert process.stdout is not None
-            assert process.stdout.readline().startswith("running alert rules: ")
+            assert process.stderr is not None
+            assert any(line.startswith("run_alerts: rules: ") for line in process.stderr)
             return process
 
         yield start
@@ -227,7 +227,8 @@ def test_it_ends_whenever_it_is_told_to(data_dir: Path, start: Start) -> None:
             process = start(server)
             time.sleep(pause)  # into its work: no event says that it is there
             stop(process)
-        assert process.stdout is not None and process.stdout.read() == "stopped\n"
+        assert process.stderr is not None
+        assert process.stderr.read().endswith("run_alerts: stopped\n")
 
 
 def test_without_a_database_it_says_so_in_one_line(data_dir: Path) -> None:

@@ -103,13 +103,12 @@ async def test_nothing_is_lost_or_doubled(
     before = await newest(server, token, "metrics")
     count, part = 4000, 1000
     await nats_server.publish("hard", numbered(0, part))
-    options = ("--batch", "50")
-    consumers = [Consumer(server, nats_server.url, "hard", *options) for _ in range(2)]
+    consumers = [Consumer(server, nats_server.url, "hard") for _ in range(2)]
     try:
         for start in range(part, count, part):
             await passed_since(server, token, before, start - part)
             consumers.pop(0).end(signal.SIGKILL)
-            consumers.append(Consumer(server, nats_server.url, "hard", *options))
+            consumers.append(Consumer(server, nats_server.url, "hard"))
             nats_server.kill()
             nats_server.start()
             await nats_server.publish("hard", numbered(start, start + part))
@@ -208,7 +207,7 @@ async def test_stop_on_invalid(server: Server, token: str, nats_server: NatsServ
         (["--stream", "nothing"], "there is no stream nothing"),
         (["--subject", "nothing"], "there is no stream for the subject 'nothing'"),
         ([], "name a --stream, a --subject or both"),
-        (["--stream", "plain", "--batch", "0"], "--batch: 1 to 5000"),
+        (["--stream", "plain", "--ack-wait", "0"], "--ack-wait: must be 1 or more"),
         (["--stream", "plain", "--servers", f"nats://127.0.0.1:{free_port()}"], "NATS: "),
     ],
 )

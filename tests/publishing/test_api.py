@@ -17,6 +17,7 @@ import redis as redis_library
 from asgiref.sync import async_to_sync, sync_to_async
 from channels.layers import get_channel_layer
 from channels_redis.pubsub import RedisPubSubChannelLayer
+from django.conf import settings
 from django.db import transaction
 from django.test import override_settings
 
@@ -169,6 +170,15 @@ async def test_what_is_published_has_the_positions_that_are_returned(layer: str)
         assert [first, second, *more] == [Position(first.epoch, first.offset + n) for n in range(4)]
         assert await reader.take(4) == [{"n": n} for n in (1, 2, 3, 4)]
         assert reader.positions == [first, second, *more]
+
+
+async def test_an_encrypted_layer_sends_what_the_log_has(valkey: EmbeddedServer) -> None:
+    with layer_of(settings.DATA_DIR, symmetric_encryption_keys=["a secret"]):
+        async with reading("events") as reader:
+            first = await apublish("events", {"n": 1})
+            second = await sync_to_async(publish)("events", {"n": 2})
+            assert await reader.take(2) == [{"n": 1}, {"n": 2}]
+            assert reader.positions == [first, second]
 
 
 async def test_many_keep_their_order_in_parts_of_bounded_size(layer: str) -> None:

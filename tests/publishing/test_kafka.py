@@ -1,4 +1,4 @@
-"""``manage.py consume_kafka`` as far as it goes without a broker, of which Debian has none.
+"""The consumer of Kafka as far as it goes without a broker, of which Debian has none.
 
 What reads and commits works here with aiokafka's own records and errors, and a real log; partitions
 that are held in memory stand for the broker.
@@ -7,19 +7,15 @@ that are held in memory stand for the broker.
 from __future__ import annotations
 
 import asyncio
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import CommitFailedError, KafkaConnectionError
-from django.core.management import CommandError, call_command
 
 from realtime.log import get_log
 from realtime.publishing.bridge import CannotConsume, Consumption
-from realtime.publishing.kafka import Origin, _consumer, _read
-from tests.support import free_port, manage
+from realtime.publishing.kafka import KafkaSource
 from tests.support.layers import close_layer
 
 PARTS = (TopicPartition("orders", 0), TopicPartition("orders", 1))
@@ -28,7 +24,9 @@ PARTS = (TopicPartition("orders", 0), TopicPartition("orders", 1))
 class HeldPartitions:
     """A broker's partitions and one group's offsets; every reader begins at what is committed."""
 
-    def __init__(self, *values: bytes | None) -> None:
+    def __init__(self, *values: bytes | None, most: int = 1000) -> None:
+        # Records of a partition in one read.
+        self.most = most
         self._records = {
             part: [_record(part, n, v) for n, v in enumerate(values)] for part in PARTS
         }
@@ -47,7 +45,7 @@ class HeldPartitions:
             raise self.errors.pop(0)
         found = {}
         for part, position in self._positions.items():
-            if records := self._records[part][position : position + max_records]:
+            if records := self._records[part][position : position + min(self.most, max_records)]:
                 found[part] = records
                 self._positions[part] += len(records)
         return found
@@ -68,9 +66,9 @@ def _record(part: TopicPartition, offset: int, value: bytes | None) -> Any:
     )  # fmt: skip
 
 
-def origin(group: str) -> Origin:
-    """Return where messages come from."""
-    return Origin("127.0.0.1:9092", "orders", group, 10)
+async def read(held: HeldPartitions, group: str, consumption: Consumption) -> None:
+    """Read once, as a consumer of a group."""
+    await KafkaSource("127.0.0.1:9092", "orders", group).read(held, consumption)
 
 
 @pytest.fixture
@@ -88,7 +86,7 @@ async def bodies(after: int) -> list[bytes]:
 async def test_offsets_are_committed_once_the_log_has_the_messages(after: int) -> None:
     held = HeldPartitions(b'{"n":0}', b"no", None, b'{"n":3}')
     consumption = Consumption("events")
-    await _read(held, origin("plain"), consumption)
+    await read(held, "plain", consumption)
     assert held.committed == dict.fromkeys(PARTS, 4)
     assert await bodies(after) == [b'{"n":0}', b'{"n":3}'] * 2
     assert consumption.summary() == "published 4, came again 0, skipped 4"
@@ -96,16 +94,17 @@ async def test_offsets_are_committed_once_the_log_has_the_messages(after: int) -
 
 async def test_what_was_not_committed_comes_again_and_is_not_published(after: int) -> None:
     values = [b'{"n":%d}' % n for n in range(25)]
-    held = HeldPartitions(*values)
+    held = HeldPartitions(*values, most=10)
     held.errors = [CommitFailedError()] * 2
     consumption = Consumption("events")
-    await _read(held, origin("again"), consumption)
+    await read(held, "again", consumption)
     assert held.committed == dict.fromkeys(PARTS, 0)
     # Another takes over, and reads other batches.
     held.begin_again()
+    held.most = 7
     held.errors = [KafkaConnectionError()]
     for _ in range(5):
-        await _read(held, Origin("127.0.0.1:9092", "orders", "again", 7), consumption)
+        await read(held, "again", consumption)
     assert held.committed == dict.fromkeys(PARTS, 25)
     assert sorted(await bodies(after)) == sorted(values * 2)
     assert consumption.summary() == "published 50, came again 20, skipped 0"
@@ -115,41 +114,20 @@ async def test_stop_on_invalid_commits_nothing_of_that_batch(after: int) -> None
     held = HeldPartitions(b'{"n":0}', b"[]", b'{"n":2}')
     consumption = Consumption("events", stop_on_invalid=True)
     with pytest.raises(CannotConsume, match="orders 0 1: payload: expected an object"):
-        await _read(held, origin("strict"), consumption)
+        await read(held, "strict", consumption)
     assert held.committed == dict.fromkeys(PARTS, 0)
     assert await bodies(after) == [b'{"n":0}']
 
 
 async def test_the_consumer_is_one_that_aiokafka_takes() -> None:
     for protocol in ("PLAINTEXT", "SASL_SSL"):
-        given = Origin("a:9092,b:9092", "orders", "g", 10, protocol, "SCRAM-SHA-256", "me", "hush")
-        assert "hush" not in repr(given)
-        consumer = _consumer(given)
+        source = KafkaSource(
+            "a:9092,b:9092", "orders", "g", protocol, "SCRAM-SHA-256", "me", "hush"
+        )
+        assert "hush" not in f"{source} {source!r}"
+        consumer = source.make_consumer()
         assert isinstance(consumer, AIOKafkaConsumer)
         await consumer.stop()
-
-
-def test_what_cannot_be_consumed_is_said_in_one_line(data_dir: Path) -> None:
-    brokers = f"127.0.0.1:{free_port()}"
-    given = ("consume_kafka", "--topic", "orders", "--type", "events", "--brokers", brokers)
-    done = manage(*given, data_dir=data_dir)
-    assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("CommandError: Kafka: KafkaConnectionError")
-    assert "Traceback" not in done.stderr
-
-
-@pytest.mark.parametrize(
-    ("command", "library", "option"),
-    [("consume_kafka", "aiokafka", "--topic"), ("consume_nats", "nats", "--stream")],
-)
-def test_without_the_library_it_says_what_to_install(
-    command: str, library: str, option: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    suffix = command.removeprefix("consume_")
-    monkeypatch.delitem(sys.modules, f"realtime.consumers_{suffix}", raising=False)
-    monkeypatch.setitem(sys.modules, library, None)
-    with pytest.raises(CommandError, match=f"pip install -r requirements-{suffix}.txt"):
-        call_command(command, option, "x", "--type", "events")
 
 
 async def test_a_consumer_may_be_stopped_while_the_log_is_away(valkey: Any) -> None:
@@ -157,7 +135,7 @@ async def test_a_consumer_may_be_stopped_while_the_log_is_away(valkey: Any) -> N
     consumption = Consumption("events")
     valkey.stop()
     try:
-        reading = asyncio.ensure_future(_read(held, origin("away"), consumption))
+        reading = asyncio.ensure_future(read(held, "away", consumption))
         await asyncio.sleep(0)
         consumption.stopping.set()
         await reading

@@ -16,7 +16,7 @@ from realtime import apublish, apublish_many, publish, publish_many
 from realtime.cluster.embedded import EmbeddedServer
 from realtime.log import get_log
 from realtime.publishing.outbox import OutboxMessage
-from realtime.publishing.relay import MOST_MESSAGES, Relay
+from realtime.publishing.relay import MAX_MESSAGES, Relay
 from tests.support.layers import Configure, close_layer
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("valkey")]
@@ -112,7 +112,7 @@ def test_text_of_all_kinds_is_kept(relay: Relay, before: int) -> None:
 
 
 def test_whoever_takes_over_publishes_nothing_twice(relay: Relay, before: int) -> None:
-    count = MOST_MESSAGES + 20
+    count = MAX_MESSAGES + 20
     publish_many("events", [{"n": n} for n in range(count)], durable=True)
     assert relay.step()
     # As if it had been killed before it could note that the log has the first batch.
@@ -120,18 +120,18 @@ def test_whoever_takes_over_publishes_nothing_twice(relay: Relay, before: int) -
     heir = Relay()
     heir.begin()
     assert heir.step()
-    assert len(logged()) == before + MOST_MESSAGES
+    assert len(logged()) == before + MAX_MESSAGES
     relay_all(heir)
     assert numbers(logged()[before:]) == list(range(count + 1))
 
 
 def test_one_that_has_lost_its_turn_does_no_harm(relay: Relay, before: int) -> None:
-    publish_many("events", [{"n": n} for n in range(3 * MOST_MESSAGES)], durable=True)
+    publish_many("events", [{"n": n} for n in range(3 * MAX_MESSAGES)], durable=True)
     other = Relay()
     other.begin()
     while relay.step() | other.step():
         pass
-    assert numbers(logged()[before:]) == list(range(3 * MOST_MESSAGES))
+    assert numbers(logged()[before:]) == list(range(3 * MAX_MESSAGES))
 
 
 def test_keys_of_its_own(relay: Relay, before: int) -> None:

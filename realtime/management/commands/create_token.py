@@ -1,4 +1,4 @@
-"""``manage.py create_token``: make a token and print its secret, once."""
+"""``manage.py create_token``: create a token and print its secret, once."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ class Command(BaseCommand):
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Declare name and rights."""
         parser.add_argument("name")
-        parser.add_argument("--types", type=_types, help="subscription types, comma-separated; all")
+        parser.add_argument(
+            "--types", type=_types, help="subscription types, separated by commas; default: all"
+        )
         parser.add_argument(
             "--filter",
             action="append",

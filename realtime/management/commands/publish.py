@@ -1,4 +1,4 @@
-"""``manage.py publish``: put payloads into a subscription type."""
+"""``manage.py publish``: publish payloads to a subscription type."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import os
 import sys
 import time
 from argparse import ArgumentParser
-from collections.abc import Iterator
-from typing import IO, Any
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
@@ -23,7 +23,7 @@ class Command(BaseCommand):
     """Publishes one payload, printing its offset, or newline-delimited JSON from standard input."""
 
     help = (
-        "Publish a JSON object and print its offset, or with - one object from each line of "
+        "Publish a JSON object and print its offset, or with - an object from each line of "
         "standard input."
     )
     requires_system_checks = ()  # `check --deploy` has them; a start should be quick
@@ -37,12 +37,12 @@ class Command(BaseCommand):
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Publish, or say in one line why not."""
+        """Publish; if that fails, the error is one line."""
         try:
             if options["payload"] == "-":
-                self._publish_lines(options["type"], _input(), options["skip_invalid"])
+                self._publish_lines(options["type"], options["skip_invalid"])
             else:
-                position = publish(options["type"], _decode(options["payload"]))
+                position = publish(options["type"], decode_object(options["payload"]))
                 self.stdout.write(str(position.offset if position else ""))
         except ValueError as error:
             raise CommandError(str(error)) from None
@@ -51,75 +51,50 @@ class Command(BaseCommand):
         except KeyboardInterrupt:
             raise CommandError("interrupted", returncode=130) from None
 
-    def _publish_lines(self, kind: str, source: int, skip_invalid: bool) -> None:
-        progress = _Progress(sys.stderr)
-        number = 0
-        try:
-            for lines in _read_lines(source):
-                batch: list[dict[str, Any]] = []
-                try:
-                    for line in lines:
-                        number += 1
-                        if line.strip():
-                            self._take(batch, line, number, skip_invalid)
-                finally:
-                    # Also what came before a bad line.
-                    publish_many(kind, batch)
-                    progress.add(len(batch))
-        finally:
-            progress.end()
+    def _publish_lines(self, kind: str, skip_invalid: bool) -> None:
+        """Publish lines as they come; a terminal shows how many."""
+        number = published = 0
+        shown_at = 0.0
+        for lines in _read_lines():
+            payloads: list[dict[str, Any]] = []
+            try:
+                self._decode(lines, number, payloads, skip_invalid)
+            finally:
+                publish_many(kind, payloads)  # also those before a line that is invalid
+                published += len(payloads)
+                if time.monotonic() - shown_at >= PROGRESS_SECONDS:
+                    shown_at = time.monotonic()
+                    _show_progress(published)
+            number += len(lines)
+        _show_progress(published, end="\n")
 
-    def _take(
-        self, batch: list[dict[str, Any]], line: bytes, number: int, skip_invalid: bool
+    def _decode(
+        self, lines: Sequence[bytes], before: int, payloads: list[dict[str, Any]], skip: bool
     ) -> None:
-        try:
-            batch.append(_decode(line))
-        except ValueError as error:
-            if not skip_invalid:
-                raise ValueError(f"line {number}: {error}") from None
-            self.stderr.write(f"line {number}: {error}; skipped")
+        """Add the payloads of lines to *payloads*; *before* is how many lines came before."""
+        for number, line in enumerate(lines, before + 1):
+            try:
+                if line.strip():
+                    payload = decode_object(line)
+                    check_payload(payload)
+                    payloads.append(payload)
+            except ValueError as error:
+                if not skip:
+                    raise ValueError(f"line {number}: {error}") from None
+                self.stderr.write(f"line {number}: {error}; skipped")
 
 
-def _input() -> int:
-    """Return the descriptor of standard input. Raises ``ValueError`` if there is none."""
+def _read_lines() -> Iterator[list[bytes]]:
+    """Yield the complete lines of what can be read at once, so that none waits for the next."""
     if sys.stdin is None:
         raise ValueError("standard input is closed")
-    return sys.stdin.fileno()
-
-
-def _read_lines(source: int) -> Iterator[list[bytes]]:
-    """Yield the complete lines of what can be read at once, so that none waits for the next."""
-    rest = b""
-    while chunk := os.read(source, CHUNK):
-        *lines, rest = (rest + chunk).split(b"\n")
+    unfinished = b""
+    while chunk := os.read(sys.stdin.fileno(), CHUNK):
+        *lines, unfinished = (unfinished + chunk).split(b"\n")
         yield lines
-    if rest:
-        yield [rest]
+    yield [unfinished]
 
 
-class _Progress:
-    """Counts on standard error, if a person sees it."""
-
-    def __init__(self, stream: IO[str]) -> None:
-        self._stream = stream
-        self._count = 0
-        self._shown_at = 0.0
-
-    def add(self, count: int) -> None:
-        self._count += count
-        now = time.monotonic()
-        if self._stream.isatty() and now - self._shown_at >= PROGRESS_SECONDS:
-            self._shown_at = now
-            self._stream.write(f"\r{self._count:,} published")
-            self._stream.flush()
-
-    def end(self) -> None:
-        if self._stream.isatty():
-            self._stream.write(f"\r{self._count:,} published\n")
-
-
-def _decode(text: str | bytes) -> dict[str, Any]:
-    """Return a payload. Raises ``ValueError``."""
-    payload = decode_object(text)
-    check_payload(payload)
-    return payload
+def _show_progress(count: int, end: str = "") -> None:
+    if sys.stderr.isatty():
+        print(f"\r{count:,} published", end=end, file=sys.stderr, flush=True)

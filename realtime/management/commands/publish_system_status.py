@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
-import math
 import socket
+import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from channels.layers import get_channel_layer
 from django.conf import settings
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
 from realtime.cluster.membership import Unanswered
 from realtime.cluster.servers import has_servers
-from realtime.management.children import add_parent_argument
-from realtime.management.stopping import Stopped, sleep, stop_signals
+from realtime.management.running import RunningCommand, number, one_line
 from realtime.monitoring.host import HealthLimits, Host
 from realtime.monitoring.snapshot import read_all
 from realtime.monitoring.system_status import DEFAULTS, LOOP_LAG, Reporter
@@ -34,16 +31,19 @@ OPTIONS = {
 }
 
 
-class Command(BaseCommand):
-    """Publishes to ``metrics`` and ``system_status`` until it is stopped."""
+class Command(RunningCommand):
+    """Publishes to ``metrics`` and ``system_status``."""
 
     help = "Publish this host's figures to metrics and its health to system_status."
-    requires_system_checks = ()  # `check --deploy` has them; a start should be quick
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Declare the options."""
+        super().add_arguments(parser)
         parser.add_argument(
-            "--interval", type=_interval, default=5.0, help="seconds (default: %(default)g)"
+            "--interval",
+            type=number("0.1 to 3600 seconds", least=0.1, most=3600),
+            default=5.0,
+            help="seconds (default: %(default)g)",
         )
         parser.add_argument("--once", action="store_true", help="publish once, after an interval")
         parser.add_argument(
@@ -52,92 +52,61 @@ class Command(BaseCommand):
             default=Path(settings.DATA_DIR),
             help="a path on the disk to watch (default: the data directory)",
         )
-        for option, (name, what) in OPTIONS.items():
+        for option, (name, meaning) in OPTIONS.items():
             default = DEFAULTS[name]
             parser.add_argument(
                 f"--{option}",
                 nargs=2,
-                type=_limit,
+                type=number("a number above 0", most=sys.float_info.max),
                 default=default,
                 metavar=("WARNING", "CRITICAL"),
-                help=f"{what} (default: {default.warning:g} {default.critical:g})",
+                help=f"{meaning} (default: {default.warning:g} {default.critical:g})",
             )
-        add_parent_argument(parser)
 
-    def handle(self, *args: Any, **options: Any) -> None:
-        """Publish until SIGTERM or Ctrl-C, or once."""
+    def run(self, options: dict[str, Any]) -> None:
+        """Publish until stopped, or once."""
         if not has_servers(get_channel_layer()):
             raise CommandError("the channel layer is of one process: nobody would receive it")
         if not options["path"].exists():
             raise CommandError(f"--path: there is no {str(options['path'])!r}")
-        self._host = Host(options["path"])
-        self._reporter = Reporter(socket.gethostname(), _thresholds(options))
-        # Whether the last attempt failed.
-        self._failed = False
-        self._say(f"each {options['interval']:g} seconds, as host {socket.gethostname()}")
-        with stop_signals(options["parent"]) as stopped:
-            self._run(options["interval"], options["once"], stopped)
-
-    def _run(self, interval: float, once: bool, stopped: Stopped) -> None:
+        host = Host(options["path"])
+        reporter = Reporter(socket.gethostname(), _thresholds(options))
+        interval = options["interval"]
+        self.say(f"each {interval:g} seconds, as host {socket.gethostname()}")
         due = time.monotonic()
-        while True:
-            due = max(due + interval, time.monotonic())
-            sleep(due - time.monotonic(), stopped=stopped)
-            if stopped():
-                return
-            error = self._publish()
-            if once and error:
-                raise CommandError(f"not published: {error}")
-            if once:
-                return
-            self._tell(error)
+        with self.stopping():
+            while True:
+                due = max(due + interval, time.monotonic())
+                self.sleep(due - time.monotonic())
+                if self.is_stopped():
+                    return
+                error = _publish(host, reporter)
+                if options["once"]:
+                    break
+                self.report(error)
+        if error is not None:
+            raise CommandError(f"not published: {one_line(error)}")
 
-    def _publish(self) -> str:
-        """Publish; return what went wrong, if anything did."""
-        readings = self._host.read()
-        try:
-            messages = self._reporter.messages(readings, read_all(), format_timestamp(time.time()))
-            publish_many("metrics", messages.metrics)
-            publish_many("system_status", messages.system_status)
-        except (Unanswered, PublishError) as error:
-            return " ".join(str(error).split())
-        return ""
 
-    def _tell(self, error: str) -> None:
-        """Say that publishing fails, once, and that it works again."""
-        if error and not self._failed:
-            self._say(f"not published, trying again: {error}")
-        elif self._failed and not error:
-            self._say("publishing works again")
-        self._failed = bool(error)
-
-    def _say(self, message: str) -> None:
-        """Write one line for the operator, who may have gone with the other end of the pipe."""
-        with suppress(OSError, ValueError):
-            self.stderr.write(f"publish_system_status: {message}")
-            self.stderr.flush()
+def _publish(host: Host, reporter: Reporter) -> Exception | None:
+    """Publish once; return the error if that failed."""
+    readings = host.read()
+    try:
+        messages = reporter.messages(readings, read_all(), format_timestamp(time.time()))
+        publish_many("metrics", messages.metrics)
+        publish_many("system_status", messages.system_status)
+    except (Unanswered, PublishError) as error:
+        return error
+    return None
 
 
 def _thresholds(options: dict[str, Any]) -> dict[str, HealthLimits]:
-    found = {}
+    """Return the thresholds by the names that they have in messages."""
+    thresholds = {}
     for option, (name, _) in OPTIONS.items():
-        found[name] = HealthLimits(*options[option.replace("-", "_")])
-        if found[name].warning > found[name].critical:
+        threshold = thresholds[name] = HealthLimits(*options[option.replace("-", "_")])
+        if threshold.warning > threshold.critical:
             raise CommandError(
                 f"--{option}: the warning comes first, and is not above the critical"
             )
-    return found
-
-
-def _interval(text: str) -> float:
-    with suppress(ValueError):
-        if 0.1 <= (seconds := float(text)) <= 3600:
-            return seconds
-    raise argparse.ArgumentTypeError(f"{text!r}: expected 0.1 to 3600 seconds")
-
-
-def _limit(text: str) -> float:
-    with suppress(ValueError):
-        if math.isfinite(limit := float(text)) and limit > 0:
-            return limit
-    raise argparse.ArgumentTypeError(f"{text!r}: expected a number above 0")
+    return thresholds

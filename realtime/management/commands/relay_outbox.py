@@ -3,116 +3,82 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 import time
-from collections.abc import Iterator
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandParser
+from django.core.management.base import CommandParser
 from django.db import Error, connections
 
 from realtime.management.database import prepare_database
+from realtime.management.running import SLICE, RunningCommand
+from realtime.publishing.publication import RETRY_INTERVAL
 from realtime.publishing.relay import Relay
-from realtime.publishing.relay_lock import POLL_INTERVAL, Turn, new_turn
+from realtime.publishing.relay_lock import POLL_INTERVAL, RelayLock, open_lock
 
-# Seconds: how late a signal may be noticed, between looks at whether it is this relay's turn, and
-# between looks at an outbox of which nothing was heard.
-SLICE = 0.25
-TURN_INTERVAL = 0.5
+# Seconds between attempts to take the lock, and between looks at whether it is still held.
+LOCK_INTERVAL = 0.5
 IDLE_INTERVAL = 1.0
-RETRY_INTERVAL = 1.0
 
 
-class Command(BaseCommand):
-    """Runs until SIGTERM or Ctrl-C. Of several one works, and another takes over when it ends."""
+class Command(RunningCommand):
+    """Of several relays one works, and another takes over when it ends."""
 
     help = "Publish messages of committed transactions, in order, until interrupted."
-    requires_system_checks = ()
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """Declare how to end."""
+        """Declare the options."""
+        super().add_arguments(parser)
         parser.add_argument(
             "--once", action="store_true", help="end when nothing is left to be published"
         )
 
-    def handle(self, *args: Any, once: bool, **options: Any) -> None:
+    def run(self, options: dict[str, Any]) -> None:
         """Relay, through outages of the database and the log."""
         prepare_database(must_answer=False)
         relay = Relay()
-        with _signals() as signalled:
-            self._signalled = signalled
-            while not signalled:
+        with self.stopping():
+            while not self.is_stopped():
                 try:
-                    with _closing(new_turn()) as turn:
-                        self._take_part(turn, relay, once)
+                    with contextlib.closing(open_lock()) as lock:
+                        self._relay(lock, relay, options["once"])
                     return
                 except _database_errors() as error:
-                    self._say(f"the database does not answer: {str(error).partition(chr(10))[0]}")
+                    self.say(f"the database does not answer: {str(error).partition(chr(10))[0]}")
                     connections.close_all()
-                    self._sleep(RETRY_INTERVAL)
+                    self.sleep(RETRY_INTERVAL)
 
-    def _take_part(self, turn: Turn, relay: Relay, once: bool) -> None:
-        if not self._wait_for_turn(turn):
+    def _relay(self, lock: RelayLock, relay: Relay, once: bool) -> None:
+        """Publish what comes, once this relay has the lock."""
+        if not self._wait_for(lock):
             return
         relay.begin()
-        self._say("publishing")
+        self.say("publishing")
         looked_at = 0.0
-        while not self._signalled:
+        while not self.is_stopped():
             if relay.step():
                 continue
             if once and not relay.has_waiting():
                 break
             if relay.has_waiting():  # for transactions that go on, or for a log that is away
-                self._sleep(POLL_INTERVAL)
+                self.sleep(POLL_INTERVAL)
                 continue
-            turn.wait(SLICE)
+            lock.wait(SLICE)
             if time.monotonic() - looked_at >= IDLE_INTERVAL:
                 looked_at = time.monotonic()
-                turn.take()  # fails if the connection that has the lock has been lost
-        self._say(f"stopped; published {relay.count}")
+                lock.take()  # raises if the connection that holds the lock has been lost
+        self.say(f"stopped; published {relay.count}")
 
-    def _wait_for_turn(self, turn: Turn) -> bool:
-        """Wait until no other relay works; tell whether it is this one's turn."""
+    def _wait_for(self, lock: RelayLock) -> bool:
+        """Wait until no other relay has the lock; tell whether this relay has it now."""
         has_waited = False
-        while not self._signalled:
-            if turn.take():
+        while not self.is_stopped():
+            if lock.take():
                 return True
             if not has_waited:
-                self._say("another relay is publishing; waiting for it to end")
+                self.say("another relay is publishing; waiting for it to end")
             has_waited = True
-            self._sleep(TURN_INTERVAL)
+            self.sleep(LOCK_INTERVAL)
         return False
-
-    def _sleep(self, seconds: float) -> None:
-        deadline = time.monotonic() + seconds
-        while not self._signalled and (left := deadline - time.monotonic()) > 0:
-            time.sleep(min(left, SLICE))
-
-    def _say(self, text: str) -> None:
-        with contextlib.suppress(OSError, ValueError):  # the other end of a pipe may have gone
-            self.stderr.write(f"relay_outbox: {text}")
-            self.stderr.flush()
-
-
-@contextlib.contextmanager
-def _closing(turn: Turn) -> Iterator[Turn]:
-    try:
-        yield turn
-    finally:
-        turn.close()
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Collect SIGTERM and SIGINT instead of ending at once: what is claimed is published first."""
-    received: list[int] = []
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    before = [signal.signal(number, lambda got, _: received.append(got)) for number in numbers]
-    try:
-        yield received
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
 
 
 def _database_errors() -> tuple[type[Exception], ...]:

@@ -1,4 +1,4 @@
-"""``manage.py revoke_token``: end a token and its live connections."""
+"""``manage.py revoke_token``: revoke a token and close its connections."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from realtime.management.tokens import find_token
 
 
 class Command(BaseCommand):
-    """Revokes through the database, which servers look at each second; needs no channel layer."""
+    """Revokes in the database, which servers read each second; needs no channel layer."""
 
     help = "Revoke a token; its live connections are closed within 2 seconds."
 
@@ -22,7 +22,7 @@ class Command(BaseCommand):
         parser.add_argument("token", metavar="NAME_OR_PREFIX")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Revoke the one token that is meant."""
+        """Revoke the token."""
         prepare_database()
         token = find_token(options["token"])
         if token is None:

@@ -1,4 +1,4 @@
-"""``manage.py rotate_token``: a new secret for a token; the old one works a while longer."""
+"""``manage.py rotate_token``: give a token a new secret; the old secret works a while longer."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Command(BaseCommand):
         parser.add_argument("--now", action="store_true", help="end the old secret at once")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Rotate the one token that is meant."""
+        """Rotate the token."""
         prepare_database()
         token = find_token(options["token"])
         if token is None:

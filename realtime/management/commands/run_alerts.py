@@ -1,43 +1,22 @@
-"""``manage.py run_alerts``: alert rules and their notifications; knows the terminal, no rule."""
+"""``manage.py run_alerts``: runs the alert rules, and notifies."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from channels.layers import get_channel_layer
-from django.core.management.base import BaseCommand, CommandError, CommandParser
-
 from realtime.analytics.alerting.ledger import rules_in_force
 from realtime.analytics.alerting.service import AlertService
-from realtime.analytics.discovery import add_module_argument, discover
-from realtime.analytics.processing.runner import run_until_stopped
-from realtime.cluster.servers import has_servers
-from realtime.management.children import add_parent_argument, end_with
 from realtime.management.database import prepare_database
+from realtime.management.processing import ProcessingCommand
 
 
-class Command(BaseCommand):
-    """Runs alert rules until it is stopped."""
+class Command(ProcessingCommand):
+    """Runs the rules that there are, also those that come and change meanwhile."""
 
     help = "Run the alert rules of the admin and of code, and notify by e-mail and webhook."
-    requires_system_checks = ()
 
-    def add_arguments(self, parser: CommandParser) -> None:
-        """Declare the options."""
-        add_module_argument(parser)
-        add_parent_argument(parser)
-
-    def handle(self, *args: Any, **options: Any) -> None:
-        """Run until SIGTERM or Ctrl-C."""
-        if not has_servers(get_channel_layer()):
-            raise CommandError("the channel layer is of one process: there is no log to read")
+    def make_runner(self, options: dict[str, Any]) -> AlertService:
+        """Return what runs the rules and notifies."""
         prepare_database()
-        discover(options["module"])
-        end_with(options["parent"])
-        names = ", ".join(sorted(rules_in_force())) or "none"
-        run_until_stopped(AlertService(lambda: self._say(f"running alert rules: {names}")))
-        self._say("stopped")
-
-    def _say(self, text: str) -> None:
-        self.stdout.write(text)
-        self.stdout.flush()
+        names = ", ".join(sorted(rules_in_force())) or "none yet"
+        return AlertService(lambda: self.say(f"rules: {names}"))

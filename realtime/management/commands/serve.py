@@ -72,7 +72,7 @@ class Command(BaseCommand):
         if options["connections_fd"] is not None:
             self._serve(None)
             return
-        # One that is away may be back before anyone comes.
+        # A database that is away may be back before the first client comes.
         prepare_database(must_answer=False)
         embedded = EmbeddedServer(settings.DATA_DIR) if uses_embedded() else None
         try:
@@ -93,7 +93,7 @@ class Command(BaseCommand):
                 embedded.stop()
 
     def _serve(self, embedded: EmbeddedServer | None) -> None:
-        """Serve in this process: what it listens to itself, or gets from a supervisor."""
+        """Serve in this process, on a port or with the connections that a supervisor hands over."""
         # Only now: importing Daphne installs a reactor, which no other command wants.
         from daphne.endpoints import build_endpoint_description_strings
         from daphne.server import reactor  # it installs one that runs on asyncio
@@ -105,44 +105,51 @@ class Command(BaseCommand):
         from streaming_site.asgi import application
 
         options = self._options
-        descriptor = options["connections_fd"]
-        self._reactor: Any = reactor
+        control, connections = options["control_fd"], options["connections_fd"]
+        where = (
+            {} if connections is not None else {"host": options["host"], "port": options["port"]}
+        )
         server = StreamServer(
             application,
-            []
-            if descriptor is not None
-            else build_endpoint_description_strings(host=options["host"], port=options["port"]),
+            build_endpoint_description_strings(**where),
             signal_handlers=False,
             websocket_timeout=-1,
-            on_listening=self._on_listening,
+            # The loop does not run yet: from its first turn on there is a server that answers.
+            on_listening=lambda *address: reactor.callLater(0, self._begin, *address),
             verbosity=2,  # errors inside Twisted reach the log
         )
-        config = get_streaming_config().websocket
-        control = options["control_fd"]
         self._control = None if control is None else Control(control, server.stop)
         self._node = prepare_node(reactor._asyncioEventloop, embedded)
-        if descriptor is not None:
-            worker = Worker(descriptor, server, server.stop)
-            self._reactor.callLater(0, self._start_worker, worker)
         _settle_collector()
         # The demo's commands end before the server: what they save needs a Valkey.
         drain = partial(self._demo.stop_before, partial(reactor.callFromThread, server.stop))
-        stop = _stop_on_signals(drain, embedded, max(1.0, config.drain_timeout))
-        if descriptor is not None:
+        drain_timeout = max(1.0, get_streaming_config().websocket.drain_timeout)
+        stop = _stop_on_signals(drain, embedded, drain_timeout)
+        if connections is not None:
+            worker = Worker(connections, server, server.stop)
+            reactor.callLater(0, self._start_node, worker.start)
             self._move_on_signal(stop)
         server.run()
         if server.failure:
             raise CommandError(f"cannot listen on port {options['port']}: {server.failure}")
 
-    def _start_worker(self, worker: Any) -> None:
+    def _begin(self, host: str, port: int) -> None:
+        """Start all that goes with a server that listens."""
+        # Now, not with the first client: changes are followed and Valkey is kept running from here.
+        self._start_node()
+        self._announce(host, port)
+        if self._control is not None:
+            self._control.listening(_url(host, port))
+
+    def _start_node(self, then: Callable[[], object] = lambda: None) -> None:
         async def start() -> None:
             await self._node.start()
-            worker.start()
+            then()
 
         self._starting = asyncio.ensure_future(start())
 
     def _move_on_signal(self, stop: SignalHandler) -> None:
-        """Drain on SIGHUP too, with which the supervisor says that others take the clients."""
+        """Drain on SIGHUP too: with it the supervisor says that other workers take the clients."""
 
         def move(number: int, frame: Any) -> None:
             self._node.moving = True
@@ -151,7 +158,7 @@ class Command(BaseCommand):
         signal.signal(signal.SIGHUP, move)
 
     async def _supervise(self, embedded: EmbeddedServer | None) -> None:
-        """Have other processes serve."""
+        """Let other processes serve."""
         options = self._options
         command = [sys.executable, str(settings.BASE_DIR / "manage.py"), "serve"]
         drain_timeout = max(1.0, get_streaming_config().websocket.drain_timeout)
@@ -159,35 +166,21 @@ class Command(BaseCommand):
         keepers = [] if embedded is None else [keep_running(embedded), keep_synced(embedded)]
         tasks = [asyncio.create_task(keeper) for keeper in keepers]
         try:
-            await supervisor.run(options["host"], options["port"], self._say_where)
+            await supervisor.run(options["host"], options["port"], self._announce)
         finally:
             for task in tasks:
                 task.cancel()
 
-    def _on_listening(self, host: str, port: int) -> None:
-        # The loop does not run yet: what is said and done then finds a server that answers.
-        self._reactor.callLater(0, self._after_start, host, port)
-
-    def _after_start(self, host: str, port: int) -> None:
-        # Now, not with the first client: changes are followed and Valkey is kept running from here.
-        self._starting = asyncio.ensure_future(self._node.start())
-        self._say_where(host, port)
-        if self._control is not None:
-            self._control.listening(_url(host, port))
-
-    def _say_where(self, host: str, port: int) -> None:
+    def _announce(self, host: str, port: int) -> None:
+        """Print where the server listens, and start the demo."""
         self.stdout.write(f"listening on {_url(host, port)}")
-        self.stdout.flush()
         if self._demo_access is not None:
-            self._start_demo(self._demo_access, port)
-
-    def _start_demo(self, access: DemoAccess, port: int) -> None:
-        self.stdout.write(welcome(access, port))
+            self.stdout.write(welcome(self._demo_access, port))
+            speed = self._options["demo_speed"]
+            for command in DEMO:
+                has_speed = speed and command[0] == "replay_demo"
+                self._demo.start(*command, *(("--speed", str(speed)) if has_speed else ()))
         self.stdout.flush()
-        speed = self._options["demo_speed"]
-        for command in DEMO:
-            has_speed = speed and command[0] == "replay_demo"
-            self._demo.start(*command, *(("--speed", str(speed)) if has_speed else ()))
 
 
 def _url(host: str, port: int) -> str:
@@ -202,10 +195,10 @@ def _raise_file_limit() -> None:
 
 
 def _settle_collector() -> None:
-    """Have the garbage collector look less often, and never at what exists by now.
+    """Have the garbage collector run less often, and never look at the objects there are by now.
 
-    Connections leave no cycles behind, so it finds nothing in them; but each full collection looks
-    at all of them, while every client waits.
+    Connections leave no cycles behind, so it has nothing to collect in them; but each full
+    collection looks at all of them, while every client waits.
     """
     gc.collect()
     gc.freeze()
@@ -217,9 +210,8 @@ def _stop_on_signals(
 ) -> SignalHandler:
     """Drain on the first signal to stop; end on the second, or after *longest* seconds.
 
-    SIGHUP is one too: a terminal that is closed should cost clients no more than Ctrl-C in it.
-
-    Returns what does that.
+    Also on SIGHUP: a terminal that is closed should cost clients no more than Ctrl-C in it.
+    Returns the handler.
     """
 
     def end() -> None:

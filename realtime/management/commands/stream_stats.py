@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sys
 import time
 from argparse import ArgumentParser
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from channels.layers import get_channel_layer
@@ -19,15 +18,16 @@ from rich.live import Live
 
 from realtime.cluster.membership import BEAT_INTERVAL, Unanswered
 from realtime.cluster.servers import has_servers
+from realtime.management.running import printing
 from realtime.monitoring.snapshot import Snapshot, add_up, read_all
 from realtime.monitoring.terminal import ClusterTables
 
-# Of what goes into a file or a pipe.
+# Characters of a line in a file or a pipe.
 WIDTH = 120
 
 
 class Command(BaseCommand):
-    """Reads what the processes report; asks nobody."""
+    """Reads what the processes have reported; asks none of them."""
 
     help = "Show the figures of all serving processes."
     requires_system_checks = ()
@@ -43,68 +43,62 @@ class Command(BaseCommand):
         """Show them once, or until interrupted."""
         if not has_servers(get_channel_layer()):
             raise CommandError("the channel layer is of one process: only that knows its figures")
-        # So that a terminal is left as it was then too.
-        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-        try:
+        with printing(), suppress(KeyboardInterrupt):
+            try:
+                processes = read_all()
+            except Unanswered as error:
+                raise CommandError(f"the channel layer does not answer: {error}") from None
             if options["watch"] and sys.stdout.isatty() and not options["json"]:
-                self._watch()
+                _watch(processes)
             else:
-                self._print(options["json"], options["watch"])
-        except KeyboardInterrupt:
-            pass
-        except BrokenPipeError:
-            # Nobody reads any more; nor should the interpreter try to flush at its end.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                self._print(processes, options["json"], options["watch"])
 
-    def _read(self) -> list[Snapshot]:
-        try:
-            return read_all()
-        except Unanswered as error:
-            raise CommandError(f"the channel layer does not answer: {error}") from None
-
-    def _print(self, as_json: bool, again: bool) -> None:
-        self._write(self._read(), as_json)
+    def _print(self, processes: list[Snapshot], as_json: bool, again: bool) -> None:
+        """Print figures below each other, once or until interrupted."""
+        _write(processes, as_json)
         while again:
             time.sleep(BEAT_INTERVAL)
             try:
-                self._write(read_all(), as_json)
+                _write(read_all(), as_json)
             except Unanswered as error:
                 self.stderr.write(f"the channel layer does not answer: {error}")
 
-    def _write(self, processes: list[Snapshot], as_json: bool) -> None:
-        if as_json:
-            text = json.dumps(add_up(processes)) + "\n"
-        else:
-            # Whoever reads it from a file has room.
-            console = Console() if sys.stdout.isatty() else Console(width=WIDTH)
-            with console.capture() as captured:  # rich would end the process if nobody reads
-                console.print(ClusterTables(processes))
-            text = captured.get()
-        sys.stdout.write(text)
-        sys.stdout.flush()
 
-    def _watch(self) -> None:
-        shown = ClusterTables(self._read())
-        live = Live(shown, auto_refresh=False, screen=True)
-        try:
+def _write(processes: list[Snapshot], as_json: bool) -> None:
+    if as_json:
+        text = json.dumps(add_up(processes)) + "\n"
+    else:
+        console = Console() if sys.stdout.isatty() else Console(width=WIDTH)
+        with console.capture() as captured:  # rich would end the process if nobody reads
+            console.print(ClusterTables(processes))
+        text = captured.get()
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def _watch(processes: list[Snapshot]) -> None:
+    """Show figures in the add_up terminal until interrupted."""
+    overview = ClusterTables(processes)
+    live = Live(overview, auto_refresh=False, screen=True)
+    try:
+        with _undisturbed():
+            live.start(refresh=True)
+        while True:
+            if not _wait_for_resize(BEAT_INTERVAL):
+                try:
+                    overview = ClusterTables(read_all())
+                except Unanswered:
+                    overview = overview.with_note("the channel layer does not answer")
             with _undisturbed():
-                live.start(refresh=True)
-            while True:
-                if not _wait_for_resize(BEAT_INTERVAL):
-                    try:
-                        shown = ClusterTables(read_all())
-                    except Unanswered:
-                        shown = shown.with_note("the channel layer does not answer")
-                with _undisturbed():
-                    live.update(shown, refresh=True)
-        finally:
-            with _undisturbed():
-                live.stop()
+                live.update(overview, refresh=True)
+    finally:
+        with _undisturbed():
+            live.stop()
 
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Have signals that end the command wait: in the midst of drawing they leave it half done."""
+    """Let signals that end the command wait: amid drawing they would leave the terminal broken."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield
@@ -113,7 +107,7 @@ def _undisturbed() -> Iterator[None]:
 
 
 def _wait_for_resize(seconds: float) -> bool:
-    """Wait until the terminal has another size, or so long; tell which."""
+    """Wait until the terminal changes its size, at most so long; tell whether it did."""
     if not hasattr(signal, "sigtimedwait"):
         time.sleep(seconds)
         return False

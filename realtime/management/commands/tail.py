@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import signal
 import sys
 from argparse import ArgumentParser
 from collections.abc import Iterator, Mapping
@@ -21,15 +19,33 @@ from realtime.auth.tokens import create_token
 from realtime.client import Gap, Message, State, StreamingClient, StreamingError, Token
 from realtime.config import get_streaming_config
 from realtime.filters import parse_filter_options
+from realtime.management.running import printing
 from realtime.protocol import PAYLOAD_KEYS, SUBSCRIPTION_TYPES
 
 # How long a token of this command's own works, should the command not get to delete it.
 LIFETIME = timedelta(hours=1)
 NAME = "manage.py tail"
+# What the client passes on to the server with the subscription -> how the option is declared.
+SUBSCRIPTION_OPTIONS: dict[str, dict[str, Any]] = {
+    "rewind": {"type": int, "metavar": "N", "help": "begin with the newest N, 1 to 1000"},
+    "explain": {"action": "store_true", "help": "say how many of the newest messages match"},
+    "max_rate": {"type": float, "metavar": "N", "help": "at most N messages per second"},
+    "conflate": {
+        "metavar": "PATH",
+        "help": "the newest message per value, --max-rate times a second",
+    },
+    "batch_ms": {"type": int, "metavar": "MS", "help": "several messages in one frame"},
+    "fields": {
+        "type": lambda text: text.split(","),
+        "metavar": "PATH,PATH",
+        "help": "only these parts of the payload",
+    },
+    "on_overflow": {"choices": ["close", "drop"], "help": "if this reads too slowly"},
+}
 
 
 class Command(BaseCommand):
-    """A client like others: what it prints is what others get."""
+    """A client like others: it prints what others receive."""
 
     help = "Print the messages of a type as they come, one JSON object a line, until interrupted."
     requires_system_checks = ()
@@ -40,51 +56,38 @@ class Command(BaseCommand):
         parser.add_argument(
             "--filter", action="append", default=[], metavar="PATH=VALUE", help="repeat for several"
         )
-        parser.add_argument("--rewind", type=int, help="begin with the newest so many, 1 to 1000")
-        parser.add_argument(
-            "--explain", action="store_true", help="say what of the newest messages matches"
-        )
-        _add_options(parser)
+        for name, declaration in SUBSCRIPTION_OPTIONS.items():
+            parser.add_argument(f"--{name.replace('_', '-')}", **declaration)
         port = get_streaming_config().websocket.port
         parser.add_argument("--url", default=f"ws://127.0.0.1:{port}/ws/")
         parser.add_argument(
-            "--token", help="by default one of this command's own, while it runs, of this database"
+            "--token", help="default: one made in this database, deleted at the end"
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Print until interrupted."""
         own = _OwnTokens(options["type"])
-        # So that the token is deleted then too.
-        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
         try:
-            filters = parse_filter_options(options["filter"])
-            asyncio.run(self._follow(options, filters, options["token"] or own.make))
+            with printing():
+                filters = parse_filter_options(options["filter"])
+                asyncio.run(self._follow(options, filters, options["token"] or own.make))
         except ValueError as error:
             raise CommandError(str(error)) from None
         except StreamingError as error:
             raise CommandError(f"{options['url']}: {error}") from None
-        except BrokenPipeError:
-            # Nobody reads any more; nor should the interpreter try to flush at its end.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         except KeyboardInterrupt:
             sys.exit(130)
         finally:
             own.delete()
 
     async def _follow(self, options: dict[str, Any], filters: Any, token: Token) -> None:
-        client = StreamingClient(options["url"], token, on_state=self._tell)
-        async with client:
+        """Subscribe, and print what comes."""
+        async with StreamingClient(options["url"], token, on_state=self._show_state) as client:
             messages = await client.subscribe(
                 options["type"],
                 filters,
-                rewind=options["rewind"],
-                explain=options["explain"],
-                on_gap=self._tell_gap,
-                max_rate=options["max_rate"],
-                conflate=options["conflate"],
-                batch_ms=options["batch_ms"],
-                fields=options["fields"].split(",") if options["fields"] else None,
-                on_overflow=options["on_overflow"],
+                on_gap=self._show_gap,
+                **{name: options[name] for name in SUBSCRIPTION_OPTIONS},
             )
             if messages.explanation is not None:
                 self.stderr.write("\n".join(_explained(messages.explanation)))
@@ -92,25 +95,12 @@ class Command(BaseCommand):
                 sys.stdout.write(_line(message))
                 sys.stdout.flush()
 
-    def _tell(self, state: State) -> None:
+    def _show_state(self, state: State) -> None:
         if state is not State.CLOSED:
             self.stderr.write(state.value)
 
-    def _tell_gap(self, gap: Gap) -> None:
+    def _show_gap(self, gap: Gap) -> None:
         self.stderr.write(f"messages are lost: {gap.reason}")
-
-
-def _add_options(parser: ArgumentParser) -> None:
-    """Declare what to receive less of."""
-    parser.add_argument(
-        "--max-rate", type=float, metavar="N", help="at most so many messages per second"
-    )
-    parser.add_argument(
-        "--conflate", metavar="PATH", help="the newest message per value, --max-rate times a second"
-    )
-    parser.add_argument("--batch-ms", type=int, metavar="MS", help="several messages in one frame")
-    parser.add_argument("--fields", metavar="PATH,PATH", help="only these parts of the payload")
-    parser.add_argument("--on-overflow", choices=["close", "drop"])
 
 
 class _OwnTokens:
@@ -135,25 +125,25 @@ class _OwnTokens:
             AccessToken.objects.filter(pk__in=self._keys).delete()
 
 
-def _explained(found: Mapping[str, Any]) -> Iterator[str]:
+def _explained(explanation: Mapping[str, Any]) -> Iterator[str]:
     """Yield an explanation in lines."""
-    yield f"{found['matching']} of the newest {found['retained']} messages match"
-    yield from _explained_paths(found, "  ")
+    yield f"{explanation['matching']} of the newest {explanation['retained']} messages match"
+    yield from _explained_paths(explanation, "  ")
 
 
-def _explained_paths(found: Mapping[str, Any], indent: str) -> Iterator[str]:
-    for path, count in found["paths"].items():
+def _explained_paths(explanation: Mapping[str, Any], indent: str) -> Iterator[str]:
+    for path, count in explanation["paths"].items():
         yield f"{indent}{path}: present in {count['present']}, matches in {count['matching']}"
-    for number, alternative in enumerate(found.get("or", ()), 1):
+    for number, alternative in enumerate(explanation.get("or", ()), 1):
         yield f"{indent}alternative {number}: matches in {alternative['matching']}"
         yield from _explained_paths(alternative, indent + "  ")
 
 
 def _line(message: Message) -> str:
-    found = {
+    fields = {
         PAYLOAD_KEYS[message.type]: message.payload,
         "subscription_type": message.type,
         "timestamp": message.timestamp,
         **(message.position._asdict() if message.position else {}),
     }
-    return json.dumps(found, ensure_ascii=False, separators=(",", ":")) + "\n"
+    return json.dumps(fields, ensure_ascii=False, separators=(",", ":")) + "\n"

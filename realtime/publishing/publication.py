@@ -1,0 +1,211 @@
+"""One publication: from checked payloads to an append to the log and messages to the group.
+
+Knows the log and the form of group messages; nothing of who calls it, nor of who receives.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+from asgiref.sync import async_to_sync
+from channels.layers import get_channel_layer
+from channels_redis.pubsub import RedisPubSubChannelLayer
+
+from realtime.cluster.servers import group_name
+from realtime.config import get_streaming_config
+from realtime.log import (
+    NO_POSITION,
+    Append,
+    Batch,
+    LogUnavailable,
+    get_log,
+    pack,
+    position_text,
+)
+from realtime.monitoring.tracing import publishing
+from realtime.protocol import Position, encode_payload
+
+logger = logging.getLogger(__name__)
+
+# A group message larger than this is sent in parts: servers cut off a subscriber that lets much
+# pile up (client-output-buffer-limit), and readers should not decode megabytes at a time.
+MAX_BATCH_BYTES = 512 * 1024
+MAX_BATCH_MESSAGES = 1000
+# Appending more at once would keep the server from others for more than some milliseconds.
+MAX_APPEND_BYTES = 8 * 1024 * 1024
+MAX_APPEND_MESSAGES = 5000
+# Seconds to wait before publishing again what was not confirmed.
+RETRY_INTERVAL = 1.0
+
+NO_TRACE: Mapping[str, str] = MappingProxyType({})
+
+
+class PublishError(Exception):
+    """The message may not have been published: the channel layer did not confirm it."""
+
+
+def check_payload(payload: Any) -> bytes:
+    """Return *payload* as JSON text. Raises ``ValueError`` if it cannot be published."""
+    body = encode_payload(payload)
+    largest = get_streaming_config().websocket.max_message_size
+    if len(body) > largest:
+        raise ValueError(f"payload: {len(body)} bytes, more than max_message_size ({largest})")
+    return body
+
+
+def cut_into_appends(
+    bodies: Sequence[bytes], idempotency_key: str | None
+) -> Iterator[tuple[list[bytes], str | None]]:
+    """Cut what is published together into what is appended together, each with its own key."""
+    for number, part in enumerate(_cut(bodies, MAX_APPEND_BYTES, MAX_APPEND_MESSAGES)):
+        yield part, None if idempotency_key is None else f"{idempotency_key}:{number}"
+
+
+def _cut(bodies: Sequence[bytes], max_bytes: int, max_messages: int) -> Iterator[list[bytes]]:
+    """Cut *bodies* into lists within both limits; a body that is too large has its own list."""
+    part: list[bytes] = []
+    size = 0
+    for body in bodies:
+        if part and (size + len(body) > max_bytes or len(part) == max_messages):
+            yield part
+            part, size = [], 0
+        part.append(body)
+        size += len(body)
+    if part:
+        yield part
+
+
+class Publication:
+    """Payloads of one type on their way into the log and out to the group.
+
+    Whoever appends ``append`` to the log must then call :meth:`announce`.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        bodies: Sequence[bytes],
+        idempotency_key: str | None,
+        trace: Mapping[str, str] = NO_TRACE,
+    ) -> None:
+        self._layer: Any = get_channel_layer()
+        self._trace = trace
+        timestamp = time.time()
+        batches = [
+            _make_batch(self._layer, part, timestamp, trace)
+            for part in _cut(bodies, MAX_BATCH_BYTES, MAX_BATCH_MESSAGES)
+        ]
+        self.append = Append(kind, batches, timestamp, **_once(idempotency_key))
+        # Whether the log's server sends the group messages, in the call that appends.
+        self.is_announced = all(batch.before for batch in batches)
+
+    async def announce(self, first: Position) -> None:
+        """Send to the group what the log's server has not sent by itself; *first* is its position.
+
+        It is in the log already, so whoever misses it here finds it there.
+        """
+        if self.is_announced:
+            return
+        offset = first.offset
+        for batch in self.append.batches:
+            position = position_text(Position(first.epoch, offset))
+            message = _message(batch.packed, self.append.timestamp, position, self._trace)
+            try:
+                await self._layer.group_send(group_name(self.append.kind), message)
+            except Exception as error:  # of a layer whose errors this module does not know
+                logger.warning("the channel layer did not take a message: %s", error)
+            offset += len(batch.bodies)
+
+
+def _make_batch(
+    layer: Any, bodies: Sequence[bytes], timestamp: float, trace: Mapping[str, str]
+) -> Batch:
+    """Pack payloads, together with the layer's message around them if the server can complete it.
+
+    The log's server gives the position, and sends the group message in the same call: that saves
+    a round trip. So the message is serialised with a dummy position, as wide as any other, and
+    cut at the position and at the packed payloads. For ``{"n":1}``, published at 1.5 seconds::
+
+        type "stream.batch", position │ 000…0:000…0 │ timestamp 1.5, messages │ [{"n":1}]
+        ─────────── before ───────────┘ (cut out)   └──────── after ──────────┘ packed
+
+    The server then sends ``before + position + after + packed``. An encrypted message cannot be
+    cut, and the in-memory layer has no server: there ``before`` and ``after`` are empty, and
+    :meth:`Publication.announce` sends the message.
+    """
+    packed = pack(bodies)
+    if isinstance(layer, RedisPubSubChannelLayer):
+        message = layer.serialize(_message(packed, timestamp, NO_POSITION, trace))
+        before, dummy, after = message.partition(NO_POSITION.encode())
+        if dummy and after.endswith(packed):
+            return Batch(bodies, packed, before, after.removesuffix(packed))
+    return Batch(bodies, packed)
+
+
+def _message(
+    packed: bytes, timestamp: float, position: str, trace: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return the group message that carries packed payloads; the broker reads it.
+
+    *trace* is empty, or the fields of :data:`realtime.monitoring.tracing.TRACE_FIELDS`.
+    """
+    return {
+        "type": "stream.batch",
+        "position": position,
+        "timestamp": timestamp,
+        **trace,
+        "messages": packed,
+    }
+
+
+def _once(idempotency_key: str | None) -> dict[str, Any]:
+    """Return what identifies an append that may be repeated, and for how many seconds."""
+    if idempotency_key is None:
+        return {}  # one of its own, for this attempt and its retry
+    digest = hashlib.sha256(idempotency_key.encode("utf-8", "surrogatepass")).hexdigest()
+    return {"once": digest, "once_ttl": get_streaming_config().websocket.history_ttl}
+
+
+def publish_checked(
+    kind: str, bodies: Sequence[bytes], idempotency_key: str | None = None
+) -> Position:
+    """Publish what :func:`check_payload` returned; else as :func:`apublish_checked`."""
+    with publishing(kind, bodies) as traced:
+        publication = Publication(kind, bodies, idempotency_key, traced.carried)
+        if not publication.is_announced:
+            return traced.appended(async_to_sync(_append_and_announce)(publication))
+        try:
+            return traced.appended(get_log().append(publication.append))
+        except LogUnavailable as error:
+            raise _not_confirmed(error) from error
+
+
+async def apublish_checked(
+    kind: str, bodies: Sequence[bytes], idempotency_key: str | None = None
+) -> Position:
+    """Publish, all or none, what :func:`check_payload` returned; return the first's position.
+
+    Raises:
+        PublishError: the log may not have it.
+    """
+    with publishing(kind, bodies) as traced:
+        publication = Publication(kind, bodies, idempotency_key, traced.carried)
+        return traced.appended(await _append_and_announce(publication))
+
+
+async def _append_and_announce(publication: Publication) -> Position:
+    try:
+        position = await get_log().aappend(publication.append)
+    except LogUnavailable as error:
+        raise _not_confirmed(error) from error
+    await publication.announce(position)
+    return position
+
+
+def _not_confirmed(error: LogUnavailable) -> PublishError:
+    return PublishError(f"the channel layer did not confirm the message: {error}")
