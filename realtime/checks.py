@@ -10,8 +10,9 @@ import psutil
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
 
+from realtime.cluster.clients import Unavailable
 from realtime.config import WEBSOCKET_PREFIX, WebSocketConfig, get_streaming_config
-from realtime.log import LogUnavailable, get_log
+from realtime.log import get_log
 from realtime.protocol import SUBSCRIPTION_TYPES
 
 # A message in the log, as a rule of thumb.
@@ -37,10 +38,10 @@ def check_persistent_connections(
 
 @register
 def check_channel_layer(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
-    """Refuse a channel layer that no log of messages belongs to (realtime.E001)."""
+    """Refuse a channel layer other than the two that are supported (realtime.E001)."""
     try:
         get_log()
-    except LogUnavailable as error:
+    except Unavailable as error:
         return [
             Error(
                 f"CHANNEL_LAYERS['default']: {error}.",

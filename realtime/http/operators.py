@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-import redis
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
@@ -134,6 +133,6 @@ async def _processors() -> bytes:
     """Return how processors stand, if the channel layer answers."""
     try:
         return expose_processors(await read_reports())
-    except (redis.RedisError, OSError) as error:
+    except Unavailable as error:
         logger.warning("reading how processors stand: %s", error)
         return b""

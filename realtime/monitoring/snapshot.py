@@ -12,32 +12,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
-from channels.layers import get_channel_layer
 
-from realtime.cluster.clients import async_client, registry, sync_client
-from realtime.cluster.membership import FORGET_AFTER, GONE_AFTER, each_server, key, processes_key
-from realtime.cluster.servers import Server, has_servers
-
-# Keys: the processes, their figures. Arguments: who writes and what, if anyone does; seconds until
-# a process counts as gone and until it is forgotten. Returns the figures of those that run.
-_EXCHANGE = """
-if ARGV[1] ~= '' then
-    redis.call('HSET', KEYS[2], ARGV[1], ARGV[2])
-    redis.call('EXPIRE', KEYS[2], ARGV[4])
-end
-local all = redis.call('HGETALL', KEYS[2])
-local since = redis.call('TIME')[1] - ARGV[3]
-local running = {}
-for at = 1, #all, 2 do
-    local heard = tonumber(redis.call('ZSCORE', KEYS[1], all[at]) or 0)
-    if heard > since then
-        running[#running + 1] = all[at + 1]
-    elseif heard == 0 and ARGV[1] ~= '' then
-        redis.call('HDEL', KEYS[2], all[at])
-    end
-end
-return running
-"""
+from realtime.cluster import get_cluster
 
 
 class Distribution(msgspec.Struct):
@@ -85,45 +61,29 @@ class Figures(msgspec.Struct):
 _decoder = msgspec.json.Decoder(Figures)
 
 
-def _arguments(mine: Figures | None) -> tuple[Any, ...]:
-    name = mine.process if mine else ""
-    text = msgspec.json.encode(mine) if mine else b""
-    return 2, processes_key(), key("figures"), name, text, GONE_AFTER, FORGET_AFTER
-
-
 async def exchange(mine: Figures) -> list[Figures]:
-    """Report a process's figures; return those of all. Raises ``redis.RedisError``, ``OSError``."""
-    if not has_servers(get_channel_layer()):
-        return [mine]
-    with registry.asking() as server:
-        client = await async_client(server)
-        return _decode(await client.eval(_EXCHANGE, *_arguments(mine)))
+    """Report a process's figures; return those of all, its own at least. Raises ``Unavailable``."""
+    texts = await get_cluster().exchange(mine.process, msgspec.json.encode(mine))
+    figures = map(_decoder.decode, texts)
+    return _sorted([mine, *(other for other in figures if other.process != mine.process)])
 
 
 def read_all() -> list[Figures]:
     """Return what the running processes reported; blocks.
 
     Raises:
-        realtime.processes.Unanswered: the channel layer does not answer.
+        realtime.cluster.clients.Unavailable: the channel layer does not answer.
     """
-    if not has_servers(get_channel_layer()):
-        return []
     latest: dict[str, Figures] = {}
-    for found in each_server(_read):
-        for one in found:
-            known = latest.get(one.process)
-            if known is None or known.at < one.at:
-                latest[one.process] = one
-    return sorted(latest.values(), key=lambda one: one.process)
+    for figures in map(_decoder.decode, get_cluster().read_figures()):
+        other = latest.get(figures.process)
+        if other is None or other.at < figures.at:
+            latest[figures.process] = figures
+    return _sorted(latest.values())
 
 
-def _read(server: Server) -> list[Figures]:
-    reply: Any = sync_client(server).eval(_EXCHANGE, *_arguments(None))
-    return _decode(reply)
-
-
-def _decode(texts: Iterable[bytes]) -> list[Figures]:
-    return sorted(map(_decoder.decode, texts), key=lambda figures: figures.process)
+def _sorted(processes: Iterable[Figures]) -> list[Figures]:
+    return sorted(processes, key=lambda figures: figures.process)
 
 
 def whole(processes: Sequence[Figures]) -> dict[str, Any]:

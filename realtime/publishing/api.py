@@ -19,13 +19,13 @@ from channels.layers import get_channel_layer
 from channels_redis.pubsub import RedisPubSubChannelLayer
 from django.db import transaction
 
-from realtime.cluster.servers import group_name
+from realtime.cluster.clients import Unavailable
+from realtime.cluster.layer import group_name
 from realtime.config import get_streaming_config
 from realtime.log import (
     NO_POSITION,
     Append,
     Batch,
-    LogUnavailable,
     get_log,
     pack,
     position_text,
@@ -335,7 +335,7 @@ def _append(kind: str, bodies: Sequence[bytes], idempotency_key: str | None) -> 
             return traced.appended(async_to_sync(_complete)(publication))
         try:
             return traced.appended(get_log().append(publication.append))
-        except LogUnavailable as error:
+        except Unavailable as error:
             raise _not_confirmed(error) from error
 
 
@@ -348,12 +348,12 @@ async def _aappend(kind: str, bodies: Sequence[bytes], idempotency_key: str | No
 async def _complete(publication: Publication) -> Position:
     try:
         position = await get_log().aappend(publication.append)
-    except LogUnavailable as error:
+    except Unavailable as error:
         raise _not_confirmed(error) from error
     if not publication.is_announced:
         await publication.announce(position)
     return position
 
 
-def _not_confirmed(error: LogUnavailable) -> PublishError:
+def _not_confirmed(error: Unavailable) -> PublishError:
     return PublishError(f"the channel layer did not confirm the message: {error}")

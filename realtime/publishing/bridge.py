@@ -12,10 +12,8 @@ import signal
 from collections.abc import Awaitable, Callable, Iterable
 from typing import NamedTuple
 
-from channels.layers import get_channel_layer
-
+from realtime.cluster import get_cluster
 from realtime.cluster.clients import close_async_clients
-from realtime.cluster.servers import has_servers
 from realtime.publishing import PublishError, check_payload
 from realtime.publishing.deduplication import Numbered, take
 from realtime.publishing.ndjson import decode_object
@@ -103,7 +101,7 @@ def run_consumer(
     kind: str, consume: Callable[[Consumption], Awaitable[None]], *, stop_on_invalid: bool
 ) -> Consumption:
     """Consume until SIGTERM or Ctrl-C; return what has been done. Raises :class:`CannotConsume`."""
-    if not has_servers(get_channel_layer()):
+    if not get_cluster().is_shared:
         raise CannotConsume("the channel layer is of one process: there is no log to publish to")
 
     async def run() -> Consumption:

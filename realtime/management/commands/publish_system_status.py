@@ -10,12 +10,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from channels.layers import get_channel_layer
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from realtime.cluster.membership import Unanswered
-from realtime.cluster.servers import has_servers
+from realtime.cluster import get_cluster
+from realtime.cluster.clients import Unavailable
 from realtime.management.children import add_parent_argument
 from realtime.management.stopping import Stopped, sleep, stop_signals
 from realtime.monitoring.host import Host, Threshold
@@ -66,7 +65,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Publish until SIGTERM or Ctrl-C, or once."""
-        if not has_servers(get_channel_layer()):
+        if not get_cluster().is_shared:
             raise CommandError("the channel layer is of one process: nobody would receive it")
         if not options["path"].exists():
             raise CommandError(f"--path: there is no {str(options['path'])!r}")
@@ -99,7 +98,7 @@ class Command(BaseCommand):
             messages = self._reporter.messages(readings, read_all(), format_timestamp(time.time()))
             publish_many("metrics", messages.metrics)
             publish_many("system_status", messages.system_status)
-        except (Unanswered, PublishError) as error:
+        except (Unavailable, PublishError) as error:
             return " ".join(str(error).split())
         return ""
 

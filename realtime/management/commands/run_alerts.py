@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from channels.layers import get_channel_layer
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from realtime.analytics.alerting.ledger import rules_in_force
 from realtime.analytics.alerting.service import AlertService
 from realtime.analytics.discovery import add_module_argument, discover
 from realtime.analytics.processing.runner import run_until_stopped
-from realtime.cluster.servers import has_servers
+from realtime.cluster import get_cluster
 from realtime.database import prepare_database
 from realtime.management.children import add_parent_argument, end_with
 
@@ -29,7 +28,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Run until SIGTERM or Ctrl-C."""
-        if not has_servers(get_channel_layer()):
+        if not get_cluster().is_shared:
             raise CommandError("the channel layer is of one process: there is no log to read")
         prepare_database()
         discover(options["module"])

@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from channels.layers import get_channel_layer
 from django.core.management.base import BaseCommand, CommandError
 from rich.console import Console
 from rich.live import Live
 
-from realtime.cluster.membership import BEAT_INTERVAL, Unanswered
-from realtime.cluster.servers import has_servers
+from realtime.cluster import get_cluster
+from realtime.cluster.clients import Unavailable
+from realtime.cluster.membership import BEAT_INTERVAL
 from realtime.monitoring.snapshot import Figures, read_all, whole
 from realtime.monitoring.terminal import Overview
 
@@ -41,7 +41,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Show them once, or until interrupted."""
-        if not has_servers(get_channel_layer()):
+        if not get_cluster().is_shared:
             raise CommandError("the channel layer is of one process: only that knows its figures")
         # So that a terminal is left as it was then too.
         signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
@@ -59,7 +59,7 @@ class Command(BaseCommand):
     def _read(self) -> list[Figures]:
         try:
             return read_all()
-        except Unanswered as error:
+        except Unavailable as error:
             raise CommandError(f"the channel layer does not answer: {error}") from None
 
     def _print(self, as_json: bool, again: bool) -> None:
@@ -68,7 +68,7 @@ class Command(BaseCommand):
             time.sleep(BEAT_INTERVAL)
             try:
                 self._write(read_all(), as_json)
-            except Unanswered as error:
+            except Unavailable as error:
                 self.stderr.write(f"the channel layer does not answer: {error}")
 
     def _write(self, processes: list[Figures], as_json: bool) -> None:
@@ -93,7 +93,7 @@ class Command(BaseCommand):
                 if not _wait_for_resize(BEAT_INTERVAL):
                     try:
                         shown = Overview(read_all())
-                    except Unanswered:
+                    except Unavailable:
                         shown = shown.noting("the channel layer does not answer")
                 with _undisturbed():
                     live.update(shown, refresh=True)
