@@ -8,7 +8,7 @@ from typing import Protocol
 
 import msgspec
 
-from realtime.cluster.membership import ask_all
+from realtime.cluster import get_cluster
 from realtime.protocol import CloseCode, CloseReason
 
 # Connections in one process's answer.
@@ -147,7 +147,7 @@ async def _find(
 
 def connections(search: str = "", holder: str = "") -> ConnectionList:
     """Return the newest :data:`LIMIT` connections of *holder*, or of anyone, that match."""
-    answers = ask_all(msgspec.json.encode(Find(search, holder)))
+    answers = get_cluster().ask_all(msgspec.json.encode(Find(search, holder)))
     merged = ConnectionList([], 0, answers.missing)
     for process, reply in answers.by_process.items():
         matches = _matches.decode(reply)
@@ -163,7 +163,7 @@ def connections(search: str = "", holder: str = "") -> ConnectionList:
 def count_by_holder() -> dict[str, int]:
     """Return how many connections each holder of rights has."""
     totals: dict[str, int] = {}
-    for reply in ask_all(msgspec.json.encode(CountByHolder())).by_process.values():
+    for reply in get_cluster().ask_all(msgspec.json.encode(CountByHolder())).by_process.values():
         for holder, count in _counts.decode(reply).items():
             totals[holder] = totals.get(holder, 0) + count
     return totals
@@ -171,5 +171,5 @@ def count_by_holder() -> dict[str, int]:
 
 def disconnect(client_id: str) -> bool:
     """Close a connection with 1008; tell whether there was one."""
-    answers = ask_all(msgspec.json.encode(Disconnect(client_id)))
+    answers = get_cluster().ask_all(msgspec.json.encode(Disconnect(client_id)))
     return any(map(_is_closed.decode, answers.by_process.values()))

@@ -22,7 +22,7 @@ Answer = Callable[[bytes], Awaitable[bytes]]
 class Beat(NamedTuple):
     """Who shares some work, in the order of their names, when one of them has said it is there.
 
-    ``was_gone`` tells whether the others may have taken the one for gone before.
+    ``was_gone`` tells whether the others may have taken it for gone before.
     """
 
     members: list[str]

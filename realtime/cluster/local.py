@@ -15,10 +15,10 @@ from realtime.cluster.contract import ANSWER_TIMEOUT, PROCESSES, Answer, Answers
 
 
 class LocalCluster:
-    """What the members within one process share; see the contract."""
+    """What the members within one process share: see :mod:`realtime.cluster.contract`."""
 
     is_shared = False
-    # Names that are counted at the same time; the oldest one is forgotten.
+    # Names that are counted at the same time; beyond that the oldest is forgotten.
     MAX_COUNTS = 10_000
 
     def __init__(self) -> None:
@@ -36,13 +36,11 @@ class LocalCluster:
     # Presence
 
     async def beat(self, work: str, member: str) -> Beat:
-        """Note when the member was last there."""
         was_gone = member not in self._present(work)
         self._members.setdefault(work, {})[member] = monotonic()
         return Beat(sorted(self._present(work)), was_gone)
 
     async def leave(self, work: str, member: str) -> None:
-        """Forget the member."""
         self._members.get(work, {}).pop(member, None)
 
     def _present(self, work: str) -> set[str]:
@@ -52,7 +50,6 @@ class LocalCluster:
     # Questions
 
     async def listen(self, process: str, answer: Answer) -> None:
-        """Answer on the running loop."""
         self._listeners[process] = asyncio.get_running_loop(), answer
         try:
             await asyncio.Event().wait()  # until cancelled
@@ -60,7 +57,6 @@ class LocalCluster:
             del self._listeners[process]
 
     def ask_all(self, question: bytes) -> Answers:
-        """Have each process answer on its own loop."""
         answers = Answers({}, [])
         for process in sorted(self._present(PROCESSES)):
             try:
@@ -74,21 +70,18 @@ class LocalCluster:
     # Figures
 
     async def exchange(self, process: str, figures: bytes) -> list[bytes]:
-        """Keep the process's figures, and drop those of processes that are gone."""
         self._figures[process] = figures
         present = self._present(PROCESSES)
         self._figures = {name: text for name, text in self._figures.items() if name in present}
         return list(self._figures.values())
 
     def read_figures(self) -> list[bytes]:
-        """Return the figures of those that are there."""
         present = self._present(PROCESSES)
         return [text for name, text in self._figures.copy().items() if name in present]
 
     # Counting
 
     async def count(self, name: str, seconds: int) -> int:
-        """Count in the name's current period."""
         count, ends_at = self._counts.get(name, (0, 0.0))
         if ends_at <= monotonic():
             count, ends_at = 0, monotonic() + seconds
@@ -99,7 +92,6 @@ class LocalCluster:
         return count + 1
 
     async def acquire(self, holder: str, connection: str, process: str, limit: int) -> bool:
-        """Count the holder's connections and add one."""
         present = self._present(PROCESSES) | {process}
         connections = {
             name: its_process
@@ -112,7 +104,6 @@ class LocalCluster:
         return True
 
     async def set_connections(self, process: str, changes: Mapping[tuple[str, str], bool]) -> None:
-        """Note all changes."""
         for (holder, connection), is_held in changes.items():
             connections = self._connections.setdefault(holder, {})
             if is_held:
@@ -125,13 +116,12 @@ class LocalCluster:
     # Tables
 
     async def read_rows(self, table: str) -> dict[str, bytes]:
-        """Return a copy of the rows."""
         return self._tables.get(table, {}).copy()
 
     async def write_rows(
         self, table: str, rows: Mapping[str, bytes], removed: Collection[str], seconds: int
     ) -> None:
-        """Keep the rows as long as the process runs: rows are few."""
+        # Rows are few, so they stay as long as the process runs.
         merged = self._tables.get(table, {}) | dict(rows)
         self._tables[table] = {name: row for name, row in merged.items() if name not in removed}
 

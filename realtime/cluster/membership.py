@@ -10,7 +10,7 @@ import socket
 
 from realtime.cluster import get_cluster
 from realtime.cluster.clients import Unavailable
-from realtime.cluster.contract import PROCESSES, Answer, Answers, Beat
+from realtime.cluster.contract import PROCESSES, Answer, Beat
 
 # Seconds between signs of life.
 BEAT_INTERVAL = 2.0
@@ -57,12 +57,3 @@ class Process(Membership):
     async def listen(self) -> None:
         """Answer questions until cancelled."""
         await get_cluster().listen(self.name, self._answer)
-
-
-def ask_all(question: bytes) -> Answers:
-    """Ask every serving process. Blocks.
-
-    Raises:
-        Unavailable: nobody can be asked.
-    """
-    return get_cluster().ask_all(question)

@@ -47,7 +47,10 @@ T = TypeVar("T")
 
 
 class RedisCluster:
-    """What the processes of a channel layer share in its servers; see the contract."""
+    """What processes share in the channel layer's servers: see :mod:`realtime.cluster.contract`.
+
+    Each call of a server is one round trip.
+    """
 
     is_shared = True
 
@@ -65,13 +68,11 @@ class RedisCluster:
         return Beat(sorted(name.decode() for name in names), bool(was_gone))
 
     async def leave(self, work: str, member: str) -> None:
-        """Remove the member."""
         await self._ask(lambda client: client.zrem(key(work), member))
 
     # Questions
 
     async def listen(self, process: str, answer: Answer) -> None:
-        """Take questions from the process's list."""
         while True:
             try:
                 await ask(self._server(), lambda client: take_question(client, process, answer))
@@ -95,10 +96,10 @@ class RedisCluster:
     async def exchange(self, process: str, figures: bytes) -> list[bytes]:
         """Write the process's figures and read all, in one round trip."""
         names = [PROCESSES, "figures"]
-        found: list[bytes] = await self._call(
+        present: list[bytes] = await self._call(
             _EXCHANGE, names, process, figures, GONE_AFTER, FORGET_AFTER
         )
-        return found
+        return present
 
     def read_figures(self) -> list[bytes]:
         """Read from each server: while one is away, processes report to different ones."""
@@ -130,7 +131,6 @@ class RedisCluster:
         return bool(await self._call(_ACQUIRE, names, *arguments, seconds=COUNT_TIMEOUT))
 
     async def set_connections(self, process: str, changes: Mapping[tuple[str, str], bool]) -> None:
-        """Write all changes in one round trip."""
 
         async def write(client: AsyncRedis) -> None:
             pipeline = client.pipeline(transaction=False)
@@ -148,14 +148,12 @@ class RedisCluster:
     # Tables
 
     async def read_rows(self, table: str) -> dict[str, bytes]:
-        """Read a hash."""
         rows: Any = await self._ask(lambda client: client.hgetall(key(table)))
         return {name.decode(): row for name, row in rows.items()}
 
     async def write_rows(
         self, table: str, rows: Mapping[str, bytes], removed: Collection[str], seconds: int
     ) -> None:
-        """Write a hash in one round trip."""
 
         async def write(client: AsyncRedis) -> None:
             pipeline = client.pipeline(transaction=False)

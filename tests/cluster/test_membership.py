@@ -8,12 +8,18 @@ from pathlib import Path
 import pytest
 from django.test import override_settings
 
+from realtime.cluster import get_cluster
 from realtime.cluster import redis as redis_cluster
 from realtime.cluster.clients import Unavailable
+from realtime.cluster.contract import Answers
 from realtime.cluster.embedded import EmbeddedServer
-from realtime.cluster.membership import Membership, Process, ask_all
+from realtime.cluster.membership import Membership, Process
 from realtime.tasks import end
 from tests.support.layers import IN_MEMORY, close_layer, layer_of
+
+
+def ask_all(question: bytes) -> Answers:
+    return get_cluster().ask_all(question)
 
 
 async def echo(question: bytes) -> bytes:

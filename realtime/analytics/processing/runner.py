@@ -133,7 +133,8 @@ class Runner:
         self._drop(hold)
         # A processor at work is not saved: the process that takes it over does the work again.
         if hold.position is not None and hold.needs_saving and not is_at_work:
-            await _save(hold)
+            with contextlib.suppress(Fenced):  # the process that has it saves it
+                await save(hold)
         await renew(hold.processor, self._owner, give_up=True)
 
     def _drop(self, hold: Hold) -> None:
@@ -291,13 +292,6 @@ async def _save_if_due(hold: Hold) -> None:
     interval = PUBLISH_INTERVAL if hold.processor.urgent else SAVE_INTERVAL
     if hold.needs_saving and time.monotonic() - hold.saved_at >= interval:
         await save(hold)
-
-
-async def _save(hold: Hold) -> None:
-    try:
-        await save(hold)
-    except Fenced:
-        logger.warning("%s: another process has taken it over", hold.processor.name)
 
 
 class Runs(Protocol):
