@@ -29,19 +29,17 @@ class Appends:
 
     def __init__(self, port: int, kind: str, calls: int, batch: int) -> None:
         # The very calls that RedisLog.append makes.
-        from realtime.cluster.servers import group_address
-        from realtime.log.redis import _APPEND, _append_arguments
+        from realtime.log.redis import APPEND, append_call
         from realtime.protocol import encode_payload
         from realtime.publishing import Publication
 
         with redis.Redis(port=port) as client:
-            digest = client.script_load(_APPEND)
-        channel = group_address(kind)[1]
+            digest = client.script_load(APPEND.text)
         commands = []
         for number in range(calls):
             events = map(message.event, range(number * batch, (number + 1) * batch))
             append = Publication(kind, [encode_payload(event) for event in events], None).append
-            keys, arguments = _append_arguments(append, channel)
+            _, keys, arguments = append_call(append)
             commands.append(_command(["EVALSHA", digest, len(keys), *keys, *arguments]))
         self._calls = memoryview(b"".join(commands))
         self._sent = 0

@@ -111,7 +111,7 @@ class Layer:
 
     def _publish(self, processes: int, messages: int) -> Figures:
         """Publish to so many members: so many a second, then as many as Valkey takes in."""
-        from realtime.cluster.servers import group_address
+        from realtime.cluster.layer import group_address
 
         members = Members(self._port, group_address("events")[1], processes)
         with contextlib.closing(members), ThreadPoolExecutor(1) as thread:

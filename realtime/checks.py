@@ -9,13 +9,14 @@ import psutil
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
 
+from realtime.cluster.clients import Unavailable
 from realtime.config import (
     WEBSOCKET_PREFIX,
     WebSocketConfig,
     get_streaming_config,
     read_site_config,
 )
-from realtime.log import LogUnavailable, get_log
+from realtime.log import get_log
 from realtime.protocol import SUBSCRIPTION_TYPES
 
 # The size of a message in the log, roughly.
@@ -41,12 +42,17 @@ def check_persistent_connections(
 
 @register
 def check_channel_layer(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
-    """Refuse a channel layer for which there is no log of messages (realtime.E001)."""
+    """Refuse a channel layer other than the two that are supported (realtime.E001)."""
     try:
         get_log()
-    except LogUnavailable as error:
-        hint = "Use channels_redis.pubsub.RedisPubSubChannelLayer."
-        return [Error(f"CHANNEL_LAYERS['default']: {error}.", hint=hint, id="realtime.E001")]
+    except Unavailable as error:
+        return [
+            Error(
+                f"CHANNEL_LAYERS['default']: {error}.",
+                hint="Use channels_redis.pubsub.RedisPubSubChannelLayer.",
+                id="realtime.E001",
+            )
+        ]
     return []
 
 

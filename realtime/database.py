@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 
 class Unavailable(Exception):
-    """The database does not answer."""
+    """The database, or a server of the channel layer, does not answer."""
 
 
 class Database:

@@ -6,7 +6,6 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import msgspec
-from channels.layers import get_channel_layer
 from django import forms
 from django.contrib import admin
 from django.http import HttpRequest
@@ -18,8 +17,8 @@ from realtime.analytics.aggregation.processor import RuleProcessor
 from realtime.analytics.aggregation.rule import RuleError
 from realtime.analytics.aggregation.windows import Progress
 from realtime.analytics.processing.state import Standing, read_standing
-from realtime.cluster.servers import has_servers
-from realtime.log import LogUnavailable
+from realtime.cluster import get_cluster
+from realtime.cluster.clients import Unavailable
 
 if TYPE_CHECKING:
     _RuleModelAdmin = admin.ModelAdmin[AggregationRule]
@@ -121,11 +120,11 @@ def _show(row: AggregationRule) -> Shown:
 
 def _read(row: AggregationRule) -> Standing | None:
     """Return how a rule stands; ``None`` if that is not known."""
-    if not has_servers(get_channel_layer()):
+    if not get_cluster().is_shared:
         return None
     try:
         return read_standing(RuleProcessor(row.to_rule()), "progress")
-    except (LogUnavailable, RuleError):
+    except (RuleError, Unavailable):
         return None
 
 

@@ -14,7 +14,7 @@ from django.urls import reverse
 from realtime.auth.grants import HolderType
 from realtime.auth.models import AccessToken, Connection
 from realtime.cluster import connections as live
-from realtime.cluster.membership import Unanswered
+from realtime.cluster.clients import Unavailable
 
 if TYPE_CHECKING:
     _ConnectionModelAdmin = admin.ModelAdmin[Connection]
@@ -58,10 +58,10 @@ class ConnectionAdmin(_ConnectionModelAdmin):
         if request.method == "POST":
             return self._disconnect(request, request.POST.get("client_id", ""))
         search, holder = request.GET.get("q", "").strip(), request.GET.get("holder", "")
-        overview = live.Overview([], 0, [])
+        overview = live.ConnectionList([], 0, [])
         try:
             overview = live.connections(search, holder)
-        except Unanswered as error:
+        except Unavailable as error:
             self.message_user(request, _AWAY % error, messages.ERROR)
         if overview.missing:
             text = f"No answer in time from {', '.join(overview.missing)}."
@@ -106,7 +106,7 @@ class ConnectionAdmin(_ConnectionModelAdmin):
             raise PermissionDenied
         try:
             found = live.disconnect(client_id)
-        except Unanswered as error:
+        except Unavailable as error:
             self.message_user(request, _AWAY % error, messages.ERROR)
         else:
             if found:

@@ -17,7 +17,7 @@ from realtime.admin.forms import NewTokenForm, TokenForm
 from realtime.auth.models import AccessToken
 from realtime.auth.tokens import assign_secret, holder_of
 from realtime.cluster import connections as live
-from realtime.cluster.membership import Unanswered
+from realtime.cluster.clients import Unavailable
 
 if TYPE_CHECKING:
     _TokenModelAdmin = admin.ModelAdmin[AccessToken]
@@ -35,7 +35,7 @@ _UNKNOWN: dict[str, int] = {}
 def _count_connections() -> dict[str, int]:
     try:
         return live.count_by_holder()
-    except Unanswered:
+    except Unavailable:
         return _UNKNOWN
 
 

@@ -1,25 +1,18 @@
-"""Failed authentications, counted over all processes, and how long the next answer waits.
+"""Failed authentications of each address, and how long the next answer to it waits.
 
-Counts where the channel layer is, so that guessing at many servers is no faster than at one.
-Where that does not answer, this process counts alone.
+Counted over all processes, so that guessing at many servers is no faster than at one. While the
+cluster does not answer, this process counts alone.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 
-import redis
-from channels.layers import get_channel_layer
-
 from realtime.auth.limits import WINDOW, FailureCounts, failure_delay
-from realtime.cluster.clients import async_client, registry
-from realtime.cluster.servers import Server, has_servers, layer_config
+from realtime.cluster import get_cluster
+from realtime.cluster.clients import Unavailable
 
 logger = logging.getLogger(__name__)
-
-# Seconds. A count that comes later than this is not waited for.
-COUNT_TIMEOUT = 1.0
 
 
 class Failures:
@@ -34,25 +27,8 @@ class Failures:
         *now* is monotonic; *free* failures a minute wait only a little.
         """
         count = self._here.record(address, now)
-        return failure_delay(max(count, await self._everywhere(address)), free)
-
-    async def _everywhere(self, address: str) -> int:
-        if not has_servers(get_channel_layer()):
-            return 0
         try:
-            with registry.asking() as server:
-                async with asyncio.timeout(COUNT_TIMEOUT):
-                    return await _count(server, address)
-        except (redis.RedisError, OSError) as error:  # a TimeoutError is an OSError
-            logger.warning("counting a failed authentication: %s", error or "no answer in time")
-            return 0
-
-
-async def _count(server: Server, address: str) -> int:
-    client = await async_client(server)
-    key = f"{layer_config().get('prefix', 'asgi')}:failures:{address}"
-    pipeline = client.pipeline(transaction=True)
-    pipeline.set(key, 0, ex=int(WINDOW), nx=True)
-    pipeline.incr(key)
-    _, count = await pipeline.execute()
-    return int(count)
+            count = max(count, await get_cluster().count(f"failures:{address}", int(WINDOW)))
+        except Unavailable as error:
+            logger.warning("counting a failed authentication: %s", error)
+        return failure_delay(count, free)

@@ -1,16 +1,16 @@
-"""Connections to Redis or Valkey: for the log, for publishers, and for what processes share.
+"""Connections to Redis or Valkey, and questions to a server over them.
 
-Knows connections, their limits and which server is away; nothing of messages. The servers are those
-of the channel layer (:mod:`realtime.cluster.servers`).
+Knows connections, their limits and what to do when one breaks; nothing of what is asked. All errors
+of Redis end here: whoever asks a server learns only that it is :class:`Unavailable`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from functools import lru_cache
-from typing import Any
+from time import monotonic
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import redis
@@ -20,11 +20,14 @@ import redis.sentinel
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.retry import Retry
 
-from realtime.cluster.servers import ANSWER_TIMEOUT, Server, layer_servers, time_limits
+from realtime.cluster.servers import ANSWER_TIMEOUT, CONNECT_TIMEOUT, Server, time_limits
+from realtime.database import Unavailable
+
+__all__ = ["Unavailable", "ask", "ask_blocking", "close_async_clients", "sync_client"]
 
 MAX_CONNECTIONS = 8
-# Seconds in which a server that was away answers if it is back.
-PATIENCE = 0.5
+
+T = TypeVar("T")
 
 
 @lru_cache(maxsize=8)
@@ -45,9 +48,9 @@ def _pool(server: Server, retry: Any, library: Any) -> Any:
         return library.BlockingConnectionPool.from_url(
             server.url, max_connections=MAX_CONNECTIONS, timeout=ANSWER_TIMEOUT, **options
         )
-    service, addresses, of_sentinels = server.sentinels
+    service, addresses, sentinel_options = server.sentinels
     sentinel = library.sentinel.Sentinel(
-        addresses, sentinel_kwargs=dict(of_sentinels) | time_limits(retry)
+        addresses, sentinel_kwargs=dict(sentinel_options) | time_limits(retry)
     )
     return library.sentinel.SentinelConnectionPool(service, sentinel, **options)
 
@@ -89,44 +92,45 @@ async def close_async_clients() -> None:
         await owner.aclose()
 
 
-# What processes share
+# A pooled connection may have died since it was used last, for instance when the server was
+# restarted. So a question whose connection breaks is asked once more, on a new connection, and
+# every question must be one that may be asked twice.
 
 
-class Registry:
-    """The server where processes find each other: the first that answers.
+async def ask(server: Server, question: Callable[[redis.asyncio.Redis], Awaitable[T]]) -> T:
+    """Return what *question* returns for the running loop's client of a server.
 
-    A type's log and group have a server of their own and can be nowhere else. What processes know
-    of each other is written anew every two seconds, so it may move when a server goes away.
+    Raises:
+        Unavailable: the server does not answer, or answers with an error.
     """
-
-    def __init__(self) -> None:
-        # Servers that did not answer when they were last asked.
-        self._away: set[Server] = set()
-
-    def server(self) -> Server:
-        """Return the server to ask; the first of all if none is known to answer."""
-        servers = layer_servers()
-        return next((one for one in servers if one not in self._away), servers[0])
-
-    @contextlib.contextmanager
-    def asking(self) -> Iterator[Server]:
-        """Give the server to ask; one that does not answer is avoided until it does."""
-        server = self.server()
+    started = monotonic()
+    try:
+        client = await async_client(server)
         try:
-            yield server
-        except (redis.ConnectionError, redis.TimeoutError, OSError):
-            self._away.add(server)
-            raise
-
-    async def look_for_servers(self) -> None:
-        """Find out which servers are back."""
-        await asyncio.gather(*map(self._look_for, self._away))
-
-    async def _look_for(self, server: Server) -> None:
-        with contextlib.suppress(redis.RedisError, OSError):
-            async with asyncio.timeout(PATIENCE):
-                await (await async_client(server)).ping()
-                self._away.discard(server)
+            return await question(client)
+        except redis.ConnectionError:
+            if not _may_ask_again(started):
+                raise
+            return await question(client)
+    except (redis.RedisError, OSError) as error:
+        raise Unavailable(str(error) or type(error).__name__) from error
 
 
-registry = Registry()
+def ask_blocking(server: Server, question: Callable[[redis.Redis], T]) -> T:
+    """Return what *question* returns for this process's client of a server; else as :func:`ask`."""
+    started = monotonic()
+    try:
+        client = sync_client(server)
+        try:
+            return question(client)
+        except redis.ConnectionError:
+            if not _may_ask_again(started):
+                raise
+            return question(client)
+    except (redis.RedisError, OSError) as error:
+        raise Unavailable(str(error) or type(error).__name__) from error
+
+
+def _may_ask_again(started: float) -> bool:
+    """Tell whether the first attempt failed so soon that there is time for another one."""
+    return monotonic() < started + CONNECT_TIMEOUT

@@ -8,12 +8,12 @@ from typing import Protocol
 
 import msgspec
 
-from realtime.cluster.membership import Answers, ask_all
+from realtime.cluster import get_cluster
 from realtime.protocol import CloseCode, CloseReason
 
 # Connections in one process's answer.
 LIMIT = 200
-# Connections looked at before others have their turn.
+# Connections that are looked at before the event loop has its turn.
 AT_ONCE = 500
 
 
@@ -40,7 +40,7 @@ class Connection(msgspec.Struct):
     sent: int
     buffered: int
     subscriptions: list[Subscribed]
-    # Filled in by who asks.
+    # Filled in by the process that asks.
     process: str = ""
 
     def matches(self, search: str) -> bool:
@@ -50,24 +50,7 @@ class Connection(msgspec.Struct):
         return any(search in text.lower() for text in texts if text)
 
 
-class Question(msgspec.Struct, omit_defaults=True):
-    """What a process is asked: whom it serves, how many each holder has, or to end one of them."""
-
-    find: bool = False
-    search: str = ""
-    holder: str = ""
-    count: bool = False
-    disconnect: str = ""
-
-
-class _Answer(msgspec.Struct, omit_defaults=True):
-    total: int = 0
-    connections: list[Connection] = []
-    holders: dict[str, int] = {}
-    found: bool = False
-
-
-class Overview(msgspec.Struct):
+class ConnectionList(msgspec.Struct):
     """The newest connections that match, how many match in all, and who did not answer."""
 
     connections: list[Connection]
@@ -75,7 +58,7 @@ class Overview(msgspec.Struct):
     missing: list[str]
 
 
-class Client(Protocol):
+class LiveConnection(Protocol):
     """A connection that can say what it is and be closed."""
 
     client_id: str
@@ -87,74 +70,106 @@ class Client(Protocol):
         """Close it."""
 
 
+# The questions, told apart by a field "type" that msgspec adds, and the answers to two of them. The
+# answer to Disconnect is true or false.
+
+
+class Find(msgspec.Struct, tag=True):
+    """Which connections of a holder, or of anyone, match a search?"""
+
+    search: str
+    holder: str
+
+
+class CountByHolder(msgspec.Struct, tag=True):
+    """How many connections does each holder of rights have?"""
+
+
+class Disconnect(msgspec.Struct, tag=True):
+    """Close a connection; was there one?"""
+
+    client_id: str
+
+
+class Matches(msgspec.Struct):
+    """How many connections match, and the newest :data:`LIMIT` of them."""
+
+    total: int
+    connections: list[Connection]
+
+
+Question = Find | CountByHolder | Disconnect
+
 _question = msgspec.json.Decoder(Question)
-_answer = msgspec.json.Decoder(_Answer)
+_matches = msgspec.json.Decoder(Matches)
+_counts = msgspec.json.Decoder(dict[str, int])
+_is_closed = msgspec.json.Decoder(bool)
 
 
 # In a serving process
 
 
-async def answer(question: bytes, clients: Iterable[Client], holders: dict[str, int]) -> bytes:
-    """Answer from what this process serves."""
-    asked = _question.decode(question)
-    reply = _Answer()
-    if asked.find:
-        matching = [found async for found in _find(asked, list(clients))]
-        reply.total = len(matching)
-        reply.connections = matching[-LIMIT:]
-    if asked.count:
-        reply.holders = holders
-    if asked.disconnect:
-        known = {client.client_id: client for client in clients}
-        if client := known.get(asked.disconnect):
-            client.end(CloseCode.POLICY_VIOLATION, CloseReason.DISCONNECTED)
-            reply.found = True
-    return msgspec.json.encode(reply)
+async def answer(
+    question: bytes, clients: Iterable[LiveConnection], holders: dict[str, int]
+) -> bytes:
+    """Answer a question about the connections that this process serves.
+
+    *holders* has the number of connections of each holder of rights.
+    """
+    asked: Question = _question.decode(question)
+    match asked:
+        case Find(search, holder):
+            connections = [each async for each in _find(search.lower(), holder, list(clients))]
+            return msgspec.json.encode(Matches(len(connections), connections[-LIMIT:]))
+        case CountByHolder():
+            return msgspec.json.encode(holders)
+        case Disconnect(client_id):
+            client = next((each for each in clients if each.client_id == client_id), None)
+            if client is not None:
+                client.end(CloseCode.POLICY_VIOLATION, CloseReason.DISCONNECTED)
+            return msgspec.json.encode(client is not None)
 
 
-async def _find(asked: Question, clients: list[Client]) -> AsyncIterator[Connection]:
-    search = asked.search.lower()
+async def _find(
+    search: str, holder: str, clients: list[LiveConnection]
+) -> AsyncIterator[Connection]:
     for number, client in enumerate(clients, 1):
         connection = client.describe()
-        if asked.holder in ("", connection.holder) and connection.matches(search):
+        if holder in ("", connection.holder) and connection.matches(search):
             yield connection
         if number % AT_ONCE == 0:
             await asyncio.sleep(0)
 
 
-# Where it is asked; each blocks for as long as a process takes to answer, at most 1.5 seconds, and
-# raises realtime.processes.Unanswered if the channel layer does not answer.
+# In the process that asks. Each function blocks for as long as a process takes to answer, at most
+# 1.5 seconds, and raises realtime.cluster.clients.Unavailable if the channel layer does not answer.
 
 
-def connections(search: str = "", holder: str = "") -> Overview:
+def connections(search: str = "", holder: str = "") -> ConnectionList:
     """Return the newest :data:`LIMIT` connections of *holder*, or of anyone, that match."""
-    answers = _ask(Question(find=True, search=search, holder=holder))
-    found: list[Connection] = []
-    total = 0
-    for process, given in answers.given.items():
-        part = _answer.decode(given)
-        total += part.total
-        for connection in part.connections:
+    answers = get_cluster().ask_all(msgspec.json.encode(Find(search, holder)))
+    merged = ConnectionList([], 0, answers.missing)
+    for process, reply in answers.by_process.items():
+        matches = _matches.decode(reply)
+        merged.total += matches.total
+        for connection in matches.connections:
             connection.process = process
-        found += part.connections
-    found.sort(key=lambda connection: connection.since, reverse=True)
-    return Overview(found[:LIMIT], total, answers.missing)
+        merged.connections += matches.connections
+    merged.connections.sort(key=lambda connection: connection.since, reverse=True)
+    del merged.connections[LIMIT:]
+    return merged
 
 
 def count_by_holder() -> dict[str, int]:
     """Return how many connections each holder of rights has."""
     totals: dict[str, int] = {}
-    for given in _ask(Question(count=True)).given.values():
-        for holder, count in _answer.decode(given).holders.items():
+    for reply in get_cluster().ask_all(msgspec.json.encode(CountByHolder())).by_process.values():
+        for holder, count in _counts.decode(reply).items():
             totals[holder] = totals.get(holder, 0) + count
     return totals
 
 
 def disconnect(client_id: str) -> bool:
     """Close a connection with 1008; tell whether there was one."""
-    answers = _ask(Question(disconnect=client_id))
-    return any(_answer.decode(given).found for given in answers.given.values())
-
-
-def _ask(question: Question) -> Answers:
-    return ask_all(msgspec.json.encode(question))
+    answers = get_cluster().ask_all(msgspec.json.encode(Disconnect(client_id)))
+    return any(map(_is_closed.decode, answers.by_process.values()))

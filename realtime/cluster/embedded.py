@@ -1,8 +1,8 @@
-"""The embedded Valkey and the data directory it lives in: what a first run needs and nobody set up.
+"""The embedded Valkey and its data directory, for sites that have set up no server.
 
-Whoever needs the server and finds none starts one (:class:`EmbeddedServer`); others find it by its
+The first process that needs the server starts it (:class:`EmbeddedServer`); others find it by its
 socket in the data directory. It ends with the process that started it, also when that process is
-killed. Knows processes and files; no Django, no event loop.
+killed. Knows processes and files; nothing of Django and of event loops.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import hashlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,10 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 START_TIMEOUT = 10.0
 STOP_TIMEOUT = 5.0
@@ -57,48 +60,42 @@ def find_binary() -> str:
 
         return str(get_binary_path())
     for name in ("valkey-server", "redis-server"):
-        if found := shutil.which(name):
-            return found
+        if path := shutil.which(name):
+            return path
     raise EmbeddedServerError(
         "no Valkey or Redis server: install valkey-server or redis-server, or set REDIS_URL"
     )
 
 
-def _call(path: Path, *command: str) -> bytes:
-    """Send a command to a server and return the first bytes of its answer."""
-    parts = [f"*{len(command)}", *(f"${len(part.encode())}\r\n{part}" for part in command), ""]
-    with socket.socket(socket.AF_UNIX) as client:
-        client.settimeout(1.0)
-        client.connect(str(path))
-        client.sendall("\r\n".join(parts).encode())
-        return client.recv(1024)
+def _client(path: Path) -> redis.Redis:
+    """Return a client for one question to a server."""
+    return redis.Redis(
+        unix_socket_path=str(path), socket_timeout=1.0, retry=Retry(NoBackoff(), 0), protocol=2
+    )
 
 
 def is_answering(path: Path) -> bool:
     """Tell whether a server answers PING on a socket."""
-    with contextlib.suppress(OSError):
-        return _call(path, "PING").startswith(b"+PONG")
+    with contextlib.suppress(redis.RedisError, OSError), _client(path) as client:
+        return bool(client.ping())
     return False
 
 
 def _boot_id() -> str:
-    """Return what identifies the time since the machine was started; "" where nothing does."""
+    """Return the id of this run of the machine, from start to power-off; "" where there is none."""
     with contextlib.suppress(OSError):
         return Path("/proc/sys/kernel/random/boot_id").read_text()
     return ""
 
 
-_FORGET_HEADS = "for _, key in ipairs(redis.call('KEYS', '*:head')) do redis.call('DEL', key) end"
-
-
 class EmbeddedServer:
-    """The Valkey of a data directory: found if one runs there, else started and owned."""
+    """The Valkey of a data directory: the one that runs there, or one that this process starts."""
 
     def __init__(self, data_dir: Path) -> None:
         self.socket = socket_path(data_dir)
         self._directory = data_dir / "valkey"
         self._lock = data_dir / "valkey.lock"
-        # Holds the boot during which a server runs, or ran and was killed.
+        # Holds the boot id of the machine while a server runs, and after one was killed.
         self._boot = self._directory / "boot"
         # The server, if this process started it.
         self._process: subprocess.Popen[bytes] | None = None
@@ -106,7 +103,7 @@ class EmbeddedServer:
         self.has_run = False
 
     def ensure_running(self) -> None:
-        """Return when the server answers; start it if nobody has.
+        """Start the server unless it runs; return when it answers.
 
         Raises:
             EmbeddedServerError: there is no server program, or it does not start.
@@ -159,7 +156,7 @@ class EmbeddedServer:
             yield
 
     def _start(self) -> None:
-        self.stop()  # one that has ended leaves its pipe behind
+        self.stop()  # closes the pipe of a server that has ended
         binary = find_binary()
         for directory in (self._directory, self.socket.parent):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -177,12 +174,14 @@ class EmbeddedServer:
     def _begin_anew_after_power_cut(self) -> None:
         """Forget the logs if the machine went down while the server ran.
 
-        The file system may have lost the last second of them, so that offsets would be given
-        again to other messages. Without their heads they begin a new epoch, and clients know.
+        The file system may have lost their last second, so that other messages would get the same
+        offsets again. Without its head a log begins a new epoch, which tells clients.
         """
         boot = _boot_id()
         if self._boot.exists() and self._boot.read_text() != boot:
-            _call(self.socket, "EVAL", _FORGET_HEADS, "0")
+            with _client(self.socket) as client:
+                for head in client.scan_iter("*:head"):
+                    client.delete(head)
         self._boot.write_text(boot)
 
     def _options(self) -> list[str]:
@@ -194,8 +193,8 @@ class EmbeddedServer:
             "logfile": str(self._directory / "valkey.log"),
             "save": "",
             "appendonly": "yes",
-            # Written before it is confirmed, always. With "everysec" Valkey puts writing off while
-            # the disk is slow, and would lose that if it were killed; sync() does that part.
+            # The server writes before it confirms. With "everysec" it would put writing off while
+            # the disk is slow, and lose that if it were killed. sync() brings it to the disk.
             "appendfsync": "no",
             # A burst of large messages must not have the server cut off a subscriber.
             "client-output-buffer-limit": "pubsub 268435456 134217728 60",

@@ -1,4 +1,4 @@
-"""Keeps the embedded server of a serving process running, and what it has written on the disk."""
+"""Keeps the embedded server of a serving process running, and its data on the disk."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SYNC_INTERVAL = 1.0
 
 
 def start(server: EmbeddedServer) -> None:
-    """Start the server if it does not run; that it has ended is logged, and a failure.
+    """Start the server if it does not run; log that it has ended, and that it cannot be started.
 
     On the calling thread on purpose: the server ends with the thread that started it.
     """

@@ -1,24 +1,18 @@
-"""Where Redis or Valkey is: ``REDIS_URL``, the channel layer's ``hosts``, and which type is where.
+"""The addresses of Redis or Valkey servers, as ``REDIS_URL`` names them.
 
-Knows addresses and time limits, and opens no connection (:mod:`realtime.cluster.clients` does).
-Without ``REDIS_URL`` the server is the embedded one of the data directory
-(:mod:`realtime.cluster.embedded`). Of several servers each type has one, for its group and its log:
-the one that channels_redis chooses.
+Knows addresses and time limits; nothing of connections (:mod:`realtime.cluster.clients`) and of
+which server has which type (:mod:`realtime.cluster.layer`). Without ``REDIS_URL`` the server is the
+embedded one of the data directory (:mod:`realtime.cluster.embedded`).
 """
 
 from __future__ import annotations
 
 import re
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from channels_redis.core import RedisChannelLayer
-from channels_redis.pubsub import RedisPubSubChannelLayer
-from channels_redis.utils import _consistent_hash, decode_hosts
-from django.conf import settings
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.connection import URL_QUERY_ARGUMENT_PARSERS, parse_url
@@ -26,20 +20,10 @@ from redis.connection import URL_QUERY_ARGUMENT_PARSERS, parse_url
 from realtime.cluster.embedded import socket_path
 from realtime.config import ConfigurationError, read_site_config
 
-GROUP_PREFIX = "realtime."
 # Seconds. A server that does not answer in this time counts as away.
 CONNECT_TIMEOUT = 2.0
 ANSWER_TIMEOUT = 3.0
 HEALTH_CHECK_INTERVAL = 15
-# Options of the layer's connections that ours have values of their own for.
-_OURS = {
-    "retry",
-    "socket_connect_timeout",
-    "socket_timeout",
-    "health_check_interval",
-    "max_connections",
-    "timeout",
-}
 _SENTINEL_SCHEMES = ("redis+sentinel", "rediss+sentinel")
 SENTINEL_PORT = 26379
 _ALLOWED = (
@@ -57,7 +41,7 @@ class Sentinels(NamedTuple):
 
 
 class Server(NamedTuple):
-    """One of the channel layer's servers, and what else a connection to it takes: TLS, password.
+    """One server, and the options that a connection to it takes besides: TLS, a password.
 
     ``url`` is empty if Sentinels know where it is.
     """
@@ -83,8 +67,8 @@ def urls(data_dir: Path) -> list[str]:
     A comma begins another URL where a scheme follows; else another Sentinel.
     """
     parts = re.split(r",\s*(?=[\w+]*://)", read_site_config().redis_url.get_secret_value())
-    given = [part.strip().rstrip(",") for part in parts if part.strip()]
-    return given or [f"unix://{socket_path(data_dir)}"]
+    named = [part.strip().rstrip(",") for part in parts if part.strip()]
+    return named or [f"unix://{socket_path(data_dir)}"]
 
 
 def uses_embedded() -> bool:
@@ -150,25 +134,25 @@ def _sentinel_host(url: str) -> dict[str, Any]:
         raise ValueError("the service's name is missing")
     host: dict[str, Any] = {
         "master_name": unquote(service),
-        "sentinels": [_address(one) for one in addresses.split(",")],
+        "sentinels": [_address(address) for address in addresses.split(",")],
     }
-    of_sentinels: dict[str, Any] = {}
+    sentinel_options: dict[str, Any] = {}
     if parts.scheme.startswith("rediss"):
-        host["ssl"] = of_sentinels["ssl"] = True
-    given = {"username": unquote(user), "password": unquote(password)}
-    host |= {name: value for name, value in given.items() if value}
+        host["ssl"] = sentinel_options["ssl"] = True
+    credentials = {"username": unquote(user), "password": unquote(password)}
+    host |= {name: value for name, value in credentials.items() if value}
     if database:
         host["db"] = int(database)
     for name, text in parse_qsl(parts.query, keep_blank_values=True):
-        read: Any = URL_QUERY_ARGUMENT_PARSERS.get(name, str)
-        value = read(text)
+        parse: Any = URL_QUERY_ARGUMENT_PARSERS.get(name, str)
+        value = parse(text)
         if name.startswith("sentinel_"):
-            of_sentinels[name.removeprefix("sentinel_")] = value
+            sentinel_options[name.removeprefix("sentinel_")] = value
         else:
             host[name] = value
             if name.startswith("ssl_"):
-                of_sentinels[name] = value
-    return host | {"sentinel_kwargs": of_sentinels}
+                sentinel_options[name] = value
+    return host | {"sentinel_kwargs": sentinel_options}
 
 
 def _address(text: str) -> tuple[str, int]:
@@ -177,73 +161,3 @@ def _address(text: str) -> tuple[str, int]:
     if not parts.hostname:
         raise ValueError("a Sentinel's address is missing")
     return parts.hostname, parts.port or SENTINEL_PORT
-
-
-# The channel layer
-
-
-def layer_config() -> dict[str, Any]:
-    """Return the ``CONFIG`` of the configured channel layer; empty if it has none."""
-    layers: dict[str, Any] = settings.CHANNEL_LAYERS
-    config: dict[str, Any] = layers.get("default", {}).get("CONFIG", {})
-    return config
-
-
-def has_servers(layer: Any) -> bool:
-    """Tell whether a channel layer is one of channels_redis, or says which servers it uses."""
-    known = (RedisPubSubChannelLayer, RedisChannelLayer)
-    return isinstance(layer, known) or bool(layer_config().get("hosts"))
-
-
-def layer_servers() -> list[Server]:
-    """Return the channel layer's servers, as channels_redis reads its ``hosts``."""
-    return [_server(host) for host in decode_hosts(layer_config().get("hosts"))]
-
-
-def _server(host: dict[str, Any]) -> Server:
-    """Read a URL, a host and port, or Sentinels, with whatever else connecting takes."""
-    options = {name: value for name, value in host.items() if name not in _OURS}
-    if "address" not in options and options.get("master_name") is not None:
-        sentinels = Sentinels(
-            options.pop("master_name"),
-            tuple(map(tuple, options.pop("sentinels"))),
-            _sorted(options.pop("sentinel_kwargs", None) or {}),
-        )
-        return Server("", _sorted(options), sentinels)
-    name, port = options.pop("host", "localhost"), options.pop("port", 6379)
-    url = options.pop("address", f"redis://{name}:{port}")
-    return Server(url, _sorted(options))
-
-
-def _sorted(options: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
-    return tuple(sorted((name, value) for name, value in options.items() if name not in _OURS))
-
-
-def group_name(kind: str) -> str:
-    """Return the channel-layer group of a subscription type."""
-    return GROUP_PREFIX + kind
-
-
-def group_address(kind: str) -> tuple[Server, str]:
-    """Return the server and the Redis channel on which the layer carries a type's group."""
-    channel = f"{layer_config().get('prefix', 'asgi')}__group__{group_name(kind)}"
-    servers = layer_servers()
-    return servers[_consistent_hash(channel, len(servers))], channel
-
-
-async def new_channel(layer: Any, kind: str) -> str:
-    """Return a new channel of the layer for a type's group, on that group's server.
-
-    The pub/sub layer's own ``new_channel`` takes any server: one that is away would keep types
-    that are elsewhere from being joined.
-    """
-    count = len(layer_servers())
-    if count == 1 or not isinstance(layer, RedisPubSubChannelLayer):
-        channel: str = await layer.new_channel()
-        return channel
-    wanted = _consistent_hash(group_address(kind)[1], count)
-    while True:
-        channel = f"{layer.prefix}specific.{uuid.uuid4().hex}"
-        if _consistent_hash(channel, count) == wanted:
-            await layer._subscribe_to_channel(channel)
-            return channel

@@ -17,10 +17,11 @@ from typing import Any
 
 from channels.layers import get_channel_layer
 
-from realtime.cluster.servers import group_name, new_channel
+from realtime.cluster.clients import Unavailable
+from realtime.cluster.layer import group_name, new_channel, received
 from realtime.delivery.feed import Batch, Count, Deliver, Feed, Tell
 from realtime.hub.message import Message
-from realtime.log import LogUnavailable, get_log, read_position, unpack
+from realtime.log import get_log, read_position, unpack
 from realtime.monitoring.tracing import get_tracing
 from realtime.protocol import Position, encode_payload
 from realtime.tasks import end
@@ -36,10 +37,6 @@ MAX_BATCH = 512
 # Seconds between looks at the newest positions, and until what is under way must have come.
 HEAD_INTERVAL = 1.0
 GRACE = 0.1
-
-
-class LayerUnavailable(Exception):
-    """The channel layer does not answer."""
 
 
 class Broker:
@@ -58,14 +55,11 @@ class Broker:
         """Become a member of a type's group; return when messages sent from now on arrive.
 
         Raises:
-            LayerUnavailable: the layer did not confirm it in time. Nothing is left behind.
+            Unavailable: the layer did not confirm it in time. Nothing is left behind.
         """
         if kind in self._receivers:
             return
-        try:
-            feed = Feed(kind, get_log(), self._deliver, self._tell, self._count)
-        except LogUnavailable as error:
-            raise LayerUnavailable(str(error)) from error
+        feed = Feed(kind, get_log(), self._deliver, self._tell, self._count)
         receiver = self._receivers[kind] = _Receiver(feed)
         try:
             async with asyncio.timeout(JOIN_TIMEOUT):
@@ -74,7 +68,7 @@ class Broker:
             await self.leave(kind)
             if isinstance(error, asyncio.CancelledError):
                 raise
-            raise LayerUnavailable(str(error) or type(error).__name__) from error
+            raise Unavailable(str(error) or type(error).__name__) from error
         if self._watch is None:
             self._watch = asyncio.create_task(self._watch_heads(), name="broker watch")
 
@@ -107,7 +101,7 @@ class Broker:
             await asyncio.sleep(HEAD_INTERVAL)
             try:
                 await self._look_at_heads()
-            except LogUnavailable as error:
+            except Unavailable as error:
                 logger.warning("messages are late: %s", error)
             except Exception:
                 logger.exception("looking at the log")
@@ -180,7 +174,7 @@ class _Receiver:
                 await self._drain(batches)
                 if batches:
                     await self.feed.take(batches)
-            except LogUnavailable as error:
+            except Unavailable as error:
                 logger.warning("messages of %s are late: %s", self._group, error)
             except Exception:
                 logger.exception("receiving from %s", self._group)
@@ -188,17 +182,12 @@ class _Receiver:
 
     async def _drain(self, batches: list[Batch]) -> None:
         """Add what else has arrived already."""
-        queue = self._waiting()
+        queue = received(self._layer, self._channel)
         count = sum(len(batch.messages) for batch in batches)
         while queue is not None and not queue.empty() and count < MAX_BATCH:
             more = self._read(await self._layer.receive(self._channel))
             batches += more
             count += sum(len(batch.messages) for batch in more)
-
-    def _waiting(self) -> asyncio.Queue[Any] | None:
-        """Return the layer's queue for this channel, if it lets one see it."""
-        queue = getattr(self._layer, "channels", {}).get(self._channel)
-        return queue if isinstance(queue, asyncio.Queue) else None
 
     def _read(self, message: dict[str, Any]) -> list[Batch]:
         """Return the published messages in a group message. What is none is logged and dropped."""

@@ -13,10 +13,11 @@ from typing import Any
 
 import msgspec
 
+from realtime.cluster.clients import Unavailable
 from realtime.delivery.feed import END, Feed
 from realtime.filters import OR, compile_filters
 from realtime.filters.clauses import MISSING, Filter, lookup, matches
-from realtime.log import LogUnavailable, get_log
+from realtime.log import get_log
 
 # The most that is looked at: messages, and about so many bytes of those that come from the log,
 # from which so many messages are read one after another.
@@ -84,7 +85,7 @@ async def explain(
     is *enforced*. *feed* is the type's, if there is one here.
 
     Raises:
-        LogUnavailable: the messages are not at hand, and the log does not answer.
+        Unavailable: the messages are not at hand, and the log does not answer.
     """
     explanation = Explanation(filters)
     retained = 0
@@ -109,7 +110,7 @@ def _decode(body: bytes) -> Any:
 
 
 async def _newest(kind: str, feed: Feed | None) -> AsyncIterator[Sequence[bytes]]:
-    """Yield the newest messages of a type, some at a time. Raises ``LogUnavailable``."""
+    """Yield the newest messages of a type, some at a time. Raises ``Unavailable``."""
     if feed is not None:
         at_hand = feed.read_at_hand(max(0, feed.position.offset - MAX_MESSAGES))
         if at_hand is not None:
@@ -123,7 +124,7 @@ async def _newest(kind: str, feed: Feed | None) -> AsyncIterator[Sequence[bytes]
         while after < high:
             chunk = await log.read(kind, after)
             if chunk.epoch != epoch:
-                raise LogUnavailable("another log has begun")
+                raise Unavailable("another log has begun")
             bodies = [entry.body for entry in chunk.entries[: max(0, high + 1 - chunk.first)]]
             if chunk.first > after + 1:
                 oldest = start  # what is before it is not retained

@@ -83,7 +83,7 @@ class Feed:
         self._closed = False
 
     async def start(self) -> None:
-        """Begin at the end of the log, with what is recent at hand. Raises ``LogUnavailable``."""
+        """Begin at the end of the log, with what is recent at hand. Raises ``Unavailable``."""
         newest = await self._log.read(self.kind, END)
         start = max(0, newest.head - RECENT_MESSAGES)
         self._sequence = Sequence(Position(newest.epoch, start))
@@ -113,7 +113,7 @@ class Feed:
         """Deliver what a group has brought, in order, and what it should have brought before.
 
         Raises:
-            LogUnavailable: something is missing and cannot be read now. It and what comes after
+            Unavailable: something is missing and cannot be read now. It and what comes after
                 it are left to :meth:`catch_up`, but for what is not in the log.
         """
         async with self.lock:
@@ -134,7 +134,7 @@ class Feed:
                 await self._catch_up(self._hand_on)
 
     async def catch_up(self) -> None:
-        """Deliver what is in the log and has not been delivered. Raises ``LogUnavailable``."""
+        """Deliver what is in the log and has not been delivered. Raises ``Unavailable``."""
         async with self.lock:
             await self._catch_up(self._hand_on)
 
@@ -190,7 +190,7 @@ class Feed:
         """Return messages after an offset, or as many as one read gives.
 
         Raises:
-            LogUnavailable: they are not at hand, and the log does not answer.
+            Unavailable: they are not at hand, and the log does not answer.
         """
         at_hand = self.read_at_hand(after)
         return at_hand if at_hand is not None else await self._read_log(after)

@@ -12,13 +12,14 @@ import logging
 import time
 from collections.abc import AsyncIterator
 
+from realtime.cluster.clients import Unavailable
 from realtime.delivery.feed import Feed, Lost, Range
 from realtime.delivery.transport import ConnectionOutlet
 from realtime.delivery.writer import Writer
 from realtime.hub.groups import Subscription
 from realtime.hub.message import Message, cut
 from realtime.hub.shaping import Survivors
-from realtime.log import READ_ENTRIES, LogUnavailable
+from realtime.log import READ_ENTRIES
 from realtime.protocol import Position
 from realtime.protocol.subscribe import Request
 
@@ -65,7 +66,7 @@ class Replay:
     # Before the client is told
 
     async def plan(self, request: Request) -> None:
-        """Find out what is to be replayed. Raises ``LogUnavailable``.
+        """Find out what is to be replayed. Raises ``Unavailable``.
 
         A resume is what a subscription would have been sent, so without what has been superseded; a
         rewind is history, in which only a newer message of the same value supersedes.
@@ -146,7 +147,7 @@ class Replay:
         while after < until:
             found = await self._feed.read(after)
             if found.epoch != self.live_from.epoch:
-                raise LogUnavailable("another log has begun")
+                raise Unavailable("another log has begun")
             messages = _until(found.messages, until)
             first = messages[0].offset if messages else until + 1
             yield Range(found.epoch, found.head, first, messages)
@@ -165,7 +166,7 @@ class Replay:
                 if not await self._send_next():
                     self._outlet.overflow()
                     return
-            except LogUnavailable as error:
+            except Unavailable as error:
                 logger.warning("replaying %s: %s", self.subscription.type, error)
                 await asyncio.sleep(RETRY_INTERVAL)
 

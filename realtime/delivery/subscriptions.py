@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from realtime.delivery.broker import Broker, LayerUnavailable
+from realtime.delivery.broker import Broker
 from realtime.delivery.dispatcher import Dispatcher
 from realtime.delivery.explain import explain
 from realtime.delivery.feed import Feed
@@ -21,7 +21,6 @@ from realtime.delivery.writer import Writer
 from realtime.filters import Filter
 from realtime.hub.groups import Subscription
 from realtime.hub.index import Hub
-from realtime.log import LogUnavailable
 from realtime.monitoring.metrics import Counters
 from realtime.protocol import Position
 from realtime.protocol.options import Options
@@ -63,7 +62,7 @@ class Subscriptions:
         """Add a subscription; it receives what :meth:`go_live` then sends, and live messages.
 
         Raises:
-            LayerUnavailable: the type's group could not be joined or its log not be read; nothing
+            Unavailable: the type's group could not be joined or its log not be read; nothing
                 is left behind.
         """
         subscription = self._hub.subscribe(outlet, kind, compiled, subscription_id, options)
@@ -75,10 +74,8 @@ class Subscriptions:
             self._replays[subscription] = replay, None
             await replay.plan(request)
             self._stats.replays += bool(replay.replayed)
-        except BaseException as error:
+        except BaseException:
             self.unsubscribe(subscription)
-            if isinstance(error, LogUnavailable):
-                raise LayerUnavailable(str(error)) from error
             raise
         return replay
 
@@ -86,13 +83,10 @@ class Subscriptions:
         """Tell what of the newest messages matches; see :mod:`realtime.delivery.explain`.
 
         Raises:
-            LayerUnavailable: the type's log could not be read.
+            Unavailable: the type's log could not be read.
         """
         feed = self._broker.feed(kind) if self._broker.has_joined(kind) else None
-        try:
-            return await explain(kind, feed, enforced, filters)
-        except LogUnavailable as error:
-            raise LayerUnavailable(str(error)) from error
+        return await explain(kind, feed, enforced, filters)
 
     def go_live(self, replay: Replay) -> None:
         """Send what a new subscription is to receive first; what takes longer goes on by itself."""

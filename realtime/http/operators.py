@@ -13,7 +13,6 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import msgspec
-import redis
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
@@ -136,6 +135,6 @@ async def _processors() -> bytes:
     """Return the numbers of processors, if the channel layer answers."""
     try:
         return expose_processors(await read_reports())
-    except (redis.RedisError, OSError) as error:
-        logger.warning("reading the reports of processors: %s", error)
+    except Unavailable as error:
+        logger.warning("reading how processors stand: %s", error)
         return b""

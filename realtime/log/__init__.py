@@ -1,8 +1,8 @@
-"""The log of each subscription type: dense offsets from 1 and an epoch, kept for a while.
+"""The log of each subscription type: its newest messages, with an epoch and dense offsets.
 
-What is appended here is published; the channel layer only makes it fast. Knows storage and
-retention, nothing of subscriptions. :class:`RedisLog` serves the layers of channels_redis,
-:class:`MemoryLog` Channels' in-memory layer.
+A message that is appended here is published; the channel layer only makes it fast. Knows storage
+and retention, nothing of subscriptions. :class:`RedisLog` serves the pub/sub layer of
+channels_redis, :class:`MemoryLog` Channels' in-memory layer.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from weakref import WeakKeyDictionary
 
 from channels.layers import InMemoryChannelLayer, get_channel_layer
 
-from realtime.cluster.servers import has_servers
+from realtime.cluster.clients import Unavailable
+from realtime.cluster.layer import uses_redis
 from realtime.log.contract import (
     NO_POSITION,
     READ_BYTES,
@@ -22,7 +23,6 @@ from realtime.log.contract import (
     Chunk,
     Entry,
     Log,
-    LogUnavailable,
     pack,
     position_text,
     read_position,
@@ -40,7 +40,6 @@ __all__ = [
     "Chunk",
     "Entry",
     "Log",
-    "LogUnavailable",
     "MemoryLog",
     "RedisLog",
     "get_log",
@@ -50,6 +49,7 @@ __all__ = [
     "unpack",
 ]
 
+_redis_log = RedisLog()
 _memory_logs: WeakKeyDictionary[Any, MemoryLog] = WeakKeyDictionary()
 
 
@@ -57,13 +57,15 @@ def get_log() -> Log:
     """Return the log that belongs to the configured channel layer.
 
     Raises:
-        LogUnavailable: no log belongs to the layer; the system checks say so too.
+        Unavailable: no log belongs to the layer; the system check realtime.E001 says so too.
     """
     layer = get_channel_layer()
     if layer is None:
-        raise LogUnavailable("no channel layer is configured")
-    if has_servers(layer):
-        return RedisLog()
+        raise Unavailable("no channel layer is configured")
+    if uses_redis(layer):
+        return _redis_log
     if isinstance(layer, InMemoryChannelLayer):
         return _memory_logs.setdefault(layer, MemoryLog())
-    raise LogUnavailable("the channel layer is neither one of channels_redis nor Channels' own")
+    raise Unavailable(
+        "the layer is neither the pub/sub layer of channels_redis nor Channels' in-memory layer"
+    )

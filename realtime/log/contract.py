@@ -1,4 +1,17 @@
-"""What a log promises, and how what it keeps is written; nothing of where it is kept."""
+"""What a log promises, and how its messages and positions are written; nothing of where they are.
+
+Each subscription type has a log. Its messages are numbered 1, 2, 3 and so on without a gap: their
+*offsets* are dense, so a reader that has message 7 and receives message 9 knows that exactly
+message 8 is missing, and asks the log for it.
+
+An offset alone does not identify a message. Suppose that a client has received up to offset 7 when
+the server's memory is lost; the new log begins at offset 1, and has reached 9 when the client comes
+back and asks for what follows 7. It would get 8 and 9 and never learn that it has missed 1 to 7. So
+each log has a random *epoch*, a new one whenever it begins anew, and a position is both::
+
+    before    epoch 3f9a    1 2 3 4 5 6 7          the client has seen 3f9a:7
+    after     epoch b021    1 2 3 4 5 6 7 8 9      it is told that 3f9a is gone, and reads from 1
+"""
 
 from __future__ import annotations
 
@@ -16,10 +29,6 @@ READ_ENTRIES = 256
 READ_BYTES = 1024 * 1024
 
 
-class LogUnavailable(Exception):
-    """The log does not answer, or there is none."""
-
-
 class Entry(NamedTuple):
     """One message as it was appended; ``timestamp`` in seconds since 1970."""
 
@@ -30,8 +39,9 @@ class Entry(NamedTuple):
 class Chunk(NamedTuple):
     """Consecutive entries of a log.
 
-    ``head`` is the offset of the newest message. ``first`` is that of the first entry; what is
-    missing before it is no longer retained. Without entries it is ``head + 1``.
+    ``head`` is the offset of the newest message, ``first`` that of the first entry, ``head + 1`` if
+    there is none. If ``first`` is beyond the offset that was asked for, what is between them is no
+    longer retained.
     """
 
     epoch: str
@@ -41,10 +51,10 @@ class Chunk(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Messages that travel and are kept as one piece.
+    """Messages that are sent and stored as one piece.
 
-    ``before`` and ``after`` are the group message around its position, up to ``packed``, for a
-    log that can send it; else empty.
+    A log in Redis sends the group message ``before + POSITION + after + packed`` by itself. Both
+    parts are empty if it must not.
     """
 
     bodies: Sequence[bytes]
@@ -57,9 +67,9 @@ class Batch(NamedTuple):
 class Append:
     """Messages to be appended together.
 
-    ``once`` identifies them: within ``once_ttl`` seconds and one epoch the same again appends
-    nothing and gives the first position. So an attempt whose answer was lost may be repeated; and
-    if the log was lost with what it had confirmed, the new one gets it.
+    ``once`` identifies the append: repeated within ``once_ttl`` seconds and in the same epoch, it
+    appends nothing and returns the first attempt's position. So an attempt whose answer was lost
+    may be repeated. In a new epoch the messages are appended again, since the log has lost them.
     """
 
     kind: str
@@ -70,18 +80,18 @@ class Append:
 
 
 class Log(Protocol):
-    """The logs of all types. Every method raises :class:`LogUnavailable`."""
+    """The logs of all types. Methods may raise :class:`realtime.cluster.clients.Unavailable`."""
 
-    def append(self, what: Append) -> Position:
+    def append(self, append: Append) -> Position:
         """Append and return the first message's position; from any thread."""
 
-    async def aappend(self, what: Append) -> Position:
+    async def aappend(self, append: Append) -> Position:
         """Append and return the first message's position."""
 
     async def read(self, kind: str, after: int, at_most: int | None = None) -> Chunk:
-        """Return what is retained after an offset, or as much as one read gives.
+        """Return the retained messages after an offset, or the first of them.
 
-        That is about :data:`READ_BYTES`, and *at_most* messages or :data:`READ_ENTRIES`.
+        They are about :data:`READ_BYTES`, and *at_most* messages or :data:`READ_ENTRIES`.
         """
 
     async def heads(self, kinds: Iterable[str]) -> dict[str, Position]:
@@ -91,7 +101,11 @@ class Log(Protocol):
         """Return how many messages of each type are retained, if its log answers."""
 
     async def renew(self, kind: str, seen: Position) -> None:
-        """Begin a new epoch if the log has lost the message at *seen*, which was there."""
+        """Begin a new epoch if the log no longer has the message at *seen*.
+
+        *seen* is a position that the log has given before. A server that was killed may have lost
+        its last messages, and would give their offsets to others.
+        """
 
 
 def position_text(position: Position) -> str:
@@ -105,17 +119,17 @@ def read_position(text: str) -> Position:
     return Position(epoch, int(offset))
 
 
-# As wide as any position, to be replaced by one.
+# A placeholder as wide as any position, to be replaced by one.
 NO_POSITION = position_text(Position("0" * 16, 0))
 
 
 def pack(bodies: Sequence[bytes]) -> bytes:
-    """Make one piece of payloads."""
+    """Encode payloads as one piece."""
     return _packer.encode(bodies)
 
 
 def unpack(packed: bytes) -> list[bytes]:
-    """Return what :func:`pack` was given."""
+    """Return the payloads that :func:`pack` encoded."""
     return _unpacker.decode(packed)
 
 

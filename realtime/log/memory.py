@@ -1,4 +1,4 @@
-"""The log in memory, within one process: for a channel layer that does not leave it either."""
+"""The log in memory, for the channel layer within one process."""
 
 from __future__ import annotations
 
@@ -36,39 +36,42 @@ class MemoryLog:
 
     def __init__(self) -> None:
         self._streams: dict[str, _Stream] = {}
-        # Type and identification of an append -> its position and when to forget it.
-        self._known: dict[tuple[str, str], tuple[Position, float]] = {}
+        # Type and ``once`` of an append -> its position and when to forget it.
+        self._appended: dict[tuple[str, str], tuple[Position, float]] = {}
         self._forget_at = 1000
         # Publishers may be in other threads than readers.
         self._lock = threading.Lock()
 
-    def append(self, what: Append) -> Position:
-        """Append; announcing is the caller's."""
-        key = what.kind, what.once
+    def append(self, append: Append) -> Position:
+        """Append; the caller sends the messages to the group."""
+        key = append.kind, append.once
         with self._lock:
             now = time.time()
-            stream = self._stream(what.kind)
-            known, until = self._known.get(key, (None, 0.0))
-            if known is not None and known.epoch == stream.epoch and until > now:
-                return known
+            stream = self._stream(append.kind)
+            earlier, until = self._appended.get(key, (None, 0.0))
+            if earlier is not None and earlier.epoch == stream.epoch and until > now:
+                return earlier
             self._forget(now)
             position = Position(stream.epoch, stream.head + 1)
-            for batch in what.batches:
-                stream.entries.extend(Entry(what.timestamp, body) for body in batch.bodies)
+            for batch in append.batches:
+                stream.entries.extend(Entry(append.timestamp, body) for body in batch.bodies)
                 stream.head += len(batch.bodies)
             stream.trim(now)
-            self._known[key] = position, now + what.once_ttl
+            self._appended[key] = position, now + append.once_ttl
             return position
 
     def _forget(self, now: float) -> None:
-        """Drop identifications that are due, once there are twice as many as were left before."""
-        if len(self._known) >= self._forget_at:
-            self._known = {key: known for key, known in self._known.items() if known[1] > now}
-            self._forget_at = 2 * len(self._known) + 1000
+        """Forget appends that are due, once there are twice as many as the last time left."""
+        if len(self._appended) >= self._forget_at:
+            appended = self._appended.items()
+            self._appended = {
+                key: (position, due) for key, (position, due) in appended if due > now
+            }
+            self._forget_at = 2 * len(self._appended) + 1000
 
-    async def aappend(self, what: Append) -> Position:
-        """Append; announcing is the caller's."""
-        return self.append(what)
+    async def aappend(self, append: Append) -> Position:
+        """Append; the caller sends the messages to the group."""
+        return self.append(append)
 
     async def read(self, kind: str, after: int, at_most: int | None = None) -> Chunk:
         """Return what is retained after an offset, within the bounds of one read."""

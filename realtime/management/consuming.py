@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from channels.layers import get_channel_layer
 from django.core.management.base import CommandError, CommandParser
 
+from realtime.cluster import get_cluster
 from realtime.cluster.clients import close_async_clients
-from realtime.cluster.servers import has_servers
 from realtime.management.running import STOP_SIGNALS, RunningCommand
 from realtime.protocol import SUBSCRIPTION_TYPES
 from realtime.publishing.bridge import CannotConsume, Consumption, Source
@@ -42,7 +41,7 @@ class ConsumingCommand(RunningCommand):
                 f"{error.name} is not installed: pip install -r {self.requirements}"
             ) from None
         self.say(f"{source} into {options['type']}")
-        if not has_servers(get_channel_layer()):
+        if not get_cluster().is_shared:
             raise CommandError("the channel layer is of one process: there is no log to publish to")
         try:
             summary = asyncio.run(_consume(source, options["type"], options["stop_on_invalid"]))

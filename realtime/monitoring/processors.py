@@ -9,14 +9,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Sequence
-from typing import Any
 
 import msgspec
-from channels.layers import get_channel_layer
 
-from realtime.cluster.clients import async_client, registry
-from realtime.cluster.membership import key
-from realtime.cluster.servers import has_servers
+from realtime.cluster import get_cluster
 
 # Seconds after which a processor that nobody runs is forgotten.
 FORGET_AFTER = 86_400
@@ -40,43 +36,26 @@ class Report(msgspec.Struct):
 _decoder = msgspec.json.Decoder(Report)
 
 
-def _key() -> str:
-    return key("processors")
+_TABLE = "processors"
 
 
 async def report(group: str, names: Collection[str], running: Sequence[Report]) -> None:
     """Report the processors that run here; forget those of the group that are not in *names*.
 
     Raises:
-        redis.RedisError, OSError: the server does not answer.
+        realtime.cluster.clients.Unavailable: the server does not answer.
     """
-    with registry.asking() as server:
-        client = await async_client(server)
-        async with client.pipeline(transaction=False) as pipeline:
-            if running:
-                fields: Any = {own.processor: msgspec.json.encode(own) for own in running}
-                pipeline.hset(_key(), mapping=fields)
-            pipeline.hgetall(_key())
-            pipeline.expire(_key(), FORGET_AFTER)
-            reports = _decode((await pipeline.execute())[-2])
-        long_ago = time.time() - FORGET_AFTER
-        gone = [
-            other.processor
-            for other in reports
-            if other.read_at < long_ago or (other.group == group and other.processor not in names)
-        ]
-        if gone:
-            await client.hdel(_key(), *gone)
+    long_ago = time.time() - FORGET_AFTER
+    forgotten = [
+        earlier.processor
+        for earlier in await read_reports()
+        if earlier.read_at < long_ago or (earlier.group == group and earlier.processor not in names)
+    ]
+    rows = {each.processor: msgspec.json.encode(each) for each in running}
+    await get_cluster().write_rows(_TABLE, rows, set(forgotten) - rows.keys(), seconds=FORGET_AFTER)
 
 
 async def read_reports() -> list[Report]:
-    """Return the reports of all processors, sorted by name. Raises as :func:`report` does."""
-    if not has_servers(get_channel_layer()):
-        return []
-    with registry.asking() as server:
-        texts: Any = await (await async_client(server)).hgetall(_key())
-    return sorted(_decode(texts), key=lambda report: report.processor)
-
-
-def _decode(texts: dict[bytes, bytes]) -> list[Report]:
-    return [_decoder.decode(text) for text in texts.values()]
+    """Return how all processors stand, in the order of their names. Raises as :func:`report`."""
+    rows = await get_cluster().read_rows(_TABLE)
+    return sorted(map(_decoder.decode, rows.values()), key=lambda report: report.processor)

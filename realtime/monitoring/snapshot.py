@@ -9,38 +9,12 @@ of one process there is only that process. Knows nothing of which numbers there 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from operator import attrgetter
 from typing import Any
 
 import msgspec
-from channels.layers import get_channel_layer
 
-from realtime.cluster.clients import async_client, registry, sync_client
-from realtime.cluster.membership import FORGET_AFTER, GONE_AFTER, each_server, key, processes_key
-from realtime.cluster.servers import Server, has_servers
+from realtime.cluster import get_cluster
 from realtime.monitoring.metrics import METRICS, Histogram
-
-# Keys: the processes, their snapshots. Arguments: the process that writes and its snapshot, or two
-# empty texts to read only; seconds until a process counts as gone and until it is forgotten.
-# Returns the snapshots of the processes that run.
-_EXCHANGE = """
-if ARGV[1] ~= '' then
-    redis.call('HSET', KEYS[2], ARGV[1], ARGV[2])
-    redis.call('EXPIRE', KEYS[2], ARGV[4])
-end
-local all = redis.call('HGETALL', KEYS[2])
-local since = redis.call('TIME')[1] - ARGV[3]
-local running = {}
-for at = 1, #all, 2 do
-    local heard = tonumber(redis.call('ZSCORE', KEYS[1], all[at]) or 0)
-    if heard > since then
-        running[#running + 1] = all[at + 1]
-    elseif heard == 0 and ARGV[1] ~= '' then
-        redis.call('HDEL', KEYS[2], all[at])
-    end
-end
-return running
-"""
 
 
 class Snapshot(msgspec.Struct):
@@ -85,49 +59,29 @@ class Snapshot(msgspec.Struct):
 _decoder = msgspec.json.Decoder(Snapshot)
 
 
-def _arguments(own: Snapshot | None) -> tuple[Any, ...]:
-    name = own.process if own else ""
-    text = msgspec.json.encode(own) if own else b""
-    return 2, processes_key(), key("figures"), name, text, GONE_AFTER, FORGET_AFTER
-
-
 async def exchange(own: Snapshot) -> list[Snapshot]:
-    """Report a process's snapshot; return those of all processes.
-
-    Raises:
-        redis.RedisError, OSError: the server does not answer.
-    """
-    if not has_servers(get_channel_layer()):
-        return [own]
-    with registry.asking() as server:
-        client = await async_client(server)
-        return _decode(await client.eval(_EXCHANGE, *_arguments(own)))
+    """Report a process's figures; return those of all, its own at least. Raises ``Unavailable``."""
+    texts = await get_cluster().exchange(own.process, msgspec.json.encode(own))
+    snapshots = map(_decoder.decode, texts)
+    return _sorted([own, *(other for other in snapshots if other.process != own.process)])
 
 
 def read_all() -> list[Snapshot]:
-    """Return the snapshots of all running processes; blocks.
+    """Return what the running processes reported; blocks.
 
     Raises:
-        realtime.cluster.membership.Unanswered: the channel layer does not answer.
+        realtime.cluster.clients.Unavailable: the channel layer does not answer.
     """
-    if not has_servers(get_channel_layer()):
-        return []
     latest: dict[str, Snapshot] = {}
-    for snapshots in each_server(_read):
-        for snapshot in snapshots:
-            other = latest.get(snapshot.process)
-            if other is None or other.at < snapshot.at:
-                latest[snapshot.process] = snapshot
-    return sorted(latest.values(), key=attrgetter("process"))
+    for snapshot in map(_decoder.decode, get_cluster().read_figures()):
+        other = latest.get(snapshot.process)
+        if other is None or other.at < snapshot.at:
+            latest[snapshot.process] = snapshot
+    return _sorted(latest.values())
 
 
-def _read(server: Server) -> list[Snapshot]:
-    reply: Any = sync_client(server).eval(_EXCHANGE, *_arguments(None))
-    return _decode(reply)
-
-
-def _decode(texts: Iterable[bytes]) -> list[Snapshot]:
-    return sorted(map(_decoder.decode, texts), key=attrgetter("process"))
+def _sorted(processes: Iterable[Snapshot]) -> list[Snapshot]:
+    return sorted(processes, key=lambda snapshot: snapshot.process)
 
 
 def add_up(snapshots: Sequence[Snapshot]) -> dict[str, Any]:

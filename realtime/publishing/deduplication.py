@@ -1,51 +1,30 @@
-"""Messages that another system has numbered, taken into a type's log once, however often they come.
+"""Messages that another system has numbered, appended to a type's log exactly once.
 
-Which numbers the log has is kept beside it, a bit each, and set in the call that appends. So it
-does not matter who brings a message again, when, or together with which others. Knows nothing of
-the systems; what follows them is in :mod:`realtime.publishing.bridge`.
+Beside the log is a bit for each number that it has, set in the call that appends. So it does not
+matter who brings a message again, when, or together with which others. Knows nothing of the other
+systems; :mod:`realtime.publishing.bridge` reads them.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
-from redis.asyncio import Redis
+import msgspec
 
-from realtime.cluster.servers import group_address
-from realtime.log import LogUnavailable, read_position
-from realtime.log.redis import APPEND_FUNCTION, append_arguments, ask, log_keys
+from realtime.cluster.clients import Unavailable, ask
+from realtime.cluster.layer import group_address
+from realtime.cluster.scripts import Script
+from realtime.log import read_position
+from realtime.log.redis import append_arguments, log_keys
 from realtime.publishing import Publication, PublishError
 
 # Numbers in one bitmap of 8 KiB, and seconds for which one is kept after the last was set.
 BLOCK = 65_536
-KEPT = 7 * 86_400
+BITMAP_TTL = 7 * 86_400
 
-# Keys: those of append(), then bitmaps. Arguments: seconds to keep these, how many messages; for
-# each the place of its bitmap among the keys, and its bit; then those of append(). Returns which of
-# the messages, counted from 1, there are already, and appends none if there are any; else the
-# first position.
-_TAKE = (
-    APPEND_FUNCTION
-    + """
-local count = tonumber(ARGV[2])
-local known = {}
-for i = 1, count do
-  if redis.call('GETBIT', KEYS[tonumber(ARGV[2 * i + 1])], ARGV[2 * i + 2]) == 1 then
-    known[#known + 1] = i
-  end
-end
-if #known > 0 then return known end
-local position = append(2 * count + 3)
-for i = 1, count do
-  redis.call('SETBIT', KEYS[tonumber(ARGV[2 * i + 1])], ARGV[2 * i + 2], 1)
-end
-for i = 3, #KEYS do redis.call('EXPIRE', KEYS[i], ARGV[1]) end
-return position
-"""
-)
+_TAKE = Script("realtime.publishing", "take")
 
 
 class Numbered(NamedTuple):
@@ -61,38 +40,36 @@ async def take(kind: str, source: str, messages: Sequence[Numbered]) -> int:
     Raises:
         PublishError: the log may or may not have them; to take them again is safe.
     """
-    left = list(dict(messages).items())
-    while left:
-        reply = await _try(kind, source, [Numbered(*one) for one in left])
+    remaining = [Numbered(*message) for message in dict(messages).items()]
+    while remaining:
+        reply = await _try(kind, source, remaining)
         if isinstance(reply, bytes):
-            return len(left)
-        known = {place - 1 for place in reply}
-        left = [one for place, one in enumerate(left) if place not in known]
+            return len(remaining)
+        present = {place - 1 for place in reply}
+        remaining = [message for at, message in enumerate(remaining) if at not in present]
     return 0
 
 
 async def _try(kind: str, source: str, messages: Sequence[Numbered]) -> Any:
+    """Append all messages if the log has none of them; return the reply of ``take.lua``."""
     server, channel = group_address(kind)
-    publication = Publication(kind, [one.body for one in messages], None)
+    publication = Publication(kind, [message.body for message in messages], None)
     keys = log_keys(kind)
     stem = f"{keys[0]}:taken:{hashlib.sha256(source.encode()).hexdigest()[:32]}"
     places: dict[int, int] = {}
-    arguments: list[Any] = [KEPT, len(messages)]
-    for one in messages:
-        block, bit = divmod(one.number, BLOCK)
+    bits = []
+    for message in messages:
+        block, bit = divmod(message.number, BLOCK)
         if block not in places:
             keys.append(f"{stem}:{block}")
             places[block] = len(keys)
-        arguments += (places[block], bit)
-    arguments += append_arguments(publication.append, channel)
+        bits.append((places[block], bit))
+    taken = msgspec.msgpack.encode({"ttl": BITMAP_TTL, "bits": bits})
+    arguments = (taken, *append_arguments(publication.append, channel))
     try:
-        reply = await ask(server, partial(_run, keys, arguments))
-    except LogUnavailable as error:
+        reply = await ask(server, lambda client: _TAKE.acall(client, keys, *arguments))
+    except Unavailable as error:
         raise PublishError(f"the channel layer did not confirm the messages: {error}") from error
     if isinstance(reply, bytes) and not publication.is_announced:
         await publication.announce(read_position(reply.decode()))
     return reply
-
-
-async def _run(keys: Sequence[str], arguments: Sequence[Any], client: Redis) -> Any:
-    return await client.register_script(_TAKE)(keys, arguments)

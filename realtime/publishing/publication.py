@@ -16,13 +16,13 @@ from asgiref.sync import async_to_sync
 from channels.layers import get_channel_layer
 from channels_redis.pubsub import RedisPubSubChannelLayer
 
-from realtime.cluster.servers import group_name
+from realtime.cluster.clients import Unavailable
+from realtime.cluster.layer import group_name
 from realtime.config import get_streaming_config
 from realtime.log import (
     NO_POSITION,
     Append,
     Batch,
-    LogUnavailable,
     get_log,
     pack,
     position_text,
@@ -181,7 +181,7 @@ def publish_checked(
             return traced.appended(async_to_sync(_append_and_announce)(publication))
         try:
             return traced.appended(get_log().append(publication.append))
-        except LogUnavailable as error:
+        except Unavailable as error:
             raise _not_confirmed(error) from error
 
 
@@ -201,11 +201,11 @@ async def apublish_checked(
 async def _append_and_announce(publication: Publication) -> Position:
     try:
         position = await get_log().aappend(publication.append)
-    except LogUnavailable as error:
+    except Unavailable as error:
         raise _not_confirmed(error) from error
     await publication.announce(position)
     return position
 
 
-def _not_confirmed(error: LogUnavailable) -> PublishError:
+def _not_confirmed(error: Unavailable) -> PublishError:
     return PublishError(f"the channel layer did not confirm the message: {error}")

@@ -19,7 +19,7 @@ from typing import Any
 
 from django.conf import settings
 
-from realtime.cluster.membership import Unanswered
+from realtime.cluster.clients import Unavailable
 from realtime.config import WEBSOCKET_PREFIX, WebSocketConfig, get_streaming_config
 from realtime.monitoring.metrics import Counters
 from realtime.monitoring.snapshot import add_up, read_all
@@ -179,7 +179,7 @@ def _read_whole() -> dict[str, Any]:
     """Return the figures of the whole as the serving processes reported them; none if away."""
     try:
         return add_up(read_all())
-    except Unanswered:
+    except Unavailable:
         return add_up([])
 
 

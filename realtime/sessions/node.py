@@ -16,15 +16,14 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import psutil
-import redis
 from django.conf import settings
 
 from realtime.auth.failures import Failures
 from realtime.auth.limits import RequestLimits
 from realtime.auth.policy import POLL_INTERVAL, Policy
-from realtime.auth.quotas import ASSERT_INTERVAL, Leases
+from realtime.auth.quotas import ASSERT_INTERVAL, ConnectionQuotas
 from realtime.cluster import keeper
-from realtime.cluster.clients import close_async_clients
+from realtime.cluster.clients import Unavailable, close_async_clients
 from realtime.cluster.connections import answer
 from realtime.cluster.embedded import EmbeddedServer
 from realtime.cluster.membership import BEAT_INTERVAL, Process
@@ -32,7 +31,7 @@ from realtime.cluster.servers import uses_embedded
 from realtime.database import Database
 from realtime.delivery.subscriptions import Subscriptions
 from realtime.hub.index import Hub
-from realtime.log import LogUnavailable, get_log
+from realtime.log import get_log
 from realtime.monitoring.metrics import Counters
 from realtime.monitoring.sampler import Sampler
 from realtime.monitoring.snapshot import Snapshot, add_up, exchange
@@ -74,7 +73,7 @@ class Node:
         self._sampler = Sampler(self.process.name, self.stats)
         # What all processes reported last, this one among them.
         self.cluster: list[Snapshot] = []
-        self.leases = Leases(self.process.name, self.spawn)
+        self.leases = ConnectionQuotas(self.process.name, self.spawn)
         self.draining = False
         # Set before a drain in which others take the clients at once.
         self.moving = False
@@ -207,12 +206,12 @@ class Node:
 
     async def _beat(self) -> None:
         """Let other processes know that this one runs, and what its connections hold."""
-        with contextlib.suppress(redis.RedisError, OSError):  # readiness tells, and the broker
+        with contextlib.suppress(Unavailable):  # readiness tells, and the broker
             asked = time.monotonic()
-            was_gone = await self.process.beat()
+            beat = await self.process.beat()
             self.stats.round_trip = time.monotonic() - asked
             await self._report()
-            if was_gone:
+            if beat.was_gone:
                 await self.leases.write_all()
             else:
                 await self.leases.write()
@@ -220,7 +219,7 @@ class Node:
     async def look_at_cluster(self) -> list[Snapshot]:
         """Return what the processes reported last; this one's at least."""
         if not self.cluster:
-            with contextlib.suppress(redis.RedisError, OSError):
+            with contextlib.suppress(Unavailable):
                 await self._report()
         return self.cluster
 
@@ -235,11 +234,11 @@ class Node:
         """Count what the logs retain. Not in a beat, which a log that hangs must not hold up."""
         try:
             self.stats.log = await get_log().lengths(SUBSCRIPTION_TYPES)
-        except LogUnavailable:
+        except Unavailable:
             self.stats.log = {}
 
     async def _assert_leases(self) -> None:
-        with contextlib.suppress(redis.RedisError, OSError):
+        with contextlib.suppress(Unavailable):
             await self.leases.write_all()
 
     async def _answer(self, question: bytes) -> bytes:

@@ -10,14 +10,13 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
-import redis
 from channels.layers import get_channel_layer
-from channels_redis.pubsub import RedisPubSubChannelLayer
+from redis.asyncio import Redis
 
 from realtime.auth.policy import current_revision
-from realtime.cluster.clients import async_client
-from realtime.cluster.servers import Server, layer_servers
-from realtime.database import Database, Unavailable
+from realtime.cluster.clients import Unavailable, ask
+from realtime.cluster.layer import layer_servers, uses_redis
+from realtime.database import Database
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +45,7 @@ async def _ask(away: str, question: Callable[[], Awaitable[object]]) -> str:
     try:
         async with asyncio.timeout(TIMEOUT):
             await question()
-    except (Unavailable, redis.RedisError, OSError) as error:  # a TimeoutError is an OSError
+    except (Unavailable, TimeoutError) as error:
         logger.warning("not ready: %s: %s", away, error or type(error).__name__)
         return away
     return ""
@@ -56,11 +55,11 @@ async def _ask_layer() -> None:
     """Ask the servers of the layer, or the layer itself if it is of another kind."""
     layer = get_channel_layer()
     if layer is None:
-        raise ConnectionError("none is configured")
-    if isinstance(layer, RedisPubSubChannelLayer):
+        raise Unavailable("none is configured")
+    if uses_redis(layer):
         # Of several, one that answers is enough: the types of the others are away everywhere, and
         # to send clients elsewhere would take from them the types that are there.
-        await _first([_ping(server) for server in layer_servers()])
+        await _first([ask(server, _ping) for server in layer_servers()])
     else:
         await layer.group_send(_GROUP, {"type": "readiness"})
 
@@ -72,7 +71,7 @@ async def _first(questions: list[Coroutine[Any, Any, None]]) -> None:
         for number, answer in enumerate(asyncio.as_completed(asked), 1):
             try:
                 return await answer
-            except (redis.RedisError, OSError):
+            except Unavailable:
                 if number == len(asked):
                     raise
     finally:
@@ -88,6 +87,5 @@ def _forget(task: asyncio.Task[None]) -> None:
         task.exception()  # which nobody wants to know
 
 
-async def _ping(server: Server) -> None:
-    client = await async_client(server)
+async def _ping(client: Redis) -> None:
     await client.ping()

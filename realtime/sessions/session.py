@@ -19,7 +19,6 @@ from realtime.auth.grants import ANONYMOUS, Grant
 from realtime.auth.tokens import public_prefix
 from realtime.cluster.connections import Connection, Subscribed
 from realtime.database import Unavailable
-from realtime.delivery.broker import LayerUnavailable
 from realtime.delivery.replay import Replay
 from realtime.delivery.transport import ConnectionOutlet
 from realtime.filters import Filter, conjunction
@@ -283,7 +282,7 @@ class Session:
             found = await self.node.subscriptions.explain(
                 wanted.type, grant.filters, wanted.explained
             )
-        except LayerUnavailable as error:
+        except Unavailable as error:
             logger.warning("explaining %s: %s", wanted.type, error)
             raise ProtocolError(ErrorCode.UNAVAILABLE, details=RETRY) from None
         # Meanwhile its rights may have changed.
@@ -297,7 +296,7 @@ class Session:
             replay = await self.node.subscriptions.subscribe(
                 self.outlet, kind, enforced, subscription_id, wanted.request, wanted.options
             )
-        except LayerUnavailable as error:
+        except Unavailable as error:
             logger.warning("subscribing to %s: %s", kind, error)
             raise ProtocolError(ErrorCode.UNAVAILABLE, details=RETRY) from None
         # Meanwhile the client may have gone, or its rights may have changed.

@@ -261,7 +261,7 @@ async def test_a_log_that_is_lost(data_dir: Path, page: Driven, transport: str) 
         await page.numbers(1)
         server.administer(
             "from realtime.cluster.clients import sync_client\n"
-            "from realtime.cluster.servers import layer_servers\n"
+            "from realtime.cluster.layer import layer_servers\n"
             "sync_client(layer_servers()[0]).flushall()"
         )
         publish(server, 2)

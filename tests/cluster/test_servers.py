@@ -9,7 +9,8 @@ import pytest
 from channels.layers import get_channel_layer
 from django.test import override_settings
 
-from realtime.cluster.servers import Server, group_address, group_name, layer_hosts, layer_servers
+from realtime.cluster.layer import group_address, group_name, layer_servers
+from realtime.cluster.servers import Server, layer_hosts
 from realtime.protocol import SUBSCRIPTION_TYPES
 from tests.support.layers import PUBSUB
 
@@ -39,18 +40,18 @@ def layers(**config: Any) -> Any:
 )
 def test_a_server_is_read_as_channels_redis_reads_it(host: Any, server: Server) -> None:
     with layers(hosts=[host]):
-        assert layer_servers() == [server]
+        assert layer_servers() == (server,)
 
 
 @pytest.mark.parametrize("config", [{}, {"hosts": []}, {"hosts": None}])
 def test_without_any_it_is_the_local_one(config: dict[str, Any]) -> None:
     with layers(**config):
-        assert layer_servers() == [Server(LOCAL)]
+        assert layer_servers() == (Server(LOCAL),)
 
 
 def test_our_time_limits_are_the_layers_too(tmp_path: Path) -> None:
     with layers(hosts=layer_hosts(tmp_path)):
-        assert layer_servers() == [Server(f"unix://{tmp_path}/valkey.sock")]
+        assert layer_servers() == (Server(f"unix://{tmp_path}/valkey.sock"),)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])

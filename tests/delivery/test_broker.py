@@ -17,10 +17,10 @@ from channels.layers import get_channel_layer
 from django.test import override_settings
 
 from realtime import PublishError, publish
-from realtime.cluster.clients import close_async_clients
+from realtime.cluster.clients import Unavailable, close_async_clients
 from realtime.cluster.embedded import EmbeddedServer
 from realtime.delivery import broker as broker_module
-from realtime.delivery.broker import Broker, LayerUnavailable
+from realtime.delivery.broker import Broker
 from realtime.delivery.feed import Lost
 from realtime.hub.message import Message
 from realtime.protocol import SUBSCRIPTION_TYPES
@@ -230,7 +230,7 @@ async def test_without_a_server_joining_fails_in_bounded_time_and_leaves_nothing
     monkeypatch.setattr(broker_module, "JOIN_TIMEOUT", 0.5)
     with layer_of(data_dir):
         async with running_broker() as (broker, arrivals):
-            with pytest.raises(LayerUnavailable):
+            with pytest.raises(Unavailable):
                 await broker.join("events")
             assert not broker.has_joined("events")
             assert not [t for t in asyncio.all_tasks() if t.get_name() == "broker events"]
@@ -256,7 +256,7 @@ async def test_a_layer_that_swallows_messages_is_noticed(monkeypatch: pytest.Mon
     with override_settings(CHANNEL_LAYERS=IN_MEMORY):
         monkeypatch.setattr(get_channel_layer(), "group_send", swallow)
         async with running_broker() as (broker, _):
-            with pytest.raises(LayerUnavailable):
+            with pytest.raises(Unavailable):
                 await broker.join("events")
             assert not broker.has_joined("events")
 
@@ -264,7 +264,7 @@ async def test_a_layer_that_swallows_messages_is_noticed(monkeypatch: pytest.Mon
 async def test_without_a_layer_joining_fails() -> None:
     with override_settings(CHANNEL_LAYERS={}):
         async with running_broker() as (broker, _):
-            with pytest.raises(LayerUnavailable, match="no channel layer is configured"):
+            with pytest.raises(Unavailable, match="no channel layer is configured"):
                 await broker.join("events")
 
 

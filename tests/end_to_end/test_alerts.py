@@ -29,9 +29,9 @@ row = AlertRule.objects.create(**fields)
 result = row.webhook_secret
 """
 HAS_BEGUN = """
-from realtime.cluster.membership import key
+from realtime.cluster.layer import key
 from realtime.cluster.clients import sync_client
-from realtime.cluster.servers import group_address
+from realtime.cluster.layer import group_address
 server = group_address("alerts")[0]
 result = bool(sync_client(server).hget(key("{alerts}:processor:" + name), "offset"))
 """

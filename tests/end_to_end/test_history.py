@@ -151,7 +151,7 @@ class TestWhatTheGroupDoesNotBring:
 
 FLUSH = """
 from realtime.cluster.clients import sync_client
-from realtime.cluster.servers import group_address
+from realtime.cluster.layer import group_address
 sync_client(group_address("events")[0]).flushall()
 """
 

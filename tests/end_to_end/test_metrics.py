@@ -21,7 +21,7 @@ RATE_LIMIT = 20
 # As if a log's newest messages had been trimmed before anyone read them.
 TRIM = """
 from realtime.log.redis import log_keys
-from realtime.cluster.servers import group_address
+from realtime.cluster.layer import group_address
 from realtime.cluster.clients import sync_client
 sync_client(group_address(kind)[0]).hincrby(log_keys(kind)[0], "offset", count)
 """

@@ -22,6 +22,7 @@ from channels.layers import get_channel_layer
 
 from realtime import PublishError, apublish, publish, publish_many
 from realtime.cluster import servers
+from realtime.cluster.clients import Unavailable
 from realtime.cluster.embedded import EmbeddedServer
 from realtime.log import (
     READ_BYTES,
@@ -29,7 +30,6 @@ from realtime.log import (
     Append,
     Batch,
     Log,
-    LogUnavailable,
     MemoryLog,
     RedisLog,
     get_log,
@@ -701,18 +701,18 @@ async def expect_unavailable(log: Log) -> None:
     what = Append("events", [batch(b"1")], time.time())
     for _ in range(2):
         async with asyncio.timeout(FAILS_WITHIN):
-            with pytest.raises(LogUnavailable):
+            with pytest.raises(Unavailable):
                 await log.aappend(what)
         async with asyncio.timeout(FAILS_WITHIN):
-            with pytest.raises(LogUnavailable):
+            with pytest.raises(Unavailable):
                 await log.read("events", 0)
         async with asyncio.timeout(FAILS_WITHIN):
             assert await log.heads(["events", "metrics"]) == {}
             assert await log.lengths(["events", "metrics"]) == {}
         async with asyncio.timeout(FAILS_WITHIN):
-            with pytest.raises(LogUnavailable):
+            with pytest.raises(Unavailable):
                 await log.renew("events", Position("", 0))
-        with pytest.raises(LogUnavailable):
+        with pytest.raises(Unavailable):
             log.append(what)
 
 
@@ -729,7 +729,7 @@ async def test_what_is_no_valkey_is_unavailable(data_dir: Path, answer: bytes) -
 
 def test_without_a_layer_it_is_unavailable(settings: Any) -> None:
     settings.CHANNEL_LAYERS = {}
-    with pytest.raises(LogUnavailable, match="no channel layer is configured"):
+    with pytest.raises(Unavailable, match="no channel layer is configured"):
         get_log()
 
 
@@ -759,7 +759,7 @@ async def test_a_frozen_server_is_unavailable_and_a_retry_appends_nothing_twice(
                 stored.heads(["events"]),
                 return_exceptions=True,
             )
-        assert [type(outcome) for outcome in outcomes[:3]] == [LogUnavailable] * 3
+        assert [type(outcome) for outcome in outcomes[:3]] == [Unavailable] * 3
         assert outcomes[3] == {}
     # It carries out now what it had received before the client gave up.
     await until(lambda: stream_length(valkey) == 4)
@@ -800,7 +800,7 @@ async def test_a_failed_script_leaves_nothing_half_done(
     with asking(valkey) as server:
         server.config_set("maxmemory", "1")
         try:
-            with pytest.raises(LogUnavailable):
+            with pytest.raises(Unavailable):
                 await append(stored, b"2")
             with pytest.raises(PublishError, match="did not confirm"):
                 publish("events", {})

@@ -494,15 +494,12 @@ async def test_it_works_again_when_the_server_is_back(data_dir: Path) -> None:
                 await apublish("events", {})
 
 
-async def test_an_error_of_another_layer_is_a_publish_error(data_dir: Path) -> None:
-    core = {
-        "BACKEND": "channels_redis.core.RedisChannelLayer",
-        "CONFIG": {"hosts": [f"unix://{data_dir}/nobody.sock"]},
-    }
+async def test_another_layer_is_a_publish_error() -> None:
+    core = {"BACKEND": "channels_redis.core.RedisChannelLayer"}
     with override_settings(CHANNEL_LAYERS={"default": core}):
-        with pytest.raises(PublishError, match="did not confirm"):
+        with pytest.raises(PublishError, match="neither the pub/sub layer"):
             await apublish("events", {})
-        with pytest.raises(PublishError, match="did not confirm"):
+        with pytest.raises(PublishError, match="neither the pub/sub layer"):
             await sync_to_async(publish)("events", {})
 
 

@@ -135,7 +135,7 @@ class TestLimitOfAToken:
         async with client(server, token), client(other, token):
             server.administer(
                 "from realtime.cluster.clients import sync_client\n"
-                "from realtime.cluster.servers import layer_servers\n"
+                "from realtime.cluster.layer import layer_servers\n"
                 "r = sync_client(layer_servers()[0])\n"
                 "r.delete(*r.scan_iter('*:connections:*'), *r.scan_iter('*:processes'))"
             )

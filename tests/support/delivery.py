@@ -8,10 +8,10 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from realtime.delivery.broker import LayerUnavailable
+from realtime.cluster.clients import Unavailable
 from realtime.filters import compile_filters
 from realtime.hub.groups import Subscription
-from realtime.log import Chunk, LogUnavailable, MemoryLog
+from realtime.log import Chunk, MemoryLog
 from realtime.protocol import CloseCode, CloseReason, Position, encode
 from realtime.protocol.frames import split_frames, text_frame
 from realtime.protocol.subscribe import Request
@@ -32,7 +32,7 @@ class FickleLog(MemoryLog):
     async def _answer(self) -> None:
         await asyncio.sleep(self.delay)
         if self.is_away:
-            raise LogUnavailable("away")
+            raise Unavailable("away")
 
     async def read(self, kind: str, after: int, at_most: int | None = None) -> Chunk:
         """Return what is retained when the answer comes."""
@@ -129,7 +129,7 @@ class Session:
             replay = await self.node.subscriptions.subscribe(
                 self, KIND, compiled, "id", self.request
             )
-        except LayerUnavailable:
+        except Unavailable:
             self.ended = True
             return
         if self.ended:

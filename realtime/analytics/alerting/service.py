@@ -7,13 +7,11 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 
-import redis
-
 from realtime.analytics.alerting import ledger
 from realtime.analytics.alerting.courier import Courier
 from realtime.analytics.processing.runner import END, Runner
 from realtime.database import Database, Unavailable
-from realtime.log import LogUnavailable, get_log
+from realtime.log import get_log
 from realtime.protocol import Position
 from realtime.tasks import is_cancelled
 
@@ -64,7 +62,7 @@ class AlertService:
                 chunk = await get_log().read("alerts", END)
                 head = Position(chunk.epoch, chunk.head)
                 self._position = await self._database.run(ledger.begin, head)
-            except (LogUnavailable, Unavailable, redis.RedisError, OSError) as error:
+            except Unavailable as error:
                 logger.warning("starting: %s", error)
                 await asyncio.sleep(RETRY_INTERVAL)
 
@@ -104,7 +102,7 @@ async def _repeat(what: str, step: Callable[[], Awaitable[bool]], interval: floa
     while not is_cancelled():
         try:
             busy = await step()
-        except (LogUnavailable, Unavailable, redis.RedisError, OSError) as error:
+        except Unavailable as error:
             logger.warning("%s: %s", what, error)
             await asyncio.sleep(RETRY_INTERVAL)
         except Exception:

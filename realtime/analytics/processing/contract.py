@@ -1,8 +1,8 @@
-"""What a processor is: messages in, state and messages out. Pure.
+"""A processor: takes messages in, has a state, and publishes messages. Pure.
 
-A processor never waits and asks no clock; one that runs code of others is a
-:class:`WaitingProcessor`. What it has read up to, what it keeps and what it publishes are saved in
-one step, so each message counts once, whatever is killed when.
+A :class:`Processor` never waits and asks no clock; one whose work takes time is a
+:class:`WaitingProcessor`. How far it has read, its state and what it publishes are saved in one
+step, so each message counts once, whatever is killed and when.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ T = TypeVar("T")
 
 
 class Records:
-    """Consecutive messages of a type, decoded once for all who read them.
+    """Consecutive messages of a type, decoded once for all processors that read them.
 
-    ``first`` is the offset of the first, ``timestamps`` are when they were published, in seconds
-    since 1970, ``epoch`` is the log's. A payload that cannot be decoded here is ``None``.
+    ``first`` is the first message's offset, ``timestamps`` are when they were published, in seconds
+    since 1970, ``epoch`` is the log's. A payload that cannot be decoded is ``None``.
     """
 
-    __slots__ = ("_columns", "_known", "epoch", "first", "payloads", "timestamps")
+    __slots__ = ("_columns", "_computed", "epoch", "first", "payloads", "timestamps")
 
     def __init__(
         self, first: int, payloads: list[Any], timestamps: list[float], epoch: str = ""
@@ -37,11 +37,11 @@ class Records:
         self.timestamps = timestamps
         self.epoch = epoch
         self._columns: dict[Path, list[Any]] = {}
-        self._known: dict[Any, Any] = {}
+        self._computed: dict[Any, Any] = {}
 
     @classmethod
     def decode(cls, first: int, entries: Sequence[Entry], epoch: str = "") -> Records:
-        """Decode what a log returned."""
+        """Decode the entries of a log."""
         payloads = [_decode(entry.body) for entry in entries]
         return cls(first, payloads, [entry.timestamp for entry in entries], epoch)
 
@@ -53,11 +53,11 @@ class Records:
 
     @property
     def last(self) -> int:
-        """The offset of the last message; that before ``first`` if there is none."""
+        """The offset of the last message; ``first - 1`` if there is none."""
         return self.first + len(self.payloads) - 1
 
     def after(self, offset: int) -> Records:
-        """Return those after an offset."""
+        """Return the messages after an offset."""
         count = offset - self.first + 1
         if count <= 0:
             return self
@@ -66,17 +66,17 @@ class Records:
 
     def column(self, path: Path) -> list[Any]:
         """Return each message's value at a path; :data:`~realtime.filters.MISSING` for none."""
-        found = self._columns.get(path)
-        if found is None:
-            found = self._columns[path] = [_value(payload, path) for payload in self.payloads]
-        return found
+        column = self._columns.get(path)
+        if column is None:
+            column = self._columns[path] = [_value(payload, path) for payload in self.payloads]
+        return column
 
     def once(self, key: Any, compute: Callable[[], T]) -> T:
-        """Return what *compute* returns, which is asked once for each *key*."""
-        if key not in self._known:
-            self._known[key] = compute()
-        found: T = self._known[key]
-        return found
+        """Return the result of *compute*, which is called for the first processor that asks."""
+        if key not in self._computed:
+            self._computed[key] = compute()
+        result: T = self._computed[key]
+        return result
 
 
 def _value(payload: Any, path: Path) -> Any:
@@ -95,10 +95,10 @@ def _decode(body: bytes) -> Any:
 
 
 class Changes(NamedTuple):
-    """What is to be saved together: state fields that changed or went, payloads to publish.
+    """What is to be saved together: fields of the state to set and remove, payloads to publish.
 
-    ``upto`` is the offset after which to read when the state is restored, if that is before what
-    has been taken in.
+    ``upto`` is the offset after which to read when this state is restored; ``None`` if that is the
+    last message that was taken in.
     """
 
     fields: Mapping[str, bytes] = {}
@@ -108,12 +108,12 @@ class Changes(NamedTuple):
 
 
 class BaseProcessor(Protocol):
-    """What reads one type and publishes to another, or to none.
+    """Reads the type ``source`` and publishes to the type ``target``, or to none.
 
-    ``name`` is unique among those of a runner and stays the same when the ``definition`` changes;
-    then the state is begun anew, at the position it had, but for a processor whose attribute
-    ``keeps_state`` is true: it is given the state of the other definition. ``from_start`` says
-    whether the first messages to read are the oldest retained, or those that come from then on.
+    ``name`` is unique among the processors of a runner. When the ``definition`` of a name changes,
+    its state begins anew at the position that it had; a processor with a true attribute
+    ``keeps_state`` is given the old state. ``from_start`` says whether a new processor first reads
+    the oldest retained message, or the next one that is published.
     """
 
     @property
@@ -128,48 +128,51 @@ class BaseProcessor(Protocol):
     def from_start(self) -> bool: ...
 
     def restore(self, fields: Mapping[str, bytes]) -> None:
-        """Go on from what was saved; nothing, the first time. Called once, first."""
+        """Continue from the saved fields; there are none the first time. Called once, first."""
 
     def skip(self, first: int, last: int | None) -> None:
-        """Take note that messages were lost before they were read; all, if nobody knows which."""
+        """Note that messages were lost before they were read, from offset *first* to *last*.
+
+        If *last* is ``None`` the whole log was lost, and nobody knows how many messages it had.
+        """
 
     @property
     def urgent(self) -> bool:
         """Whether there is something to publish."""
 
     def save(self) -> Changes:
-        """Return what has changed since this was called last, or since the start.
+        """Return what has changed since the last call, or since the start.
 
-        What was returned is saved, or this object is not used again.
+        The caller must save it, or never use this processor again.
         """
 
 
 class Processor(BaseProcessor, Protocol):
-    """One that does its work at once."""
+    """A processor that does its work at once."""
 
     def take(self, records: Records) -> None:
-        """Take the next messages in."""
+        """Take in the next messages."""
 
     def tick(self, now: float) -> None:
-        """Take note of the time, in seconds since 1970, when everything has been read."""
+        """Note the time, in seconds since 1970; called when everything has been read."""
 
 
 @runtime_checkable
 class WaitingProcessor(BaseProcessor, Protocol):
-    """One whose work takes time.
+    """A processor whose work takes time.
 
-    While it works it is given nothing else and nothing of it is saved; the runner and the others
-    go on. If it is given up meanwhile, what it works on counts as not taken in.
+    While it works it gets no other messages and is not saved; the runner and the other processors
+    go on. If it is given up meanwhile, the messages that it works on count as not taken in.
     """
 
     async def work(self, records: Records) -> int:
-        """Take in the first of the next messages, or all; return the offset of the last.
+        """Take in some of the next messages, from the first on; return the offset of the last.
 
-        Called without any again and again when everything has been read.
+        Called with no messages, again and again, when everything has been read.
         """
 
     def close(self) -> None:
-        """Let go of everything; nothing is called after this."""
+        """Release everything that it holds; no method is called after this."""
 
 
 AnyProcessor = Processor | WaitingProcessor

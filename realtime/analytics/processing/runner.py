@@ -1,8 +1,9 @@
-"""Runs processors and shares them with other processes that run the same.
+"""Runs processors and shares them with other processes that run the same ones.
 
-Each process says every two seconds that it is there; the processors are dealt out among those that
-are, and whoever has one reads its type's log, lets it work and saves. Knows nothing of what
-processors do, nor of where their definitions are kept.
+Each process says every two seconds that it is there. The processors are dealt out among the
+processes that are there, and each process reads the logs of the types that its processors need,
+lets the processors work and saves their state. Knows nothing of what processors do and of where
+their definitions are kept.
 """
 
 from __future__ import annotations
@@ -11,39 +12,31 @@ import asyncio
 import contextlib
 import gc
 import logging
-import os
-import secrets
 import signal
-import socket
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Protocol
 
-import redis
-from channels.layers import get_channel_layer
-
 from realtime.analytics.processing.contract import AnyProcessor, Records, WaitingProcessor
 from realtime.analytics.processing.state import Fenced, Hold, claim, renew, save
-from realtime.cluster.clients import close_async_clients
-from realtime.cluster.membership import Membership
-from realtime.cluster.servers import has_servers
-from realtime.database import Database, Unavailable
-from realtime.log import Chunk, LogUnavailable, get_log
+from realtime.cluster import get_cluster
+from realtime.cluster.clients import Unavailable, close_async_clients
+from realtime.cluster.membership import BEAT_INTERVAL, Membership
+from realtime.database import Database
+from realtime.log import Chunk, get_log
 from realtime.monitoring.processors import Report, report
 from realtime.protocol import Position
 from realtime.tasks import end, is_cancelled
 
 logger = logging.getLogger(__name__)
 
-# Seconds between looks at who else is there, which processors there are, and at the leases.
-BEAT_INTERVAL = 2.0
 # Seconds between looks at a log of which all has been read.
 POLL_INTERVAL = 0.05
-# Messages of one read: more than for a client, since what a read costs is shared by all of them.
+# Messages of one read: more than for a client, since all processors of a type share the read.
 READ_MESSAGES = 2000
-# Beyond any offset: to read the head alone.
+# An offset beyond any other: a read after it returns the head alone.
 END = 2**53
-# Seconds between saves: of what is to be published, and of the rest.
+# Seconds between saves of a processor that has something to publish, and of any other.
 PUBLISH_INTERVAL = 0.1
 SAVE_INTERVAL = 1.0
 RETRY_INTERVAL = 1.0
@@ -54,23 +47,25 @@ class NoLog(Exception):
 
 
 class Runner:
-    """The processors of one kind in this process; ``name`` says which kind.
+    """The processors of one group, such as "alerts", that this process runs.
 
-    *load* returns all there are, each a new object, and may use the database. It is called every
-    two seconds; what has been removed or has another definition is given up or begun anew.
+    *load* returns all processors of the group, each a new object, and may use the database. It is
+    called every two seconds. A processor that is no longer among them is given up; one that has
+    another definition is given up and claimed again.
     """
 
     def __init__(self, name: str, load: Callable[[], Iterable[AnyProcessor]]) -> None:
         self._load = load
         self._name = name
-        self._owner = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
-        self._membership = Membership(f"runners:{name}", self._owner)
+        self._membership = Membership(f"runners:{name}")
+        # Who this process is in leases.
+        self._owner = self._membership.name
         self._database = Database()
-        # By name: those this process runs.
+        # Name -> a processor that this process runs.
         self.holds: dict[str, Hold] = {}
         # Source type -> the task that reads its log.
         self._readers: dict[str, asyncio.Task[None]] = {}
-        # Source type -> after which offset its log is being read, ahead of need.
+        # Source type -> the offset after which its log is being read while processors work.
         self._ahead: dict[str, tuple[int, asyncio.Task[Chunk]]] = {}
         # Held while processors work and are saved, or change hands.
         self._lock = asyncio.Lock()
@@ -79,9 +74,9 @@ class Runner:
         """Run until cancelled; then save and give everything up.
 
         Raises:
-            NoLog: the channel layer has none that processes share.
+            NoLog: the channel layer is the one in memory.
         """
-        if not has_servers(get_channel_layer()):
+        if not get_cluster().is_shared:
             raise NoLog("the channel layer is of one process: there is no log to read")
         try:
             while not is_cancelled():
@@ -92,39 +87,39 @@ class Runner:
 
     async def _beat(self) -> None:
         try:
-            members = await self._membership.beat()
-            found = await self._database.run(lambda: list(self._load()))
+            members = (await self._membership.beat()).members
+            processors = await self._database.run(lambda: list(self._load()))
             async with self._lock:
-                await self._share(found, members)
-            await self._report({one.name for one in found})
-        except (LogUnavailable, Unavailable, redis.RedisError, OSError) as error:
+                await self._share(processors, members)
+            await self._report({processor.name for processor in processors})
+        except Unavailable as error:
             logger.warning("sharing the work: %s", error)
         except Exception:
             logger.exception("sharing the work")
 
-    async def _share(self, found: Sequence[AnyProcessor], members: Sequence[str]) -> None:
-        """Give up what is no longer this process's, keep the rest, claim what is free."""
-        everything = sorted(found, key=lambda one: one.name)
-        mine = {
-            one.name: one
-            for number, one in enumerate(everything)
+    async def _share(self, processors: Sequence[AnyProcessor], members: Sequence[str]) -> None:
+        """Give up what is no longer this process's, renew the other leases, claim what is free."""
+        in_order = sorted(processors, key=lambda processor: processor.name)
+        assigned = {
+            processor.name: processor
+            for number, processor in enumerate(in_order)
             if members[number % len(members)] == self._owner
         }
         for name, hold in list(self.holds.items()):
-            wanted = mine.get(name)
-            if wanted is None or wanted.definition != hold.processor.definition:
+            loaded = assigned.get(name)
+            if loaded is None or loaded.definition != hold.processor.definition:
                 await self._give_up(hold)
             elif not await renew(hold.processor, self._owner):
                 logger.warning("%s: another process has taken it over", name)
                 self._drop(hold)
-        for name, processor in mine.items():
-            if name not in self.holds and (taken := await claim(processor, self._owner)):
-                self.holds[name] = taken
+        for name, processor in assigned.items():
+            if name not in self.holds and (claimed := await claim(processor, self._owner)):
+                self.holds[name] = claimed
                 logger.info("running %s", name)
         self._read_what_is_held()
 
     async def _report(self, names: set[str]) -> None:
-        """Say how those stand that run here and have read."""
+        """Report the processors that run here and have read something."""
         running = [
             Report(self._name, name, hold.processor.source, hold.lag, hold.read_at)
             for name, hold in self.holds.items()
@@ -133,15 +128,17 @@ class Runner:
         await report(self._name, names, running)
 
     async def _give_up(self, hold: Hold) -> None:
+        """Save a processor, run it no more, and let other processes have it. Call with the lock."""
         is_at_work = hold.task is not None
         self._drop(hold)
-        # Of what is half done nothing is saved: who takes it over does it again.
+        # A processor at work is not saved: the process that takes it over does the work again.
         if hold.position is not None and hold.needs_saving and not is_at_work:
-            await _save(hold)
+            with contextlib.suppress(Fenced):  # the process that has it saves it
+                await save(hold)
         await renew(hold.processor, self._owner, give_up=True)
 
     def _drop(self, hold: Hold) -> None:
-        """Run a processor no more."""
+        """Run a processor no more, without saving it."""
         del self.holds[hold.processor.name]
         if hold.task is not None:
             hold.task.cancel()
@@ -158,24 +155,24 @@ class Runner:
         ahead = (task for _, task in self._ahead.values())
         for task in (*self._readers.values(), *ahead):
             await end(task)
-        with contextlib.suppress(LogUnavailable, redis.RedisError, OSError):
+        with contextlib.suppress(Unavailable):
             async with self._lock:
                 for hold in list(self.holds.values()):
                     await self._give_up(hold)
-            await self._membership.leave()
+        await self._membership.leave()
         await close_async_clients()
         self._database.close()
 
     # Reading
 
     async def _follow(self, kind: str) -> None:
-        """Read a type's log for those who want it, as long as anyone does."""
-        while holds := [one for one in self.holds.values() if one.processor.source == kind]:
+        """Read a type's log as long as a processor here needs it."""
+        while holds := [each for each in self.holds.values() if each.processor.source == kind]:
             at_work = [hold.task for hold in holds if hold.task is not None]
             try:
                 if not await self._step(kind, [hold for hold in holds if hold.task is None]):
                     await _pause(at_work)
-            except LogUnavailable as error:
+            except Unavailable as error:
                 logger.warning("reading %s: %s", kind, error)
                 await asyncio.sleep(RETRY_INTERVAL)
 
@@ -183,9 +180,10 @@ class Runner:
         """Read once and work; tell whether there was anything to read."""
         if not holds:
             return False
-        known = [hold.position.offset for hold in holds if hold.position is not None]
-        fresh = any(hold.position is None and hold.processor.from_start for hold in holds)
-        chunk = await self._read(kind, 0 if fresh else min(known, default=END))
+        offsets = [hold.position.offset for hold in holds if hold.position is not None]
+        if any(hold.position is None and hold.processor.from_start for hold in holds):
+            offsets.append(0)
+        chunk = await self._read(kind, min(offsets, default=END))
         for hold in holds:
             if hold.position is not None and hold.position.offset > chunk.head:
                 await get_log().renew(kind, hold.position)
@@ -197,7 +195,7 @@ class Runner:
         return bool(chunk.entries)
 
     async def _read(self, kind: str, after: int) -> Chunk:
-        """Read, and if there is more, have it read while processors work."""
+        """Read; if there is more, begin to read it while processors work."""
         wanted, task = self._ahead.pop(kind, (None, None))
         if task is not None and wanted != after:
             await end(task)
@@ -207,11 +205,11 @@ class Runner:
         if chunk.entries and last < chunk.head:
             reading = get_log().read(kind, last, READ_MESSAGES)
             self._ahead[kind] = last, asyncio.create_task(reading, name=f"read {kind} ahead")
-            await asyncio.sleep(0)  # it asks
+            await asyncio.sleep(0)  # so that it sends the question
         return chunk
 
     async def _work(self, hold: Hold, chunk: Chunk, records: Records) -> None:
-        """Let one processor work, and save if it is time; one that fails is claimed anew."""
+        """Let a processor work, and save it if it is time."""
         async with self._watching(hold):
             processor = hold.processor
             new = _catch_up(hold, chunk, records)
@@ -229,7 +227,7 @@ class Runner:
             hold.read_at = time.time()
 
     async def _wait_for(self, processor: WaitingProcessor, hold: Hold, records: Records) -> None:
-        """Let one work that takes its time, while the others go on."""
+        """Let a processor do work that takes time, while the others go on."""
         async with self._watching(hold):
             last = await processor.work(records)
             async with self._lock:
@@ -242,14 +240,17 @@ class Runner:
 
     @contextlib.asynccontextmanager
     async def _watching(self, hold: Hold) -> AsyncIterator[None]:
-        """Run a processor no more that fails or has been taken over."""
+        """Drop a processor that fails or has been taken over.
+
+        The next beat claims it again if no other process has it.
+        """
         name = hold.processor.name
         try:
             yield
             return
         except Fenced:
             logger.warning("%s: another process has taken it over", name)
-        except LogUnavailable as error:
+        except Unavailable as error:
             logger.warning("saving %s: %s", name, error)
         except Exception:
             logger.exception("%s has failed", name)
@@ -258,13 +259,13 @@ class Runner:
 
 
 def _catch_up(hold: Hold, chunk: Chunk, records: Records) -> Records:
-    """Tell a processor of what it has missed; return what it has not read."""
+    """Tell a processor which messages it has missed; return those that it has not read."""
     processor = hold.processor
     if hold.position is None:
         before = chunk.first - 1 if processor.from_start else chunk.head
         hold.position = Position(chunk.epoch, before)
     elif hold.position.epoch != chunk.epoch:
-        # Read from where the old log was: the next look is from the beginning.
+        # The chunk was read from where the old log had been; the next read is from the beginning.
         processor.skip(hold.position.offset + 1, None)
         hold.position = Position(chunk.epoch, 0)
         return records.after(records.last)
@@ -279,7 +280,7 @@ def _has_read_all(hold: Hold, chunk: Chunk) -> bool:
 
 
 async def _pause(at_work: Sequence[asyncio.Task[None]]) -> None:
-    """Wait a little, or until one that was at work is ready for more."""
+    """Wait for :data:`POLL_INTERVAL`, or until a processor that was at work is ready for more."""
     if at_work:
         done = asyncio.FIRST_COMPLETED
         await asyncio.wait(at_work, timeout=POLL_INTERVAL, return_when=done)
@@ -293,15 +294,8 @@ async def _save_if_due(hold: Hold) -> None:
         await save(hold)
 
 
-async def _save(hold: Hold) -> None:
-    try:
-        await save(hold)
-    except Fenced:
-        logger.warning("%s: another process has taken it over", hold.processor.name)
-
-
 class Runs(Protocol):
-    """A runner, or what runs one and more beside it."""
+    """A runner, or an object that runs one and something beside it."""
 
     async def run(self) -> None: ...
 
@@ -309,7 +303,7 @@ class Runs(Protocol):
 def run_until_stopped(runner: Runs) -> None:
     """Run in an event loop of its own until SIGTERM or Ctrl-C. Raises :class:`NoLog`."""
 
-    # Messages that are read make no cycles: looking for some among them took a quarter of the time.
+    # Messages make no reference cycles: the collector's search for some took a quarter of the time.
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
 

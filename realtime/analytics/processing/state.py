@@ -1,86 +1,46 @@
-"""What processors must not lose, in Redis, beside the log they publish to.
+"""The state of processors in Redis, beside the log that they publish to; nothing of their work.
 
-One call saves how far a processor has read, its state, and appends what it publishes: all of it or
-nothing. A lease says which process runs a processor; each that takes it over raises a generation,
-and who has an old one saves nothing any more. So no message counts twice, whatever a process
-believes. Knows nothing of what processors do.
+One call saves how far a processor has read and its state, and appends what it publishes: all of it
+or nothing. A *lease* says which process runs a processor. It alone would not be safe, since a
+process may be paused for longer than its lease and then go on. So the state has a *generation*, a
+number that grows each time a process takes the processor over, and only a process with the newest
+one can save, like in this example::
+
+    process A    claims, generation 4   reads to 100   ..... paused .....     saves to 100: refused
+    process B                                    claims, generation 5   reads to 120   saves to 120
+
+The messages up to 100 count once, as B counted them: A is *fenced* and gives the processor up.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
-from redis import RedisError
-from redis.asyncio import Redis
+import msgspec
+import redis
 
-from realtime.analytics.processing.contract import AnyProcessor, Changes
-from realtime.cluster.clients import sync_client
-from realtime.cluster.membership import key
-from realtime.cluster.servers import Server, group_address
-from realtime.log import LogUnavailable, read_position
-from realtime.log.redis import APPEND_FUNCTION, append_arguments, ask, log_keys
+from realtime.analytics.processing.contract import AnyProcessor
+from realtime.cluster.clients import ask, ask_blocking
+from realtime.cluster.layer import group_address, key
+from realtime.cluster.scripts import Script
+from realtime.cluster.servers import Server
+from realtime.log import read_position
+from realtime.log.redis import append_arguments, log_keys
 from realtime.protocol import Position
 from realtime.publishing import Publication
 
 # Seconds without a sign of life after which another process takes a processor over.
 LEASE = 6.0
 # Seconds for which the state of a processor that nobody runs is kept.
-KEPT = 30 * 86_400
+STATE_TTL = 30 * 86_400
 # Before the names of a processor's own fields.
-_FIELD = "f:"
+FIELD_PREFIX = "f:"
 
-# Keys: the state, the lease. Arguments: who takes it, milliseconds of the lease, the definition,
-# 1 to keep the state of another one. Returns nothing if another has it, else the state.
-_CLAIM = """
-local holder = redis.call('GET', KEYS[2])
-if holder and holder ~= ARGV[1] then return nil end
-redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2])
-if redis.call('HGET', KEYS[1], 'definition') ~= ARGV[3] then
-  local kept = redis.call('HMGET', KEYS[1], 'generation', 'epoch', 'taken')
-  if ARGV[4] == '0' then redis.call('DEL', KEYS[1]) end
-  redis.call('HSET', KEYS[1], 'definition', ARGV[3], 'generation', kept[1] or 0)
-  if kept[2] then redis.call('HSET', KEYS[1], 'epoch', kept[2], 'offset', kept[3]) end
-end
-redis.call('HINCRBY', KEYS[1], 'generation', 1)
-redis.call('HDEL', KEYS[1], 'sequence')
-return redis.call('HGETALL', KEYS[1])
-"""
-
-# Key: the lease. Arguments: who has it, milliseconds, 0 to give it up. Tells whether he had it.
-_RENEW = """
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
-if ARGV[2] == '0' then redis.call('DEL', KEYS[1]) else redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
-return 1
-"""
-
-# Keys: those of append(), the state. Arguments: generation, number of this call, epoch and offset
-# read up to, offset taken in, seconds to keep the state, how many arguments set fields (names and
-# values) and how many remove some; these; then those of append(), if there is anything to append.
-# Returns -1 to who has an old generation, 0 if this call has been carried out before, else 1.
-_SAVE = (
-    APPEND_FUNCTION
-    + """
-local known = redis.call('HMGET', KEYS[3], 'generation', 'sequence', 'epoch', 'taken')
-if known[1] ~= ARGV[1] then return -1 end
-if tonumber(known[2] or 0) >= tonumber(ARGV[2]) then return 0 end
--- Who restores a state that is behind takes in again what has been taken in before.
-local taken = tonumber(ARGV[5])
-if known[3] == ARGV[3] then taken = math.max(taken, tonumber(known[4] or 0)) end
-redis.call('HSET', KEYS[3], 'sequence', ARGV[2], 'epoch', ARGV[3], 'offset', ARGV[4],
-           'taken', string.format('%d', taken))
-redis.call('EXPIRE', KEYS[3], ARGV[6])
-local at = 9
-for i = at, at + ARGV[7] - 1, 2 do redis.call('HSET', KEYS[3], ARGV[i], ARGV[i + 1]) end
-at = at + ARGV[7]
-for i = at, at + ARGV[8] - 1 do redis.call('HDEL', KEYS[3], ARGV[i]) end
-at = at + ARGV[8]
-if #ARGV >= at then return append(at) end
-"""
+_CLAIM, _RENEW, _SAVE = (
+    Script("realtime.analytics.processing", name) for name in ("claim", "renew", "save")
 )
 
 
@@ -117,40 +77,62 @@ class Hold:
         return 0 if self.position is None else max(0, self.head - self.position.offset)
 
 
-def _place(processor: AnyProcessor) -> tuple[Server, str, list[str]]:
-    """Return the server, the Redis channel and the keys of log, state and lease."""
+class Place(NamedTuple):
+    """Where a processor's state is: the server and Redis channel of its target, and the keys."""
+
+    server: Server
+    channel: str
+    log: list[str]
+    state: str
+    lease: str
+
+
+def place_of(processor: AnyProcessor) -> Place:
+    """Return where a processor's state is."""
     kind = processor.target or processor.source
-    server, channel = group_address(kind)
     stem = key(f"{{{kind}}}:processor:{processor.name}")
-    return server, channel, [*log_keys(kind), stem, f"{stem}:lease"]
+    return Place(*group_address(kind), log_keys(kind), stem, f"{stem}:lease")
 
 
 async def claim(processor: AnyProcessor, owner: str) -> Hold | None:
     """Take a processor over and restore it; ``None`` if another process has it.
 
+    After calling this, the caller must :func:`renew` the lease within :data:`LEASE`.
+
     Raises:
-        realtime.log.LogUnavailable: its server does not answer.
+        Unavailable: its server does not answer.
     """
-    server, _, keys = _place(processor)
-    keeps_state = getattr(processor, "keeps_state", False)
-    arguments = (owner, int(LEASE * 1000), processor.definition, int(keeps_state))
-    reply: Any = await ask(server, partial(_evaluate, _CLAIM, keys[2:], arguments))
+    place = place_of(processor)
+    keeps_state = int(getattr(processor, "keeps_state", False))
+    arguments = (owner, int(LEASE * 1000), processor.definition, keeps_state)
+    reply = await ask(
+        place.server, lambda client: _CLAIM.acall(client, [place.state, place.lease], *arguments)
+    )
     if reply is None:
         return None
     state = {name.decode(): value for name, value in zip(reply[::2], reply[1::2], strict=True)}
     position = None
     if "epoch" in state:
         position = Position(state["epoch"].decode(), int(state["offset"]))
-    fields = {name[len(_FIELD) :]: state[name] for name in state if name.startswith(_FIELD)}
-    processor.restore(fields)
+    processor.restore(
+        {
+            name.removeprefix(FIELD_PREFIX): value
+            for name, value in state.items()
+            if name.startswith(FIELD_PREFIX)
+        }
+    )
     return Hold(processor, int(state["generation"]), position, position)
 
 
 async def renew(processor: AnyProcessor, owner: str, *, give_up: bool = False) -> bool:
-    """Keep the lease or give it up; tell whether this process had it."""
-    server, _, keys = _place(processor)
+    """Keep the lease or give it up; tell whether this process had it. Raises ``Unavailable``."""
+    place = place_of(processor)
     milliseconds = 0 if give_up else int(LEASE * 1000)
-    return bool(await ask(server, partial(_evaluate, _RENEW, keys[3:], (owner, milliseconds))))
+    return bool(
+        await ask(
+            place.server, lambda client: _RENEW.acall(client, [place.lease], owner, milliseconds)
+        )
+    )
 
 
 async def save(hold: Hold) -> None:
@@ -158,43 +140,38 @@ async def save(hold: Hold) -> None:
 
     Raises:
         Fenced: another process has taken the processor over; nothing was saved.
-        realtime.log.LogUnavailable: it may or may not have been saved: the processor must be
-            claimed anew, which restores what was.
+        Unavailable: it may or may not have been saved. The caller must claim the processor anew,
+            which restores what was saved.
     """
     assert hold.position is not None
     processor, position = hold.processor, hold.position
-    taken = position.offset
     changes = processor.save()
-    if changes.upto is not None:
-        position = Position(position.epoch, changes.upto)
-    server, channel, keys = _place(processor)
+    restored_at = position.offset if changes.upto is None else changes.upto
     hold.sequence += 1
+    saved = {
+        "generation": hold.generation,
+        "sequence": hold.sequence,
+        "epoch": position.epoch,
+        "offset": restored_at,
+        "taken": position.offset,
+        "ttl": STATE_TTL,
+        "fields": {FIELD_PREFIX + name: value for name, value in changes.fields.items()},
+        "removed": [FIELD_PREFIX + name for name in changes.removed],
+    }
+    place = place_of(processor)
+    arguments: list[Any] = [msgspec.msgpack.encode(saved)]
     publication = None
-    arguments = [hold.generation, hold.sequence, *position, taken, *_field_arguments(changes)]
     if changes.outputs:
         assert processor.target is not None
         publication = Publication(processor.target, list(changes.outputs), None)
-        arguments += append_arguments(publication.append, channel)
-    reply: Any = await ask(server, partial(_evaluate, _SAVE, keys[:3], arguments))
+        arguments += append_arguments(publication.append, place.channel)
+    keys = [*place.log, place.state]
+    reply = await ask(place.server, lambda client: _SAVE.acall(client, keys, *arguments))
     if reply == -1:
         raise Fenced(processor.name)
-    hold.saved, hold.saved_at = position, time.monotonic()
+    hold.saved, hold.saved_at = Position(position.epoch, restored_at), time.monotonic()
     if publication is not None and isinstance(reply, bytes) and not publication.is_announced:
         await publication.announce(read_position(reply.decode()))
-
-
-def _field_arguments(changes: Changes) -> list[Any]:
-    sets: list[Any] = []
-    for name, value in changes.fields.items():
-        sets += (_FIELD + name, value)
-    removed = [_FIELD + name for name in changes.removed]
-    return [KEPT, len(sets), len(removed), *sets, *removed]
-
-
-async def _evaluate(
-    script: str, keys: Sequence[str], arguments: Sequence[Any], client: Redis
-) -> Any:
-    return await client.register_script(script)(keys, arguments)
 
 
 class Standing(NamedTuple):
@@ -217,36 +194,28 @@ class Standing(NamedTuple):
 
 
 def read_standing(processor: AnyProcessor, field: str) -> Standing:
-    """Return how a processor stands, whoever runs it; from any thread.
+    """Return how a processor stands, whichever process runs it; from any thread.
 
     Raises:
-        realtime.log.LogUnavailable: a server does not answer.
+        Unavailable: a server does not answer.
     """
-    server, _, keys = _place(processor)
-    try:
-        with sync_client(server).pipeline(transaction=False) as pipeline:
-            pipeline.get(keys[3])
-            pipeline.hmget(keys[2], "epoch", "offset", _FIELD + field)
-            owner, (epoch, offset, found) = pipeline.execute()
-        source_server, _ = group_address(processor.source)
-        head_key = log_keys(processor.source)[0]
-        head: Any = sync_client(source_server).hmget(head_key, "epoch", "offset")
-    except (RedisError, OSError) as error:
-        raise LogUnavailable(str(error)) from error
+    place = place_of(processor)
+
+    def read(client: redis.Redis) -> Any:
+        with client.pipeline(transaction=False) as pipeline:
+            pipeline.get(place.lease)
+            pipeline.hmget(place.state, "epoch", "offset", FIELD_PREFIX + field)
+            return pipeline.execute()
+
+    owner, (epoch, offset, value) = ask_blocking(place.server, read)
+    source_server, _ = group_address(processor.source)
+    head_key = log_keys(processor.source)[0]
+    head: Any = ask_blocking(
+        source_server, lambda client: client.hmget(head_key, "epoch", "offset")
+    )
     return Standing(
         None if owner is None else owner.decode(),
         None if epoch is None else Position(epoch.decode(), int(offset)),
         Position((head[0] or b"").decode(), int(head[1] or 0)),
-        found,
+        value,
     )
-
-
-async def read_state(processor: AnyProcessor) -> Mapping[str, bytes]:
-    """Return what is saved of a processor, whoever runs it."""
-    server, _, keys = _place(processor)
-
-    async def read(client: Redis) -> Any:
-        return await client.hgetall(keys[2])
-
-    found: dict[bytes, bytes] = await ask(server, read)
-    return {name.decode(): value for name, value in found.items()}

@@ -8,12 +8,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from channels.layers import get_channel_layer
 from django.conf import settings
 from django.core.management.base import CommandError, CommandParser
 
-from realtime.cluster.membership import Unanswered
-from realtime.cluster.servers import has_servers
+from realtime.cluster import get_cluster
+from realtime.cluster.clients import Unavailable
 from realtime.management.running import RunningCommand, number, one_line
 from realtime.monitoring.host import HealthLimits, Host
 from realtime.monitoring.snapshot import read_all
@@ -65,7 +64,7 @@ class Command(RunningCommand):
 
     def run(self, options: dict[str, Any]) -> None:
         """Publish until stopped, or once."""
-        if not has_servers(get_channel_layer()):
+        if not get_cluster().is_shared:
             raise CommandError("the channel layer is of one process: nobody would receive it")
         if not options["path"].exists():
             raise CommandError(f"--path: there is no {str(options['path'])!r}")
@@ -95,7 +94,7 @@ def _publish(host: Host, reporter: Reporter) -> Exception | None:
         messages = reporter.messages(readings, read_all(), format_timestamp(time.time()))
         publish_many("metrics", messages.metrics)
         publish_many("system_status", messages.system_status)
-    except (Unanswered, PublishError) as error:
+    except (Unavailable, PublishError) as error:
         return error
     return None
 

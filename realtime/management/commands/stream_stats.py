@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from channels.layers import get_channel_layer
 from django.core.management.base import BaseCommand, CommandError
 from rich.console import Console
 from rich.live import Live
 
-from realtime.cluster.membership import BEAT_INTERVAL, Unanswered
-from realtime.cluster.servers import has_servers
+from realtime.cluster import get_cluster
+from realtime.cluster.clients import Unavailable
+from realtime.cluster.membership import BEAT_INTERVAL
 from realtime.management.running import printing
 from realtime.monitoring.snapshot import Snapshot, add_up, read_all
 from realtime.monitoring.terminal import ClusterTables
@@ -41,12 +41,12 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Show them once, or until interrupted."""
-        if not has_servers(get_channel_layer()):
+        if not get_cluster().is_shared:
             raise CommandError("the channel layer is of one process: only that knows its figures")
         with printing(), suppress(KeyboardInterrupt):
             try:
                 processes = read_all()
-            except Unanswered as error:
+            except Unavailable as error:
                 raise CommandError(f"the channel layer does not answer: {error}") from None
             if options["watch"] and sys.stdout.isatty() and not options["json"]:
                 _watch(processes)
@@ -60,7 +60,7 @@ class Command(BaseCommand):
             time.sleep(BEAT_INTERVAL)
             try:
                 _write(read_all(), as_json)
-            except Unanswered as error:
+            except Unavailable as error:
                 self.stderr.write(f"the channel layer does not answer: {error}")
 
 
@@ -77,7 +77,7 @@ def _write(processes: list[Snapshot], as_json: bool) -> None:
 
 
 def _watch(processes: list[Snapshot]) -> None:
-    """Show figures in the add_up terminal until interrupted."""
+    """Show figures in the whole terminal until interrupted."""
     overview = ClusterTables(processes)
     live = Live(overview, auto_refresh=False, screen=True)
     try:
@@ -87,7 +87,7 @@ def _watch(processes: list[Snapshot]) -> None:
             if not _wait_for_resize(BEAT_INTERVAL):
                 try:
                     overview = ClusterTables(read_all())
-                except Unanswered:
+                except Unavailable:
                     overview = overview.with_note("the channel layer does not answer")
             with _undisturbed():
                 live.update(overview, refresh=True)

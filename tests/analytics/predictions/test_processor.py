@@ -23,11 +23,11 @@ from realtime.analytics.discovery import Registry
 from realtime.analytics.predictions import definition
 from realtime.analytics.predictions.definition import Predictor, predictor
 from realtime.analytics.predictions.processor import PredictorProcessor
-from realtime.analytics.processing.runner import BEAT_INTERVAL, Runner
-from realtime.analytics.processing.state import LEASE, read_state
+from realtime.analytics.processing.runner import Runner
+from realtime.analytics.processing.state import FIELD_PREFIX, LEASE, place_of
 from realtime.cluster.clients import sync_client
-from realtime.cluster.membership import key
-from realtime.cluster.servers import layer_servers
+from realtime.cluster.layer import key, layer_servers
+from realtime.cluster.membership import BEAT_INTERVAL
 from realtime.log import get_log
 from tests.support import ROOT, TIMEOUT, environment, manage, wait_until
 from tests.support.layers import close_layer, running_valkey, until
@@ -283,8 +283,9 @@ async def test_an_idle_model_is_saved_too(declared: Registry[Predictor]) -> None
     async with run(declared) as runner:
         await until_predicted(3)
         await until(lambda: runner.holds["counter"].saved == runner.holds["counter"].position)
-    state = await read_state(PredictorProcessor(one))
-    assert pickle.loads(state["f:model"][32:]) == 3
+    place = place_of(PredictorProcessor(one))
+    model: Any = sync_client(place.server).hget(place.state, f"{FIELD_PREFIX}model")
+    assert pickle.loads(model[32:]) == 3
 
 
 async def test_another_version_begins_anew_and_predicts_nothing_twice(

@@ -19,8 +19,7 @@ from realtime.analytics.processing.contract import Changes, Records
 from realtime.analytics.processing.runner import POLL_INTERVAL, Runner
 from realtime.analytics.processing.state import Fenced, claim, renew, save
 from realtime.cluster.clients import sync_client
-from realtime.cluster.membership import key
-from realtime.cluster.servers import layer_servers
+from realtime.cluster.layer import key, layer_servers
 from realtime.log import get_log
 from realtime.monitoring.processors import FORGET_AFTER, read_reports, report
 from realtime.protocol import Position

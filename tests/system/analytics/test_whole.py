@@ -39,9 +39,9 @@ for name, fields in rules.items():
 AlertRule.objects.create(**alert)
 """
 HAS_BEGUN = """
-from realtime.cluster.membership import key
+from realtime.cluster.layer import key
 from realtime.cluster.clients import sync_client
-from realtime.cluster.servers import group_address
+from realtime.cluster.layer import group_address
 server = group_address("alerts")[0]
 result = bool(sync_client(server).hget(key("{alerts}:processor:alert:late:aggregations"), "offset"))
 """

@@ -1,0 +1,142 @@
+"""The channel layer: its servers, which of them has which subscription type, and what it received.
+
+Two layers are supported: the pub/sub layer of channels_redis, and Channels' in-memory layer for one
+process. The system check realtime.E001 refuses all others.
+
+Nothing else in ``realtime`` touches what is private to these libraries. Checked against
+channels_redis 4.3.0 and Channels 4.3.2:
+
+* ``channels_redis.utils._consistent_hash``, which chooses the server of a channel;
+* the name of a group's Redis channel, ``PREFIX__group__GROUP``, and of a layer's own channel,
+  ``PREFIXspecific.ID``;
+* ``_subscribe_to_channel()`` and ``channels`` of the pub/sub layer, ``channels`` of the in-memory
+  layer: a queue of received messages for each channel.
+
+``tests/cluster/test_layer.py`` fails when one of them is no longer as described here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from functools import cache
+from typing import Any
+
+from channels_redis.pubsub import RedisPubSubChannelLayer
+from channels_redis.utils import _consistent_hash, decode_hosts
+from django.conf import settings
+from django.core.signals import setting_changed
+
+from realtime.cluster.servers import Sentinels, Server
+
+GROUP_PREFIX = "realtime."
+# Options of the layer's connections that our own clients have other values for.
+_OVERRIDDEN_OPTIONS = {
+    "retry",
+    "socket_connect_timeout",
+    "socket_timeout",
+    "health_check_interval",
+    "max_connections",
+    "timeout",
+}
+
+
+def uses_redis(layer: Any) -> bool:
+    """Tell whether a channel layer connects processes through Redis or Valkey."""
+    return isinstance(layer, RedisPubSubChannelLayer)
+
+
+# What follows from the settings is computed once and again when a test overrides them.
+
+
+def _config() -> dict[str, Any]:
+    """Return the ``CONFIG`` of the configured channel layer; empty if it has none."""
+    layers: dict[str, Any] = settings.CHANNEL_LAYERS
+    config: dict[str, Any] = layers.get("default", {}).get("CONFIG", {})
+    return config
+
+
+@cache
+def _prefix() -> str:
+    prefix: str = _config().get("prefix", "asgi")
+    return prefix
+
+
+@cache
+def layer_servers() -> tuple[Server, ...]:
+    """Return the channel layer's servers, as channels_redis reads its ``hosts``."""
+    return tuple(_server(host) for host in decode_hosts(_config().get("hosts")))
+
+
+@cache
+def group_address(kind: str) -> tuple[Server, str]:
+    """Return the server and the Redis channel on which the layer carries a type's group."""
+    channel = f"{_prefix()}__group__{group_name(kind)}"
+    return layer_servers()[_server_number(channel)], channel
+
+
+def _forget(*, setting: str, **_: Any) -> None:
+    if setting == "CHANNEL_LAYERS":
+        for function in (_prefix, layer_servers, group_address):
+            function.cache_clear()
+
+
+setting_changed.connect(_forget)
+
+
+def key(name: str) -> str:
+    """Return the Redis key of what the processes share under *name*."""
+    return f"{_prefix()}:{name}"
+
+
+def group_name(kind: str) -> str:
+    """Return the channel-layer group of a subscription type."""
+    return GROUP_PREFIX + kind
+
+
+def _server_number(channel: str) -> int:
+    number: int = _consistent_hash(channel, len(layer_servers()))
+    return number
+
+
+def _server(host: dict[str, Any]) -> Server:
+    """Read a URL, a host and port, or Sentinels, with whatever else connecting takes."""
+    options = {name: value for name, value in host.items() if name not in _OVERRIDDEN_OPTIONS}
+    if "address" not in options and options.get("master_name") is not None:
+        sentinels = Sentinels(
+            options.pop("master_name"),
+            tuple(map(tuple, options.pop("sentinels"))),
+            _sorted(options.pop("sentinel_kwargs", None) or {}),
+        )
+        return Server("", _sorted(options), sentinels)
+    name, port = options.pop("host", "localhost"), options.pop("port", 6379)
+    url = options.pop("address", f"redis://{name}:{port}")
+    return Server(url, _sorted(options))
+
+
+def _sorted(options: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
+    allowed = (item for item in options.items() if item[0] not in _OVERRIDDEN_OPTIONS)
+    return tuple(sorted(allowed))
+
+
+async def new_channel(layer: Any, kind: str) -> str:
+    """Return a new channel of the layer for a type's group, on that group's server.
+
+    The pub/sub layer's own ``new_channel`` takes any server: one that is away would keep types
+    that are elsewhere from being joined.
+    """
+    if not uses_redis(layer) or len(layer_servers()) == 1:
+        channel: str = await layer.new_channel()
+        return channel
+    number = _server_number(group_address(kind)[1])
+    while True:
+        channel = f"{layer.prefix}specific.{uuid.uuid4().hex}"
+        if _server_number(channel) == number:
+            await layer._subscribe_to_channel(channel)
+            return channel
+
+
+def received(layer: Any, channel: str) -> asyncio.Queue[Any] | None:
+    """Return the queue of what a channel has received; ``None`` if it has received nothing yet."""
+    queue: asyncio.Queue[Any] | None = layer.channels.get(channel)
+    return queue

@@ -1,0 +1,130 @@
+"""The cluster of one process, for a channel layer that does not leave it: kept in memory.
+
+Several event loops of the process may be in it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Collection, Mapping
+from time import monotonic
+
+from realtime.cluster import contract
+from realtime.cluster.contract import ANSWER_TIMEOUT, PROCESSES, Answer, Answers, Beat
+
+
+class LocalCluster:
+    """What the members within one process share: see :mod:`realtime.cluster.contract`."""
+
+    is_shared = False
+    # Names that are counted at the same time; beyond that the oldest is forgotten.
+    MAX_COUNTS = 10_000
+
+    def __init__(self) -> None:
+        # Work -> member -> when it was last there.
+        self._members: dict[str, dict[str, float]] = {}
+        # Process -> the loop on which it answers, and what answers.
+        self._listeners: dict[str, tuple[asyncio.AbstractEventLoop, Answer]] = {}
+        self._figures: dict[str, bytes] = {}
+        # Name -> how often it was counted in its period, and when that ends; oldest first.
+        self._counts: OrderedDict[str, tuple[int, float]] = OrderedDict()
+        # Holder -> connection -> the process that has it.
+        self._connections: dict[str, dict[str, str]] = {}
+        self._tables: dict[str, dict[str, bytes]] = {}
+
+    # Presence
+
+    async def beat(self, work: str, member: str) -> Beat:
+        was_gone = member not in self._present(work)
+        self._members.setdefault(work, {})[member] = monotonic()
+        return Beat(sorted(self._present(work)), was_gone)
+
+    async def leave(self, work: str, member: str) -> None:
+        self._members.get(work, {}).pop(member, None)
+
+    def _present(self, work: str) -> set[str]:
+        since = monotonic() - contract.GONE_AFTER
+        return {member for member, at in self._members.get(work, {}).copy().items() if at > since}
+
+    # Questions
+
+    async def listen(self, process: str, answer: Answer) -> None:
+        self._listeners[process] = asyncio.get_running_loop(), answer
+        try:
+            await asyncio.Event().wait()  # until cancelled
+        finally:
+            del self._listeners[process]
+
+    def ask_all(self, question: bytes) -> Answers:
+        answers = Answers({}, [])
+        for process in sorted(self._present(PROCESSES)):
+            try:
+                loop, answer = self._listeners[process]
+                answering = asyncio.run_coroutine_threadsafe(_call(answer, question), loop)
+                answers.by_process[process] = answering.result(ANSWER_TIMEOUT)
+            except Exception:  # it does not listen, does not answer in time, or fails
+                answers.missing.append(process)
+        return answers
+
+    # Figures
+
+    async def exchange(self, process: str, figures: bytes) -> list[bytes]:
+        self._figures[process] = figures
+        present = self._present(PROCESSES)
+        self._figures = {name: text for name, text in self._figures.items() if name in present}
+        return list(self._figures.values())
+
+    def read_figures(self) -> list[bytes]:
+        present = self._present(PROCESSES)
+        return [text for name, text in self._figures.copy().items() if name in present]
+
+    # Counting
+
+    async def count(self, name: str, seconds: int) -> int:
+        count, ends_at = self._counts.get(name, (0, 0.0))
+        if ends_at <= monotonic():
+            count, ends_at = 0, monotonic() + seconds
+            self._counts.pop(name, None)
+        self._counts[name] = count + 1, ends_at
+        if len(self._counts) > self.MAX_COUNTS:
+            self._counts.popitem(last=False)
+        return count + 1
+
+    async def acquire(self, holder: str, connection: str, process: str, limit: int) -> bool:
+        present = self._present(PROCESSES) | {process}
+        connections = {
+            name: its_process
+            for name, its_process in self._connections.get(holder, {}).items()
+            if its_process in present
+        }
+        if len(connections.keys() - {connection}) >= limit:
+            return False
+        self._connections[holder] = connections | {connection: process}
+        return True
+
+    async def set_connections(self, process: str, changes: Mapping[tuple[str, str], bool]) -> None:
+        for (holder, connection), is_held in changes.items():
+            connections = self._connections.setdefault(holder, {})
+            if is_held:
+                connections[connection] = process
+            else:
+                connections.pop(connection, None)
+            if not connections:
+                del self._connections[holder]
+
+    # Tables
+
+    async def read_rows(self, table: str) -> dict[str, bytes]:
+        return self._tables.get(table, {}).copy()
+
+    async def write_rows(
+        self, table: str, rows: Mapping[str, bytes], removed: Collection[str], seconds: int
+    ) -> None:
+        # Rows are few, so they stay as long as the process runs.
+        merged = self._tables.get(table, {}) | dict(rows)
+        self._tables[table] = {name: row for name, row in merged.items() if name not in removed}
+
+
+async def _call(answer: Answer, question: bytes) -> bytes:
+    return await answer(question)

@@ -1,0 +1,217 @@
+"""The cluster of processes that meet in Redis or Valkey.
+
+A type's log and group have a server of their own and can be nowhere else. What processes know of
+each other is written anew every two seconds, so it may move when a server goes away: it is on the
+first of the channel layer's servers that answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from typing import Any, TypeVar
+
+import redis
+from redis.asyncio import Redis as AsyncRedis
+
+from realtime.cluster.clients import Unavailable, ask, ask_blocking
+from realtime.cluster.contract import (
+    CONNECTIONS_TTL,
+    FORGET_AFTER,
+    GONE_AFTER,
+    PROCESSES,
+    Answer,
+    Answers,
+    Beat,
+)
+from realtime.cluster.layer import key, layer_servers
+from realtime.cluster.scripts import Script
+from realtime.cluster.servers import Server
+from realtime.cluster.survey import ask_processes, take_question
+
+logger = logging.getLogger(__name__)
+
+# Seconds in which a server that was away answers if it is back.
+PING_TIMEOUT = 0.5
+# Seconds that something that is counted while a client waits may take.
+COUNT_TIMEOUT = 1.0
+RETRY_INTERVAL = 1.0
+
+_BEAT = Script("realtime.cluster", "beat")
+_EXCHANGE = Script("realtime.cluster", "exchange")
+_ACQUIRE = Script("realtime.cluster", "acquire")
+
+T = TypeVar("T")
+
+
+class RedisCluster:
+    """What processes share in the channel layer's servers: see :mod:`realtime.cluster.contract`.
+
+    Each call of a server is one round trip.
+    """
+
+    is_shared = True
+
+    def __init__(self) -> None:
+        # Servers that did not answer when they were last asked.
+        self._away: set[Server] = set()
+
+    # Presence
+
+    async def beat(self, work: str, member: str) -> Beat:
+        """Write when the member was last there; look whether servers are back."""
+        self._away.intersection_update(layer_servers())
+        await asyncio.gather(*map(self._ping, self._away))
+        was_gone, *names = await self._call(_BEAT, [work], member, GONE_AFTER, FORGET_AFTER)
+        return Beat(sorted(name.decode() for name in names), bool(was_gone))
+
+    async def leave(self, work: str, member: str) -> None:
+        await self._ask(lambda client: client.zrem(key(work), member))
+
+    # Questions
+
+    async def listen(self, process: str, answer: Answer) -> None:
+        while True:
+            try:
+                await ask(self._server(), lambda client: take_question(client, process, answer))
+            except Unavailable as error:
+                logger.debug("waiting for questions: %s", error)
+                await asyncio.sleep(RETRY_INTERVAL)
+            except Exception:
+                logger.exception("answering a question")
+
+    def ask_all(self, question: bytes) -> Answers:
+        """Ask on each server: while one is away, processes listen on different ones."""
+        by_process: dict[str, bytes] = {}
+        missing: set[str] = set()
+        for answers in _ask_each(lambda client: ask_processes(client, question)):
+            by_process |= answers.by_process
+            missing.update(answers.missing)
+        return Answers(by_process, sorted(missing - by_process.keys()))
+
+    # Figures
+
+    async def exchange(self, process: str, figures: bytes) -> list[bytes]:
+        """Write the process's figures and read all, in one round trip."""
+        names = [PROCESSES, "figures"]
+        present: list[bytes] = await self._call(
+            _EXCHANGE, names, process, figures, GONE_AFTER, FORGET_AFTER
+        )
+        return present
+
+    def read_figures(self) -> list[bytes]:
+        """Read from each server: while one is away, processes report to different ones."""
+        keys = [key(PROCESSES), key("figures")]
+
+        def read(client: redis.Redis) -> list[bytes]:
+            figures: list[bytes] = _EXCHANGE.call(client, keys, "", b"", GONE_AFTER, FORGET_AFTER)
+            return figures
+
+        return [figures for part in _ask_each(read) for figures in part]
+
+    # Counting
+
+    async def count(self, name: str, seconds: int) -> int:
+        """Count in a key that expires when its period ends."""
+
+        async def count(client: AsyncRedis) -> int:
+            pipeline = client.pipeline(transaction=True)
+            pipeline.set(key(name), 0, ex=seconds, nx=True)
+            pipeline.incr(key(name))
+            return int((await pipeline.execute())[1])
+
+        return await self._ask(count, COUNT_TIMEOUT)
+
+    async def acquire(self, holder: str, connection: str, process: str, limit: int) -> bool:
+        """Count the holder's connections and add one, in one step."""
+        names = [f"connections:{holder}", PROCESSES]
+        arguments = (connection, process, limit, GONE_AFTER, CONNECTIONS_TTL)
+        return bool(await self._call(_ACQUIRE, names, *arguments, seconds=COUNT_TIMEOUT))
+
+    async def set_connections(self, process: str, changes: Mapping[tuple[str, str], bool]) -> None:
+
+        async def write(client: AsyncRedis) -> None:
+            pipeline = client.pipeline(transaction=False)
+            for (holder, connection), is_held in changes.items():
+                name, member = key(f"connections:{holder}"), f"{connection} {process}"
+                if is_held:
+                    pipeline.sadd(name, member)
+                    pipeline.expire(name, CONNECTIONS_TTL)
+                else:
+                    pipeline.srem(name, member)
+            await pipeline.execute()
+
+        await self._ask(write)
+
+    # Tables
+
+    async def read_rows(self, table: str) -> dict[str, bytes]:
+        rows: Any = await self._ask(lambda client: client.hgetall(key(table)))
+        return {name.decode(): row for name, row in rows.items()}
+
+    async def write_rows(
+        self, table: str, rows: Mapping[str, bytes], removed: Collection[str], seconds: int
+    ) -> None:
+
+        async def write(client: AsyncRedis) -> None:
+            pipeline = client.pipeline(transaction=False)
+            for name, row in rows.items():
+                pipeline.hset(key(table), name, row)
+            if removed:
+                pipeline.hdel(key(table), *removed)
+            pipeline.expire(key(table), seconds)
+            await pipeline.execute()
+
+        await self._ask(write)
+
+    # Servers
+
+    def _server(self) -> Server:
+        """Return the server to ask; the first of all if none is expected to answer."""
+        servers = layer_servers()
+        return next((server for server in servers if server not in self._away), servers[0])
+
+    async def _call(
+        self, script: Script, names: list[str], *arguments: Any, seconds: float | None = None
+    ) -> Any:
+        keys = list(map(key, names))
+        return await self._ask(lambda client: script.acall(client, keys, *arguments), seconds)
+
+    async def _ask(
+        self, question: Callable[[AsyncRedis], Awaitable[T]], seconds: float | None = None
+    ) -> T:
+        """Ask the server; one that does not answer in time is avoided until it does."""
+        server = self._server()
+        try:
+            async with asyncio.timeout(seconds):
+                return await ask(server, question)
+        except TimeoutError as error:
+            self._away.add(server)
+            raise Unavailable("no answer in time") from error
+        except Unavailable as error:
+            if not isinstance(error.__cause__, redis.ResponseError):  # which is an answer
+                self._away.add(server)
+            raise
+
+    async def _ping(self, server: Server) -> None:
+        """Find out whether a server is back."""
+        with contextlib.suppress(Unavailable, TimeoutError):
+            async with asyncio.timeout(PING_TIMEOUT):
+                await ask(server, lambda client: client.ping())
+                self._away.discard(server)
+
+
+def _ask_each(question: Callable[[redis.Redis], T]) -> list[T]:
+    """Return the answers of all servers that answer. Raises if none does."""
+    answers: list[T] = []
+    failure: Unavailable | None = None
+    for server in layer_servers():
+        try:
+            answers.append(ask_blocking(server, question))
+        except Unavailable as error:
+            failure = error
+    if failure is not None and not answers:
+        raise failure
+    return answers
