@@ -83,7 +83,7 @@ def _cut(bodies: Sequence[bytes], max_bytes: int, max_messages: int) -> Iterator
 class Publication:
     """Payloads of one type on their way into the log and out to the group.
 
-    Whoever appends ``append`` to the log must then call :meth:`announce`.
+    After appending ``append`` to the log, the caller must call :meth:`announce`.
     """
 
     def __init__(
