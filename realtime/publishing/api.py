@@ -81,8 +81,8 @@ def publish_many(
 ) -> list[Position]:
     """Publish payloads in order, in one round trip; return their positions, none if *durable*.
 
-    More than :data:`MAX_APPEND_MESSAGES` or :data:`MAX_APPEND_BYTES` take one for each such part.
-    Raises as :func:`publish`. Nothing is published if a payload is invalid.
+    More than ``MAX_APPEND_MESSAGES`` or ``MAX_APPEND_BYTES`` are published in parts, each in a
+    round trip of its own. Raises as :func:`publish`. Nothing is published if a payload is invalid.
     """
     _check_type(kind)
     bodies = [check_payload(payload) for payload in payloads]

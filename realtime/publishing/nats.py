@@ -55,10 +55,7 @@ class NatsSource:
         """Publish messages until it is to end. Raises :class:`CannotConsume`."""
         connection = await self._connect()
         try:
-            jetstream = connection.jetstream()
-            stream = await self._find_stream(jetstream)
-            subscription = await self._subscribe(jetstream, stream.config.name)
-            source_id = _source_id(stream)
+            source_id, subscription = await self._subscribe(connection.jetstream())
             while not consumption.stopping.is_set():
                 await _pull(subscription, source_id, consumption)
         finally:
@@ -93,22 +90,18 @@ class NatsSource:
         except (nats.errors.Error, OSError, ValueError) as error:
             raise CannotConsume(f"NATS: {last_text or describe(error)}") from None
 
-    async def _find_stream(self, jetstream: Any) -> Any:
+    async def _subscribe(self, jetstream: Any) -> tuple[str, Any]:
+        """Return what names the numbers of the stream's messages, and what pulls them."""
         try:
             name = self.stream or await jetstream.find_stream_name_by_subject(self.subject)
-            return await jetstream.stream_info(name)
+            stream = await jetstream.stream_info(name)
+            config = ConsumerConfig(ack_wait=self.ack_wait)
+            return _source_id(stream), await jetstream.pull_subscribe(
+                self.subject, durable=self.durable, stream=stream.config.name, config=config
+            )
         except nats.js.errors.NotFoundError:
             wanted = self.stream or f"for the subject {self.subject!r}"
             raise CannotConsume(f"NATS: there is no stream {wanted}") from None
-        except FAILURES as error:
-            raise CannotConsume(f"NATS: {describe(error)}") from None
-
-    async def _subscribe(self, jetstream: Any, stream: str) -> Any:
-        config = ConsumerConfig(ack_wait=self.ack_wait)
-        try:
-            return await jetstream.pull_subscribe(
-                self.subject, durable=self.durable, stream=stream, config=config
-            )
         except FAILURES as error:
             raise CannotConsume(f"NATS: {describe(error)}") from None
 

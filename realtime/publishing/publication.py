@@ -83,7 +83,7 @@ def _cut(bodies: Sequence[bytes], max_bytes: int, max_messages: int) -> Iterator
 class Publication:
     """Payloads of one type on their way into the log and out to the group.
 
-    Whoever appends ``append`` to the log must then call :meth:`announce`.
+    After appending ``append`` to the log, the caller must call :meth:`announce`.
     """
 
     def __init__(
@@ -135,11 +135,12 @@ def _make_batch(
         ─────────── before ───────────┘ (cut out)   └──────── after ──────────┘ packed
 
     The server then sends ``before + position + after + packed``. An encrypted message cannot be
-    cut, and the in-memory layer has no server: there ``before`` and ``after`` are empty, and
-    :meth:`Publication.announce` sends the message.
+    cut, the in-memory layer has no server, and a layer may change ``group_send``: there ``before``
+    and ``after`` are empty, and :meth:`Publication.announce` sends the message.
     """
     packed = pack(bodies)
-    if isinstance(layer, RedisPubSubChannelLayer):
+    # The class has `group_send` itself only if it is a subclass that changes it.
+    if isinstance(layer, RedisPubSubChannelLayer) and not hasattr(type(layer), "group_send"):
         message = layer.serialize(_message(packed, timestamp, NO_POSITION, trace))
         before, dummy, after = message.partition(NO_POSITION.encode())
         if dummy and after.endswith(packed):

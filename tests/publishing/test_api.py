@@ -181,6 +181,25 @@ async def test_an_encrypted_layer_sends_what_the_log_has(valkey: EmbeddedServer)
             assert reader.positions == [first, second]
 
 
+class Counting(RedisPubSubChannelLayer):  # type: ignore[misc]  # channels_redis has no types
+    """A layer that changes how messages are sent: it counts them."""
+
+    sent = 0
+
+    async def group_send(self, group: str, message: dict[str, Any]) -> None:
+        Counting.sent += message["type"] == "stream.batch"
+        await self._get_layer().group_send(group, message)
+
+
+async def test_a_layer_that_changes_group_send_sends_by_it(valkey: EmbeddedServer) -> None:
+    with layer_of(settings.DATA_DIR, f"{__name__}.Counting"):
+        async with reading("events") as reader:
+            await apublish("events", {"n": 1})
+            await sync_to_async(publish)("events", {"n": 2})
+            assert await reader.take(2) == [{"n": 1}, {"n": 2}]
+            assert Counting.sent == 2
+
+
 async def test_many_keep_their_order_in_parts_of_bounded_size(layer: str) -> None:
     count = 2 * MAX_BATCH_MESSAGES + 1
     sent = [{"n": n, "text": "x" * (5000 if n % 7 == 0 else 5)} for n in range(count)]

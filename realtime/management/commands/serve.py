@@ -106,9 +106,7 @@ class Command(BaseCommand):
 
         options = self._options
         control, connections = options["control_fd"], options["connections_fd"]
-        where = (
-            {} if connections is not None else {"host": options["host"], "port": options["port"]}
-        )
+        where = {name: options[name] for name in ("host", "port") if connections is None}
         server = StreamServer(
             application,
             build_endpoint_description_strings(**where),
@@ -123,8 +121,7 @@ class Command(BaseCommand):
         _settle_collector()
         # The demo's commands end before the server: what they save needs a Valkey.
         drain = partial(self._demo.stop_before, partial(reactor.callFromThread, server.stop))
-        drain_timeout = max(1.0, get_streaming_config().websocket.drain_timeout)
-        stop = _stop_on_signals(drain, embedded, drain_timeout)
+        stop = _stop_on_signals(drain, embedded, _drain_timeout())
         if connections is not None:
             worker = Worker(connections, server, server.stop)
             reactor.callLater(0, self._start_node, worker.start)
@@ -161,8 +158,7 @@ class Command(BaseCommand):
         """Let other processes serve."""
         options = self._options
         command = [sys.executable, str(settings.BASE_DIR / "manage.py"), "serve"]
-        drain_timeout = max(1.0, get_streaming_config().websocket.drain_timeout)
-        supervisor = Supervisor(command, options["workers"], drain_timeout)
+        supervisor = Supervisor(command, options["workers"], _drain_timeout())
         keepers = [] if embedded is None else [keep_running(embedded), keep_synced(embedded)]
         tasks = [asyncio.create_task(keeper) for keeper in keepers]
         try:
@@ -185,6 +181,11 @@ class Command(BaseCommand):
 
 def _url(host: str, port: int) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def _drain_timeout() -> float:
+    """Return the longest that a drain may take, in seconds."""
+    return max(1.0, get_streaming_config().websocket.drain_timeout)
 
 
 def _raise_file_limit() -> None:

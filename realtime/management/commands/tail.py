@@ -7,6 +7,7 @@ import json
 import sys
 from argparse import ArgumentParser
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -66,19 +67,16 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Print until interrupted."""
-        own = _OwnTokens(options["type"])
         try:
-            with printing():
+            with printing(), _own_tokens(options["type"]) as own_token:
                 filters = parse_filter_options(options["filter"])
-                asyncio.run(self._follow(options, filters, options["token"] or own.make))
+                asyncio.run(self._follow(options, filters, options["token"] or own_token))
         except ValueError as error:
             raise CommandError(str(error)) from None
         except StreamingError as error:
             raise CommandError(f"{options['url']}: {error}") from None
         except KeyboardInterrupt:
             sys.exit(130)
-        finally:
-            own.delete()
 
     async def _follow(self, options: dict[str, Any], filters: Any, token: Token) -> None:
         """Subscribe, and print what comes."""
@@ -103,26 +101,23 @@ class Command(BaseCommand):
         self.stderr.write(f"messages are lost: {gap.reason}")
 
 
-class _OwnTokens:
-    """A token for each connection; all of them end with the command."""
+@contextmanager
+def _own_tokens(kind: str) -> Iterator[Token]:
+    """Give what makes a token for each connection; all of them end with the command."""
+    keys: list[int] = []
 
-    def __init__(self, kind: str) -> None:
-        self._kind = kind
-        self._keys: list[int] = []
-
-    async def make(self) -> str:
-        return await sync_to_async(self._make)()
-
-    def _make(self) -> str:
+    def make() -> str:
         # Those of commands that were killed.
         AccessToken.objects.filter(name=NAME, expires_at__lt=timezone.now()).delete()
-        token, secret = create_token(NAME, types=[self._kind], expires_at=timezone.now() + LIFETIME)
-        self._keys.append(token.pk)
+        token, secret = create_token(NAME, types=[kind], expires_at=timezone.now() + LIFETIME)
+        keys.append(token.pk)
         return secret
 
-    def delete(self) -> None:
-        if self._keys:
-            AccessToken.objects.filter(pk__in=self._keys).delete()
+    try:
+        yield sync_to_async(make)
+    finally:
+        if keys:
+            AccessToken.objects.filter(pk__in=keys).delete()
 
 
 def _explained(explanation: Mapping[str, Any]) -> Iterator[str]:
