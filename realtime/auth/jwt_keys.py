@@ -134,22 +134,44 @@ def read_key(name: str, text: bytes, allowed: list[Algorithm]) -> Key:
     """
     text = text.rstrip(b"\r\n")
     is_secret = b"-----BEGIN" not in text
-    if is_secret:
-        key = Key("HS256", _check_secret(name, text))
-        content, fitting = "a secret", "HS256 (or give a PEM public key)"
-    else:
-        key = _read_pem(name, text)
-        content, fitting = "a public key", key.algorithm
+    key = _make_key(name, text if is_secret else _read_pem(name, text))
     is_mixed = any((algorithm == "HS256") is not is_secret for algorithm in allowed)
     if is_mixed or key.algorithm not in allowed:
+        content = "a secret" if is_secret else "a public key"
+        hint = " (or give a PEM public key)" if is_secret else ""
         raise ValueError(
             f"algorithms: {name} holds {content}, which is not for {','.join(allowed)}:"
-            f" set algorithms to {fitting}"
+            f" set algorithms to {key.algorithm}{hint}"
         )
     return key
 
 
-def _check_secret(name: str, secret: bytes) -> bytes:
+def _read_pem(name: str, text: bytes) -> Any:
+    if b"PRIVATE KEY-----" in text:
+        raise ValueError(f"{name}: this is a private key: give its public key")
+    try:
+        return load_pem_public_key(text)
+    except (ValueError, UnsupportedAlgorithm):
+        raise ValueError(f"{name}: not readable: give a public key in PEM form") from None
+
+
+def _make_key(name: str, material: Any, kid: str | None = None) -> Key:
+    """Return a key for the algorithm that fits its material. Raises ``ValueError``: it is weak."""
+    if isinstance(material, bytes):
+        _check_secret(name, material)
+        return Key("HS256", material, kid)
+    if isinstance(material, RSAPublicKey):
+        if material.key_size < MIN_RSA_BITS:
+            raise ValueError(f"{name}: an RSA key needs at least {MIN_RSA_BITS} bits")
+        return Key("RS256", material, kid)
+    if isinstance(material, EllipticCurvePublicKey) and isinstance(material.curve, SECP256R1):
+        return Key("ES256", material, kid)
+    if isinstance(material, Ed25519PublicKey):
+        return Key("EdDSA", material, kid)
+    raise ValueError(f"{name}: give a key of RSA, of the curve P-256, or Ed25519")
+
+
+def _check_secret(name: str, secret: bytes) -> None:
     if len(secret) < MIN_SECRET_BYTES:
         raise ValueError(
             f"{name}: a secret needs at least {MIN_SECRET_BYTES} bytes, this has {len(secret)}:"
@@ -162,25 +184,6 @@ def _check_secret(name: str, secret: bytes) -> bytes:
             f"{name}: this is no secret but a key in another form: give a PEM public key,"
             " or a key set as jwks_file"
         ) from None
-    return secret
-
-
-def _read_pem(name: str, text: bytes) -> Key:
-    if b"PRIVATE KEY-----" in text:
-        raise ValueError(f"{name}: this is a private key: give its public key")
-    try:
-        material = load_pem_public_key(text)
-    except (ValueError, UnsupportedAlgorithm):
-        raise ValueError(f"{name}: not readable: give a public key in PEM form") from None
-    if isinstance(material, RSAPublicKey):
-        if material.key_size < MIN_RSA_BITS:
-            raise ValueError(f"{name}: an RSA key needs at least {MIN_RSA_BITS} bits")
-        return Key("RS256", material)
-    if isinstance(material, EllipticCurvePublicKey) and isinstance(material.curve, SECP256R1):
-        return Key("ES256", material)
-    if isinstance(material, Ed25519PublicKey):
-        return Key("EdDSA", material)
-    raise ValueError(f"{name}: give a key of RSA, of the curve P-256, or Ed25519")
 
 
 def _read_file(name: str, path: Path) -> bytes:
@@ -209,16 +212,11 @@ def _read_jwk(jwk: dict[str, Any], allowed: list[Algorithm]) -> Key | None:
     algorithm = next((name for name in allowed if JWK_TYPES[name] == type_and_curve), None)
     if algorithm is None or not _is_for_verifying(jwk, algorithm):
         return None
+    kid = jwk.get("kid") if isinstance(jwk.get("kid"), str) else None
     try:
-        material = jwt.PyJWK(jwk, algorithm).key
-        if algorithm == "HS256":
-            _check_secret("jwks_file", material)
+        return _make_key("jwks_file", jwt.PyJWK(jwk, algorithm).key, kid)
     except (jwt.PyJWTError, KeyError, TypeError, ValueError, UnsupportedAlgorithm):
         return None
-    if isinstance(material, RSAPublicKey) and material.key_size < MIN_RSA_BITS:
-        return None
-    kid = jwk.get("kid")
-    return Key(algorithm, material, kid if isinstance(kid, str) else None)
 
 
 def _is_for_verifying(jwk: dict[str, Any], algorithm: Algorithm) -> bool:

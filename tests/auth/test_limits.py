@@ -13,6 +13,7 @@ from realtime.auth.limits import (
     WINDOW,
     FailureCounts,
     RateLimiter,
+    RequestLimits,
     Verdict,
     failure_delay,
 )
@@ -124,6 +125,26 @@ def test_a_limit_that_changes_holds_at_once() -> None:
     assert accepted(limiter, START + 2, 5, 1) == 0
     assert accepted(limiter, START + 60, 5, 1) == 0  # five of the second round are left
     assert accepted(limiter, START + 61, 5, 10) == 5
+
+
+# Requests
+
+
+def test_each_holder_has_requests_of_its_own() -> None:
+    limits = RequestLimits()
+    waits = [limits.check("token:1", START + n, 2) for n in range(3)]
+    assert waits == [0.0, 0.0, pytest.approx(58, abs=0.002)]
+    assert limits.check("token:2", START + 3, 2) == 0.0
+    assert limits.check("token:1", START + 60, 2) == 0.0
+
+
+def test_holders_are_forgotten_the_longest_quiet_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RequestLimits, "MAX_HOLDERS", 2)
+    limits = RequestLimits()
+    for holder in ("token:1", "token:2", "token:1", "token:3"):
+        limits.check(holder, START, 1)
+    assert limits.check("token:1", START, 1) > 0  # it has asked since token:2
+    assert limits.check("token:2", START, 1) == 0.0
 
 
 # Failed authentications
