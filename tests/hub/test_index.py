@@ -72,8 +72,9 @@ def message(kind: str, payload: Any) -> Message:
 
 def deliver(hub: Hub, kind: str, *payloads: Any) -> None:
     """Do with what is published what the node does."""
-    for subscriptions, frames, count in hub.deliveries(kind, [message(kind, p) for p in payloads]):
-        assert count > 0
+    messages = [message(kind, payload) for payload in payloads]
+    for subscriptions, frames, selected in hub.share_frames(kind, messages):
+        assert selected
         for subscription in subscriptions:
             if subscription.active:
                 subscription.outlet.write(frames)
@@ -175,8 +176,8 @@ def test_the_published_text_is_delivered_byte_for_byte() -> None:
     hub, outlet = Hub(), RecordingOutlet()
     subscribe(hub, outlet, "events", {"n": 1})
     text = b'{ "n":1.0, "text":"\\u00e9", "n":1e0 }'
-    [delivery] = hub.deliveries("events", [Message("events", text, TIME)])
-    assert text in delivery.frames
+    [shared] = hub.share_frames("events", [Message("events", text, TIME)])
+    assert text in shared.frames
 
 
 def test_other_types_receive_nothing() -> None:
@@ -193,8 +194,8 @@ def test_equal_subscriptions_are_handed_the_same_bytes() -> None:
     for _ in range(100):
         subscribe(hub, RecordingOutlet(), "events", {"a": 1, "b": "x"})
     subscribe(hub, RecordingOutlet(), "events", {"b": ["x"], "a": 1.0})
-    [delivery] = hub.deliveries("events", [message("events", {"a": 1, "b": "x"})])
-    assert len(delivery.subscriptions) == 101
+    [shared] = hub.share_frames("events", [message("events", {"a": 1, "b": "x"})])
+    assert len(shared.subscriptions) == 101
     assert hub.count_groups() == 1
 
 
@@ -217,18 +218,18 @@ def test_a_batch_keeps_its_order_and_comes_in_one_piece() -> None:
     subscribe(hub, outlet, "events", {"even": True})
     payloads = [{"n": n, "even": n % 2 == 0, "text": "x" * (n % 3 * 1000)} for n in range(100)]
     batch = [message("events", payload) for payload in payloads]
-    [delivery] = hub.deliveries("events", batch)
-    assert delivery.messages == 50
-    numbers = [m["data"]["event"]["n"] for m in read_messages(delivery.frames, True)]
+    [shared] = hub.share_frames("events", batch)
+    assert len(shared.messages) == 50
+    numbers = [m["data"]["event"]["n"] for m in read_messages(shared.frames, True)]
     assert numbers == list(range(0, 100, 2))
 
 
 def test_an_empty_batch_and_no_match_give_nothing() -> None:
     hub = Hub()
     subscribe(hub, RecordingOutlet(), "events", {"a": 1})
-    assert list(hub.deliveries("events", [])) == []
-    assert list(hub.deliveries("events", [message("events", {"a": 2})])) == []
-    assert list(hub.deliveries("metrics", [message("metrics", {"a": 1})])) == []
+    assert list(hub.share_frames("events", [])) == []
+    assert list(hub.share_frames("events", [message("events", {"a": 2})])) == []
+    assert list(hub.share_frames("metrics", [message("metrics", {"a": 1})])) == []
 
 
 def test_a_subscription_is_not_active_until_it_is_told() -> None:
@@ -246,10 +247,10 @@ def test_one_who_leaves_during_a_delivery_gets_nothing_more() -> None:
     outlets = [RecordingOutlet() for _ in range(3)]
     subscriptions = [subscribe(hub, outlet, "events") for outlet in outlets]
     batch = [message("events", {"n": 1})]
-    for delivery in hub.deliveries("events", batch):
-        for subscription in delivery.subscriptions:
+    for shared in hub.share_frames("events", batch):
+        for subscription in shared.subscriptions:
             if subscription.active:
-                subscription.outlet.write(delivery.frames)
+                subscription.outlet.write(shared.frames)
             for other in subscriptions:
                 hub.unsubscribe(other)
     assert sum(len(outlet.take()) for outlet in outlets) == 1
@@ -260,7 +261,7 @@ def test_one_who_comes_during_a_delivery_hurts_nobody() -> None:
     hub, first = Hub(), RecordingOutlet()
     subscribe(hub, first, "events")
     subscribe(hub, first, "events", {"n": 1})
-    for subscriptions, frames, _ in hub.deliveries("events", [message("events", {"n": 1})]):
+    for subscriptions, frames, _ in hub.share_frames("events", [message("events", {"n": 1})]):
         for subscription in subscriptions:
             subscription.outlet.write(frames)
         for number in range(10):
@@ -326,8 +327,8 @@ def test_a_message_that_no_filter_can_read_is_delivered_to_those_without() -> No
     subscribe(hub, everything, "events")
     subscribe(hub, filtered, "events", {"a": 1})
     deep = Message("events", b'{"a":' * 20_000 + b"1" + b"}" * 20_000, TIME)
-    deliveries = list(hub.deliveries("events", [deep, message("events", {"a": 1})]))
-    counts = {d.subscriptions[0].outlet: d.messages for d in deliveries}
+    groups = list(hub.share_frames("events", [deep, message("events", {"a": 1})]))
+    counts = {g.subscriptions[0].outlet: len(g.messages) for g in groups}
     assert counts == {everything: 2, filtered: 1}
 
 

@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from realtime.filters import EVERYTHING
+from realtime.hub.fields import field_tree, project
 from realtime.hub.groups import Subscription
 from realtime.hub.index import Hub
 from realtime.hub.message import Message
-from realtime.hub.shaping import MAX_VALUES, Shaper, Survivors, project, tree_of
+from realtime.hub.shaping import MAX_VALUES, Shaper, Survivors
 from realtime.protocol import PAYLOAD_KEYS, SUBSCRIPTION_TYPES, Position, parse
 from realtime.protocol.options import MAX_FIELDS, Options, read_options
 from tests.hub.test_index import RecordingOutlet, read_messages
@@ -94,16 +95,16 @@ class TestFields:
     )
     def test_parts(self, paths: list[str], expected: Any) -> None:
         payload = {"a": 1, "deep": {"x": [1, {"y": 2}], "z": {"w": None}}, "text": "x"}
-        tree = tree_of(options(fields=paths).fields or ())
+        tree = field_tree(options(fields=paths).fields or ())
         assert json.loads(project(json.dumps(payload).encode(), tree)) == expected
 
     def test_values_stay_as_they_were_written(self) -> None:
         payload = b'{"a":1.0,"b":123456789012345678901234567890,"c":"\\u00e9","d":{"e":1E2}}'
-        tree = tree_of([("a",), ("b",), ("c",), ("d", "e")])
+        tree = field_tree([("a",), ("b",), ("c",), ("d", "e")])
         assert project(b' { "x":{},' + payload[1:], tree) == payload
 
     def test_what_cannot_be_read_has_no_parts(self) -> None:
-        tree = tree_of([("a",)])
+        tree = field_tree([("a",)])
         assert project(b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}", tree) == b"{}"
 
 
@@ -291,17 +292,17 @@ def send(hub: Hub, now: float = 0.0) -> None:
     for kind in SUBSCRIPTION_TYPES:
         for shaped in hub.shaped_groups(kind):
             if held := shaped.shaper.release(now, ROOM):
-                for delivery, _ in shaped.shaped_deliveries(held):
-                    for subscription in delivery.subscriptions:
-                        subscription.outlet.write(delivery.frames)
+                for shared in shaped.share_held(held):
+                    for subscription in shared.subscriptions:
+                        subscription.outlet.write(shared.frames)
                 shaped.shaper.sent()
 
 
 def publish(hub: Hub, *messages: Message) -> None:
     """Deliver to plain groups, and let the others take theirs."""
-    for delivery in hub.deliveries("events", messages):
-        for subscription in delivery.subscriptions:
-            subscription.outlet.write(delivery.frames)
+    for shared in hub.share_frames("events", messages):
+        for subscription in shared.subscriptions:
+            subscription.outlet.write(shared.frames)
 
 
 @pytest.mark.parametrize("deflated", [False, True])
@@ -316,8 +317,8 @@ def test_a_batch_has_what_messages_have(kind: str, deflated: bool) -> None:
         Message(kind, text.encode(), TIME + n, Position("e", n + 1) if n else None)
         for n, text in enumerate(texts)
     ]
-    for delivery in hub.deliveries(kind, row):
-        plain.write(delivery.frames)
+    for shared in hub.share_frames(kind, row):
+        plain.write(shared.frames)
     send(hub)
     send(hub, 1)
     singles = plain.take()
@@ -388,9 +389,11 @@ def test_who_joins_gets_nothing_of_before() -> None:
     send(hub)
     publish(hub, message(2, {"k": 1}), message(3, {"k": 2}))
     newcomer, new = subscribe(hub, own_id="t", conflate="k", batch_ms=100)
-    assert newcomer.shaped is not None and newcomer.shaped.shaper.oldest(newcomer.since) is None
+    assert (
+        newcomer.shaped is not None and newcomer.shaped.shaper.oldest(newcomer.joined_after) is None
+    )
     publish(hub, message(4, {"k": 1}))
-    assert newcomer.shaped.shaper.oldest(newcomer.since) == 4
+    assert newcomer.shaped.shaper.oldest(newcomer.joined_after) == 4
     assert newcomer.shaped.shaper.oldest(0) == 1
 
     def offsets(outlet: RecordingOutlet) -> list[list[int]]:
@@ -453,7 +456,7 @@ def test_whoever_comes_and_goes(chosen: Options, steps: list[tuple[str, Any]]) -
             received = offsets(outlet)
             assert received == sorted(set(received)) and all(n > joined for n in received)
             assert subscription.shaped is not None
-            oldest = subscription.shaped.shaper.oldest(subscription.since)
+            oldest = subscription.shaped.shaper.oldest(subscription.joined_after)
             assert oldest is None or oldest > max([joined, *received])
     for _ in range(3):
         now += 10
@@ -479,4 +482,4 @@ def test_who_leaves_is_not_remembered() -> None:
         subscription, _ = subscribe(hub, own_id=f"s{n}", max_rate=0.001)
         hub.unsubscribe(subscription)
     [shaped] = hub.shaped_groups("events")
-    assert not shaped._newcomers
+    assert len(list(shaped)) == 1
