@@ -11,13 +11,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from realtime.filters import (
-    EVERYTHING,
+from realtime.filters.clauses import EVERYTHING, matches
+from realtime.filters.compiler import (
     MAX_ALTERNATIVES,
     MAX_DEPTH,
-    MAX_PATH_CHARACTERS,
     MAX_PATHS,
-    MAX_STEPS,
     MAX_TEXT_CHARACTERS,
     MAX_VALUES,
     OPERATORS,
@@ -25,9 +23,9 @@ from realtime.filters import (
     compile_filters,
     conjunction,
     derive_subscription_id,
-    matches,
     parse_filter_options,
 )
+from realtime.filters.paths import MAX_PATH_CHARACTERS, MAX_STEPS
 
 thorough = settings(deadline=None, max_examples=100)
 
