@@ -18,7 +18,7 @@ from typing import NamedTuple, Protocol
 
 from realtime.filters import Filter, matches
 from realtime.hub.fields import field_tree, project
-from realtime.hub.message import Encoded, Message, frame_pieces
+from realtime.hub.message import Encoded, Message, cut, frame_pieces
 from realtime.hub.shaping import Held, Shaper
 from realtime.protocol import (
     encode_batch_head,
@@ -235,11 +235,13 @@ class ShapedGroup(FrameGroup):
         reduced = list(map(self._reduce, messages))
         if self.options.batch_ms is None:
             return [Encoded(head) for head, _ in reduced]
-        items = [encode_batch_item(self.type, head, payload) for head, payload in reduced]
-        batches = []
-        for start, end in _cuts(items):
+        items = [Encoded(encode_batch_item(self.type, head, payload)) for head, payload in reduced]
+        batches, end = [], 0
+        for batch in cut(items, BATCH_BYTES):
+            end += len(batch)
             timestamp = format_timestamp(messages[end - 1].timestamp)
-            batches.append(Encoded(encode_batch_head(self.type, items[start:end], timestamp)))
+            head = encode_batch_head(self.type, [item.head for item in batch], timestamp)
+            batches.append(Encoded(head))
         return batches
 
     def _reduce(self, message: Message) -> tuple[bytes, bytes]:
@@ -266,15 +268,3 @@ class ShapedGroup(FrameGroup):
                 newer = [message for number, message in held if number > member.joined_after]
                 if newer:
                     yield SharedFrames((member,), member.frames(newer), newer)
-
-
-def _cuts(items: Sequence[bytes]) -> Iterator[tuple[int, int]]:
-    """Yield where runs of items begin and end that have :data:`BATCH_BYTES`, or are one item."""
-    start = size = 0
-    for index, item in enumerate(items):
-        if index > start and size + len(item) > BATCH_BYTES:
-            yield start, index
-            start, size = index, 0
-        size += len(item)
-    if items:
-        yield start, len(items)

@@ -23,7 +23,7 @@ Only the tail and the two lengths differ between clients, so ``tail.join`` makes
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from realtime.filters import MISSING, decode_or_none
 from realtime.protocol import Position, encode_data_head, format_timestamp
@@ -52,6 +52,9 @@ class Encoded:
         before = self._deflated_head + stored_block(tail_length)
         length = len(before) + tail_length + len(STORED_END)
         return header(length, deflated=True) + before, STORED_END
+
+
+E = TypeVar("E", bound=Encoded)
 
 
 class Message(Encoded):
@@ -99,9 +102,9 @@ def frame_pieces(messages: Sequence[Encoded], tail_length: int, deflated: bool) 
     return pieces
 
 
-def cut(messages: list[Message], most_bytes: int) -> Iterator[list[Message]]:
+def cut(messages: list[E], most_bytes: int) -> Iterator[list[E]]:
     """Yield messages in pieces of at most so many bytes, but of at least one message."""
-    piece: list[Message] = []
+    piece: list[E] = []
     size = 0
     for message in messages:
         if piece and size + len(message.head) > most_bytes:
