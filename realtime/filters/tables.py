@@ -74,8 +74,8 @@ class Prefixes(Generic[Item]):
         """Return the buckets of the prefixes with which a value begins."""
         if not isinstance(value, str):
             return []
-        found = (prefixes.get(value[:length]) for length, prefixes in self._lengths.items())
-        return [bucket for bucket in found if bucket]
+        buckets = (prefixes.get(value[:length]) for length, prefixes in self._lengths.items())
+        return [bucket for bucket in buckets if bucket]
 
     def crowding(self, prefix: str) -> int:
         """Return how many items are found with this prefix."""
