@@ -17,7 +17,7 @@ from realtime.cluster.servers import group_address
 from realtime.delivery.feed import Feed, Lost, Range, ReceivedBatch
 from realtime.hub.message import Message
 from realtime.hub.ordering import RECENT_MESSAGES
-from realtime.log import READ_ENTRIES, Append, Batch, Log, LogUnavailable, RedisLog, pack
+from realtime.log import READ_ENTRIES, Append, Batch, Chunk, Log, LogUnavailable, RedisLog, pack
 from realtime.protocol import Position
 from tests.support.delivery import KIND, FickleLog
 from tests.support.layers import Configure, close_layer, until
@@ -190,6 +190,25 @@ async def test_it_begins_at_the_end_of_a_log_that_retains_nothing(configure: Con
     await follower.append(1)
     await follower.bring((10, 10))
     assert follower.take_delivered() == [10]
+    assert not follower.told  # nobody was to receive what is retained no more
+
+
+async def test_it_begins_at_the_end_of_another_epoch_that_begins_meanwhile() -> None:
+    class LosingLog(FickleLog):
+        async def read(self, kind: str, after: int, at_most: int | None = None) -> Chunk:
+            chunk = await super().read(kind, after, at_most)
+            if chunk.head == 9:
+                self.flush()
+            return chunk
+
+    log = LosingLog()
+    await Follower(log).append(9)
+    follower = await started(log)
+    assert follower.feed.position == (await log.heads([KIND]))[KIND]
+    assert follower.feed.position.offset == 0
+    await follower.append(1)
+    await follower.bring((1, 1))
+    assert follower.everything == [1]
 
 
 async def test_it_cannot_begin_without_the_log() -> None:
@@ -249,8 +268,10 @@ async def test_what_never_comes_is_found_in_the_log(follower: Follower) -> None:
     await follower.bring((1, 1))
     head = (await follower.log.heads([KIND]))[KIND]
     assert feed.is_missing(head, feed.next)
+    assert follower.repaired == 0
     await feed.catch_up()
     assert follower.take_delivered() == [1, 2, 3]
+    assert follower.repaired == 2
     assert not feed.is_missing(head, feed.next)
     await feed.catch_up()
     assert not follower.delivered
