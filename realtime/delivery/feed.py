@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 from realtime.config import get_streaming_config
 from realtime.hub.message import Message
 from realtime.hub.ordering import RECENT_MESSAGES, RecentMessages, Sequencer
-from realtime.log import Chunk, Log
+from realtime.log import Log
 from realtime.monitoring.tracing import Origin
 from realtime.protocol import Position
 
@@ -232,10 +232,8 @@ class Feed:
 
     async def _read_log(self, after: int) -> Range:
         chunk = await self._log.read(self.kind, after)
-        return Range(chunk.epoch, chunk.head, chunk.first, self._messages(chunk))
-
-    def _messages(self, chunk: Chunk) -> list[Message]:
-        return [
+        messages = [
             Message(self.kind, entry.body, entry.timestamp, Position(chunk.epoch, offset))
             for offset, entry in enumerate(chunk.entries, chunk.first)
         ]
+        return Range(chunk.epoch, chunk.head, chunk.first, messages)
