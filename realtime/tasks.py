@@ -49,12 +49,20 @@ class TimeSlice:
         self._since_look = 0
         self._ends = time.monotonic() + seconds
 
-    async def yield_if_due(self, steps: int = 1) -> None:
-        """Count steps of work that have been done; let others run if the time is used up."""
+    def is_used_up(self, steps: int = 1) -> bool:
+        """Count steps of work that have been done; tell whether to :meth:`renew` now."""
         self._since_look += steps
         if self._since_look < self._steps:
-            return
+            return False
         self._since_look = 0
-        if time.monotonic() > self._ends:
-            await asyncio.sleep(0)
-            self._ends = time.monotonic() + self._seconds
+        return time.monotonic() > self._ends
+
+    async def renew(self) -> None:
+        """Let other tasks run, then begin anew."""
+        await asyncio.sleep(0)
+        self._ends = time.monotonic() + self._seconds
+
+    async def yield_if_due(self, steps: int = 1) -> None:
+        """Count steps of work that have been done; let others run if the time is used up."""
+        if self.is_used_up(steps):
+            await self.renew()

@@ -77,7 +77,8 @@ class Dispatcher:
                 for start in range(0, len(subscriptions), WRITES_BETWEEN_LOOKS):
                     some = subscriptions[start : start + WRITES_BETWEEN_LOOKS]
                     writes += self.write(kind, some, frames, count, late)
-                    await time_slice.yield_if_due(len(some))
+                    if time_slice.is_used_up(len(some)):
+                        await time_slice.renew()
             for shaped in self._hub.pop_shaped():
                 await self.throttle.send_due(shaped)
             if piece[-1] is not messages[-1]:
