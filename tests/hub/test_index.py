@@ -229,7 +229,6 @@ def test_many_come_and_go_and_nothing_stays() -> None:
 
 
 # Random sequences against a naive evaluator
-# Random sequences against a naive evaluator
 
 VALUES: list[Any] = [None, True, False, -7, 0, 1, 2, 3, 1000, "1", "x", "xa", "xab", "y"]
 
