@@ -1,53 +1,52 @@
 """Which of many filters match a payload, at the cost of those that do. Pure.
 
-Knows filters and that they belong to something, not to what. An item is found through one clause
-of its filter: by the value at a path, a prefix of it, or a range it is in; what has alternatives,
-through one clause of each. What none of these finds is compared with every payload.
+Knows filters and that each belongs to an item; nothing of what the items are. An item is found
+through one clause of its filter: by the value at a path, by a prefix of it, or by a range that
+contains it. A filter with alternatives is found through one clause of each alternative. Filters
+without such a clause are compared with every payload.
 """
 
 from __future__ import annotations
 
 from typing import Any, Generic, NamedTuple
 
-from realtime.filters.clauses import (
-    Clause,
-    Condition,
-    Either,
-    Filter,
-    Key,
-    Path,
-    Predicate,
-    is_number,
-    lookup,
-    lookup_key,
-    matches,
+from realtime.filters.clauses import Clause, Condition, Either, Filter, Predicate, matches
+from realtime.filters.paths import Path, lookup
+from realtime.filters.tables import (
+    Bucket,
+    Item,
+    Prefixes,
+    Ranges,
+    Values,
+    interval_of,
+    prefix_of,
 )
-from realtime.filters.intervals import Bucket, Item, Ranges, interval_of
-from realtime.filters.prefixes import Prefixes, prefix_of
 
-# How well a clause finds an item, the least is the best: how many others it finds as well, the
-# kind of lookup, how many values, and whether nothing is looked up at its path yet.
+# How well a clause finds an item, the smallest is the best: how many other items it finds as well,
+# the way of the lookup, how many values, and whether it is the first to be looked up there.
 Rating = tuple[int, int, int, bool]
 BY_VALUE, BY_PREFIX, BY_RANGE, BY_ALTERNATIVES = range(4)
+# What is looked up with the value at a path, by the way of the lookup.
+TABLES: tuple[Any, ...] = (Values, Prefixes, Ranges)
 
 
 class Plan(NamedTuple):
-    """The clauses under which an item is found: one, or one of each alternative."""
+    """The clauses through which an item is found: one, or one of each alternative."""
 
     rating: Rating
-    clauses: tuple[Clause, ...]
+    clauses: tuple[Predicate | Condition, ...]
 
 
 class FilterIndex(Generic[Item]):
     """Items, each with a filter that is not empty."""
 
     def __init__(self) -> None:
-        self._places: Places[Item] = Places()
-        # Those with alternatives, which one payload may find several times, are kept apart.
-        self._alternatives: Places[Item] = Places()
-        self._several: Bucket[Item] = {}
+        self._clauses: ClauseIndex[Item] = ClauseIndex()
+        # Items with alternatives are kept apart, since one payload may find them several times.
+        self._alternatives: ClauseIndex[Item] = ClauseIndex()
+        self._with_alternatives: Bucket[Item] = {}
         self._unindexed: Bucket[Item] = {}
-        # None for what is not indexed.
+        # None for items that are not indexed.
         self._plans: dict[Item, Plan | None] = {}
 
     def __bool__(self) -> bool:
@@ -55,142 +54,118 @@ class FilterIndex(Generic[Item]):
 
     def insert(self, item: Item, compiled: Filter) -> None:
         """Add an item that is not there."""
-        plan = self._plans[item] = self._plan(compiled, self._places)
+        plan = self._plans[item] = self._plan(compiled, self._clauses)
         if plan is None:
             self._unindexed[item] = compiled
         elif plan.rating[1] == BY_ALTERNATIVES:
-            self._several[item] = compiled
+            self._with_alternatives[item] = compiled
             for clause in plan.clauses:
                 self._alternatives.insert(clause, item, compiled)
         else:
-            [clause] = plan.clauses
-            # What is found by its value has it; of a condition there may be more to compare.
-            rest = [one for one in compiled if one is not clause or isinstance(one, Condition)]
-            self._places.insert(clause, item, tuple(rest))
+            [indexed] = plan.clauses
+            # A value that is looked up equals one of the predicate's; other clauses are compared.
+            remaining = [
+                clause
+                for clause in compiled
+                if clause is not indexed or isinstance(clause, Condition)
+            ]
+            self._clauses.insert(indexed, item, tuple(remaining))
 
     def remove(self, item: Item) -> None:
         """Remove an item that is there."""
         plan = self._plans.pop(item)
         if plan is None:
             del self._unindexed[item]
-        elif self._several.pop(item, None) is not None:
+        elif self._with_alternatives.pop(item, None) is not None:
             for clause in plan.clauses:
                 self._alternatives.discard(clause, item)
         else:
-            self._places.discard(plan.clauses[0], item)
+            self._clauses.discard(plan.clauses[0], item)
 
     def match(self, payload: Any) -> list[Item]:
         """Return each item whose filter a payload satisfies, once."""
         matched = []
-        for bucket in self._places.find(payload):
-            for item, rest in bucket.items():
-                if not rest or matches(rest, payload):
+        for bucket in self._clauses.find(payload):
+            for item, remaining in bucket.items():
+                if not remaining or matches(remaining, payload):
                     matched.append(item)
-        if self._several or self._unindexed:
-            found = self._unindexed.copy()
+        if self._with_alternatives or self._unindexed:
+            candidates = self._unindexed.copy()
             for bucket in self._alternatives.find(payload):
-                found.update(bucket)
-            matched += (item for item, whole in found.items() if matches(whole, payload))
+                candidates.update(bucket)
+            matched += (item for item, whole in candidates.items() if matches(whole, payload))
         return matched
 
-    def _plan(self, compiled: Filter, places: Places[Item]) -> Plan | None:
-        plans = [plan for clause in compiled if (plan := self._plan_clause(clause, places))]
+    def _plan(self, compiled: Filter, index: ClauseIndex[Item]) -> Plan | None:
+        plans = [plan for clause in compiled if (plan := self._plan_clause(clause, index))]
         return min(plans, key=lambda plan: plan.rating, default=None)
 
-    def _plan_clause(self, clause: Clause, places: Places[Item]) -> Plan | None:
+    def _plan_clause(self, clause: Clause, index: ClauseIndex[Item]) -> Plan | None:
+        """Return how to find an item through a clause; ``None`` if that is not possible."""
         if not isinstance(clause, Either):
-            rating = places.rate(clause)
+            rating = index.rate(clause)
             return Plan(rating, (clause,)) if rating else None
-        each = [self._plan(one, self._alternatives) for one in clause.alternatives]
+        each = [self._plan(alternative, self._alternatives) for alternative in clause.alternatives]
         plans = [plan for plan in each if plan is not None]
         if len(plans) < len(each):
-            return None  # what satisfies the others only would not be found
+            return None  # a payload that satisfies only the others would not find the item
         crowding = max((plan.rating[0] for plan in plans), default=0)
-        found = dict.fromkeys(one for plan in plans for one in plan.clauses)
-        return Plan((crowding, BY_ALTERNATIVES, len(found), False), tuple(found))
+        clauses = dict.fromkeys(clause for plan in plans for clause in plan.clauses)
+        return Plan((crowding, BY_ALTERNATIVES, len(clauses), False), tuple(clauses))
 
 
-class Places(Generic[Item]):
-    """Items by clauses: path -> what is looked up with the value there -> items."""
+class ClauseIndex(Generic[Item]):
+    """Items by single clauses, in a table for each path and way of lookup."""
 
     def __init__(self) -> None:
-        self._values: dict[Path, dict[Key, Bucket[Item]]] = {}
-        self._prefixes: dict[Path, Prefixes[Item]] = {}
-        # By path, and whether of strings or of numbers.
-        self._ranges: dict[tuple[Path, bool], Ranges[Item]] = {}
+        self._tables: dict[tuple[Path, int], Any] = {}
 
     def find(self, payload: Any) -> list[Bucket[Item]]:
-        """Return the buckets of the items that a payload's values may concern."""
-        found = []
-        for path, values in self._values.items():
-            bucket = values.get(lookup_key(payload, path))
-            if bucket:
-                found.append(bucket)
-        for path, prefixes in self._prefixes.items():
-            value = lookup(payload, path)
-            if isinstance(value, str):
-                found += prefixes.find(value)
-        for (path, of_strings), ranges in self._ranges.items():
-            value = lookup(payload, path)
-            if isinstance(value, str) if of_strings else is_number(value):
-                found += ranges.find(value)
-        return found
+        """Return the buckets of all items whose clause the payload satisfies, and of few others."""
+        buckets: list[Bucket[Item]] = []
+        for (path, _), table in self._tables.items():
+            buckets += table.find(lookup(payload, path))
+        return buckets
 
     def rate(self, clause: Predicate | Condition) -> Rating | None:
-        """Tell how well an item would be found by a clause; ``None`` if it would not.
+        """Tell how well a clause would find an item; ``None`` if it would not find it at all.
 
-        So a thousand filters on one event type and a user each end up under their users.
+        Crowded values are avoided: of a thousand filters on one event type and a user each, every
+        one is found by its user.
         """
-        path = clause.path
-        if isinstance(clause, Predicate):
-            values = self._values.get(path, {})
-            fullest = max((len(values.get(key, ())) for key in clause.keys), default=0)
-            return fullest, BY_VALUE, len(clause.keys), not values
-        if (prefix := prefix_of(clause)) is not None:
-            prefixes = self._prefixes.get(path)
-            return prefixes.crowding(prefix) if prefixes else 0, BY_PREFIX, 0, not prefixes
-        if interval := interval_of(clause):
-            ranges = self._ranges.get((path, interval.of_strings))
-            return ranges.crowding(interval) if ranges else 0, BY_RANGE, 0, not ranges
-        return None
+        wish = _wish_of(clause)
+        if wish is None:
+            return None
+        way, operand = wish
+        table = self._tables.get((clause.path, way))
+        values = len(operand) if way == BY_VALUE else 0
+        return table.crowding(operand) if table else 0, way, values, not table
 
-    def insert(self, clause: Clause, item: Item, rest: Filter) -> None:
-        """Add an item under a clause, with what is to be compared when it is found."""
-        if isinstance(clause, Predicate):
-            values = self._values.setdefault(clause.path, {}) if clause.keys else {}
-            for key in clause.keys:
-                values.setdefault(key, {})[item] = rest
-        elif isinstance(clause, Condition):
-            if (prefix := prefix_of(clause)) is not None:
-                self._prefixes.setdefault(clause.path, Prefixes()).insert(prefix, item, rest)
-            elif interval := interval_of(clause):
-                place = clause.path, interval.of_strings
-                self._ranges.setdefault(place, Ranges()).insert(interval, item, rest)
+    def insert(self, clause: Predicate | Condition, item: Item, remaining: Filter) -> None:
+        """Add an item under a clause. *remaining* is compared whenever the item is found."""
+        if wish := _wish_of(clause):
+            way, operand = wish
+            place = clause.path, way
+            if place not in self._tables:
+                self._tables[place] = TABLES[way]()
+            self._tables[place].insert(operand, item, remaining)
 
-    def discard(self, clause: Clause, item: Item) -> None:
+    def discard(self, clause: Predicate | Condition, item: Item) -> None:
         """Remove an item from under a clause, if it is there."""
-        if isinstance(clause, Predicate):
-            self._discard_values(clause, item)
-        elif isinstance(clause, Condition):
-            if (prefix := prefix_of(clause)) is not None:
-                _discard(self._prefixes, clause.path, prefix, item)
-            elif interval := interval_of(clause):
-                _discard(self._ranges, (clause.path, interval.of_strings), interval, item)
-
-    def _discard_values(self, predicate: Predicate, item: Item) -> None:
-        values = self._values.get(predicate.path, {})
-        for key in predicate.keys:
-            bucket = values.get(key, {})
-            bucket.pop(item, None)
-            if not bucket:
-                values.pop(key, None)
-        if not values:
-            self._values.pop(predicate.path, None)
+        if wish := _wish_of(clause):
+            way, operand = wish
+            table = self._tables.get((clause.path, way))
+            if table is not None:
+                table.discard(operand, item)
+                if not table:
+                    del self._tables[clause.path, way]
 
 
-def _discard(tables: dict[Any, Any], place: Any, what: Any, item: Any) -> None:
-    """Remove an item from a table, and the table if nothing is left in it."""
-    if place in tables:
-        tables[place].discard(what, item)
-        if not tables[place]:
-            del tables[place]
+def _wish_of(clause: Predicate | Condition) -> tuple[int, Any] | None:
+    """Return in which way an item can be found through a clause, and what its table is given."""
+    if isinstance(clause, Predicate):
+        return BY_VALUE, clause.keys
+    if (prefix := prefix_of(clause)) is not None:
+        return BY_PREFIX, prefix
+    interval = interval_of(clause)
+    return None if interval is None else (BY_RANGE, interval)
