@@ -35,6 +35,7 @@ from realtime.log import MemoryLog
 from realtime.protocol import Position
 from realtime.protocol.subscribe import Request
 from realtime.publishing import apublish
+from realtime.publishing.publication import Publication
 from realtime.sessions.node import Node
 from realtime.sessions.rights import Authority
 from realtime.tasks import TimeSlice
@@ -56,7 +57,7 @@ VARIABLES = {"history_size": "15", "history_ttl": "20", "max_buffered_bytes": "4
 # In their modules the time is asked.
 CLOCKED: list[Any] = [
     MemoryLog,
-    apublish,
+    Publication,
     Broker,
     Feed,
     Dispatcher,
@@ -114,7 +115,7 @@ class DeliveryMachine(RuleBasedStateMachine):
         get_streaming_config.cache_clear()
         enter(override_settings(CHANNEL_LAYERS=IN_MEMORY))
         enter(mock.patch("realtime.sessions.node.Database"))
-        for module in {Broker.__module__, apublish.__module__}:
+        for module in {Broker.__module__, Publication.__module__}:
             enter(mock.patch(f"{module}.get_log", lambda: self.log))
         for module in {clocked.__module__ for clocked in CLOCKED}:
             enter(mock.patch(f"{module}.time", clock))
