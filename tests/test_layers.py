@@ -149,6 +149,7 @@ def test_pure_packages_say_so_in_every_module() -> None:
     ]
 
 
+@pytest.mark.processes
 def test_pure_packages_load_nothing_that_acts() -> None:
     packages = [
         module.removesuffix(".__init__")

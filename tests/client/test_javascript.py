@@ -154,6 +154,7 @@ async def test_equal_subscriptions(
     assert not [said for said in page.said if "gap" in said or "failed" in said]
 
 
+@pytest.mark.processes
 @both_transports
 async def test_a_server_that_restarts(data_dir: Path, page: Driven, transport: str) -> None:
     port = str(free_port())
@@ -252,6 +253,7 @@ async def test_a_network_that_is_dead(
         assert await page.numbers(1) == [1]
 
 
+@pytest.mark.processes
 @both_transports
 async def test_a_log_that_is_lost(data_dir: Path, page: Driven, transport: str) -> None:
     with running(data_dir) as server:
@@ -269,6 +271,7 @@ async def test_a_log_that_is_lost(data_dir: Path, page: Driven, transport: str) 
         assert await page.numbers(1) == [2]
 
 
+@pytest.mark.processes
 async def test_what_is_not_retained_any_more(data_dir: Path, page: Driven) -> None:
     with running(data_dir, history_size="100") as server:
         async with through_proxy(server) as (proxy, url):
@@ -320,6 +323,7 @@ async def test_a_callback_that_fails(server: Server, token: str, page: Driven) -
     await page.process.stderr.read()
 
 
+@pytest.mark.processes
 async def test_nobody_there(page: Driven) -> None:
     page.connect(f"ws://127.0.0.1:{free_port()}/ws/", "x")
     page.do("subscribe", type="events", filters={})
@@ -391,6 +395,7 @@ async def test_the_program_of_the_documentation(server: Server, token: str, tmp_
     await process.communicate()
 
 
+@pytest.mark.processes
 def test_the_parts_by_themselves() -> None:
     done = subprocess.run(
         [*node(), "--test", str(HERE / "units.test.mjs")], capture_output=True, text=True
@@ -398,6 +403,7 @@ def test_the_parts_by_themselves() -> None:
     assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.processes
 def test_the_types(tmp_path: Path) -> None:
     """A program of the documentation's kind is accepted, and a wrong one is not."""
     npx = shutil.which("npx")

@@ -185,6 +185,7 @@ async def test_equal_subscriptions(server: Server, token: str) -> None:
             assert numbers(await take(subscription, 1)) == [5]
 
 
+@pytest.mark.processes
 async def test_a_server_that_restarts(data_dir: Path) -> None:
     port = str(free_port())
     states: list[State] = []
@@ -268,6 +269,7 @@ async def test_a_network_that_is_dead(
             assert numbers(await take(events, 1)) == [1]
 
 
+@pytest.mark.processes
 async def test_a_log_that_is_lost(data_dir: Path) -> None:
     gaps: list[Gap] = []
     with running(data_dir) as server:
@@ -319,6 +321,7 @@ async def test_nobody_there() -> None:
         await StreamingClient("http://", "x").connect()
 
 
+@pytest.mark.processes
 def test_it_needs_no_django() -> None:
     program = "import realtime.client, sys; print('django' in sys.modules)"
     done = subprocess.run(

@@ -237,6 +237,7 @@ async def test_every_question_says_that_nobody_answers(data_dir: Path) -> None:
         await close_layer()
 
 
+@pytest.mark.processes
 async def test_a_hanging_server_is_not_waited_for_while_a_client_waits(data_dir: Path) -> None:
     with RedisServer(data_dir / "a") as server:
         layers = {"default": {"BACKEND": PUBSUB, "CONFIG": {"hosts": [server.url]}}}
@@ -250,6 +251,7 @@ async def test_a_hanging_server_is_not_waited_for_while_a_client_waits(data_dir:
             await close_layer()
 
 
+@pytest.mark.processes
 async def test_another_server_stands_in_for_one_that_is_away(data_dir: Path) -> None:
     with RedisServer(data_dir / "a") as first, RedisServer(data_dir / "b") as second:
         config = {"hosts": [first.url, second.url]}

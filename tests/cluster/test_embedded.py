@@ -31,6 +31,8 @@ from realtime.sessions.node import prepare_node
 from tests.support import ROOT, TIMEOUT, wait_until
 from tests.support.layers import until
 
+pytestmark = pytest.mark.processes
+
 # Owns the server of a data directory until its standard input ends, as on another platform if
 # one is given; says which process the server is.
 OWNER = """

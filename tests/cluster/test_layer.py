@@ -49,6 +49,7 @@ async def test_a_channel_of_the_pubsub_layer_has_a_queue(valkey: object) -> None
     await close_layer()
 
 
+@pytest.mark.processes
 async def test_a_new_channel_is_on_its_groups_server(data_dir: Any) -> None:
     with (
         RedisServer(data_dir / "a") as first,

@@ -69,6 +69,7 @@ async def test_a_process_learns_that_it_was_taken_for_gone(
     await close_layer()
 
 
+@pytest.mark.processes
 async def test_leaving_never_fails(data_dir: Path) -> None:
     server = EmbeddedServer(data_dir)
     with layer_of(data_dir):
@@ -83,6 +84,7 @@ async def test_leaving_never_fails(data_dir: Path) -> None:
         await close_layer()
 
 
+@pytest.mark.processes
 async def test_it_listens_again_when_the_layer_is_back(data_dir: Path) -> None:
     with layer_of(data_dir):
         process = Process(echo)

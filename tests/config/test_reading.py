@@ -415,6 +415,7 @@ def test_no_secret_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
 # The start
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("variables", "line"),
     [

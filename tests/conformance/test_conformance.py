@@ -52,6 +52,7 @@ def usual(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
+@pytest.mark.processes
 def test_our_own_server_conforms(usual: Server) -> None:
     publish = publish_command(usual)
     token = usual.new_token()
@@ -227,12 +228,14 @@ def test_every_row_of_the_protocol_is_checked() -> None:
     assert rows == {check.row for check in CHECKS} | set(NOT_CHECKED)
 
 
+@pytest.mark.processes
 def test_it_needs_no_django() -> None:
     program = "import sys; sys.modules['django'] = None; import realtime.conformance.__main__"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.processes
 def test_the_list() -> None:
     done = conformance("--list")
     assert done.returncode == 0

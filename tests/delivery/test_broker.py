@@ -224,6 +224,7 @@ async def test_a_message_that_fails_does_not_end_the_delivery(
 # When the layer does not answer
 
 
+@pytest.mark.processes
 async def test_without_a_server_joining_fails_in_bounded_time_and_leaves_nothing(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -287,6 +288,7 @@ async def test_cancelled_joining_leaves_nothing(monkeypatch: pytest.MonkeyPatch)
             await broker.join("events")
 
 
+@pytest.mark.processes
 async def test_messages_arrive_again_after_the_server_was_restarted(data_dir: Path) -> None:
     server = EmbeddedServer(data_dir)
     server.ensure_running()

@@ -138,6 +138,7 @@ def test_flights_that_never_arrive_are_forgotten(model: str) -> None:
     assert len(learner.in_the_air) < 200
 
 
+@pytest.mark.processes
 async def test_the_week_through_the_command_which_is_killed(
     data_dir: Path, configure: Configure
 ) -> None:

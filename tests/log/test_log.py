@@ -653,6 +653,7 @@ def process_id(server: EmbeddedServer) -> int:
         return int(client.info("server")["process_id"])
 
 
+@pytest.mark.processes
 async def test_a_killed_server_comes_back_with_every_confirmed_message(data_dir: Path) -> None:
     with running_valkey(data_dir) as server:
         log = RedisLog()

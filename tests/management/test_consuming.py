@@ -100,6 +100,7 @@ def test_there_is_no_log_in_one_process() -> None:
         call_command(Command(Lines()), "--type", "events")
 
 
+@pytest.mark.processes
 def test_what_cannot_be_consumed_is_said_in_one_line(data_dir: Path) -> None:
     brokers = f"127.0.0.1:{free_port()}"
     given = ("consume_kafka", "--topic", "orders", "--type", "events", "--brokers", brokers)

@@ -32,6 +32,7 @@ def run(program: str, *arguments: str, data_dir: Path) -> list[str]:
     return done.stderr.splitlines()[-1].split()
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("command", [("check",), ("create_token", "reader"), ("migrate",)])
 def test_a_command_does_not_import_a_server(command: tuple[str, ...], data_dir: Path) -> None:
     packages = run(PROGRAM, *command, data_dir=data_dir)
@@ -39,6 +40,7 @@ def test_a_command_does_not_import_a_server(command: tuple[str, ...], data_dir: 
     assert not {"autobahn", "daphne", "twisted"} & set(packages)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("module", ["daphne", "http", "websocket", "worker"])
 def test_whichever_part_of_the_server_is_first_the_loop_is_that_of_asyncio(
     module: str, data_dir: Path

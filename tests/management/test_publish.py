@@ -152,6 +152,7 @@ def test_an_unknown_type_is_a_wrong_use() -> None:
         call_command("publish", "event", "{}")
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(("payload", "stdin"), [("{}", ""), ("-", '{"n": 1}\nbad\n')])
 def test_without_a_server_it_says_so_in_one_line(data_dir: Path, payload: str, stdin: str) -> None:
     done = manage("publish", "events", payload, data_dir=data_dir, stdin=stdin)

@@ -79,6 +79,7 @@ def test_nobody_need_read_what_it_says() -> None:
     command.say("is anybody there?")
 
 
+@pytest.mark.processes
 def test_it_ends_with_its_parent(data_dir: Path) -> None:
     """A parent that has started a command is killed before that has anything to do."""
     start = (

@@ -229,6 +229,7 @@ class TestRotate:
         assert "expected a number" in refusal("rotate_token", "revoked", "--overlap=0d")
 
 
+@pytest.mark.processes
 def test_from_an_empty_data_directory_without_a_channel_layer(tmp_path: Path) -> None:
     """As a shell uses them: the secret kept from standard output, statuses, no layer there."""
     nowhere = "redis://127.0.0.1:1"

@@ -246,6 +246,7 @@ async def statuses() -> list[Payload]:
     return [msgspec.json.decode(entry.body) for entry in chunk.entries]
 
 
+@pytest.mark.processes
 async def test_once_publishes_once(data_dir: Path) -> None:
     with running_valkey(data_dir):
         arguments = "publish_system_status", "--once", "--interval", "0.1"
@@ -256,6 +257,7 @@ async def test_once_publishes_once(data_dir: Path) -> None:
         await close_layer()
 
 
+@pytest.mark.processes
 async def test_while_the_layer_is_away_it_says_so_once_and_goes_on(
     data_dir: Path, start: Start
 ) -> None:
@@ -276,6 +278,7 @@ async def test_while_the_layer_is_away_it_says_so_once_and_goes_on(
         assert process.stderr.read() == ""
 
 
+@pytest.mark.processes
 def test_without_a_layer_once_fails_in_one_line(data_dir: Path) -> None:
     done = manage("publish_system_status", "--once", "--interval", "0.1", data_dir=data_dir)
     assert done.returncode == 1
@@ -284,6 +287,7 @@ def test_without_a_layer_once_fails_in_one_line(data_dir: Path) -> None:
     assert second.startswith("CommandError: not published: ")
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("options", "error"),
     [

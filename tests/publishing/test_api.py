@@ -499,6 +499,7 @@ def test_without_a_server_every_thread_hears_of_it(data_dir: Path) -> None:
         assert all(threads.map(attempt, range(40)))
 
 
+@pytest.mark.processes
 async def test_it_works_again_when_the_server_is_back(data_dir: Path) -> None:
     server = EmbeddedServer(data_dir)
     with layer_of(data_dir):

@@ -26,6 +26,8 @@ from realtime.server.handle import environment_of
 from realtime.sessions.node import Node, get_node
 from tests.support import ROOT, TIMEOUT, Client, environment, wait_until
 
+pytestmark = pytest.mark.processes
+
 # Starts a server of its own, says which process it is and where it listens, and does nothing more.
 PROGRAM = """
 import asyncio, sys
