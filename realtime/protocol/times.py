@@ -1,0 +1,62 @@
+"""Reads the time that a message carries: a number, or RFC 3339 text. Pure.
+
+Knows nothing of where a message has it, nor of which times make sense there.
+"""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime
+from typing import Any
+
+# Numbers are milliseconds from here on and seconds below: as seconds this is the year 5138, as
+# milliseconds 1973.
+FIRST_MILLISECONDS = 10**11
+# The years 1 to 9999, which a datetime can hold, in seconds since 1970.
+EARLIEST, LATEST = -62_135_596_800, 253_402_300_799
+# Of a text: all that RFC 3339 needs, with a fraction of many digits.
+MAX_CHARACTERS = 64
+_DAY = 86_400
+
+
+def read_time(value: Any) -> float | None:
+    """Return a time in seconds since 1970; ``None`` for what is no time between years 1 and 9999.
+
+    A time is a number of seconds or milliseconds since 1970, or text as in RFC 3339, section 5.6:
+    the letters ``T`` and ``Z`` may be small, and a space may stand for the ``T``. Text without an
+    offset is UTC. A leap second, 23:59:60 UTC, is the first second of the next day: what counts
+    seconds since 1970 has no other place for it.
+    """
+    if type(value) is str:
+        try:
+            seconds = _seconds(value)
+        except ValueError:
+            seconds = _read_rare_text(value)
+        return seconds if EARLIEST <= seconds <= LATEST else None
+    if type(value) is not float and type(value) is not int:
+        return None
+    if FIRST_MILLISECONDS <= value <= LATEST * 1000:
+        return value / 1000
+    return value if EARLIEST <= value < FIRST_MILLISECONDS else None
+
+
+def _seconds(text: str) -> float:
+    """Return the time in text that :class:`datetime` reads. Raises ``ValueError``."""
+    time = datetime.fromisoformat(text)
+    if len(text) > MAX_CHARACTERS or text.isdigit():  # digits alone are some number, not a date
+        return math.nan
+    return (time if time.tzinfo is not None else time.replace(tzinfo=UTC)).timestamp()
+
+
+def _read_rare_text(text: str) -> float:
+    """Return the time in text that RFC 3339 allows and :class:`datetime` does not, else NaN."""
+    is_leap_second = text[16:19] == ":60"
+    if is_leap_second:
+        text = f"{text[:16]}:59{text[19:]}"
+    try:
+        seconds = _seconds(text.upper())
+    except ValueError:
+        return math.nan
+    if not is_leap_second:
+        return seconds
+    return seconds + 1 if (seconds + 1) // 1 % _DAY == 0 else math.nan
