@@ -1,30 +1,32 @@
 """Filters on payloads: how clients write them, what they compile to, which match. Pure."""
 
+from realtime.filters.clauses import EVERYTHING, Filter, matches
 from realtime.filters.compiler import (
-    EVERYTHING,
     MAX_ALTERNATIVES,
     MAX_DEPTH,
-    MAX_PATH_CHARACTERS,
     MAX_PATHS,
-    MAX_STEPS,
     MAX_TEXT_CHARACTERS,
     MAX_VALUES,
-    MISSING,
     OPERATORS,
     OR,
     SUBSCRIPTION_NAMESPACE,
-    Filter,
     FilterError,
-    Key,
-    Path,
     compile_filters,
-    compile_path,
     conjunction,
     derive_subscription_id,
+    parse_filter_options,
+)
+from realtime.filters.paths import (
+    MAX_PATH_CHARACTERS,
+    MAX_STEPS,
+    MISSING,
+    Key,
+    Path,
+    PathError,
+    decode_or_none,
     lookup,
     lookup_key,
-    matches,
-    parse_filter_options,
+    read_path,
 )
 
 __all__ = [
@@ -44,12 +46,14 @@ __all__ = [
     "FilterError",
     "Key",
     "Path",
+    "PathError",
     "compile_filters",
-    "compile_path",
     "conjunction",
+    "decode_or_none",
     "derive_subscription_id",
     "lookup",
     "lookup_key",
     "matches",
     "parse_filter_options",
+    "read_path",
 ]

@@ -1,8 +1,9 @@
-"""What a compiled filter is made of: clauses that a payload must all satisfy. Pure.
+"""What a compiled filter is made of: clauses, all of which a payload must satisfy. Pure.
 
-Knows values and how they compare; nothing of how clients write filters (:mod:`realtime.filters`).
-Equality is JSON's: 1 equals 1.0, ``true`` does not equal 1, "1" does not equal 1. What is combined
-here is brought into one form, so that filters which say the same are equal tuples.
+Knows values and how they compare; nothing of how clients write filters
+(:mod:`realtime.filters.compiler`). Equality is JSON's: 1 equals 1.0, but ``true`` does not equal 1,
+and neither does "1". Combining clauses brings them into one normal form, so that filters with the
+same meaning are equal tuples: ``{"a": {"gte": 1, "gt": 0}}`` and ``{"a": {"gte": 1.0}}``, say.
 """
 
 from __future__ import annotations
@@ -11,12 +12,16 @@ import json
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-Path = tuple[str, ...]
-# A scalar in a form whose hash and equality are JSON's.
-Key = str | int | float | None | tuple[bool]
-MISSING = object()
-
-_NO_SCALAR = (dict, list)
+from realtime.filters.paths import (
+    CONTAINERS,
+    MISSING,
+    Key,
+    Path,
+    is_number,
+    lookup,
+    lookup_key,
+    scalar_key,
+)
 
 
 class Comparison(NamedTuple):
@@ -43,7 +48,10 @@ class Predicate(NamedTuple):
 
 
 class Condition(NamedTuple):
-    """The value at *path* must pass all of *tests*, none of which is ``in``."""
+    """The value at *path* must pass all of *tests*, none of which is ``in``.
+
+    Clauses with ``in`` become a :class:`Predicate`, which an index finds by its values.
+    """
 
     path: Path
     tests: frozenset[Comparison]
@@ -64,7 +72,7 @@ class Either(NamedTuple):
 
 
 Clause = Predicate | Condition | Either
-# One clause a path at most, in the order of paths, then those of alternatives.
+# At most one clause for each path, sorted by path, and after them those with alternatives.
 Filter = tuple[Clause, ...]
 EVERYTHING: Filter = ()
 
@@ -77,44 +85,7 @@ def matches(compiled: Filter, payload: Any) -> bool:
     return True
 
 
-# Values
-
-
-def scalar_key(value: Any) -> Key:
-    """Return a hashable form of a JSON scalar in which ``true`` and 1 differ.
-
-    An object or array gives itself, which equals no key and must not be hashed: see
-    :func:`lookup_key`.
-    """
-    return (value,) if value is True or value is False else value
-
-
-def lookup(payload: Any, path: Path) -> Any:
-    """Return the value at *path*, or :data:`MISSING`."""
-    for step in path:
-        if not isinstance(payload, dict):
-            return MISSING
-        payload = payload.get(step, MISSING)
-    return payload
-
-
-def lookup_key(payload: Any, path: Path) -> Any:
-    """Return the key of the scalar at *path*, or :data:`MISSING` for no value or no scalar."""
-    for step in path:
-        if not isinstance(payload, dict):
-            return MISSING
-        payload = payload.get(step, MISSING)
-    if isinstance(payload, _NO_SCALAR):
-        return MISSING
-    return (payload,) if payload is True or payload is False else payload
-
-
-def is_number(value: Any) -> bool:
-    """Tell whether a JSON value is a number, which booleans are not."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-# Operators: what is there, and what the filter says of it
+# Operators: each is called with the value in the payload and the filter's operand
 
 
 def _is_comparable(value: Any, bound: Any) -> bool:
@@ -122,7 +93,7 @@ def _is_comparable(value: Any, bound: Any) -> bool:
 
 
 def _is_none_of(value: Any, keys: frozenset[Key]) -> bool:
-    return value is not MISSING and (isinstance(value, _NO_SCALAR) or scalar_key(value) not in keys)
+    return value is not MISSING and (isinstance(value, CONTAINERS) or scalar_key(value) not in keys)
 
 
 def _contains(value: Any, wanted: Key) -> bool:
@@ -132,7 +103,7 @@ def _contains(value: Any, wanted: Key) -> bool:
 
 
 _HOLDS: dict[str, Callable[[Any, Any], bool]] = {
-    "in": lambda value, keys: not isinstance(value, _NO_SCALAR) and scalar_key(value) in keys,
+    "in": lambda value, keys: not isinstance(value, CONTAINERS) and scalar_key(value) in keys,
     "nin": _is_none_of,
     "exists": lambda value, wanted: (value is not MISSING) is wanted,
     "gt": lambda value, bound: _is_comparable(value, bound) and value > bound,
@@ -168,7 +139,11 @@ def all_of(clauses: Iterable[Clause]) -> Filter:
 
 
 def any_of(filters: Iterable[Filter]) -> Filter:
-    """Return the filter that matches what one of *filters*, none of them empty, does."""
+    """Return the filter that matches what any of *filters* does. None of them may be empty.
+
+    Alternatives that want single values at the same path are joined:
+    ``{"$or": [{"a": 1}, {"a": 2}]}`` is ``{"a": [1, 2]}``.
+    """
     values: dict[Path, frozenset[Key]] = {}
     others: dict[Filter, None] = {}
     for compiled in _flat(filters):
@@ -177,15 +152,16 @@ def any_of(filters: Iterable[Filter]) -> Filter:
                 values[path] = values.get(path, frozenset()) | keys
             case _:
                 others[compiled] = None
-    alternatives = [(Predicate(path, keys),) for path, keys in values.items()]
-    found: list[Filter] = [*alternatives, *others]
-    if len(found) == 1:
-        return found[0]
-    return (Either(tuple(sorted(found, key=lambda one: json.dumps(canonical(one))))),)
+    alternatives: list[Filter] = [(Predicate(path, keys),) for path, keys in values.items()]
+    alternatives += others
+    if len(alternatives) == 1:
+        return alternatives[0]
+    alternatives.sort(key=lambda alternative: json.dumps(canonical(alternative)))
+    return (Either(tuple(alternatives)),)
 
 
 def _flat(filters: Iterable[Filter]) -> Iterable[Filter]:
-    """Yield alternatives, those of alternatives among them, without what can never match."""
+    """Yield alternatives without those that can never match; nested ones are yielded themselves."""
     for compiled in filters:
         if len(compiled) == 1 and isinstance(compiled[0], Either):
             yield from compiled[0].alternatives
@@ -194,7 +170,7 @@ def _flat(filters: Iterable[Filter]) -> Iterable[Filter]:
 
 
 def is_impossible(clause: Clause) -> bool:
-    """Tell whether a clause says of itself that nothing satisfies it."""
+    """Tell whether nothing can satisfy a clause, as far as its normal form shows it."""
     match clause:
         case Predicate(_, keys):
             return not keys
@@ -204,7 +180,7 @@ def is_impossible(clause: Clause) -> bool:
 
 
 def _clause(path: Path, tests: set[Comparison]) -> Predicate | Condition:
-    """Return the one form of a clause that wants *tests*, of which there is one at least."""
+    """Return the normal form of a clause with these *tests*, of which there is at least one."""
     accepted = [test.operand for test in tests if test.operator == "in"]
     if accepted:
         others = [test for test in tests if test.operator != "in"]
@@ -212,8 +188,10 @@ def _clause(path: Path, tests: set[Comparison]) -> Predicate | Condition:
         return Predicate(path, frozenset(key for key in keys if _passes(_value(key), others)))
     if len(tests) > 1 and Comparison("exists", False) in tests:
         return Predicate(path, frozenset())
-    fewest = _tightest(_without_repeats(tests))
-    return Predicate(path, frozenset()) if fewest is None else Condition(path, frozenset(fewest))
+    strictest = _strictest(_without_repeats(tests))
+    if strictest is None:
+        return Predicate(path, frozenset())
+    return Condition(path, frozenset(strictest))
 
 
 def _value(key: Key) -> Any:
@@ -221,7 +199,7 @@ def _value(key: Key) -> Any:
 
 
 def _without_repeats(tests: set[Comparison]) -> set[Comparison]:
-    """Leave out that a value exists if more is wanted of it, and join what it must not be."""
+    """Drop ``exists: true`` beside other tests, which imply it, and join all ``nin`` to one."""
     if len(tests) > 1:
         tests = tests - {Comparison("exists", True)}
     excluded = [test for test in tests if test.operator == "nin"]
@@ -231,8 +209,8 @@ def _without_repeats(tests: set[Comparison]) -> set[Comparison]:
     return tests
 
 
-def _tightest(tests: set[Comparison]) -> set[Comparison] | None:
-    """Leave one bound on each side; ``None`` if nothing passes."""
+def _strictest(tests: set[Comparison]) -> set[Comparison] | None:
+    """Keep only the strictest bound on each side; return ``None`` if no value can pass both."""
     lower = [test for test in tests if test.operator in LOWER]
     upper = [test for test in tests if test.operator in UPPER]
     if len({isinstance(test.operand, str) for test in lower + upper}) > 1:
@@ -251,11 +229,11 @@ def _tightest(tests: set[Comparison]) -> set[Comparison] | None:
     return tests.difference(lower, upper).union(test for test in (low, high) if test)
 
 
-# One text for what is equal
+# Equal filters have equal JSON
 
 
 def canonical(compiled: Filter) -> list[Any]:
-    """Return JSON that is equal for equal filters, whatever their values' kind of number."""
+    """Return JSON data that is equal for equal filters, also where one has 1 and the other 1.0."""
     return [_canonical_clause(clause) for clause in compiled]
 
 

@@ -1,7 +1,8 @@
 """Filters as clients write them: ``{path: value or operators}``, compiled to clauses. Pure.
 
-Knows what may be written and its limits. How compiled filters compare values is said in
-:mod:`realtime.filters.clauses`; how those that match are found, in :mod:`realtime.filters.index`.
+Knows what clients may write, and the limits. How compiled filters compare values is in
+:mod:`realtime.filters.clauses`; how the filters that match are found, in
+:mod:`realtime.filters.index`.
 """
 
 from __future__ import annotations
@@ -16,49 +17,24 @@ import msgspec
 
 from realtime.filters.clauses import (
     EVERYTHING,
-    MISSING,
     Clause,
     Comparison,
     Condition,
     Filter,
-    Key,
-    Path,
     Predicate,
     all_of,
     any_of,
     canonical,
-    is_number,
-    lookup,
-    lookup_key,
-    matches,
-    scalar_key,
 )
+from realtime.filters.paths import Key, PathError, is_number, read_path, scalar_key
 
-__all__ = [
-    "EVERYTHING",
-    "MISSING",
-    "Filter",
-    "FilterError",
-    "Key",
-    "Path",
-    "compile_filters",
-    "conjunction",
-    "derive_subscription_id",
-    "lookup",
-    "lookup_key",
-    "matches",
-    "parse_filter_options",
-]
-
-# In all alternatives together.
+# Paths of a filter, including those in its alternatives; values of one path.
 MAX_PATHS = 32
 MAX_VALUES = 1000
-MAX_STEPS = 16
-MAX_PATH_CHARACTERS = 256
-# Of one ``$or``, and how many may be inside one another.
+# Alternatives of one ``$or``, and how deep one may be inside another.
 MAX_ALTERNATIVES = 32
 MAX_DEPTH = 3
-# Of what prefix, suffix and contains look for.
+# Characters of the text that prefix, suffix and contains look for.
 MAX_TEXT_CHARACTERS = 256
 
 OR = "$or"
@@ -82,11 +58,6 @@ def compile_filters(filters: Any) -> Filter:
     return _compile(filters)
 
 
-def compile_path(path: Any, value: Any) -> Filter:
-    """Compile one pair of a client's filters. Raises :class:`FilterError`."""
-    return all_of([_read_clause(path, value)])
-
-
 def conjunction(first: Filter, second: Filter) -> Filter:
     """Return the filter that matches what both match (a client's, and what its token enforces)."""
     if not first or not second:
@@ -102,10 +73,11 @@ def derive_subscription_id(kind: str, compiled: Filter) -> str:
 def parse_filter_options(options: Iterable[str]) -> dict[str, Any]:
     """Return the filters of ``path=value`` options: a value is JSON if it parses, else a string.
 
-    A path given several times matches any of its values; one with operators is given once, as
-    nothing would say whether all or any must hold. Raises :class:`FilterError`.
+    ``["a=1", "a=x", "b=null"]`` gives ``{"a": [1, "x"], "b": None}``: a path that comes several
+    times matches any of its values. A path with operators may come only once, since it would not
+    be clear whether all or any of them must hold. Raises :class:`FilterError`.
     """
-    filters: dict[str, list[Any]] = {}
+    values_by_path: dict[str, list[Any]] = {}
     for option in options:
         path, separator, text = option.partition("=")
         if not separator or not path:
@@ -114,10 +86,10 @@ def parse_filter_options(options: Iterable[str]) -> dict[str, Any]:
             value = msgspec.json.decode(text)
         except (msgspec.DecodeError, UnicodeError, RecursionError):
             value = text
-        filters.setdefault(path, []).extend(value if isinstance(value, list) else [value])
-    found = {path: _value_of_option(path, values) for path, values in filters.items()}
-    compile_filters(found)
-    return found
+        values_by_path.setdefault(path, []).extend(value if isinstance(value, list) else [value])
+    filters = {path: _value_of_option(path, values) for path, values in values_by_path.items()}
+    compile_filters(filters)
+    return filters
 
 
 def _value_of_option(path: str, values: list[Any]) -> Any:
@@ -132,7 +104,7 @@ def _value_of_option(path: str, values: list[Any]) -> Any:
 
 
 def _count_paths(filters: dict[str, Any], depth: int) -> int:
-    """Count the paths in all alternatives, as far as is needed to see that they are too many."""
+    """Count the paths, including those in alternatives; stop when they are too many."""
     count = len(filters) - (OR in filters)
     for alternative in _alternatives(filters, depth):
         if count > MAX_PATHS:
@@ -142,7 +114,7 @@ def _count_paths(filters: dict[str, Any], depth: int) -> int:
 
 
 def _alternatives(filters: dict[str, Any], depth: int) -> list[dict[str, Any]]:
-    """Return what is in a filter's ``$or``, if it has one."""
+    """Return the alternatives in a filter's ``$or``, checked; none if it has no ``$or``."""
     if OR not in filters:
         return []
     alternatives = filters[OR]
@@ -175,25 +147,13 @@ def _clauses(filters: dict[str, Any]) -> Iterator[Clause]:
 
 
 def _read_clause(path: Any, value: Any) -> Clause:
-    steps = _path(path)
+    try:
+        steps = read_path(path)
+    except PathError as error:
+        raise FilterError(f"filters: {error}") from None
     if isinstance(value, dict):
         return Condition(steps, frozenset(_tests(path, value)))
     return Predicate(steps, _keys(repr(path), value if isinstance(value, list) else [value]))
-
-
-def _path(text: Any) -> Path:
-    if not isinstance(text, str):
-        raise FilterError("filters: a path is not a string")
-    if len(text) > MAX_PATH_CHARACTERS:
-        raise FilterError(
-            f"filters: the path {text[:32]!r}... has more than {MAX_PATH_CHARACTERS} characters"
-        )
-    steps = tuple(text.split("."))
-    if len(steps) > MAX_STEPS:
-        raise FilterError(f"filters: the path {text!r} has more than {MAX_STEPS} steps")
-    if "" in steps:
-        raise FilterError(f"filters: the path {text!r} has an empty step")
-    return steps
 
 
 def _keys(where: str, values: list[Any]) -> frozenset[Key]:

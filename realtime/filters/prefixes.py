@@ -1,4 +1,4 @@
-"""Which of many prefixes a string has, at the cost of their lengths. Pure."""
+"""Which of many prefixes a string begins with, at one lookup for each length. Pure."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from realtime.filters.intervals import Bucket, Item
 
 
 def prefix_of(condition: Condition) -> str | None:
-    """Return the longest prefix that a condition wants, if it wants one."""
-    wanted = [operand for operator, operand in condition.tests if operator == "prefix"]
-    return max(wanted, key=len, default=None)
+    """Return the longest prefix among a condition's tests, if there is one."""
+    prefixes = [operand for operator, operand in condition.tests if operator == "prefix"]
+    return max(prefixes, key=len, default=None)
 
 
 class Prefixes(Generic[Item]):
-    """Items by prefixes, which have so many characters at most as a filter may want."""
+    """Items by prefixes. Filters bound how long one is, so how many lengths there are."""
 
     def __init__(self) -> None:
         # Length -> prefix -> items.
@@ -24,9 +24,9 @@ class Prefixes(Generic[Item]):
     def __bool__(self) -> bool:
         return bool(self._lengths)
 
-    def insert(self, prefix: str, item: Item, rest: Filter) -> None:
+    def insert(self, prefix: str, item: Item, remaining: Filter) -> None:
         """Add an item."""
-        self._lengths.setdefault(len(prefix), {}).setdefault(prefix, {})[item] = rest
+        self._lengths.setdefault(len(prefix), {}).setdefault(prefix, {})[item] = remaining
 
     def discard(self, prefix: str, item: Item) -> None:
         """Remove an item, if it is there."""
@@ -39,13 +39,13 @@ class Prefixes(Generic[Item]):
             self._lengths.pop(len(prefix), None)
 
     def find(self, text: str) -> list[Bucket[Item]]:
-        """Return the buckets of the prefixes that a string has."""
-        found = []
+        """Return the buckets of the prefixes with which a string begins."""
+        buckets = []
         for length, prefixes in self._lengths.items():
             bucket = prefixes.get(text[:length])
             if bucket:
-                found.append(bucket)
-        return found
+                buckets.append(bucket)
+        return buckets
 
     def crowding(self, prefix: str) -> int:
         """Return how many items are found with this prefix."""
