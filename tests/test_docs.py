@@ -12,7 +12,7 @@ import pytest
 from django.core.management import get_commands, load_command_class
 from pydantic_core import PydanticUndefined
 
-from realtime.analytics.predictions.definition import predictor
+from realtime.analytics.predictions.definitions import predictor
 from realtime.auth.jwt import VARIABLES, JwtConfig
 from realtime.auth.policy import LIMIT_FIELDS
 from realtime.checks import _RISKS

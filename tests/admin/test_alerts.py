@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from realtime.analytics.alerting.ledger import load_processors, rules_in_force
 from realtime.analytics.alerting.models import Alert, AlertRule, Notification
-from realtime.analytics.alerting.rule import Deviation, Threshold
+from realtime.analytics.alerting.rule import DeviationCondition, ThresholdCondition
 from realtime.analytics.alerting.signing import check_secret
 
 pytestmark = pytest.mark.django_db
@@ -79,7 +79,7 @@ def test_a_rule_is_made_in_the_form(browser: Client) -> None:
     assert 'value="whsec_' in page.content.decode()
     assert browser.post(f"{RULES}add/", form(group_by="group.a, group.b ,")).status_code == 302
     (rule,) = rules_in_force().values()
-    assert rule.condition == Threshold("above", 60.0, 50.0)
+    assert rule.condition == ThresholdCondition("above", 60.0, 50.0)
     assert rule.filters == {"rule": "airport_delays"}
     assert rule.group_by == ["group.a", "group.b"]
     row = AlertRule.objects.get()
@@ -92,7 +92,7 @@ def test_a_deviation_is_made_in_the_form(browser: Client) -> None:
     fields = {"condition": "deviation", "threshold": "", "clear": "", "source": "metrics"}
     assert browser.post(f"{RULES}add/", form(**fields)).status_code == 302
     (rule,) = rules_in_force().values()
-    assert rule.condition == Deviation(3.0, 2.0)
+    assert rule.condition == DeviationCondition(3.0, 2.0)
     assert rule.group_paths == ()
 
 
@@ -167,7 +167,7 @@ def test_the_list_says_how_many_alerts_fire(browser: Client) -> None:
 def test_a_rule_that_is_off_or_gone_has_a_processor_until_its_alerts_are_resolved() -> None:
     row = AlertRule.objects.create(name="long_delays", value_path="v", threshold=1.0)
     one = alert()
-    assert [p.definition for p in load_processors()] == [row.rule().definition]
+    assert [p.definition for p in load_processors()] == [row.spec().definition]
     row.source = "metrics"
     row.save()
     first, second = load_processors()
@@ -186,11 +186,11 @@ def test_a_rule_that_is_off_or_gone_has_a_processor_until_its_alerts_are_resolve
 
 def test_a_rule_begins_anew_when_asked(browser: Client) -> None:
     rule = AlertRule.objects.create(name="r", value_path="v", threshold=1)
-    before = rule.rule().definition
+    before = rule.spec().definition
     action = {"action": "begin_anew", "_selected_action": rule.pk}
     assert browser.post(RULES, action).status_code == 302
     rule.refresh_from_db()
-    assert rule.rule().definition != before
+    assert rule.spec().definition != before
 
 
 def test_notifications_are_sent_again_by_those_who_may(browser: Client) -> None:

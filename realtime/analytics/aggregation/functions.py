@@ -1,8 +1,9 @@
-"""What is kept of the values of one group in one window, and the figures that come of it. Pure.
+"""Accumulators of the values of one group in one window, and the figures made of them. Pure.
 
-Whatever is kept is the same in whichever parts the values came, so results do not depend on
-restarts. Sums are exact: integers as such, other numbers as the decimals
-they are written as, rounded once at the end.
+An accumulator has ``add(values)``, ``merge(other)`` of its own class, ``dump()`` to what JSON can
+hold, and ``load(data)``, which reads that. Its contents do not depend on the parts in which values
+came, so results do not depend on restarts. Sums are exact: integers as such, other numbers as the
+decimals they are written as, rounded once at the end.
 """
 
 from __future__ import annotations
@@ -12,32 +13,15 @@ from collections.abc import Callable, Sequence
 from decimal import Context, Decimal
 from fractions import Fraction
 from functools import reduce
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Self
 
 from realtime.analytics.aggregation.rule import Function
-from realtime.analytics.aggregation.sketches import Distinct, Distribution
+from realtime.analytics.aggregation.sketches import Distinct, Percentiles
 from realtime.filters import Path
 
 # Enough digits for any sum of floats.
 _EXACT = Context(prec=800)
 _ZERO = Decimal(0)
-
-
-class Accumulator(Protocol):
-    """What is kept for one or several functions of the values at one path."""
-
-    def add(self, values: Sequence[Any]) -> None:
-        """Take values in."""
-
-    def merge(self, other: Any) -> None:
-        """Take in what another of the same class has taken in."""
-
-    def dump(self) -> Any:
-        """Return it as what JSON can hold."""
-
-    @classmethod
-    def load(cls, data: Any) -> Self:
-        """Make it of what :meth:`dump` returned."""
 
 
 class Count:
@@ -175,15 +159,15 @@ MESSAGES, VALUES, TEXTS, NUMBERS = "messages", "values", "texts", "numbers"
 
 
 class Need(NamedTuple):
-    """An accumulator that a rule keeps: its class, and the values it takes."""
+    """An accumulator that a rule needs: its class, and the values it takes."""
 
-    kind: type[Any]
+    accumulator: type[Any]
     view: str
     path: Path
 
 
-def need(function: Function) -> Need:
-    """Return what a function is worked out from."""
+def need_of(function: Function) -> Need:
+    """Return the accumulator that a function is computed from."""
     match function.function:
         case "count" | "rate":
             return Need(Count, VALUES if function.path else MESSAGES, function.path)
@@ -193,25 +177,25 @@ def need(function: Function) -> Need:
             return Need(Extremes, NUMBERS, function.path)
         case "distinct":
             return Need(Distinct, TEXTS, function.path)
-    return Need(Distribution, NUMBERS, function.path)
+    return Need(Percentiles, NUMBERS, function.path)
 
 
 def reader(function: Function, size: int) -> Callable[[Any], Any]:
-    """Return what makes a function's figure of its accumulator; *size* is the window's."""
+    """Return what computes a function's figure from its accumulator; *size* is the window's."""
     match function.function:
         case "count":
-            return lambda kept: int(kept.count)
+            return lambda counted: int(counted.count)
         case "rate":
-            return lambda kept: float(kept.count / size)
+            return lambda counted: float(counted.count / size)
         case "sum":
             return Sum.total
         case "avg":
             return Sum.mean
         case "min":
-            return lambda kept: kept.low
+            return lambda extremes: extremes.low
         case "max":
-            return lambda kept: kept.high
+            return lambda extremes: extremes.high
         case "distinct":
             return Distinct.count
     share = Fraction(function.function[1:]) / 100
-    return lambda kept: kept.percentile(share)
+    return lambda percentiles: percentiles.at(share)

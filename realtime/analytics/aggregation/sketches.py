@@ -1,7 +1,8 @@
-"""How numbers are spread and how many different values there are: exactly, or in bounded space.
+"""Percentiles of numbers, and counts of different texts: exact, or in bounded space. Pure.
 
-Pure. Knows numbers and texts, nothing of messages or windows. What is kept is the same whatever
-order and parts the values came in, and merged in whichever order.
+Knows nothing of messages or windows. The contents do not depend on the order or the parts in which
+values came, nor on the order of merges. (DataDog's ``ddsketch`` is not used: it ranks values in
+another way than SQL's ``quantile_disc``, its sums depend on the order, and it has no exact part.)
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ _ACCURACY = 0.01
 _BUCKETS_PER_E = 1 / math.log((1 + _ACCURACY) / (1 - _ACCURACY))
 
 
-class Distribution:
-    """How often there is which number; beyond :data:`EXACT_VALUES` different ones, about which.
+class Percentiles:
+    """How often each number came; beyond :data:`EXACT_VALUES` different ones, in which bucket.
 
-    About: in buckets as those of a DDSketch (Masson, Rim, Lee 2019), each 2 % wide. Unlike KLL and
-    t-digest it is the same whatever order and parts the numbers came in.
+    Buckets are those of a DDSketch (Masson, Rim, Lee 2019), each 2 % wide. Unlike KLL and t-digest
+    they are the same whatever order and parts the numbers came in.
     """
 
     __slots__ = ("counts", "in_buckets")
@@ -41,12 +42,14 @@ class Distribution:
         self.counts.update(map(_bucket, values) if self.in_buckets else values)
         self._check()
 
-    def merge(self, other: Distribution) -> None:
+    def merge(self, other: Percentiles) -> None:
         """Add up."""
         if other.in_buckets and not self.in_buckets:
             self._use_buckets()
-        add = other.counts
-        self.counts.update(_in_buckets(add) if self.in_buckets and not other.in_buckets else add)
+        counts = other.counts
+        if self.in_buckets and not other.in_buckets:
+            counts = _in_buckets(counts)
+        self.counts.update(counts)
         self._check()
 
     def _check(self) -> None:
@@ -57,7 +60,7 @@ class Distribution:
         self.counts = _in_buckets(self.counts)
         self.in_buckets = True
 
-    def percentile(self, share: Fraction) -> int | float | None:
+    def at(self, share: Fraction) -> int | float | None:
         """Return the least value that this share of the values does not exceed."""
         total = self.counts.total()
         if not total:
@@ -81,10 +84,10 @@ class Distribution:
 
 
 def _in_buckets(counts: Counter[Any]) -> Counter[Any]:
-    found: Counter[Any] = Counter()
+    buckets: Counter[Any] = Counter()
     for value, count in counts.items():
-        found[_bucket(value)] += count
-    return found
+        buckets[_bucket(value)] += count
+    return buckets
 
 
 # So that the number of the bucket of any float above 0 is positive.
@@ -134,9 +137,9 @@ class Distinct:
         if other.sketch is None:
             self.add(other.values)
             return
-        known, self.values = self.values, set()
+        texts, self.values = self.values, set()
         self.sketch = _united(self.sketch or _new_sketch(), other.sketch)
-        self.add(known)
+        self.add(texts)
 
     def count(self) -> int:
         """Return how many, about."""

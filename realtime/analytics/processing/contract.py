@@ -150,8 +150,11 @@ class Processor(BaseProcessor, Protocol):
     def take(self, records: Records) -> None:
         """Take the next messages in."""
 
-    def tick(self, now: float) -> None:
-        """Take note of the time, in seconds since 1970, when everything has been read."""
+    def tick(self, now: float) -> str | None:
+        """Take note of the time, in seconds since 1970, when everything has been read.
+
+        Returns what the runner is to log, if anything.
+        """
 
 
 @runtime_checkable

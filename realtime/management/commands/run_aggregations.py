@@ -8,8 +8,8 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import DatabaseError, connection
 
 from realtime.analytics.aggregation.definitions import load_processors, load_rules
-from realtime.analytics.discovery import add_module_argument, discover
 from realtime.analytics.processing.runner import NoLog, Runner, run_until_stopped
+from realtime.analytics.registry import add_module_argument, discover
 from realtime.management.children import add_parent_argument, end_with
 
 

@@ -9,8 +9,8 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from realtime.analytics.alerting.ledger import rules_in_force
 from realtime.analytics.alerting.service import AlertService
-from realtime.analytics.discovery import add_module_argument, discover
 from realtime.analytics.processing.runner import run_until_stopped
+from realtime.analytics.registry import add_module_argument, discover
 from realtime.cluster.servers import has_servers
 from realtime.database import prepare_database
 from realtime.management.children import add_parent_argument, end_with

@@ -8,11 +8,11 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from realtime.analytics.discovery import add_module_argument, discover
-from realtime.analytics.predictions.definition import Predictor, predictors
+from realtime.analytics.predictions.definitions import Predictor, predictors
 from realtime.analytics.predictions.processor import PredictorProcessor
 from realtime.analytics.processing.contract import AnyProcessor
 from realtime.analytics.processing.runner import NoLog, Runner, run_until_stopped
+from realtime.analytics.registry import add_module_argument, discover
 from realtime.management.children import add_parent_argument, end_with
 
 

@@ -12,8 +12,14 @@ from django.test import Client
 
 from realtime import aggregation_rule
 from realtime.analytics.aggregation import definitions
-from realtime.analytics.aggregation.processor import RuleProcessor
-from realtime.analytics.aggregation.rule import PLAIN_FUNCTIONS, Rule, RuleError, make_rule
+from realtime.analytics.aggregation.processor import AggregationProcessor
+from realtime.analytics.aggregation.rule import (
+    PLAIN_FUNCTIONS,
+    AggregationSpec,
+    make_spec,
+)
+from realtime.analytics.registry import DefinitionRegistry
+from realtime.analytics.rules import RuleError
 from realtime.models import AggregationRule
 from tests.support import ROOT
 from tests.support.layers import close_layer, running_valkey
@@ -23,9 +29,9 @@ PAGE = "/admin/realtime/aggregationrule/"
 DOCUMENTATION = (ROOT / "docs/analytics.md").read_text()
 
 
-def rule(**changes: Any) -> Rule:
+def rule(**changes: Any) -> AggregationSpec:
     given: dict[str, Any] = {"name": "r", "size": 60, "functions": COUNT}
-    return make_rule(**given | changes)
+    return make_spec(**given | changes)
 
 
 WRONG: list[tuple[str, Any]] = [
@@ -134,19 +140,18 @@ def test_every_field_and_function_is_documented() -> None:
 
 @pytest.fixture
 def no_rules(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(definitions, "_in_code", {})
-    monkeypatch.setattr(definitions, "_complaints", set())
+    monkeypatch.setattr(definitions, "aggregation_rules", DefinitionRegistry("aggregation rule"))
 
 
 @pytest.mark.usefixtures("no_rules")
 def test_rules_are_defined_in_code() -> None:
     made = aggregation_rule("one", size=60, functions=COUNT)
     assert aggregation_rule("one", size=60, functions=COUNT) == made
-    with pytest.raises(ValueError, match="another rule 'one'"):
+    with pytest.raises(ValueError, match="another aggregation rule named 'one'"):
         aggregation_rule("one", size=61, functions=COUNT)
     with pytest.raises(ValueError, match=r"^size: "):
         aggregation_rule("two", size=0, functions=COUNT)
-    assert definitions.rules_in_code() == {"one": made}
+    assert list(definitions.aggregation_rules) == [made]
 
 
 @pytest.mark.django_db
@@ -164,7 +169,7 @@ def test_rows_take_the_place_of_code_and_wrong_rows_do_not_run(
         found = {made.name: made.size for made in definitions.load_rules()}
         assert found == {"one": 10, "two": 10, "three": 60}
     assert [record.getMessage() for record in caplog.records] == [
-        "the rule bad of the admin does not run: functions: expected a list such as "
+        "the aggregation rule bad of the admin is wrong: functions: expected a list such as "
         '[{"name": "n", "function": "count"}]',
     ]
 
@@ -199,7 +204,7 @@ def test_a_rule_is_made_changed_and_copied(browser: Client) -> None:
     page = browser.post(f"{PAGE}add/", form())
     assert page.status_code == 302, page.context["errors"]
     made = AggregationRule.objects.get()
-    assert made.to_rule() == make_rule(
+    assert made.spec() == make_spec(
         "delays",
         filters={"event_type": "departure"},
         group_by=["payload.origin"],
@@ -209,7 +214,7 @@ def test_a_rule_is_made_changed_and_copied(browser: Client) -> None:
     address = f"{PAGE}{made.pk}/change/"
     page = browser.post(address, form(slide="20", filters="", group_by="[]"))
     assert page.status_code == 302, page.context["errors"]
-    changed = AggregationRule.objects.get().to_rule()
+    changed = AggregationRule.objects.get().spec()
     assert (changed.slide, changed.filters, changed.group_by) == (20, (), ())
     assert browser.get(address).status_code == 200
     AggregationRule.objects.create(name="bad", size=60, functions=7)
@@ -251,28 +256,28 @@ async def test_the_admin_shows_how_a_rule_stands(data_dir: Path) -> None:
     from asgiref.sync import sync_to_async
 
     from realtime import apublish
-    from realtime.admin.aggregations import _show
+    from realtime.admin.aggregations import read_status
     from realtime.analytics.processing.state import claim, renew, save
     from realtime.protocol import Position
 
     row = AggregationRule(name="r", size=60, time_path="at", functions=COUNT)
     with running_valkey(data_dir):
-        assert (await sync_to_async(_show)(row)).state == "waiting"
+        assert (await sync_to_async(read_status)(row)).state == "waiting"
         position = await apublish("events", {"at": 1})
         assert position is not None
-        processor = RuleProcessor(row.to_rule())
+        processor = AggregationProcessor(row.spec())
         hold = await claim(processor, "me")
         assert hold is not None
         hold.position = Position(position.epoch, 0)
         processor.windows.progress.late = 1234
         processor.windows.advance(1_356_998_400)
         await save(hold)
-        shown = await sync_to_async(_show)(row)
-        assert (shown.state, shown.behind) == ("running", "1")
-        assert shown.left_out.startswith("1,234 too late")
-        assert shown.until == "2013-01-01 00:00:00 UTC"
+        status = await sync_to_async(read_status)(row)
+        assert (status.state, status.behind) == ("running", "1")
+        assert status.left_out.startswith("1,234 too late")
+        assert status.closed_until == "2013-01-01 00:00:00 UTC"
         await renew(processor, "me", give_up=True)
-        assert (await sync_to_async(_show)(row)).state == "waiting"
+        assert (await sync_to_async(read_status)(row)).state == "waiting"
         await close_layer()
     row.enabled = False
-    assert (await sync_to_async(_show)(row)).state == "disabled"
+    assert (await sync_to_async(read_status)(row)).state == "disabled"

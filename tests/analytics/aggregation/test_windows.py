@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from realtime.analytics.aggregation import windows
 from realtime.analytics.aggregation.processor import CLOCK_SLACK
-from realtime.analytics.aggregation.rule import Rule, make_rule
+from realtime.analytics.aggregation.rule import AggregationSpec, make_spec
 from realtime.analytics.aggregation.sketches import EXACT_VALUES
 from realtime.filters import matches
 from realtime.protocol import format_timestamp
@@ -39,15 +39,15 @@ FUNCTIONS = [
 ]
 
 
-def rule(**changes: Any) -> Rule:
+def rule(**changes: Any) -> AggregationSpec:
     given: dict[str, Any] = {"size": 10, "time_path": "at", "functions": FUNCTIONS}
-    return make_rule("r", **given | changes)
+    return make_spec("r", **given | changes)
 
 
 # The naive evaluator
 
 
-def naive(made: Rule, payloads: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def naive(made: AggregationSpec, payloads: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Work a rule with times in ``at`` (seconds) and a group in ``g`` out, one by one."""
     found: dict[tuple[int, str], list[dict[str, Any]]] = defaultdict(list)
     watermark = -math.inf
@@ -73,7 +73,9 @@ def group_text(value: Any) -> str:
     return msgspec.json.encode([[value]] if isinstance(value, bool) else [value]).decode()
 
 
-def result(made: Rule, start: int, group: Any, payloads: list[dict[str, Any]]) -> dict[str, Any]:
+def result(
+    made: AggregationSpec, start: int, group: Any, payloads: list[dict[str, Any]]
+) -> dict[str, Any]:
     [value] = group
     there = [p["x"] for p in payloads if p.get("x") is not None]
     numbers = [x for x in there if isinstance(x, int | float) and not isinstance(x, bool)]
@@ -142,7 +144,7 @@ cuts = st.dictionaries(
 )
 
 
-def run(made: Rule, messages: Sequence[Any], steps: dict[int, str]) -> list[bytes]:
+def run(made: AggregationSpec, messages: Sequence[Any], steps: dict[int, str]) -> list[bytes]:
     reader = Reader(made)
     waiting: list[Any] = []
     for number, message in enumerate(messages):
@@ -164,7 +166,7 @@ def run(made: Rule, messages: Sequence[Any], steps: dict[int, str]) -> list[byte
 @settings(max_examples=300, deadline=None)
 @given(rules, payloads, cuts)
 def test_results_are_those_of_a_naive_evaluator_to_the_byte(
-    made: Rule, messages: list[dict[str, Any]], steps: dict[int, str]
+    made: AggregationSpec, messages: list[dict[str, Any]], steps: dict[int, str]
 ) -> None:
     outputs = run(made, messages, steps)
     found = [msgspec.json.decode(output) for output in outputs]

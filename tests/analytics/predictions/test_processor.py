@@ -19,12 +19,12 @@ from django.core.management.base import CommandError
 from django.test import override_settings
 
 from realtime import publish_many
-from realtime.analytics.discovery import Registry
-from realtime.analytics.predictions import definition
-from realtime.analytics.predictions.definition import Predictor, predictor
+from realtime.analytics.predictions import definitions
+from realtime.analytics.predictions.definitions import Predictor, predictor
 from realtime.analytics.predictions.processor import PredictorProcessor
 from realtime.analytics.processing.runner import BEAT_INTERVAL, Runner
 from realtime.analytics.processing.state import LEASE, read_state
+from realtime.analytics.registry import DefinitionRegistry
 from realtime.cluster.clients import sync_client
 from realtime.cluster.membership import key
 from realtime.cluster.servers import layer_servers
@@ -43,10 +43,10 @@ async def layer(data_dir: Path) -> AsyncIterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def declared(monkeypatch: pytest.MonkeyPatch) -> Registry[Predictor]:
+def declared(monkeypatch: pytest.MonkeyPatch) -> DefinitionRegistry[Predictor]:
     """An empty registry."""
-    registry: Registry[Predictor] = Registry("predictor")
-    monkeypatch.setattr(definition, "predictors", registry)
+    registry: DefinitionRegistry[Predictor] = DefinitionRegistry("predictor")
+    monkeypatch.setattr(definitions, "predictors", registry)
     return registry
 
 
@@ -74,7 +74,7 @@ async def until_predicted(count: int) -> list[Payload]:
 
 
 @contextlib.asynccontextmanager
-async def run(registry: Registry[Predictor]) -> AsyncIterator[Runner]:
+async def run(registry: DefinitionRegistry[Predictor]) -> AsyncIterator[Runner]:
     """Run all declared predictors."""
     runner = Runner("predictors", lambda: [PredictorProcessor(one) for one in registry])
     task = asyncio.create_task(runner.run())
@@ -93,7 +93,7 @@ def tracebacks(caplog: pytest.LogCaptureFixture) -> list[str]:
 # What predictors return
 
 
-async def test_predictions_say_who_predicted_what(declared: Registry[Predictor]) -> None:
+async def test_predictions_say_who_predicted_what(declared: DefinitionRegistry[Predictor]) -> None:
     @predictor("events", filters={"n": [1, 3, 4]}, from_start=True)
     def twice(payloads: list[Payload]) -> list[Any]:
         return [None if one["n"] == 3 else {"twice": one["n"] * 2} for one in payloads]
@@ -112,7 +112,7 @@ async def test_predictions_say_who_predicted_what(declared: Registry[Predictor])
 
 
 async def test_a_payload_may_have_several_predictions_and_fields_of_its_own(
-    declared: Registry[Predictor],
+    declared: DefinitionRegistry[Predictor],
 ) -> None:
     @predictor("events", name="several", from_start=True)
     async def predict(payloads: list[Payload]) -> list[Any]:
@@ -127,7 +127,7 @@ async def test_a_payload_may_have_several_predictions_and_fields_of_its_own(
     ]
 
 
-async def test_batches_are_as_large_as_wanted(declared: Registry[Predictor]) -> None:
+async def test_batches_are_as_large_as_wanted(declared: DefinitionRegistry[Predictor]) -> None:
     sizes: list[int] = []
 
     @predictor("events", batch_size=3, from_start=True)
@@ -143,7 +143,7 @@ async def test_batches_are_as_large_as_wanted(declared: Registry[Predictor]) -> 
 
 
 async def test_a_new_predictor_begins_with_what_is_published_then(
-    declared: Registry[Predictor],
+    declared: DefinitionRegistry[Predictor],
 ) -> None:
     @predictor("events")
     def same(payloads: list[Payload]) -> list[Any]:
@@ -160,7 +160,7 @@ async def test_a_new_predictor_begins_with_what_is_published_then(
 
 
 async def test_what_fails_is_skipped_and_told_once(
-    declared: Registry[Predictor], caplog: pytest.LogCaptureFixture
+    declared: DefinitionRegistry[Predictor], caplog: pytest.LogCaptureFixture
 ) -> None:
     @predictor("events", batch_size=1, from_start=True)
     def fragile(payloads: list[Payload]) -> Any:
@@ -188,7 +188,9 @@ async def test_what_fails_is_skipped_and_told_once(
     assert "fragile: no predictions of 15 messages so far" in caplog.messages
 
 
-async def test_a_payload_that_is_no_object_is_for_nobody(declared: Registry[Predictor]) -> None:
+async def test_a_payload_that_is_no_object_is_for_nobody(
+    declared: DefinitionRegistry[Predictor],
+) -> None:
     @predictor("events", from_start=True)
     def same(payloads: list[Payload]) -> list[Any]:
         return payloads
@@ -207,7 +209,7 @@ def _raw(body: bytes) -> Any:
 
 
 async def test_a_slow_predictor_keeps_its_lease_and_delays_no_other(
-    declared: Registry[Predictor],
+    declared: DefinitionRegistry[Predictor],
 ) -> None:
     go = threading.Event()
 
@@ -257,7 +259,7 @@ class Counter:
 
 
 async def test_a_model_learns_again_what_came_after_it_was_saved(
-    declared: Registry[Predictor],
+    declared: DefinitionRegistry[Predictor],
 ) -> None:
     saves: list[int] = []
 
@@ -276,7 +278,7 @@ async def test_a_model_learns_again_what_came_after_it_was_saved(
     assert len(saves) == 3
 
 
-async def test_an_idle_model_is_saved_too(declared: Registry[Predictor]) -> None:
+async def test_an_idle_model_is_saved_too(declared: DefinitionRegistry[Predictor]) -> None:
     predictor("events", name="counter", save_every=0.2, from_start=True)(Counter)
     publish_numbers(1, 2, 3)
     (one,) = declared
@@ -288,14 +290,14 @@ async def test_an_idle_model_is_saved_too(declared: Registry[Predictor]) -> None
 
 
 async def test_another_version_begins_anew_and_predicts_nothing_twice(
-    declared: Registry[Predictor], monkeypatch: pytest.MonkeyPatch
+    declared: DefinitionRegistry[Predictor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     predictor("events", name="counter", save_every=3600, from_start=True)(Counter)
     publish_numbers(1, 2, 3)
     async with run(declared):
         await until_predicted(3)
-    registry: Registry[Predictor] = Registry("predictor")
-    monkeypatch.setattr(definition, "predictors", registry)
+    registry: DefinitionRegistry[Predictor] = DefinitionRegistry("predictor")
+    monkeypatch.setattr(definitions, "predictors", registry)
     predictor("events", name="counter", version="2", from_start=True)(Counter)
     publish_numbers(4, 5)
     async with run(registry):
@@ -305,7 +307,7 @@ async def test_another_version_begins_anew_and_predicts_nothing_twice(
 
 
 async def test_a_model_of_another_site_is_not_loaded(
-    declared: Registry[Predictor], caplog: pytest.LogCaptureFixture
+    declared: DefinitionRegistry[Predictor], caplog: pytest.LogCaptureFixture
 ) -> None:
     predictor("events", name="counter", save_every=0, from_start=True)(Counter)
     publish_numbers(1)
@@ -328,7 +330,7 @@ def _secret() -> str:
 
 
 async def test_a_model_that_cannot_be_saved_still_predicts(
-    declared: Registry[Predictor], caplog: pytest.LogCaptureFixture
+    declared: DefinitionRegistry[Predictor], caplog: pytest.LogCaptureFixture
 ) -> None:
     @predictor("events", save_every=0, from_start=True)
     class Unsaved(Counter):
@@ -348,7 +350,7 @@ async def test_a_model_that_cannot_be_saved_still_predicts(
 
 
 async def test_a_lost_log_is_told_and_the_model_goes_on(
-    declared: Registry[Predictor], caplog: pytest.LogCaptureFixture
+    declared: DefinitionRegistry[Predictor], caplog: pytest.LogCaptureFixture
 ) -> None:
     predictor("events", name="counter", from_start=True)(Counter)
     publish_numbers(1, 2)
@@ -358,7 +360,7 @@ async def test_a_lost_log_is_told_and_the_model_goes_on(
         publish_numbers(3)
         found = await until_predicted(3)
     assert [one["seen"] for one in found] == [1, 2, 3]
-    assert "counter: the log was lost before they were read" in caplog.messages
+    assert "counter: the log was lost before all of it was read" in caplog.messages
 
 
 # Declarations
@@ -367,10 +369,10 @@ async def test_a_lost_log_is_told_and_the_model_goes_on(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"source": "event"}, "'event' is no subscription type"),
-        ({"source": "predictions"}, "would read what it publishes"),
+        ({"source": "event"}, "source: expected one of events, "),
+        ({"source": "predictions"}, "source: expected one of events, "),
         ({"filters": {"a..b": 1}}, "empty step"),
-        ({"name": "no spaces"}, "'no spaces' is no name"),
+        ({"name": "no spaces"}, "'no spaces' is not 1 to 100"),
         ({"batch_size": 0}, "expected 1 to 10000"),
         ({"save_every": -1}, "expected 0 to 3600"),
     ],
@@ -393,9 +395,9 @@ def test_a_class_needs_predict_and_both_save_and_restore() -> None:
         predictor("events")(Half)
 
 
-def test_a_name_is_taken_once(declared: Registry[Predictor]) -> None:
+def test_a_name_is_taken_once(declared: DefinitionRegistry[Predictor]) -> None:
     predictor("events", name="one")(Counter)
-    with pytest.raises(ValueError, match="there are two predictors named 'one'"):
+    with pytest.raises(ValueError, match="there is another predictor named 'one'"):
         predictor("metrics", name="one")(Counter)
     assert [one.source for one in declared.select([])] == ["events"]
     with pytest.raises(CommandError, match=r"no predictor is named 'two' \(there are: one\)"):
@@ -524,7 +526,10 @@ async def test_one_that_hangs_keeps_no_process(start: Start, data_dir: Path) -> 
     [
         ("import nothing_of_this_name\n", "shop/streams.py:1: ModuleNotFoundError: No module"),
         ("x = 1\ny = = 2\n", "shop/streams.py:2: SyntaxError: invalid syntax"),
-        ("import realtime\nrealtime.predictor('x')\n", "shop/streams.py:2: ValueError: 'x' is no"),
+        (
+            "import realtime\nrealtime.predictor('x')\n",
+            "shop/streams.py:2: RuleError: source: expected one of",
+        ),
         ("", "there are no predictors in the streams.py of any installed app"),
     ],
 )

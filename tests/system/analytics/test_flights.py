@@ -12,7 +12,7 @@ from typing import Any
 import duckdb
 import pytest
 
-from realtime.analytics.aggregation.rule import Rule, make_rule
+from realtime.analytics.aggregation.rule import AggregationSpec, make_spec
 from realtime.protocol import format_timestamp
 from tests.support import ROOT
 from tests.support.rule_reader import Reader
@@ -74,7 +74,7 @@ def test_results_are_those_of_duckdb_to_the_digit(
     slide: int,
     group: str,
 ) -> None:
-    rule = make_rule(
+    rule = make_spec(
         "flights",
         filters={"event_type": kind},
         group_by=[f"payload.{group}"],
@@ -95,7 +95,9 @@ def test_results_are_those_of_duckdb_to_the_digit(
     assert found == expected
 
 
-def results(rule: Rule, flights: list[dict[str, Any]], kind: str) -> dict[Any, list[Any]]:
+def results(
+    rule: AggregationSpec, flights: list[dict[str, Any]], kind: str
+) -> dict[Any, list[Any]]:
     """Work a rule out in parts of any size, with a restart now and then."""
     chance = random.Random(1)
     reader = Reader(rule)

@@ -1,7 +1,7 @@
-"""A thread for code that may take its time, so that an event loop goes on meanwhile.
+"""A thread that calls slow code, while the event loop goes on.
 
-Knows nothing of what it runs. What has begun cannot be interrupted; the thread ends with the
-process, so that hanging code keeps nobody.
+Knows nothing of that code. A call that has begun cannot be interrupted, but the thread ends
+with the process: code that hangs does not keep the process.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ class _Call(NamedTuple):
     future: asyncio.Future[Any]
 
 
-class Worker:
-    """Runs functions and coroutine functions one after another, these in a loop of its own."""
+class CallThread:
+    """Calls functions one after another, and coroutine functions in an event loop of its own."""
 
     def __init__(self, name: str) -> None:
         self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     async def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Return what a function returns or a coroutine function comes to; raise what it raises."""
+        """Call a function or coroutine function; return its result, or raise its exception."""
         if self._thread.ident is None:
             self._thread.start()
         loop = asyncio.get_running_loop()
@@ -41,7 +41,7 @@ class Worker:
         return await future
 
     def close(self) -> None:
-        """Let the thread end after what it does now."""
+        """Let the thread end after the calls so far."""
         self._calls.put(None)
 
     def _run(self) -> None:
@@ -50,15 +50,15 @@ class Worker:
                 if call.future.cancelled():
                     continue
                 settle = _outcome(runner, call)
-                # Nobody may wait any more, and the loop may be closed.
+                # The caller may be gone, and its loop closed.
                 with contextlib.suppress(RuntimeError):
                     call.loop.call_soon_threadsafe(_settle, call.future, settle)
         close_old_connections()
 
 
 def _outcome(runner: asyncio.Runner, call: _Call) -> Callable[[asyncio.Future[Any]], None]:
-    """Call; return what tells a future how that ended."""
-    # Connections that broke meanwhile, or are as old as CONN_MAX_AGE: as around a request.
+    """Make a call; return the function that gives a future its result or exception."""
+    # As Django does around a request: connections that broke, or are older than CONN_MAX_AGE.
     close_old_connections()
     failure: BaseException
     try:
