@@ -1,4 +1,4 @@
-"""What the demo publishes has in common: one message, a mean, a time; knows no subject."""
+"""The parts that the demo's messages share: a message, a flight's fields, a mean, a time."""
 
 from __future__ import annotations
 
