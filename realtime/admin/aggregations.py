@@ -13,13 +13,12 @@ from django.http import HttpRequest
 from realtime.admin.common import ModelAdmin, ModelForm, badge, json_field
 from realtime.analytics.aggregation.models import AggregationRule
 from realtime.analytics.aggregation.processor import AggregationProcessor
+from realtime.analytics.aggregation.rule import EXAMPLE
 from realtime.analytics.aggregation.windows import Progress
 from realtime.analytics.processing.state import Standing, read_standing
 from realtime.analytics.rules import RuleError
 from realtime.cluster.servers import has_servers
 from realtime.log import LogUnavailable
-
-FUNCTIONS = '[{"name": "flights", "function": "count"}]'
 
 
 class AggregationRuleForm(ModelForm[AggregationRule]):
@@ -40,7 +39,7 @@ class AggregationRuleForm(ModelForm[AggregationRule]):
     )
     functions = json_field(
         "Functions",
-        FUNCTIONS,
+        EXAMPLE,
         'The figures of a result, e.g. [{"name": "flights", "function": "count"}, {"name": '
         '"p95_delay", "function": "p95", "path": "payload.delay_minutes"}]. Functions are count, '
         "sum, avg, min, max, distinct, rate (a second) and p1 to p99.999.",

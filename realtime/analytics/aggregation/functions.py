@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from decimal import Context, Decimal
 from fractions import Fraction
 from functools import reduce
@@ -24,45 +25,36 @@ _EXACT = Context(prec=800)
 _ZERO = Decimal(0)
 
 
+@dataclass(slots=True)
 class Count:
-    """How many."""
+    """How many values."""
 
-    __slots__ = ("count",)
-
-    def __init__(self, count: int = 0) -> None:
-        self.count = count
+    count: int = 0
 
     def add(self, values: Sequence[Any]) -> None:
-        """Count."""
         self.count += len(values)
 
     def merge(self, other: Count) -> None:
-        """Add up."""
         self.count += other.count
 
     def dump(self) -> int:
-        """Return the count."""
         return self.count
 
     @classmethod
     def load(cls, data: int) -> Self:
-        """Set the count."""
         return cls(data)
 
 
+@dataclass(slots=True)
 class Sum:
-    """The exact sum, and of how many numbers: integers and others apart."""
+    """The exact sum of numbers and how many they are: integers and other numbers apart."""
 
-    __slots__ = ("count", "other", "whole")
-
-    def __init__(self, count: int = 0, whole: int = 0, other: Decimal | None = None) -> None:
-        self.count = count
-        self.whole = whole
-        # None as long as all are integers, as then is the sum.
-        self.other = other
+    count: int = 0
+    whole: int = 0
+    # None as long as all numbers are integers: then the sum is an integer too.
+    other: Decimal | None = None
 
     def add(self, values: Sequence[Any]) -> None:
-        """Add."""
         self.count += len(values)
         if float not in set(map(type, values)):
             self.whole += sum(values)
@@ -72,19 +64,16 @@ class Sum:
         self.other = reduce(_EXACT.add, decimals, self.other or _ZERO)
 
     def merge(self, other: Sum) -> None:
-        """Add up."""
         self.count += other.count
         self.whole += other.whole
         if other.other is not None:
             self.other = _EXACT.add(self.other or _ZERO, other.other)
 
     def dump(self) -> Any:
-        """Return the parts; decimals as text."""
         return [self.count, self.whole, None if self.other is None else str(self.other)]
 
     @classmethod
     def load(cls, data: Any) -> Self:
-        """Set the parts."""
         count, whole, other = data
         return cls(count, whole, None if other is None else Decimal(other))
 
@@ -116,41 +105,31 @@ def _finite(compute: Callable[[], float]) -> float | None:
     return value if math.isfinite(value) else None
 
 
+@dataclass(slots=True)
 class Extremes:
-    """The least and the greatest."""
+    """The least and the greatest value."""
 
-    __slots__ = ("high", "low")
-
-    def __init__(self, low: Any = None, high: Any = None) -> None:
-        self.low = low
-        self.high = high
+    low: Any = None
+    high: Any = None
 
     def add(self, values: Sequence[Any]) -> None:
-        """Compare."""
         if values:
             self._take(min(values), max(values))
 
     def merge(self, other: Extremes) -> None:
-        """Compare."""
         if other.low is not None:
             self._take(other.low, other.high)
 
     def _take(self, low: Any, high: Any) -> None:
-        if self.low is None:
-            self.low, self.high = low, high
-            return
-        if low < self.low:
-            self.low = low
-        if high > self.high:
-            self.high = high
+        if self.low is not None:
+            low, high = min(self.low, low), max(self.high, high)
+        self.low, self.high = low, high
 
     def dump(self) -> Any:
-        """Return both."""
         return [self.low, self.high]
 
     @classmethod
     def load(cls, data: Any) -> Self:
-        """Set both."""
         return cls(*data)
 
 

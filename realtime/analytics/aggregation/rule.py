@@ -9,7 +9,7 @@ import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -34,7 +34,7 @@ PLAIN_FUNCTIONS = ("count", "sum", "avg", "min", "max", "distinct", "rate")
 # Those that count messages when no path is given.
 _WITHOUT_PATH = {"count", "rate"}
 _FUNCTION = re.compile(rf"{'|'.join(PLAIN_FUNCTIONS)}|p[1-9][0-9]?(\.[0-9]{{1,3}})?")
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
+EXAMPLE = '[{"name": "flights", "function": "count"}]'
 _RULE_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 # To be raised when open windows are stored in another form: they are then begun anew.
@@ -48,6 +48,17 @@ class Function:
     name: str
     function: str
     path: Path
+
+
+class _FunctionFields(msgspec.Struct, forbid_unknown_fields=True):
+    """A function as it is written."""
+
+    name: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_-]{0,63}\Z")]
+    function: str
+    path: str | None = None
+
+
+_SOME_FUNCTIONS = msgspec.Meta(min_length=1, max_length=MAX_FUNCTIONS)
 
 
 @dataclass(frozen=True)
@@ -138,39 +149,22 @@ def _group_by(value: Any) -> tuple[Path, ...]:
 
 
 def _functions(value: Any) -> Iterator[Function]:
-    if not isinstance(value, list | tuple) or not value:
-        raise RuleError("functions", 'expected a list such as [{"name": "n", "function": "count"}]')
-    if len(value) > MAX_FUNCTIONS:
-        raise RuleError("functions", f"more than {MAX_FUNCTIONS}")
-    names: set[str] = set()
-    for number, item in enumerate(value, 1):
-        function = _function(f"number {number}", item)
-        if function.name in names:
-            raise RuleError("functions", f"the name {function.name!r} is there twice")
-        names.add(function.name)
-        yield function
-
-
-def _function(which: str, item: Any) -> Function:
-    if not isinstance(item, dict):
-        raise RuleError("functions", f"{which} is not an object")
-    unknown = sorted(map(str, item.keys() - {"name", "function", "path"}))
-    if unknown:
-        raise RuleError("functions", f"{which} has the unknown key {unknown[0]!r}")
-    name, function = item.get("name"), item.get("function")
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise RuleError(
-            "functions", f"{which}: its name is no letter followed by letters, digits, - and _"
-        )
-    if not isinstance(function, str) or not _FUNCTION.fullmatch(function):
-        plain = ", ".join(PLAIN_FUNCTIONS)
-        raise RuleError("functions", f"{name}: function is none of {plain} and p1 to p99.999")
-    path = item.get("path")
-    if path in ("", None):
-        if function not in _WITHOUT_PATH:
-            raise RuleError("functions", f"{name}: {function} needs a path")
-        return Function(name, function, ())
+    """Yield the functions. Their names are checked here, and that the right ones have a path."""
     try:
-        return Function(name, function, read_rule_path("functions", path))
-    except RuleError as error:
-        raise RuleError("functions", f"{name}: {error.text}") from None
+        fields = msgspec.convert(value, Annotated[list[_FunctionFields], _SOME_FUNCTIONS])
+    except msgspec.ValidationError as error:
+        raise RuleError("functions", f"{error}; expected a list such as {EXAMPLE}") from None
+    names: set[str] = set()
+    for figure in fields:
+        if figure.name in names:
+            raise RuleError("functions", f"the name {figure.name!r} is there twice")
+        names.add(figure.name)
+        if not _FUNCTION.fullmatch(figure.function):
+            plain = ", ".join(PLAIN_FUNCTIONS)
+            raise RuleError(
+                "functions", f"{figure.name}: function is none of {plain} and p1 to p99.999"
+            )
+        if not figure.path and figure.function not in _WITHOUT_PATH:
+            raise RuleError("functions", f"{figure.name}: {figure.function} needs a path")
+        path = read_rule_path("functions", figure.path) if figure.path else ()
+        yield Function(figure.name, figure.function, path)

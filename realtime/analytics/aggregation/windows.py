@@ -38,16 +38,14 @@ MAX_CELLS = 100_000
 MAX_RESULTS = 2000
 
 
+@dataclass(slots=True)
 class Cell:
     """The accumulators of one group in one slide."""
 
-    __slots__ = ("accumulators", "is_stored", "text")
-
-    def __init__(self, text: str, accumulators: list[Any], is_stored: bool = False) -> None:
-        # The group as JSON, by which it is stored and sorted.
-        self.text = text
-        self.accumulators = accumulators
-        self.is_stored = is_stored
+    # The group as JSON, by which it is stored and sorted.
+    text: str
+    accumulators: list[Any]
+    is_stored: bool = False
 
 
 @dataclass(slots=True)

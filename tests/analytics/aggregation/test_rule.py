@@ -163,7 +163,5 @@ def test_rows_take_the_place_of_code_and_wrong_rows_do_not_run(
     for _ in range(2):
         found = {made.name: made.size for made in definitions.load_rules()}
         assert found == {"one": 10, "two": 10, "three": 60}
-    assert [record.getMessage() for record in caplog.records] == [
-        "the aggregation rule bad of the admin is wrong: functions: expected a list such as "
-        '[{"name": "n", "function": "count"}]',
-    ]
+    [message] = caplog.messages
+    assert message.startswith("the aggregation rule bad of the admin is wrong: functions: Expected")
