@@ -27,11 +27,6 @@ _RULE = "rule"
 _GROUP = "g:"
 
 
-def processor_name(rule: str, source: str) -> str:
-    """Return the name of a rule's processor: a rule that reads another type is another one."""
-    return f"alert:{rule}:{source}"
-
-
 class AlertProcessor:
     """Runs one rule. With *ended* it only resolves the alerts that were firing."""
 
@@ -43,7 +38,8 @@ class AlertProcessor:
     def __init__(
         self, rule: AlertSpec, *, ended: bool = False, max_groups: int = MAX_GROUPS
     ) -> None:
-        self.name = processor_name(rule.name, rule.source)
+        # When a rule reads another type, its earlier processor has to end, so it has another name.
+        self.name = f"alert:{rule.name}:{rule.source}"
         self.source = rule.source
         self.definition = ENDED if ended else rule.definition
         self.rule = rule

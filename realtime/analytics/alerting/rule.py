@@ -140,12 +140,12 @@ class DeviationCondition:
         return Judgement(distance > out, distance <= clear, bound)
 
 
-Condition = ThresholdCondition | DeviationCondition
+AlertCondition = ThresholdCondition | DeviationCondition
 
 
 def make_condition(
     direction: str, bound: float, clear: float | None = None, **learning: Any
-) -> Condition:
+) -> AlertCondition:
     """Return the condition that values are not above, below or in deviation of a bound.
 
     *learning* are further fields of :class:`DeviationCondition`, which has a bound in standard
@@ -183,7 +183,7 @@ class AlertSpec:
     name: str
     source: str
     value: str
-    condition: Condition
+    condition: AlertCondition
     filters: Mapping[str, Any] = field(default_factory=dict)
     group_by: Sequence[str] | None = None
     severity: str = "warning"

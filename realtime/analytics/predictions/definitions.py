@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from realtime.analytics.registry import DefinitionRegistry
 from realtime.analytics.rules import RuleError, check_choice, read_rule_filters, sources_for
@@ -23,16 +23,10 @@ SAVE_EVERY = 5.0
 T = TypeVar("T", bound=Callable[..., Any])
 
 
-class Model(Protocol):
-    """An instance of a decorated class, or a decorated function as such an instance."""
-
-    def predict(self, payloads: list[dict[str, Any]]) -> Any: ...
-
-
 @dataclass(frozen=True)
 class Predictor:
-    """One predictor. ``make`` returns a new :class:`Model`, which has ``save`` and ``restore`` if
-    ``keeps_state`` is true."""
+    """One predictor. ``make`` returns a new model: an object with the method ``predict``, and with
+    ``save`` and ``restore`` if ``keeps_state`` is true."""
 
     name: str
     source: str
@@ -49,7 +43,7 @@ predictors: DefinitionRegistry[Predictor] = DefinitionRegistry("predictor")
 
 
 class _Function:
-    """A function as a model."""
+    """A decorated function as a model."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.predict = function

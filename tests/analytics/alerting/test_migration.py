@@ -10,13 +10,13 @@ from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
 
 from realtime.analytics.alerting.models import AlertRule
-from realtime.analytics.alerting.rule import Condition, DeviationCondition, ThresholdCondition
+from realtime.analytics.alerting.rule import AlertCondition, DeviationCondition, ThresholdCondition
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 BEFORE, AFTER = [("realtime", "0006_outbox")], [("realtime", "0007_alert_conditions")]
 # Fields of the rows before, and the conditions that they meant.
-ROWS: dict[str, tuple[dict[str, Any], Condition]] = {
+ROWS: dict[str, tuple[dict[str, Any], AlertCondition]] = {
     "above": ({"threshold": 60.0}, ThresholdCondition("above", 60.0, 60.0)),
     "below": (
         {"condition": "below", "threshold": 5.0, "clear": 7.5, "factor": 9.0, "alpha": 0.5},
