@@ -1,8 +1,9 @@
-"""Ending tasks for certain."""
+"""Ending tasks for certain, and letting other tasks run during long work."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -32,3 +33,36 @@ def is_cancelled() -> bool:
     """
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
+
+
+class TimeSlice:
+    """Lets other tasks run when this one has worked for so many seconds without a pause.
+
+    To look at the clock costs more than a small step of work, so that is done once in *steps*.
+    """
+
+    __slots__ = ("_ends", "_seconds", "_since_look", "_steps")
+
+    def __init__(self, seconds: float, steps: int = 1) -> None:
+        self._seconds = seconds
+        self._steps = steps
+        self._since_look = 0
+        self._ends = time.monotonic() + seconds
+
+    def is_used_up(self, steps: int = 1) -> bool:
+        """Count steps of work that have been done; tell whether to :meth:`renew` now."""
+        self._since_look += steps
+        if self._since_look < self._steps:
+            return False
+        self._since_look = 0
+        return time.monotonic() > self._ends
+
+    async def renew(self) -> None:
+        """Let other tasks run, then begin anew."""
+        await asyncio.sleep(0)
+        self._ends = time.monotonic() + self._seconds
+
+    async def yield_if_due(self, steps: int = 1) -> None:
+        """Count steps of work that have been done; let others run if the time is used up."""
+        if self.is_used_up(steps):
+            await self.renew()

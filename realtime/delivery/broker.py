@@ -1,9 +1,9 @@
-"""Between processes: the channel layer's groups, one channel per subscription type.
+"""Between processes: the channel layer's groups, with one channel for each subscription type.
 
 The only module that receives from the channel layer. A received message does not say from which
-group it came, so each type has a channel of its own, member of that type's group while anyone
-here is subscribed to the type. Knows nothing of connections: what arrives goes to the type's feed
-(:mod:`realtime.delivery.feed`), which puts it in order.
+group it came, so each type has a channel of its own, which is a member of the type's group while
+anyone here is subscribed to the type. Knows nothing of connections: what arrives goes to the type's
+feed (:mod:`realtime.delivery.feed`), which puts it in order.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 from channels.layers import get_channel_layer
 
 from realtime.cluster.servers import group_name, new_channel
-from realtime.delivery.feed import Batch, Count, Deliver, Feed, Tell
+from realtime.delivery.feed import Feed, FeedHandler, ReceivedBatch
 from realtime.hub.message import Message
 from realtime.log import LogUnavailable, get_log, read_position, unpack
 from realtime.monitoring.tracing import get_tracing
@@ -31,9 +31,11 @@ logger = logging.getLogger(__name__)
 PROBE_INTERVAL = 0.1
 JOIN_TIMEOUT = 5.0
 RETRY_INTERVAL = 1.0
-# Messages taken in one turn. More wait in the channel's queue, so that the loop is not held up.
+# Messages handed to the feed together. More wait in the channel's queue, so that the event loop is
+# not held up.
 MAX_BATCH = 512
-# Seconds between looks at the newest positions, and until what is under way must have come.
+# Seconds between looks at the heads of the logs, and after which a message must have arrived that
+# was on its way when its log was asked.
 HEAD_INTERVAL = 1.0
 GRACE = 0.1
 
@@ -45,10 +47,8 @@ class LayerUnavailable(Exception):
 class Broker:
     """The group memberships of one event loop, and a watch over what they have missed."""
 
-    def __init__(self, deliver: Deliver, tell: Tell, count: Count = lambda *_: None) -> None:
-        self._deliver = deliver
-        self._tell = tell
-        self._count = count
+    def __init__(self, handler: FeedHandler) -> None:
+        self._handler = handler
         self._receivers: dict[str, _Receiver] = {}
         self._watch: asyncio.Task[None] | None = None
         # Types whose log did not answer when it was last asked.
@@ -63,7 +63,7 @@ class Broker:
         if kind in self._receivers:
             return
         try:
-            feed = Feed(kind, get_log(), self._deliver, self._tell, self._count)
+            feed = Feed(kind, get_log(), self._handler)
         except LogUnavailable as error:
             raise LayerUnavailable(str(error)) from error
         receiver = self._receivers[kind] = _Receiver(feed)
@@ -79,11 +79,11 @@ class Broker:
             self._watch = asyncio.create_task(self._watch_heads(), name="broker watch")
 
     def feed(self, kind: str) -> Feed:
-        """Return what a joined type's group and log bring."""
+        """Return the feed of a type that has been joined."""
         return self._receivers[kind].feed
 
     def has_joined(self, kind: str) -> bool:
-        """Tell whether what is sent to a type's group arrives here."""
+        """Tell whether messages to a type's group arrive here."""
         receiver = self._receivers.get(kind)
         return receiver is not None and receiver.joined.is_set()
 
@@ -102,7 +102,11 @@ class Broker:
             await self.leave(kind)
 
     async def _watch_heads(self) -> None:
-        """Ask again and again for the newest positions: a group may lose a last message."""
+        """Compare the heads of the logs with what has arrived, every second.
+
+        A gap shows when a later message arrives; without one, only the log tells that the last
+        message is missing.
+        """
         while True:
             await asyncio.sleep(HEAD_INTERVAL)
             try:
@@ -113,6 +117,7 @@ class Broker:
                 logger.exception("looking at the log")
 
     async def _look_at_heads(self) -> None:
+        """Let those feeds catch up whose log has messages that have not arrived."""
         feeds = [receiver.feed for receiver in self._receivers.values() if receiver.joined.is_set()]
         since = {feed: feed.next for feed in feeds}
         heads = await get_log().heads(feed.kind for feed in feeds)
@@ -125,14 +130,30 @@ class Broker:
             for feed in feeds
             if feed.kind in heads and feed.is_missing(heads[feed.kind], since[feed])
         }
-        if missing:  # or under way: what moves on will find its gaps by itself
+        if missing:
+            # They may be on their way. A feed that moves on notices its gaps by itself.
             await asyncio.sleep(GRACE)
-            still = [feed for feed, offset in missing.items() if feed.next == offset]
-            await asyncio.gather(*(feed.catch_up() for feed in still))
+            stuck = [feed for feed, offset in missing.items() if feed.next == offset]
+            await asyncio.gather(*(feed.catch_up() for feed in stuck))
 
 
 class _Receiver:
-    """The channel of one subscription type and the task that reads it."""
+    """The channel of one subscription type and the task that reads it.
+
+    :meth:`start` returns when a probe has proven the membership in the group. The layer's
+    ``group_add`` returns before the server has confirmed it, so without a probe this may happen::
+
+        this process                             another process
+        reads the head of the log: 41
+        group_add() returns
+        tells a client that it is subscribed
+                                                 publishes 42: the group has no members
+        (the server adds the member)
+
+    The client would get 42 late, when 43 shows the gap or when the head of the log is looked at; a
+    message that is not in the log it would never get. So a message with a random text is sent to
+    the group, again and again until it comes back: from then on every message to the group arrives.
+    """
 
     def __init__(self, feed: Feed) -> None:
         self.feed = feed
@@ -140,18 +161,17 @@ class _Receiver:
         self._layer: Any = get_channel_layer()
         self._channel = ""
         self._task: asyncio.Task[None] | None = None
-        # Set when a probe sent through the group came back: the membership works.
+        # Set when a probe has come back.
         self.joined = asyncio.Event()
         self._probe = uuid.uuid4().hex
         self._tracing = get_tracing()
 
     async def start(self) -> None:
+        """Join the group; return when messages to it arrive."""
         await self.feed.start()
         self._channel = await new_channel(self._layer, self.feed.kind)
         await self._layer.group_add(self._group, self._channel)
         self._task = asyncio.create_task(self._receive(), name=f"broker {self.feed.kind}")
-        # The layer returns before the server has confirmed the membership, so what another
-        # process sends now could still be missed. A message to the group shows when it works.
         while not self.joined.is_set():
             await self._layer.group_send(
                 self._group, {"type": "stream.probe", "probe": self._probe}
@@ -161,6 +181,7 @@ class _Receiver:
                     await self.joined.wait()
 
     async def stop(self) -> None:
+        """Leave the group and end the feed; also after a failed :meth:`start`."""
         try:
             if self._channel:
                 async with asyncio.timeout(RETRY_INTERVAL):
@@ -173,7 +194,7 @@ class _Receiver:
         await self.feed.close()
 
     async def _receive(self) -> None:
-        """Hand on what arrives, until cancelled."""
+        """Give what arrives to the feed, until cancelled."""
         while True:
             try:
                 batches = self._read(await self._layer.receive(self._channel))
@@ -186,29 +207,29 @@ class _Receiver:
                 logger.exception("receiving from %s", self._group)
                 await asyncio.sleep(RETRY_INTERVAL)
 
-    async def _drain(self, batches: list[Batch]) -> None:
+    async def _drain(self, batches: list[ReceivedBatch]) -> None:
         """Add what else has arrived already."""
-        queue = self._waiting()
+        queue = self._queue()
         count = sum(len(batch.messages) for batch in batches)
         while queue is not None and not queue.empty() and count < MAX_BATCH:
             more = self._read(await self._layer.receive(self._channel))
             batches += more
             count += sum(len(batch.messages) for batch in more)
 
-    def _waiting(self) -> asyncio.Queue[Any] | None:
-        """Return the layer's queue for this channel, if it lets one see it."""
+    def _queue(self) -> asyncio.Queue[Any] | None:
+        """Return the layer's queue of this channel, if the layer has one."""
         queue = getattr(self._layer, "channels", {}).get(self._channel)
         return queue if isinstance(queue, asyncio.Queue) else None
 
-    def _read(self, message: dict[str, Any]) -> list[Batch]:
-        """Return the published messages in a group message. What is none is logged and dropped."""
+    def _read(self, message: dict[str, Any]) -> list[ReceivedBatch]:
+        """Return the published messages in a group message. Other content is logged and dropped."""
         kind = message.get("type")
         if kind == "stream.batch":
             return [self._read_batch(message)]
         if kind == "stream.message":
             try:
                 body = encode_payload(message.get("payload"))
-                return [Batch(None, [Message(self.feed.kind, body, time.time())])]
+                return [ReceivedBatch(None, [Message(self.feed.kind, body, time.time())])]
             except ValueError as error:
                 logger.warning("dropped a message to %s: %s", self._group, error)
         elif kind == "stream.probe":
@@ -218,12 +239,12 @@ class _Receiver:
             logger.warning("dropped a message to %s: unknown type %r", self._group, kind)
         return []
 
-    def _read_batch(self, message: dict[str, Any]) -> Batch:
+    def _read_batch(self, message: dict[str, Any]) -> ReceivedBatch:
         first = read_position(message["position"])
         messages = [
             Message(self.feed.kind, body, message["timestamp"], Position(first.epoch, offset))
             for offset, body in enumerate(unpack(message["messages"]), first.offset)
         ]
         if self._tracing is None:
-            return Batch(first, messages)
-        return Batch(first, messages, self._tracing.origin(message, first, len(messages)))
+            return ReceivedBatch(first, messages)
+        return ReceivedBatch(first, messages, self._tracing.origin(message, first, len(messages)))

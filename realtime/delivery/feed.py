@@ -1,4 +1,4 @@
-"""One type's messages in order: as the group brings them, from the log where it does not.
+"""One type's messages in order: as the channel layer brings them, from the log where it does not.
 
 Knows the log and the order of its offsets; nothing of the channel layer, nor of who receives. A
 message comes late rather than never, and never twice.
@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
 from realtime.config import get_streaming_config
 from realtime.hub.message import Message
-from realtime.hub.ordering import RECENT_MESSAGES, Recent, Sequence
-from realtime.log import Chunk, Log
+from realtime.hub.ordering import RECENT_MESSAGES, RecentMessages, Sequencer
+from realtime.log import Log
 from realtime.monitoring.tracing import Origin
 from realtime.protocol import Position
 
@@ -22,7 +22,7 @@ from realtime.protocol import Position
 END = 2**53
 
 
-class Batch(NamedTuple):
+class ReceivedBatch(NamedTuple):
     """Messages of one group message; ``first`` is ``None`` if they are not in the log."""
 
     first: Position | None
@@ -34,7 +34,7 @@ class Batch(NamedTuple):
 class Lost(NamedTuple):
     """Offsets that are not delivered; ``last`` is ``None`` if nobody knows the last.
 
-    Both are for messages that are in no log.
+    Both are ``None`` for messages that are in no log.
     """
 
     first: int | None
@@ -47,7 +47,7 @@ class Lost(NamedTuple):
 
 
 class Range(NamedTuple):
-    """Consecutive messages of the log from the offset ``first``, whose newest is ``head``."""
+    """Consecutive messages from the offset ``first`` on, of a log whose newest is ``head``."""
 
     epoch: str
     head: int
@@ -55,145 +55,173 @@ class Range(NamedTuple):
     messages: list[Message]
 
 
-Deliver = Callable[[str, list[Message], list[Origin]], Awaitable[None]]
-HandOn = Callable[[list[Message]], Awaitable[None]]
-Tell = Callable[[str, Lost], None]
-# Counts messages of a type that a group should have brought and the log did.
-Count = Callable[[str, int], None]
+class FeedHandler(Protocol):
+    """What receives the messages of feeds. Each method gets the subscription type first."""
+
+    async def deliver(self, kind: str, messages: list[Message], origins: list[Origin]) -> None:
+        """Deliver the next messages, of which there is at least one, to all who are live."""
+
+    def tell_lost(self, kind: str, lost: Lost) -> None:
+        """Tell all who are live which messages will not be delivered."""
+
+    def count_repaired(self, kind: str, count: int) -> None:
+        """Count messages that the group should have brought and that the log had."""
 
 
 class Feed:
-    """What of a type has been delivered here, and what comes next."""
+    """Which messages of a type have been delivered here, and which come next::
 
-    def __init__(
-        self, kind: str, log: Log, deliver: Deliver, tell: Tell, count: Count = lambda *_: None
-    ) -> None:
+        offsets   1 ... 40 | 41 ...... 50 | 51 ..... 52 | 53      | 54 55 ...... 60
+                  not in   | recent:      | being       | missing | brought by the group,
+                  memory   | in memory    | delivered   |         | or only in the log
+                                        ^               ^                         ^
+                                 position = 50      next = 53             head of the log = 60
+
+    Messages behind a hole are not kept. The log has every message before the group brings it, so
+    they are read from there together with the missing ones.
+    """
+
+    def __init__(self, kind: str, log: Log, handler: FeedHandler) -> None:
         self.kind = kind
-        # Up to here everything has been delivered to all who were active.
+        # Up to here everything has been delivered to all who were live.
         self.position = Position("", 0)
         # Held while messages are delivered: who holds it sees no half-done fan-out.
         self.lock = asyncio.Lock()
         self._log = log
-        self._deliver = deliver
-        self._tell = tell
-        self._count = count
-        self._sequence = Sequence(self.position)
-        self._recent = Recent()
+        self._handler = handler
+        self._sequencer = Sequencer(self.position)
+        self._recent = RecentMessages()
         self._delivering = asyncio.Lock()
-        self._closed = False
+        self._is_closed = False
 
     async def start(self) -> None:
-        """Begin at the end of the log, with what is recent at hand. Raises ``LogUnavailable``."""
+        """Begin at the end of the log, with its recent messages in memory.
+
+        Raises ``LogUnavailable``.
+        """
         newest = await self._log.read(self.kind, END)
-        start = max(0, newest.head - RECENT_MESSAGES)
-        self._sequence = Sequence(Position(newest.epoch, start))
-        self._recent.restart(start + 1)
-        await self._catch_up(self._remember)
+        self._go_to(Position(newest.epoch, max(0, newest.head - RECENT_MESSAGES)))
+        while True:
+            part = await self._read_log(self.next - 1)
+            if part.epoch != self._sequencer.epoch or part.first > self.next:
+                self._go_to(Position(part.epoch, part.first - 1))
+            self._remember(self._sequencer.take(Position(part.epoch, part.first), part.messages))
+            if self.next > part.head:
+                return
 
     async def close(self) -> None:
         """Deliver nothing and tell nothing any more; return when nothing is being delivered.
 
-        A look at the log may still be under way, and those who subscribe meanwhile are another
-        feed's.
+        A look at the log may still be under way. Those who subscribe meanwhile have another feed.
         """
-        self._closed = True
+        self._is_closed = True
         async with self._delivering:
             pass
 
     def is_missing(self, head: Position, since: int) -> bool:
-        """Tell whether the log has what has not been delivered; see :class:`Sequence`."""
-        return self._sequence.is_missing(head, since)
+        """Tell whether the log has messages that have not been delivered.
+
+        *head* is its newest, *since* what :attr:`next` was when the log was asked.
+        """
+        return self._sequencer.is_missing(head, since)
 
     @property
     def next(self) -> int:
-        """The offset that is to come next."""
-        return self._sequence.next
+        """The offset that comes next."""
+        return self._sequencer.next
 
-    async def take(self, batches: list[Batch]) -> None:
+    async def take(self, batches: list[ReceivedBatch]) -> None:
         """Deliver what a group has brought, in order, and what it should have brought before.
 
         Raises:
-            LogUnavailable: something is missing and cannot be read now. It and what comes after
-                it are left to :meth:`catch_up`, but for what is not in the log.
+            LogUnavailable: some messages are missing and cannot be read now. They, and those after
+                them, are left to :meth:`catch_up`; messages that are not in the log are delivered.
         """
         async with self.lock:
             ready: list[Message] = []
             origins: list[Origin] = []
-            complete = True
+            is_complete = True
             for batch in batches:
                 if batch.first is None:
                     ready += batch.messages
-                elif complete:
-                    new = self._sequence.take(batch.first, batch.messages)
-                    complete = new is not None
+                elif is_complete:
+                    new = self._sequencer.take(batch.first, batch.messages)
+                    is_complete = new is not None
                     ready += new or ()
                     if new and batch.origin is not None:
                         origins.append(batch.origin)
-            await self._hand_on(ready, origins)
-            if not complete:  # all that a group brings is in the log before
-                await self._catch_up(self._hand_on)
+            await self._deliver(ready, origins)
+            if not is_complete:
+                await self._catch_up()
 
     async def catch_up(self) -> None:
         """Deliver what is in the log and has not been delivered. Raises ``LogUnavailable``."""
         async with self.lock:
-            await self._catch_up(self._hand_on)
+            await self._catch_up()
 
-    async def _catch_up(self, hand_on: HandOn) -> None:
-        while not self._closed and not await self._advance(hand_on):
+    async def _catch_up(self) -> None:
+        """Read and deliver up to the end of the log. Call with ``lock`` held."""
+        while not self._is_closed and not await self._advance():
             pass
 
-    async def _advance(self, hand_on: HandOn) -> bool:
-        """Read once from where delivery stands; tell whether that was all."""
-        found = await self._read_log(self.next - 1)
-        if self._closed:
+    async def _advance(self) -> bool:
+        """Read the log once from where delivery stands; tell whether that was its end."""
+        part = await self._read_log(self.next - 1)
+        if self._is_closed:
             return True
-        if found.epoch != self._sequence.epoch:
-            self._skip(Lost(self.next, None, "epoch_changed"), Position(found.epoch, 1))
-        elif found.head < self.next - 1:
-            await self._log.renew(self.kind, self._sequence.position)
+        first = Position(part.epoch, part.first)
+        if part.epoch != self._sequencer.epoch:
+            self._skip(Lost(self.next, None, "epoch_changed"), Position(part.epoch, 0))
+        elif part.head < self.next - 1:  # the log has lost its newest messages
+            await self._log.renew(self.kind, self._sequencer.position)
             return False
         else:
-            if found.first > self.next:
-                lost = Lost(self.next, found.first - 1, "trimmed")
-                self._skip(lost, Position(found.epoch, found.first))
-            self._sequence.take(Position(found.epoch, found.first), found.messages)
-            if found.messages and hand_on == self._hand_on:
-                self._count(self.kind, len(found.messages))
-            await hand_on(found.messages)
-        return self.next > found.head
+            if part.first > self.next:
+                lost = Lost(self.next, part.first - 1, "trimmed")
+                self._skip(lost, first._replace(offset=part.first - 1))
+            self._sequencer.take(first, part.messages)
+            if part.messages:
+                self._handler.count_repaired(self.kind, len(part.messages))
+            await self._deliver(part.messages)
+        return self.next > part.head
 
-    def _skip(self, lost: Lost, to: Position) -> None:
-        """Say what is lost, and go on at another position."""
-        self._sequence = Sequence(Position(to.epoch, to.offset - 1))
-        self._recent.restart(to.offset)
-        self.position = self._sequence.position
-        self._tell(self.kind, lost)
+    def _skip(self, lost: Lost, position: Position) -> None:
+        """Tell what is lost, and go on after another position."""
+        self._go_to(position)
+        self._handler.tell_lost(self.kind, lost)
 
-    async def _hand_on(self, messages: list[Message], origins: list[Origin] | None = None) -> None:
+    def _go_to(self, position: Position) -> None:
+        """Go on after a position, with nothing in memory."""
+        self._sequencer = Sequencer(position)
+        self._recent.restart(position.offset + 1)
+        self.position = position
+
+    async def _deliver(self, messages: list[Message], origins: list[Origin] | None = None) -> None:
+        """Deliver messages. If that fails they count as delivered, so that others go on."""
         try:
             async with self._delivering:
-                if messages and not self._closed:
-                    await self._deliver(self.kind, messages, origins or [])
+                if messages and not self._is_closed:
+                    await self._handler.deliver(self.kind, messages, origins or [])
         finally:
-            await self._remember(messages)
+            self._remember(messages)
 
-    async def _remember(self, messages: list[Message]) -> None:
-        """Keep at hand what has been delivered."""
-        numbered = [message for message in messages if message.offset]
+    def _remember(self, messages: Sequence[Message] | None) -> None:
+        """Keep messages that have been delivered in memory."""
+        numbered = [message for message in messages or () if message.offset]
         if numbered:
             self._recent.extend(numbered)
-        self.position = self._sequence.position
+        self.position = self._sequencer.position
 
     async def read(self, after: int) -> Range:
-        """Return messages after an offset, or as many as one read gives.
+        """Return messages after an offset, or as many of them as one read gives.
 
         Raises:
-            LogUnavailable: they are not at hand, and the log does not answer.
+            LogUnavailable: they are not in memory, and the log does not answer.
         """
-        at_hand = self.read_at_hand(after)
-        return at_hand if at_hand is not None else await self._read_log(after)
+        recent = self.read_recent(after)
+        return recent if recent is not None else await self._read_log(after)
 
-    def read_at_hand(self, after: int) -> Range | None:
+    def read_recent(self, after: int) -> Range | None:
         """Return all delivered messages after an offset, if they are in memory."""
         config = get_streaming_config().websocket
         oldest = time.time() - config.history_ttl
@@ -204,10 +232,8 @@ class Feed:
 
     async def _read_log(self, after: int) -> Range:
         chunk = await self._log.read(self.kind, after)
-        return Range(chunk.epoch, chunk.head, chunk.first, self._messages(chunk))
-
-    def _messages(self, chunk: Chunk) -> list[Message]:
-        return [
+        messages = [
             Message(self.kind, entry.body, entry.timestamp, Position(chunk.epoch, offset))
             for offset, entry in enumerate(chunk.entries, chunk.first)
         ]
+        return Range(chunk.epoch, chunk.head, chunk.first, messages)

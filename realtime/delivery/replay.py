@@ -1,8 +1,8 @@
 """What one subscription receives before it is live: the messages since it was away, in order.
 
 Knows one subscription, its type's feed and its connection's buffer. Waits for that client and for
-the log, and nobody waits for it: live delivery goes on meanwhile, and the subscription joins it
-when it has come up to it.
+the log, and nobody waits for it: live delivery to others goes on meanwhile, and the subscription
+joins it when it has caught up.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
 
 from realtime.delivery.feed import Feed, Lost, Range
 from realtime.delivery.transport import ConnectionOutlet
-from realtime.delivery.writer import Writer
 from realtime.hub.groups import Subscription
 from realtime.hub.message import Message, cut
 from realtime.hub.shaping import Survivors
@@ -22,11 +22,14 @@ from realtime.log import READ_ENTRIES, LogUnavailable
 from realtime.protocol import Position
 from realtime.protocol.subscribe import Request
 
+if TYPE_CHECKING:
+    from realtime.delivery.dispatcher import Dispatcher
+
 logger = logging.getLogger(__name__)
 
 # Bytes in one write, and of messages that are kept between counting and sending them.
 PIECE_BYTES = 64 * 1024
-HELD_BYTES = 256 * 1024
+KEPT_BYTES = 256 * 1024
 # Seconds a client may take to read enough for the next piece.
 PATIENCE = 10.0
 BUFFER_LOOK_INTERVAL = 0.02
@@ -34,14 +37,29 @@ RETRY_INTERVAL = 1.0
 
 
 class Replay:
-    """One subscription's way from a position in the log to live delivery."""
+    """One subscription's way from a position in the log to live delivery.
+
+    First :meth:`plan`; then the client is told ``live_from``, ``recovered`` and ``replayed``; then
+    :meth:`finish_at_once`, or if that is not possible :meth:`run`. The line that it follows::
+
+        offsets  1 ... 9 | 10 ... 20 | 21 ... 30 | 31 ... 40 | 41 ... 55 |
+                 not     | sent      | read, in  | not read  | published | published by now: live
+                 wanted  |           | _unsent   |           | since     | subscriptions have them
+                                     ^           ^           ^           ^
+                             position = 20       |     live_from = 40    feed.position = 55
+                                          _read_until = 30
+
+    ``live_from`` stays where it is, as the client has been told, and the others move to the right.
+    When ``position`` has come to ``feed.position`` the subscription is live. What is superseded is
+    left out up to ``live_from`` only, since ``replayed`` counts up to there.
+    """
 
     def __init__(
         self,
         subscription: Subscription,
         outlet: ConnectionOutlet,
         feed: Feed,
-        writer: Writer,
+        dispatcher: Dispatcher,
     ) -> None:
         self.subscription = subscription
         # Where replay ends and live delivery begins, as the client is told.
@@ -53,22 +71,23 @@ class Replay:
         self.replayed = 0
         self._outlet = outlet
         self._feed = feed
-        self._writer = writer
-        # The first messages to send, up to an offset; more is read when they have been sent.
-        self._held: list[Message] = []
-        self._held_until = self.position.offset
-        # Of these filters' messages up to where live delivery begins, the offsets of those that no
-        # newer one supersedes; None if all are sent.
-        self._fan_out = subscription.fan_out
-        self._surviving: set[int] | None = None
+        self._dispatcher = dispatcher
+        # Messages that were read, and are to be sent next.
+        self._unsent: list[Message] = []
+        self._read_until = self.position.offset
+        # Up to live_from, the offsets of the messages that no newer one supersedes; None if all are
+        # to be sent. They hold for the filters of this group.
+        self._survivors: set[int] | None = None
+        self._group = subscription.group
 
     # Before the client is told
 
     async def plan(self, request: Request) -> None:
         """Find out what is to be replayed. Raises ``LogUnavailable``.
 
-        A resume is what a subscription would have been sent, so without what has been superseded; a
-        rewind is history, in which only a newer message of the same value supersedes.
+        A resume gives what the subscription would have been sent, so it leaves out messages that
+        were superseded by newer ones. A rewind gives history: with ``conflate`` the newest message
+        of each value, else all messages, whatever the rate.
         """
         options = self.subscription.options
         if request.resume is not None:
@@ -89,77 +108,85 @@ class Replay:
         self.recovered = resume.offset <= self.live_from.offset
         return min(resume.offset, self.live_from.offset)
 
-    async def _find_rewound(self, wanted: int) -> int:
-        """Return the offset after which so many retained messages match, or all that do."""
+    async def _find_rewound(self, count: int) -> int:
+        """Return the offset after which *count* retained messages match, or all that do.
+
+        The log is read backwards in blocks, each of them forwards.
+        """
         high = self.live_from.offset
         while high > 0:
             low = max(0, high - READ_ENTRIES)
             matching: list[int] = []
             oldest = None
-            async for found in self._ranges(low, high):
-                matching += (m.offset for m in self.subscription.select(found.messages))
-                oldest = oldest or found.first
-            if len(matching) >= wanted:
-                return matching[-wanted] - 1
+            async for part in self._ranges(low, high):
+                matching += (m.offset for m in self.subscription.select(part.messages))
+                oldest = oldest or part.first
+            if len(matching) >= count:
+                return matching[-count] - 1
             if oldest != low + 1:  # nothing before it is retained
                 return low
-            wanted -= len(matching)
+            count -= len(matching)
             high = low
         return 0
 
     async def _count(self, start: int, survivors: Survivors | None) -> None:
-        """Count the messages to replay after an offset, and hold the first of them.
+        """Count the messages to replay after an offset, and keep the first of them for sending.
 
-        Which are superseded is known at the end only: then none are held.
+        With *survivors* none are kept, since only at the end it is certain which are superseded.
         """
         self.position = Position(self.live_from.epoch, start)
-        self._held, self._held_until, self.replayed = [], start, 0
-        room = HELD_BYTES
+        self._unsent, self._read_until, self.replayed = [], start, 0
+        room = KEPT_BYTES
         after = start
-        async for found in self._ranges(start, self.live_from.offset):
-            if found.first > after + 1:
+        async for part in self._ranges(start, self.live_from.offset):
+            if part.first > after + 1:
                 self.recovered = False
-            after = found.first + len(found.messages) - 1
-            matching = self.subscription.select(found.messages)
+            after = part.first + len(part.messages) - 1
+            matching = self.subscription.select(part.messages)
             self.replayed += len(matching)
             if survivors is not None:
                 survivors.add(matching)
             elif room > 0:
                 room -= _size(matching)
-                self._held += matching
-                self._held_until = after
-        self._surviving = None if survivors is None else survivors.offsets()
-        if self._surviving is not None:
-            self.replayed = len(self._surviving)
+                self._unsent += matching
+                self._read_until = after
+        if survivors is not None:
+            self._survivors = survivors.offsets()
+            self.replayed = len(self._survivors)
 
     def _select(self, messages: list[Message]) -> list[Message]:
         """Return those of delivered messages that are to be sent."""
-        found = self.subscription.select(messages)
-        if self._surviving is None or self.subscription.fan_out is not self._fan_out:
-            return found
-        live_from, surviving = self.live_from.offset, self._surviving
-        return [one for one in found if one.offset > live_from or one.offset in surviving]
+        matching = self.subscription.select(messages)
+        if self._survivors is None or self.subscription.group is not self._group:
+            return matching
+        live_from, survivors = self.live_from.offset, self._survivors
+        return [m for m in matching if m.offset > live_from or m.offset in survivors]
 
     async def _ranges(self, after: int, until: int) -> AsyncIterator[Range]:
-        """Yield what is retained after one offset and until another; at last an empty range if
-        there is nothing up to the end."""
+        """Yield what is retained after one offset and until another.
+
+        If the last of these messages are not retained, the last range is empty.
+        """
         while after < until:
-            found = await self._feed.read(after)
-            if found.epoch != self.live_from.epoch:
+            part = await self._feed.read(after)
+            if part.epoch != self.live_from.epoch:
                 raise LogUnavailable("another log has begun")
-            messages = _until(found.messages, until)
+            messages = _until(part.messages, until)
             first = messages[0].offset if messages else until + 1
-            yield Range(found.epoch, found.head, first, messages)
+            yield Range(part.epoch, part.head, first, messages)
             after = messages[-1].offset if messages else until
             await asyncio.sleep(0)
 
     # After the client has been told
 
     async def run(self) -> None:
-        """Send what is to be replayed and all that comes meanwhile, until it is live."""
+        """Send what is to be replayed and all that comes meanwhile, until the client is live.
+
+        A client that does not read is given up: it is closed.
+        """
         while True:
             async with self._feed.lock:
-                if self.go_live():
+                if self._finish():
                     return
             try:
                 if not await self._send_next():
@@ -169,69 +196,76 @@ class Replay:
                 logger.warning("replaying %s: %s", self.subscription.type, error)
                 await asyncio.sleep(RETRY_INTERVAL)
 
-    def is_quick(self) -> bool:
-        """Tell whether :meth:`go_live` need not wait for a fan-out."""
-        return not self._feed.lock.locked()
+    def finish_at_once(self) -> bool:
+        """Send everything and go live, if that needs no waiting; tell whether it has."""
+        return not self._feed.lock.locked() and self._finish()
 
-    def go_live(self) -> bool:
-        """Send the rest and go live, if the rest is at hand and the client can take it.
+    def _finish(self) -> bool:
+        """Send what is left and go live, if it is in memory and the client has room for it.
 
-        Needs the feed's lock, or that nobody has it.
+        Call with the feed's lock held, or while nobody holds it. If False is returned, nothing has
+        changed.
         """
-        found = self._feed.read_at_hand(self._held_until)
-        if found is None or found.epoch != self.position.epoch:
+        recent = self._feed.read_recent(self._read_until)
+        if recent is None or recent.epoch != self.position.epoch:
             return False
-        rest = self._held + self._select(found.messages)
-        if rest and _size(rest) > self._room():
+        messages = self._unsent + self._select(recent.messages)
+        if messages and _size(messages) > self._room():
             return False
-        self._write(rest)
+        self._write(messages)
         self.subscription.activate()
         return True
 
     async def _send_next(self) -> bool:
         """Send some of what comes next; tell whether the client has read enough for that."""
-        if not self._held:
+        if not self._unsent:
             await self._read_next()
-        for piece in cut(self._held, min(PIECE_BYTES, self._writer.buffer_limit() // 4)):
+        for piece in cut(self._unsent, min(PIECE_BYTES, self._dispatcher.buffer_limit() // 4)):
             if not await self._wait_for_client(_size(piece)):
                 return False
             self._write(piece)
             self.position = self.position._replace(offset=piece[-1].offset)
-        self.position = self.position._replace(offset=self._held_until)
-        self._held = []
+        self.position = self.position._replace(offset=self._read_until)
+        self._unsent = []
         return True
 
     async def _read_next(self) -> None:
-        """Hold what comes next, of what has been delivered to those who are live."""
+        """Read what comes next, as far as it has been delivered to those who are live."""
         until = self._feed.position
-        after = self._held_until
-        found = await self._feed.read(after)
-        if found.epoch != self.position.epoch:
-            await self._follow(found.epoch)
+        after = self._read_until
+        part = await self._feed.read(after)
+        if part.epoch != self.position.epoch:
+            await self._follow(part.epoch)
             return
-        messages = _until(found.messages, until.offset)
+        messages = _until(part.messages, until.offset)
         first = messages[0].offset if messages else until.offset + 1
         if first > after + 1:
-            self._writer.tell(self.subscription, Lost(after + 1, first - 1, "trimmed"))
-        self._held = self._select(messages)
-        self._held_until = messages[-1].offset if messages else max(after, until.offset)
+            self._dispatcher.tell(self.subscription, Lost(after + 1, first - 1, "trimmed"))
+        self._unsent = self._select(messages)
+        self._read_until = messages[-1].offset if messages else max(after, until.offset)
 
     async def _follow(self, epoch: str) -> None:
-        """Go on with another log, once the feed has found it too."""
+        """Go on with another epoch of the log, when the feed has come to it too."""
         if self._feed.position.epoch != epoch:
             await self._feed.catch_up()
-        self._writer.tell(self.subscription, Lost(self._held_until + 1, None, "epoch_changed"))
+        self._dispatcher.tell(self.subscription, Lost(self._read_until + 1, None, "epoch_changed"))
         self.position = Position(self._feed.position.epoch, 0)
-        self._held_until = 0
-        self._surviving = None
+        self._read_until = 0
+        self._survivors = None
 
     def _room(self) -> int:
-        """Return how many bytes the client's buffer takes, half of it left for live messages."""
+        """Return for how many bytes there is room in half of the client's buffer.
+
+        The other half is for live messages. An empty buffer takes one piece, however large.
+        """
         waiting = self._outlet.buffered_bytes()
-        return max(self._writer.buffer_limit() // 2 - waiting, 1 if not waiting else 0)
+        return max(self._dispatcher.buffer_limit() // 2 - waiting, 1 if not waiting else 0)
 
     async def _wait_for_client(self, size: int) -> bool:
-        """Wait until there is room for so many bytes; tell whether there was, in good time."""
+        """Wait until the client has room for *size* bytes; tell whether it had in time.
+
+        By looking again and again: no transport tells when its buffer is emptied to a given size.
+        """
         deadline = time.monotonic() + PATIENCE
         while self._outlet.buffered_bytes() and size > self._room():
             if time.monotonic() > deadline:
@@ -243,7 +277,7 @@ class Replay:
         if messages:
             frames = self.subscription.frames(messages)
             self._outlet.write(frames)
-            self._writer.count_replayed(self.subscription.type, len(messages), len(frames))
+            self._dispatcher.count_replayed(self.subscription.type, len(messages), len(frames))
 
 
 def _size(messages: list[Message]) -> int:

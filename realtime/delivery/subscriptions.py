@@ -1,7 +1,7 @@
 """The subscriptions of one event loop: how they begin, change and end.
 
-Joins a type's group with its first subscription and leaves it with the last; what a subscription
-receives is the hub's to tell and the dispatcher's to send.
+Joins a type's group with its first subscription and leaves it with the last. Which messages a
+subscription receives is decided by the hub, and the dispatcher sends them.
 """
 
 from __future__ import annotations
@@ -15,9 +15,7 @@ from realtime.delivery.dispatcher import Dispatcher
 from realtime.delivery.explain import explain
 from realtime.delivery.feed import Feed
 from realtime.delivery.replay import Replay
-from realtime.delivery.throttle import Pacing
 from realtime.delivery.transport import ConnectionOutlet
-from realtime.delivery.writer import Writer
 from realtime.filters import Filter
 from realtime.hub.groups import Subscription
 from realtime.hub.index import Hub
@@ -38,10 +36,9 @@ class Subscriptions:
         self._hub = hub
         self._stats = stats
         self._spawn = spawn
-        self._writer = Writer(stats, buffer_limit)
-        self._pacing = Pacing(self._writer, self.feed, spawn)
-        to = Dispatcher(hub, self._writer, self._pacing, process)
-        self._broker = Broker(to.deliver, to.tell_all, to.count_repaired)
+        self._dispatcher = Dispatcher(hub, stats, buffer_limit, process, self.feed, spawn)
+        self._throttle = self._dispatcher.throttle
+        self._broker = Broker(self._dispatcher)
         # Subscriptions that are not live yet.
         self._replays: dict[Subscription, tuple[Replay, asyncio.Task[None] | None]] = {}
         # Type -> the joining or leaving of its group that is under way, or the last.
@@ -71,7 +68,7 @@ class Subscriptions:
         try:
             if not self._broker.has_joined(kind):
                 await asyncio.shield(self._settle(kind))
-            replay = Replay(subscription, outlet, self._broker.feed(kind), self._writer)
+            replay = Replay(subscription, outlet, self._broker.feed(kind), self._dispatcher)
             self._replays[subscription] = replay, None
             await replay.plan(request)
             self._stats.replays += bool(replay.replayed)
@@ -98,7 +95,7 @@ class Subscriptions:
         """Send what a new subscription is to receive first; what takes longer goes on by itself."""
         if replay.subscription not in self._replays:
             return  # it has ended already, as one does that cannot take the answer
-        if replay.is_quick() and replay.go_live():
+        if replay.finish_at_once():
             del self._replays[replay.subscription]
         else:
             task = self._spawn(self._run(replay))
@@ -113,7 +110,7 @@ class Subscriptions:
         replay, _ = self._replays.get(subscription, (None, None))
         if replay is not None:
             return replay.position
-        return self._pacing.position(subscription, self.feed(subscription.type).position)
+        return self._throttle.position(subscription, self.feed(subscription.type).position)
 
     def feed(self, kind: str) -> Feed:
         """Return the messages of a type that has subscriptions, in order."""
@@ -122,17 +119,18 @@ class Subscriptions:
     def change_filter(self, subscription: Subscription, compiled: Filter) -> None:
         """Let a subscription have other filters from now on, also for what is held for it."""
         before = subscription.shaped
-        held = before.shaper.held(subscription.since) if before and subscription.active else []
+        held = (
+            before.shaper.held(subscription.joined_after) if before and subscription.active else []
+        )
         self._hub.change_filter(subscription, compiled)
         if before is None or subscription.shaped is before:
             return
-        self._pacing.leave(before)
+        self._throttle.forget_if_empty(before)
         if subscription.active:
             subscription.activate()
-            if rest := subscription.select(held):
-                self._writer.write(
-                    subscription.type, [subscription], subscription.frames(rest), len(rest)
-                )
+            if messages := subscription.select(held):
+                frames = subscription.frames(messages)
+                self._dispatcher.write(subscription.type, [subscription], frames, len(messages))
 
     def unsubscribe(self, subscription: Subscription) -> None:
         """Remove a subscription; once or more."""
@@ -141,7 +139,7 @@ class Subscriptions:
             task.cancel()
         kind = subscription.type
         was_member = self._hub.unsubscribe(subscription)
-        self._pacing.forget(subscription)
+        self._throttle.forget(subscription)
         if not was_member:
             return
         self._stats.subscriptions[kind] -= 1

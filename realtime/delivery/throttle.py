@@ -1,86 +1,94 @@
-"""When groups with options receive: one timer per group, and who of them does not read.
+"""Timers of shaped groups, and the drop policy for clients that read too slowly.
 
-Knows the clock; what is held, and for whom, is the hub's.
+Knows the clock and the clients' buffers. Which messages a group holds back, and until when, is
+decided in :mod:`realtime.hub.shaping`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Sequence
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from realtime.delivery.feed import Feed, Lost
 from realtime.delivery.transport import ConnectionOutlet
-from realtime.delivery.writer import Writer
-from realtime.hub.groups import Delivery, Shaped, Subscription
+from realtime.hub.groups import ShapedGroup, SharedFrames, Subscription
 from realtime.hub.message import Message
 from realtime.protocol import Position
-from realtime.tasks import Spawn
+from realtime.tasks import Spawn, TimeSlice
 
-# How often it is seen whether one that was sent less reads again.
-LOOK_INTERVAL = 0.1
-# A fan-out that takes longer lets others have their turn: replies, pings, handshakes.
-TURN = 0.005
+if TYPE_CHECKING:
+    from realtime.delivery.dispatcher import Dispatcher
+
+# Seconds of writing after which other tasks run: replies, pings, handshakes.
+WRITING_SECONDS = 0.005
 WRITES_BETWEEN_LOOKS = 64
+# Seconds between looks at whether clients for whom messages were dropped read again.
+LOOK_INTERVAL = 0.1
 
 
-class Pacing:
-    """What of an event loop's subscriptions waits: for its time, or for its client."""
+class Throttle:
+    """The subscriptions of one event loop that wait: for their time, or for their client to read.
 
-    def __init__(self, writer: Writer, feed: Callable[[str], Feed], spawn: Spawn) -> None:
-        self._writer = writer
+    What is due is written by the *dispatcher*; *feed* returns the feed of a type.
+    """
+
+    def __init__(self, dispatcher: Dispatcher, feed: Callable[[str], Feed], spawn: Spawn) -> None:
+        self._dispatcher = dispatcher
         self._feed = feed
         self._spawn = spawn
-        self._timers: dict[Shaped, asyncio.TimerHandle] = {}
-        # Subscription -> the offsets of the messages dropped since its client read too little;
-        # 0 for none that are in the log.
+        self._timers: dict[ShapedGroup, asyncio.TimerHandle] = {}
+        # Subscription -> the first and last offset of the messages dropped since its client read
+        # too little; 0 for none that are in the log.
         self._dropped: dict[Subscription, tuple[int, int]] = {}
-        self._looking: asyncio.TimerHandle | None = None
+        self._look_timer: asyncio.TimerHandle | None = None
 
     # Messages
 
-    async def send_due(self, shaped: Shaped) -> None:
-        """Send what of a group is due, a few milliseconds at a time. Needs the feed's lock."""
+    async def send_due(self, shaped: ShapedGroup) -> None:
+        """Send what a group holds and is due. Call with the lock of the type's feed held."""
         shaper = shaped.shaper
-        held = shaper.release(asyncio.get_running_loop().time(), self._writer.buffer_limit() // 2)
+        now = asyncio.get_running_loop().time()
+        held = shaper.release(now, self._dispatcher.buffer_limit() // 2)
         try:
             if held:
-                turn_ends = time.monotonic() + TURN
-                for delivery, messages in shaped.shaped_deliveries(held):
-                    subscriptions = delivery.subscriptions
-                    for start in range(0, len(subscriptions), WRITES_BETWEEN_LOOKS):
-                        few = subscriptions[start : start + WRITES_BETWEEN_LOOKS]
-                        self._write(shaped, delivery._replace(subscriptions=few), messages)
-                        if time.monotonic() > turn_ends:
-                            await asyncio.sleep(0)
-                            turn_ends = time.monotonic() + TURN
+                time_slice = TimeSlice(WRITING_SECONDS, WRITES_BETWEEN_LOOKS)
+                for shared in shaped.share_held(held):
+                    for start in range(0, len(shared.subscriptions), WRITES_BETWEEN_LOOKS):
+                        some = shared.subscriptions[start : start + WRITES_BETWEEN_LOOKS]
+                        self._write(shaped, shared._replace(subscriptions=some))
+                        await time_slice.yield_if_due(len(some))
         finally:
             shaper.sent()
-            self._arm(shaped)
+            self._set_timer(shaped)
 
-    def send_all(self, shaped: Shaped) -> None:
-        """Send what a group holds, however early, since what follows is another story."""
+    def send_all(self, shaped: ShapedGroup) -> None:
+        """Send all that a group holds, however early, without letting other tasks run.
+
+        For when members must have it before they are told that later messages are lost.
+        """
         held = shaped.shaper.flush(asyncio.get_running_loop().time())
         if held:
-            for delivery, messages in shaped.shaped_deliveries(held):
-                self._write(shaped, delivery, messages)
+            for shared in shaped.share_held(held):
+                self._write(shaped, shared)
         shaped.shaper.sent()
-        self._arm(shaped)
+        self._set_timer(shaped)
 
-    def _write(self, shaped: Shaped, delivery: Delivery, messages: Sequence[Message]) -> None:
-        self._writer.stats.fan_out.observe(len(delivery.subscriptions), delivery.messages)
-        subscriptions = delivery.subscriptions
+    def _write(self, shaped: ShapedGroup, shared: SharedFrames) -> None:
+        """Write frames to those who have room for them, or to all if the group drops nothing."""
+        subscriptions, frames, messages = shared
+        self._dispatcher.stats.fan_out.observe(len(subscriptions), len(messages))
         if shaped.options.drops:
-            size = len(delivery.frames)
-            subscriptions = tuple(one for one in subscriptions if self._has_room(one, size))
-            for one in set(delivery.subscriptions).difference(subscriptions):
-                if one.active:
-                    self._drop(one, messages)
-        self._writer.write(shaped.type, subscriptions, delivery.frames, delivery.messages)
+            size = len(frames)
+            with_room = tuple(member for member in subscriptions if self._has_room(member, size))
+            for member in set(subscriptions).difference(with_room):
+                if member.active:
+                    self._drop(member, messages)
+            subscriptions = with_room
+        self._dispatcher.write(shaped.type, subscriptions, frames, len(messages))
 
-    def _arm(self, shaped: Shaped) -> None:
-        """Have a timer for what a group holds, and none if it holds nothing."""
+    def _set_timer(self, shaped: ShapedGroup) -> None:
+        """Set the timer of a group to when it has something due, if it holds anything."""
         due = shaped.shaper.due if shaped else None
         timer = self._timers.get(shaped)
         if timer is not None:
@@ -92,25 +100,24 @@ class Pacing:
             loop = asyncio.get_running_loop()
             self._timers[shaped] = loop.call_at(due, self._ring, shaped)
 
-    def _ring(self, shaped: Shaped) -> None:
+    def _ring(self, shaped: ShapedGroup) -> None:
         del self._timers[shaped]
         self._spawn(self._send(shaped))
 
-    async def _send(self, shaped: Shaped) -> None:
-        if shaped:  # else the last member has left meanwhile, and the type perhaps with it
+    async def _send(self, shaped: ShapedGroup) -> None:
+        if shaped:  # its last member, and the type's feed, may be gone meanwhile
             async with self._feed(shaped.type).lock:
                 await self.send_due(shaped)
 
     # Members
 
     def forget(self, subscription: Subscription) -> None:
-        """Let go of what is known of a member that has left, and of an empty group's timer."""
+        """Forget a member that has left its group, and the group's timer if it was the last."""
         self._dropped.pop(subscription, None)
-        shaped = subscription.shaped
-        if shaped is not None:
-            self.leave(shaped)
+        if subscription.shaped is not None:
+            self.forget_if_empty(subscription.shaped)
 
-    def leave(self, shaped: Shaped) -> None:
+    def forget_if_empty(self, shaped: ShapedGroup) -> None:
         """End the timer of a group that has no members any more."""
         if not shaped and (timer := self._timers.pop(shaped, None)) is not None:
             timer.cancel()
@@ -118,45 +125,50 @@ class Pacing:
     def position(self, subscription: Subscription, live: Position) -> Position:
         """Return up to where a live subscription has been sent all, or been told what is lost.
 
-        A message that a newer one has superseded counts as sent.
+        *live* is up to where its feed has delivered. A message that a newer one has superseded
+        counts as sent.
         """
         shaped = subscription.shaped
         if shaped is None:
             return live
-        oldest = shaped.shaper.oldest(subscription.since)
+        oldest = shaped.shaper.oldest(subscription.joined_after)
         dropped, _ = self._dropped.get(subscription, (0, 0))
-        waiting = [offset for offset in (oldest, dropped) if offset]
-        return live._replace(offset=min([live.offset, *(offset - 1 for offset in waiting)]))
+        unsent = [offset for offset in (oldest, dropped) if offset]
+        return live._replace(offset=min([live.offset, *(offset - 1 for offset in unsent)]))
 
     # Clients that do not read
 
     def _has_room(self, subscription: Subscription, size: int) -> bool:
-        """Tell whether a client takes so many bytes; half its buffer is left for all else."""
+        """Tell whether *size* bytes fit into half of a client's buffer; the rest is for all else.
+
+        Once messages were dropped, more are dropped until the client has been told.
+        """
         if subscription in self._dropped:
             return False
         waiting = cast(ConnectionOutlet, subscription.outlet).buffered_bytes()
-        return not waiting or waiting + size <= self._writer.buffer_limit() // 2
+        return not waiting or waiting + size <= self._dispatcher.buffer_limit() // 2
 
     def _drop(self, subscription: Subscription, messages: Sequence[Message]) -> None:
-        self._writer.stats.dropped[subscription.type] += len(messages)
+        self._dispatcher.stats.dropped[subscription.type] += len(messages)
         offsets = [message.offset for message in messages if message.offset]
         first, last = self._dropped.get(subscription, (0, 0))
         if offsets:
             first, last = first or offsets[0], offsets[-1]
         self._dropped[subscription] = first, last
-        if self._looking is None:
+        if self._look_timer is None:
             self._look_later()
 
     def _look_later(self) -> None:
-        self._looking = asyncio.get_running_loop().call_later(LOOK_INTERVAL, self._look)
+        loop = asyncio.get_running_loop()
+        self._look_timer = loop.call_later(LOOK_INTERVAL, self._look_at_slow_clients)
 
-    def _look(self) -> None:
-        """Tell those who have read what waited what they have missed; then they go on."""
-        self._looking = None
+    def _look_at_slow_clients(self) -> None:
+        """Tell clients that have read nearly all which messages were dropped; they then go on."""
+        self._look_timer = None
         for subscription, (first, last) in tuple(self._dropped.items()):
             waiting = cast(ConnectionOutlet, subscription.outlet).buffered_bytes()
-            if waiting <= self._writer.buffer_limit() // 8:
+            if waiting <= self._dispatcher.buffer_limit() // 8:
                 del self._dropped[subscription]
-                self._writer.tell(subscription, Lost(first or None, last or None, "overflow"))
+                self._dispatcher.tell(subscription, Lost(first or None, last or None, "overflow"))
         if self._dropped:
             self._look_later()

@@ -2,14 +2,8 @@
 
 from realtime.filters.clauses import EVERYTHING, Filter, matches
 from realtime.filters.compiler import (
-    MAX_ALTERNATIVES,
-    MAX_DEPTH,
-    MAX_PATHS,
-    MAX_TEXT_CHARACTERS,
-    MAX_VALUES,
     OPERATORS,
     OR,
-    SUBSCRIPTION_NAMESPACE,
     FilterError,
     compile_filters,
     conjunction,
@@ -20,7 +14,6 @@ from realtime.filters.paths import (
     MAX_PATH_CHARACTERS,
     MAX_STEPS,
     MISSING,
-    Key,
     Path,
     PathError,
     decode_or_none,
@@ -31,20 +24,13 @@ from realtime.filters.paths import (
 
 __all__ = [
     "EVERYTHING",
-    "MAX_ALTERNATIVES",
-    "MAX_DEPTH",
-    "MAX_PATHS",
     "MAX_PATH_CHARACTERS",
     "MAX_STEPS",
-    "MAX_TEXT_CHARACTERS",
-    "MAX_VALUES",
     "MISSING",
     "OPERATORS",
     "OR",
-    "SUBSCRIPTION_NAMESPACE",
     "Filter",
     "FilterError",
-    "Key",
     "Path",
     "PathError",
     "compile_filters",

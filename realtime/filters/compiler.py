@@ -186,9 +186,14 @@ def _tests(path: str, operators: dict[str, Any]) -> Iterator[Comparison]:
 
 
 def _read_scalar(where: str, operator: str, operand: Any) -> Comparison:
+    key = _read_key(where, operand)
+    return Comparison("in" if operator == "eq" else "nin", frozenset({key}))
+
+
+def _read_key(where: str, operand: Any) -> Key:
     if isinstance(operand, dict | list):
         raise FilterError(f"filters: {where}: expected a string, number, boolean or null")
-    return Comparison("in" if operator == "eq" else "nin", frozenset({scalar_key(operand)}))
+    return scalar_key(operand)
 
 
 def _read_scalars(where: str, operator: str, operand: Any) -> Comparison:
@@ -225,9 +230,7 @@ def _read_text(where: str, operator: str, operand: Any) -> Comparison:
 def _read_element(where: str, operator: str, operand: Any) -> Comparison:
     if isinstance(operand, str):
         return _read_text(where, operator, operand)
-    if isinstance(operand, dict | list):
-        raise FilterError(f"filters: {where}: expected a string, number, boolean or null")
-    return Comparison(operator, scalar_key(operand))
+    return Comparison(operator, _read_key(where, operand))
 
 
 _READERS: dict[str, Callable[[str, str, Any], Comparison]] = {

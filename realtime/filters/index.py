@@ -11,21 +11,30 @@ from __future__ import annotations
 from typing import Any, Generic, NamedTuple
 
 from realtime.filters.clauses import Clause, Condition, Either, Filter, Predicate, matches
-from realtime.filters.intervals import Bucket, Interval, Item, Ranges, interval_of
-from realtime.filters.paths import Key, Path, is_number, lookup, lookup_key
-from realtime.filters.prefixes import Prefixes, prefix_of
+from realtime.filters.paths import Path, lookup
+from realtime.filters.tables import (
+    Bucket,
+    Item,
+    Prefixes,
+    Ranges,
+    Values,
+    interval_of,
+    prefix_of,
+)
 
 # How well a clause finds an item, the smallest is the best: how many other items it finds as well,
-# the way of the lookup, how many values, and whether nothing is looked up at its path yet.
+# the way of the lookup, how many values, and whether it is the first to be looked up there.
 Rating = tuple[int, int, int, bool]
 BY_VALUE, BY_PREFIX, BY_RANGE, BY_ALTERNATIVES = range(4)
+# What is looked up with the value at a path, by the way of the lookup.
+TABLES: tuple[Any, ...] = (Values, Prefixes, Ranges)
 
 
 class Plan(NamedTuple):
     """The clauses through which an item is found: one, or one of each alternative."""
 
     rating: Rating
-    clauses: tuple[Clause, ...]
+    clauses: tuple[Predicate | Condition, ...]
 
 
 class FilterIndex(Generic[Item]):
@@ -106,29 +115,16 @@ class FilterIndex(Generic[Item]):
 
 
 class ClauseIndex(Generic[Item]):
-    """Items by single clauses: path -> what is looked up with the value there -> items."""
+    """Items by single clauses, in a table for each path and way of lookup."""
 
     def __init__(self) -> None:
-        self._values: dict[Path, dict[Key, Bucket[Item]]] = {}
-        self._prefixes: dict[Path, Prefixes[Item]] = {}
-        # By path, and whether the ranges are of strings or of numbers.
-        self._ranges: dict[tuple[Path, bool], Ranges[Item]] = {}
+        self._tables: dict[tuple[Path, int], Any] = {}
 
     def find(self, payload: Any) -> list[Bucket[Item]]:
         """Return the buckets of all items whose clause the payload satisfies, and of few others."""
-        buckets = []
-        for path, values in self._values.items():
-            bucket = values.get(lookup_key(payload, path))
-            if bucket:
-                buckets.append(bucket)
-        for path, prefixes in self._prefixes.items():
-            value = lookup(payload, path)
-            if isinstance(value, str):
-                buckets += prefixes.find(value)
-        for (path, of_strings), ranges in self._ranges.items():
-            value = lookup(payload, path)
-            if isinstance(value, str) if of_strings else is_number(value):
-                buckets += ranges.find(value)
+        buckets: list[Bucket[Item]] = []
+        for (path, _), table in self._tables.items():
+            buckets += table.find(lookup(payload, path))
         return buckets
 
     def rate(self, clause: Predicate | Condition) -> Rating | None:
@@ -137,59 +133,39 @@ class ClauseIndex(Generic[Item]):
         Crowded values are avoided: of a thousand filters on one event type and a user each, every
         one is found by its user.
         """
-        if isinstance(clause, Predicate):
-            values = self._values.get(clause.path, {})
-            fullest = max((len(values.get(key, ())) for key in clause.keys), default=0)
-            return fullest, BY_VALUE, len(clause.keys), not values
-        operand = _operand_of(clause)
-        if operand is None:
+        wish = _wish_of(clause)
+        if wish is None:
             return None
-        tables, place = self._table(clause, operand)
-        table = tables.get(place)
-        way = BY_PREFIX if isinstance(operand, str) else BY_RANGE
-        return table.crowding(operand) if table else 0, way, 0, not table
+        way, operand = wish
+        table = self._tables.get((clause.path, way))
+        values = len(operand) if way == BY_VALUE else 0
+        return table.crowding(operand) if table else 0, way, values, not table
 
-    def insert(self, clause: Clause, item: Item, remaining: Filter) -> None:
+    def insert(self, clause: Predicate | Condition, item: Item, remaining: Filter) -> None:
         """Add an item under a clause. *remaining* is compared whenever the item is found."""
-        if isinstance(clause, Predicate):
-            values = self._values.setdefault(clause.path, {}) if clause.keys else {}
-            for key in clause.keys:
-                values.setdefault(key, {})[item] = remaining
-        elif isinstance(clause, Condition) and (operand := _operand_of(clause)) is not None:
-            tables, place = self._table(clause, operand)
-            if place not in tables:
-                tables[place] = Prefixes() if isinstance(operand, str) else Ranges()
-            tables[place].insert(operand, item, remaining)
+        if wish := _wish_of(clause):
+            way, operand = wish
+            place = clause.path, way
+            if place not in self._tables:
+                self._tables[place] = TABLES[way]()
+            self._tables[place].insert(operand, item, remaining)
 
-    def discard(self, clause: Clause, item: Item) -> None:
+    def discard(self, clause: Predicate | Condition, item: Item) -> None:
         """Remove an item from under a clause, if it is there."""
-        if isinstance(clause, Predicate):
-            self._discard_values(clause, item)
-        elif isinstance(clause, Condition) and (operand := _operand_of(clause)) is not None:
-            tables, place = self._table(clause, operand)
-            if place in tables:
-                tables[place].discard(operand, item)
-                if not tables[place]:
-                    del tables[place]
-
-    def _table(self, clause: Condition, operand: str | Interval) -> tuple[dict[Any, Any], Any]:
-        """Return the tables in which a condition is looked up, and the key of its own."""
-        if isinstance(operand, str):
-            return self._prefixes, clause.path
-        return self._ranges, (clause.path, operand.of_strings)
-
-    def _discard_values(self, predicate: Predicate, item: Item) -> None:
-        values = self._values.get(predicate.path, {})
-        for key in predicate.keys:
-            bucket = values.get(key, {})
-            bucket.pop(item, None)
-            if not bucket:
-                values.pop(key, None)
-        if not values:
-            self._values.pop(predicate.path, None)
+        if wish := _wish_of(clause):
+            way, operand = wish
+            table = self._tables.get((clause.path, way))
+            if table is not None:
+                table.discard(operand, item)
+                if not table:
+                    del self._tables[clause.path, way]
 
 
-def _operand_of(condition: Condition) -> str | Interval | None:
-    """Return the prefix or else the range by which a condition finds an item, if it has one."""
-    prefix = prefix_of(condition)
-    return interval_of(condition) if prefix is None else prefix
+def _wish_of(clause: Predicate | Condition) -> tuple[int, Any] | None:
+    """Return in which way an item can be found through a clause, and what its table is given."""
+    if isinstance(clause, Predicate):
+        return BY_VALUE, clause.keys
+    if (prefix := prefix_of(clause)) is not None:
+        return BY_PREFIX, prefix
+    interval = interval_of(clause)
+    return None if interval is None else (BY_RANGE, interval)

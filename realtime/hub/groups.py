@@ -1,8 +1,14 @@
 """Subscriptions, and the groups in which they receive the same bytes. Pure.
 
 Connections with the same subscription type and filters share a fan-out group: a message is
-matched once, encoded once and framed once for all of them. Those that have equal options besides
-(:mod:`realtime.hub.shaping`) share a group within it, which holds back for all of them.
+matched, encoded and framed once for all of them. Those with options (:mod:`realtime.hub.shaping`)
+are in shaped groups within it, one for each set of options, which hold messages back for all of
+their members::
+
+    FanOutGroup  type "events", filters {"user": 1}
+    |-- its own members: subscriptions without options
+    |-- ShapedGroup  options {"max_rate": 5}
+    `-- ShapedGroup  options {"batch_ms": 100}
 """
 
 from __future__ import annotations
@@ -11,8 +17,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 from realtime.filters import Filter, matches
-from realtime.hub.message import Encoded, Message, frame_pieces
-from realtime.hub.shaping import Held, Shaper, project, tree_of
+from realtime.hub.fields import field_tree, project
+from realtime.hub.message import Encoded, Message, cut, frame_pieces
+from realtime.hub.shaping import Held, Shaper
 from realtime.protocol import (
     encode_batch_head,
     encode_batch_item,
@@ -22,7 +29,7 @@ from realtime.protocol import (
 )
 from realtime.protocol.options import Options
 
-# Bytes of messages in one data_batch, if there is more than one.
+# Bytes of messages in one data_batch, unless a single message is larger.
 BATCH_BYTES = 64 * 1024
 
 
@@ -39,40 +46,41 @@ class Outlet(Protocol):
 class Subscription:
     """One connection's subscription.
 
-    ``active`` while messages may be written: the node sets it once the client is to receive what
-    is published from then on, removal clears it.
+    It is ``active`` while messages may be written: from :meth:`activate`, when it has received
+    everything published before, until it is removed.
     """
 
-    __slots__ = ("active", "fan_out", "id", "outlet", "shaped", "since")
+    __slots__ = ("active", "group", "id", "joined_after", "outlet", "shaped")
 
-    def __init__(self, outlet: Outlet, subscription_id: str, fan_out: FanOut) -> None:
+    def __init__(self, outlet: Outlet, subscription_id: str, group: FanOutGroup) -> None:
         self.outlet = outlet
         self.id = subscription_id
-        self.fan_out = fan_out
+        self.group = group
         self.active = False
-        # Its group of equal options, if it has options, and what that had taken when it joined.
-        self.shaped: Shaped | None = None
-        self.since = 0
+        # With options only: its group within the fan-out group, and the number of the newest
+        # message that this had taken when the subscription became active. It receives later ones.
+        self.shaped: ShapedGroup | None = None
+        self.joined_after = 0
 
     @property
     def type(self) -> str:
         """The subscription type."""
-        return self.fan_out.type
+        return self.group.type
 
     @property
     def options(self) -> Options | None:
-        """What it is to receive less of; ``None`` for a plain one."""
+        """The options; ``None`` for a subscription without any."""
         return None if self.shaped is None else self.shaped.options
 
     def activate(self) -> None:
-        """Let it receive what its groups take from now on."""
+        """Let it receive the messages that its groups take from now on."""
         self.active = True
         if self.shaped is not None:
-            self.shaped.welcome(self)
+            self.joined_after = self.shaped.shaper.taken
 
     def select(self, messages: Iterable[Message]) -> list[Message]:
         """Return those of *messages* that the filters let through."""
-        compiled = self.fan_out.filter
+        compiled = self.group.filter
         if not compiled:
             return list(messages)
         return [message for message in messages if matches(compiled, message.decoded)]
@@ -84,42 +92,41 @@ class Subscription:
         return tail.join(frame_pieces(encoded, len(tail), self.outlet.deflated))
 
 
-class Delivery(NamedTuple):
-    """The frames of so many messages, the same bytes for all of these subscriptions."""
+class SharedFrames(NamedTuple):
+    """The frames of *messages*, the same bytes for all of *subscriptions*."""
 
     subscriptions: tuple[Subscription, ...]
     frames: bytes
-    messages: int
+    messages: Sequence[Message]
 
 
 # End of the data message, which has the subscription id -> the members with that id.
 Members = dict[bytes, dict["Subscription", None]]
 
 
-class Group:
+class FrameGroup:
     """Subscriptions of a type that receive the same messages in the same form."""
 
     __slots__ = ("_deflated", "_plain", "type")
 
     def __init__(self, kind: str) -> None:
         self.type = kind
-        # Members by whether they take compressed messages. Most share the derived id, so share
-        # whole frames.
+        # Members by whether they take compressed messages. Most have the derived id of their
+        # filters, so equal frames.
         self._plain: Members = {}
         self._deflated: Members = {}
 
     def _members(self, subscription: Subscription) -> Members:
         return self._deflated if subscription.outlet.deflated else self._plain
 
-    def take_in(self, subscription: Subscription) -> None:
-        """Take a member in."""
+    def add_member(self, subscription: Subscription) -> None:
+        """Add a subscription."""
         tail = encode_data_tail(subscription.id)
         self._members(subscription).setdefault(tail, {})[subscription] = None
 
-    def let_go(self, subscription: Subscription) -> bool:
-        """Let a member go; tell whether it was one."""
-        tail = encode_data_tail(subscription.id)
-        members = self._members(subscription)
+    def remove_member(self, subscription: Subscription) -> bool:
+        """Remove a subscription; tell whether it was there."""
+        members, tail = self._members(subscription), encode_data_tail(subscription.id)
         if subscription not in members.get(tail, ()):
             return False
         del members[tail][subscription]
@@ -135,22 +142,27 @@ class Group:
             for subscriptions in tuple(members.values()):
                 yield from tuple(subscriptions)
 
-    def deliveries(self, encoded: Sequence[Encoded]) -> Iterator[Delivery]:
-        """Yield the frames of messages, in order, as one piece of bytes for equal members."""
+    def share_frames(
+        self, messages: Sequence[Message], encoded: Sequence[Encoded]
+    ) -> Iterator[SharedFrames]:
+        """Yield the frames of messages, in order, once for all members with the same id.
+
+        *encoded* is how the group encodes the messages, which may be several together.
+        """
         for members, deflated in ((self._plain, False), (self._deflated, True)):
-            # Frames differ in their tails only: what is before them is made once per length.
+            # Frames differ in their tails only: what precedes them is made once for each length.
             pieces: dict[int, list[bytes]] = {}
             for tail, subscriptions in tuple(members.items()):
                 parts = pieces.get(len(tail))
                 if parts is None:
                     parts = pieces[len(tail)] = frame_pieces(encoded, len(tail), deflated)
-                yield Delivery(tuple(subscriptions), tail.join(parts), len(encoded))
+                yield SharedFrames(tuple(subscriptions), tail.join(parts), messages)
 
 
-class FanOut(Group):
-    """The subscriptions of a type that have equal filters, so to which the same messages matter.
+class FanOutGroup(FrameGroup):
+    """The subscriptions of a type with equal filters, to which the same messages matter.
 
-    It delivers to those without options; those with options are in groups of their own.
+    Its own members are those without options; those with options are in its shaped groups.
     """
 
     __slots__ = ("filter", "shaped")
@@ -158,31 +170,31 @@ class FanOut(Group):
     def __init__(self, kind: str, compiled: Filter) -> None:
         super().__init__(kind)
         self.filter = compiled
-        self.shaped: dict[Options, Shaped] = {}
+        self.shaped: dict[Options, ShapedGroup] = {}
 
     def add(self, subscription: Subscription, options: Options | None = None) -> None:
-        """Take a member in, plain or with options."""
+        """Add a subscription, with options or without."""
         if options is None:
-            self.take_in(subscription)
+            self.add_member(subscription)
             return
         shaped = self.shaped.get(options)
         if shaped is None:
-            shaped = self.shaped[options] = Shaped(self.type, options)
+            shaped = self.shaped[options] = ShapedGroup(self.type, options)
         subscription.shaped = shaped
-        shaped.take_in(subscription)
+        shaped.add_member(subscription)
 
     def discard(self, subscription: Subscription) -> bool:
-        """Let a member go; tell whether it was one."""
+        """Remove a subscription; tell whether it was there."""
         shaped = subscription.shaped
         if shaped is None:
-            return self.let_go(subscription)
-        was_member = shaped.let_go(subscription)
+            return self.remove_member(subscription)
+        was_member = shaped.remove_member(subscription)
         if not shaped and self.shaped.get(shaped.options) is shaped:
             del self.shaped[shaped.options]
         return was_member
 
     def count_groups(self) -> int:
-        """Return how many groups it is, by options."""
+        """Return how many groups share frames: the shaped ones, and this if it has own members."""
         return len(self.shaped) + super().__bool__()
 
     def __bool__(self) -> bool:
@@ -194,79 +206,65 @@ class FanOut(Group):
             yield from shaped
 
 
-class Shaped(Group):
-    """The subscriptions of a fan-out group that have equal options, and what it holds for them."""
+class ShapedGroup(FrameGroup):
+    """The subscriptions of a fan-out group with equal options, and what it holds for them.
 
-    __slots__ = ("_newcomers", "_tree", "options", "shaper")
+    A member must not receive what was held before it joined. So the group numbers the messages
+    that it takes, and a member has the number of the last one before it. For example, A is a
+    member, and the options are ``{"batch_ms": 100}``:
+
+    1. Messages 1 and 2 are taken, and held.
+    2. B becomes active: its ``joined_after`` is 2.
+    3. Message 3 is taken.
+    4. After 100 ms the three are released. A is sent 1, 2 and 3 in frames that it shares with all
+       who joined before message 1; B is sent 3 in frames of its own.
+    """
+
+    __slots__ = ("_tree", "options", "shaper")
 
     def __init__(self, kind: str, options: Options) -> None:
         super().__init__(kind)
         self.options = options
         self.shaper: Shaper[Message] = Shaper(options)
-        self._tree = None if options.fields is None else tree_of(options.fields)
-        # Members that joined while messages were held, which are not for them.
-        self._newcomers: dict[Subscription, None] = {}
-
-    def welcome(self, subscription: Subscription) -> None:
-        """Let a member receive what is taken from now on."""
-        subscription.since = self.shaper.taken
-        if self.shaper.due is not None:
-            self._newcomers[subscription] = None
-
-    def let_go(self, subscription: Subscription) -> bool:
-        """Let a member go; tell whether it was one."""
-        self._newcomers.pop(subscription, None)
-        return super().let_go(subscription)
+        self._tree = None if options.fields is None else field_tree(options.fields)
 
     def encode(self, messages: Sequence[Message]) -> Sequence[Encoded]:
-        """Return what is sent of messages: their parts, and several in one, as the options say."""
+        """Return messages as members receive them: with the wanted fields only, or in batches."""
         if self._tree is None and self.options.batch_ms is None:
             return messages
-        kind, found = self.type, list(map(self._reduce, messages))
+        reduced = list(map(self._reduce, messages))
         if self.options.batch_ms is None:
-            return [Encoded(head) for head, _ in found]
-        items = [encode_batch_item(kind, *reduced) for reduced in found]
-        batches = []
-        for start, end in _cuts(items):
+            return [Encoded(head) for head, _ in reduced]
+        items = [Encoded(encode_batch_item(self.type, head, payload)) for head, payload in reduced]
+        batches, end = [], 0
+        for batch in cut(items, BATCH_BYTES):
+            end += len(batch)
             timestamp = format_timestamp(messages[end - 1].timestamp)
-            batches.append(Encoded(encode_batch_head(kind, items[start:end], timestamp)))
+            head = encode_batch_head(self.type, [item.head for item in batch], timestamp)
+            batches.append(Encoded(head))
         return batches
 
     def _reduce(self, message: Message) -> tuple[bytes, bytes]:
-        """Return the head and the payload with nothing but the wanted parts."""
+        """Return the head and the payload with nothing but the wanted fields."""
         head, payload = message.head, message.payload
         if self._tree is None:
             return head, payload
         parts = project(payload, self._tree)
         return replace_payload(self.type, head, payload, parts), parts
 
-    def shaped_deliveries(
-        self, held: Sequence[Held[Message]]
-    ) -> Iterator[tuple[Delivery, Sequence[Message]]]:
-        """Yield the frames of what was held for each member, and of which messages they are."""
-        first, last = held[0].number, held[-1].number
+    def share_held(self, held: Sequence[Held[Message]]) -> Iterator[SharedFrames]:
+        """Yield the frames of what was held, for each member without what is older than it."""
+        first = held[0].number
         messages = [message for _, message in held]
-        newcomers, self._newcomers = self._newcomers, {}
-        for delivery in self.deliveries(self.encode(messages)):
-            members = tuple(one for one in delivery.subscriptions if one.since < first)
-            yield Delivery(members, delivery.frames, len(messages)), messages
-        for one in newcomers:
-            if not one.active or one.shaped is not self:
-                continue  # it has left meanwhile
-            if one.since > last:  # some of what is held still is not for it either
-                self._newcomers[one] = None
-            elif one.since >= first and one.since < last:
-                rest = [message for number, message in held if number > one.since]
-                yield Delivery((one,), one.frames(rest), len(rest)), rest
-
-
-def _cuts(items: Sequence[bytes]) -> Iterator[tuple[int, int]]:
-    """Cut items into runs of so many bytes, but of one item at least."""
-    start = size = 0
-    for number, item in enumerate(items):
-        if number > start and size + len(item) > BATCH_BYTES:
-            yield start, number
-            start, size = number, 0
-        size += len(item)
-    if items:
-        yield start, len(items)
+        for shared in self.share_frames(messages, self.encode(messages)):
+            members = shared.subscriptions
+            older = tuple(member for member in members if member.joined_after < first)
+            yield shared._replace(subscriptions=older)
+            if len(older) == len(members):
+                continue
+            for member in members:
+                if member.joined_after < first or not member.active or member.shaped is not self:
+                    continue  # it has its frames, or has left meanwhile
+                newer = [message for number, message in held if number > member.joined_after]
+                if newer:
+                    yield SharedFrames((member,), member.frames(newer), newer)

@@ -1,8 +1,8 @@
 """The index of one process: subscription type -> fan-out groups -> connections. Pure.
 
 Fan-out groups (:mod:`realtime.hub.groups`) are found through an index of their filters
-(:mod:`realtime.filters.index`), so an event costs what its matches cost, not what there are
-subscriptions. The hub tells who gets which bytes; the node writes them.
+(:mod:`realtime.filters.index`), so the cost of an event grows with its matches and not with the
+number of subscriptions. The hub tells who gets which bytes; the dispatcher writes them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 
 from realtime.filters import Filter
 from realtime.filters.index import FilterIndex
-from realtime.hub.groups import Delivery, FanOut, Outlet, Shaped, Subscription
+from realtime.hub.groups import FanOutGroup, Outlet, ShapedGroup, SharedFrames, Subscription
 from realtime.hub.message import Message
 from realtime.protocol import SUBSCRIPTION_TYPES
 from realtime.protocol.options import Options
@@ -22,8 +22,8 @@ class Hub:
 
     def __init__(self) -> None:
         self._indexes = {kind: TypeIndex(kind) for kind in SUBSCRIPTION_TYPES}
-        # Groups with options that have taken messages since :meth:`take_shaped` was called.
-        self.shaped: dict[Shaped, None] = {}
+        # Shaped groups that have taken messages since :meth:`pop_shaped` was called.
+        self._shaped: dict[ShapedGroup, None] = {}
 
     def subscribe(
         self,
@@ -34,28 +34,31 @@ class Hub:
         options: Options | None = None,
     ) -> Subscription:
         """Add a subscription, not yet active."""
-        fan_out = self._indexes[kind].group(compiled)
-        subscription = Subscription(outlet, subscription_id, fan_out)
-        fan_out.add(subscription, options)
+        group = self._indexes[kind].group(compiled)
+        subscription = Subscription(outlet, subscription_id, group)
+        group.add(subscription, options)
         return subscription
 
     def unsubscribe(self, subscription: Subscription) -> bool:
         """Remove a subscription; tell whether it was there."""
         subscription.active = False
-        fan_out = subscription.fan_out
-        was_member = fan_out.discard(subscription)
-        if not fan_out:
-            self._indexes[fan_out.type].remove(fan_out)
+        group = subscription.group
+        was_member = group.discard(subscription)
+        if not group:
+            self._indexes[group.type].remove(group)
         return was_member
 
     def change_filter(self, subscription: Subscription, compiled: Filter) -> None:
-        """Let a subscription have other filters from now on."""
-        before, options = subscription.fan_out, subscription.options
+        """Let a subscription have other filters from now on.
+
+        An active one must be activated again if it has options and ``shaped`` has changed.
+        """
+        before, options = subscription.group, subscription.options
         after = self._indexes[before.type].group(compiled)
         if after is before:
             return
         before.discard(subscription)
-        subscription.fan_out = after
+        subscription.group = after
         after.add(subscription, options)
         if not before:
             self._indexes[before.type].remove(before)
@@ -66,45 +69,46 @@ class Hub:
 
     def subscriptions(self, kind: str) -> Iterator[Subscription]:
         """Yield the subscriptions of a type."""
-        for fan_out in tuple(self._indexes[kind].groups.values()):
-            yield from fan_out
+        for group in tuple(self._indexes[kind].groups.values()):
+            yield from group
 
     def count_groups(self) -> int:
         """Return how many fan-out groups there are."""
         return sum(
-            fan_out.count_groups()
+            group.count_groups()
             for index in self._indexes.values()
-            for fan_out in tuple(index.groups.values())
+            for group in tuple(index.groups.values())
         )
 
-    def shaped_groups(self, kind: str) -> Iterator[Shaped]:
-        """Yield the groups of a type that have options."""
-        for fan_out in tuple(self._indexes[kind].groups.values()):
-            yield from tuple(fan_out.shaped.values())
+    def shaped_groups(self, kind: str) -> Iterator[ShapedGroup]:
+        """Yield the shaped groups of a type."""
+        for group in tuple(self._indexes[kind].groups.values()):
+            yield from tuple(group.shaped.values())
 
-    def take_shaped(self) -> Iterable[Shaped]:
-        """Return the groups with options that have taken messages since this was called last."""
-        taken, self.shaped = self.shaped, {}
-        return taken
+    def pop_shaped(self) -> Iterable[ShapedGroup]:
+        """Return the shaped groups that have taken messages since this was called last."""
+        shaped, self._shaped = self._shaped, {}
+        return shaped
 
-    def deliveries(self, kind: str, messages: Iterable[Message]) -> Iterator[Delivery]:
-        """Yield what goes to whom of *messages* at once; groups with options take theirs.
+    def share_frames(self, kind: str, messages: Iterable[Message]) -> Iterator[SharedFrames]:
+        """Yield what is to be written at once of *messages*; shaped groups take theirs.
 
-        Messages that wait together leave together: each subscription comes at most once, with all
-        its frames in the order of the messages. The caller looks at ``active`` when it writes.
+        Each subscription comes at most once, with the frames of all messages that matter to it, in
+        order. When writing, the caller must leave out subscriptions that are not ``active``; then
+        it must see to the groups that :meth:`pop_shaped` returns.
         """
         index = self._indexes[kind]
-        matched: dict[FanOut, list[Message]] = {}
+        matched: dict[FanOutGroup, list[Message]] = {}
         for message in messages:
-            for fan_out in index.match(message):
-                matched.setdefault(fan_out, []).append(message)
-        for fan_out in [fan_out for fan_out in matched if fan_out.shaped]:
-            for shaped in fan_out.shaped.values():
-                for message in matched[fan_out]:
+            for group in index.match(message):
+                matched.setdefault(group, []).append(message)
+        for group in [group for group in matched if group.shaped]:
+            for shaped in group.shaped.values():
+                for message in matched[group]:
                     shaped.shaper.take(message)
-                self.shaped[shaped] = None
-        for fan_out, its_messages in matched.items():
-            yield from fan_out.deliveries(its_messages)
+                self._shaped[shaped] = None
+        for group, group_messages in matched.items():
+            yield from group.share_frames(group_messages, group_messages)
 
 
 class TypeIndex:
@@ -112,33 +116,33 @@ class TypeIndex:
 
     def __init__(self, kind: str) -> None:
         self._type = kind
-        self.groups: dict[Filter, FanOut] = {}
-        # The group without filters, which every message concerns.
-        self._unfiltered: FanOut | None = None
-        self._filtered: FilterIndex[FanOut] = FilterIndex()
+        self.groups: dict[Filter, FanOutGroup] = {}
+        # The group without filters, to which every message matters.
+        self._unfiltered: FanOutGroup | None = None
+        self._filtered: FilterIndex[FanOutGroup] = FilterIndex()
 
-    def group(self, compiled: Filter) -> FanOut:
-        """Return the group with these filters, made if need be."""
-        fan_out = self.groups.get(compiled)
-        if fan_out is None:
-            fan_out = self.groups[compiled] = FanOut(self._type, compiled)
+    def group(self, compiled: Filter) -> FanOutGroup:
+        """Return the group with these filters; it is made if there is none."""
+        group = self.groups.get(compiled)
+        if group is None:
+            group = self.groups[compiled] = FanOutGroup(self._type, compiled)
             if compiled:
-                self._filtered.insert(fan_out, compiled)
+                self._filtered.insert(group, compiled)
             else:
-                self._unfiltered = fan_out
-        return fan_out
+                self._unfiltered = group
+        return group
 
-    def remove(self, fan_out: FanOut) -> None:
-        """Forget an empty group, once."""
-        if self.groups.get(fan_out.filter) is not fan_out:
-            return  # it is forgotten already, and may have a successor
-        del self.groups[fan_out.filter]
-        if fan_out.filter:
-            self._filtered.remove(fan_out)
+    def remove(self, group: FanOutGroup) -> None:
+        """Remove an empty group, if it has not been removed already."""
+        if self.groups.get(group.filter) is not group:
+            return  # another group may have taken its place meanwhile
+        del self.groups[group.filter]
+        if group.filter:
+            self._filtered.remove(group)
         else:
             self._unfiltered = None
 
-    def match(self, message: Message) -> list[FanOut]:
+    def match(self, message: Message) -> list[FanOutGroup]:
         """Return the groups whose filters the message satisfies."""
         matched = [] if self._unfiltered is None else [self._unfiltered]
         if self._filtered:

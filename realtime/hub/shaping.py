@@ -1,6 +1,7 @@
-"""Less is more: what a subscription's options ask for, and what they hold back until when. Pure.
+"""Rate limiting, conflation and batching of one group of subscriptions. A state machine. Pure.
 
-Knows the options' rules (docs/protocol.md) and time as an argument; nothing of clients or timers.
+Knows the rules of the options (docs/protocol.md); the time is an argument. Nothing of clients,
+frames or timers.
 """
 
 from __future__ import annotations
@@ -8,60 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
-import msgspec
-
-from realtime.filters import Path, lookup_key
+from realtime.filters import lookup_key
 from realtime.protocol.options import Options
 
-# Values that one group holds back; with more it sends what it has.
+# Values of the conflated path that one group holds back; with more it sends what it has.
 MAX_VALUES = 10_000
-
-# The steps of wanted paths as a tree; None is all that is there.
-Tree = dict[str, Any]
-
-
-# Fields
-
-_object = msgspec.json.Decoder(dict[str, msgspec.Raw])
-
-
-def tree_of(paths: Iterable[Path]) -> Tree:
-    """Return paths as a tree: whoever wants an object and a part of it wants the object."""
-    tree: Tree = {}
-    for path in sorted(paths, key=len):
-        here: Any = tree
-        for step in path[:-1]:
-            here = here.setdefault(step, {})
-            if here is None:
-                break
-        else:
-            here[path[-1]] = None
-    return tree
-
-
-def project(payload: bytes, tree: Tree) -> bytes:
-    """Return the wanted parts of a payload (JSON text), their values as they were written."""
-    try:
-        return msgspec.json.encode(_project(payload, tree))
-    except (RecursionError, ValueError):
-        return b"{}"  # nothing is found in what cannot be read here, as by filters
-
-
-def _project(payload: bytes | msgspec.Raw, tree: Tree) -> dict[str, Any]:
-    found = _object.decode(payload)
-    parts: dict[str, Any] = {}
-    for step, below in tree.items():
-        value = found.get(step)
-        if value is None:
-            continue
-        if below is None:
-            parts[step] = value
-        elif bytes(value).startswith(b"{") and (part := _project(value, below)):
-            parts[step] = part
-    return parts
-
-
-# What is held back
 
 
 class Holdable(Protocol):
@@ -86,9 +38,16 @@ class Held(NamedTuple, Generic[M]):
 
 
 class Shaper(Generic[M]):
-    """What a fan-out group holds back, first for its rate and then for a batch. Order is kept.
+    """Messages that a group holds back, in order, first for its rate and then for a batch::
 
-    Times are monotonic seconds.
+        take() -> waiting -> batch -> sending -> sent()
+                  until the rate     until       until the caller
+                  allows the next    batch_ms    has written them
+                  message            have passed
+
+    A waiting message may be superseded by a newer one; after that, none is left out. Without a
+    rate or without ``batch_ms`` the respective stage is passed at once. Times are monotonic
+    seconds.
     """
 
     __slots__ = (
@@ -105,18 +64,18 @@ class Shaper(Generic[M]):
 
     def __init__(self, options: Options) -> None:
         self._options = options
-        # How many messages were taken, so the number of the newest.
+        # How many messages were taken, which is the number of the newest.
         self.taken = 0
         # Value at the conflated path -> its newest message, in the order of the messages.
         self._waiting: dict[Any, Held[M]] = {}
         self._waiting_bytes = 0
-        # From when on what waits may go on.
+        # From when on the rate allows more.
         self._next = float("-inf")
-        # What waits for others to leave with, until then.
+        # The batch, its size, and when it is complete.
         self._batch: list[Held[M]] = []
         self._batch_bytes = 0
         self._batch_due = 0.0
-        # What has been released and not yet been written to all.
+        # Released, and not yet written to all members.
         self._sending: Sequence[Held[M]] = ()
 
     def take(self, message: M) -> None:
@@ -130,34 +89,40 @@ class Shaper(Generic[M]):
         self._waiting_bytes += len(message.head)
 
     def _key(self, message: M) -> Any:
+        """Return what is equal for messages of which only the newest matters."""
         options = self._options
         if options.conflate is not None:
             return lookup_key(message.decoded, options.conflate)
         return None if options.supersedes else self.taken
 
     def release(self, now: float, room: int) -> list[Held[M]]:
-        """Return what is to be sent now; :meth:`sent` says that it has been.
+        """Return the messages to be sent now.
 
-        More than :data:`MAX_VALUES` values or *room* bytes do not wait.
+        After calling this, the caller must call :meth:`sent` when it has written them, even if
+        writing fails. More than :data:`MAX_VALUES` values, or than *room* bytes, are not held back.
         """
         if self._waiting and (now >= self._next or self._is_crowded(room)):
-            self._move(now)
+            self._move_to_batch(now)
         if self._batch and (now >= self._batch_due or self._batch_bytes > room):
-            return self._hand_out()
+            return self._empty_batch()
         return []
 
     def _is_crowded(self, room: int) -> bool:
-        # One value's newest message waits, however large, or the rate would not hold.
+        # The newest message of a single value waits, however large, or the rate would not hold.
         values = len(self._waiting)
         return values > MAX_VALUES or (values > 1 and self._waiting_bytes > room)
 
     def flush(self, now: float) -> list[Held[M]]:
-        """Return all that is held, however early."""
-        if self._waiting:
-            self._move(now)
-        return self._hand_out()
+        """Return all that is held, however early. The caller owes :meth:`sent`, as after release.
 
-    def _move(self, now: float) -> None:
+        For when the order forces it: a client must have these messages before it is told that
+        later ones are lost.
+        """
+        if self._waiting:
+            self._move_to_batch(now)
+        return self._empty_batch()
+
+    def _move_to_batch(self, now: float) -> None:
         options = self._options
         if not self._batch:
             self._batch_due = now + (options.batch_ms or 0) / 1000
@@ -168,58 +133,62 @@ class Shaper(Generic[M]):
         if options.max_rate is not None:
             self._next = now + 1 / options.max_rate
 
-    def _hand_out(self) -> list[Held[M]]:
+    def _empty_batch(self) -> list[Held[M]]:
         released, self._batch, self._batch_bytes = self._batch, [], 0
         self._sending = released
         return released
 
     def sent(self) -> None:
-        """Note that what was released has been written to all."""
+        """Note that what was released last has been written."""
         self._sending = ()
 
     @property
     def due(self) -> float | None:
-        """When :meth:`release` has something next, if anything is held."""
+        """The time at which :meth:`release` returns something next; ``None`` if nothing is held."""
         if self._waiting:
             return min(self._next, self._batch_due) if self._batch else self._next
         return self._batch_due if self._batch else None
 
-    def held(self, since: int) -> list[M]:
-        """Return what waits of the messages after a number."""
-        waiting = (*self._batch, *self._waiting.values())
-        return [message for number, message in waiting if number > since]
+    def held(self, after: int) -> list[M]:
+        """Return the messages after a number that are held back."""
+        held = (*self._batch, *self._waiting.values())
+        return [message for number, message in held if number > after]
 
-    def oldest(self, since: int) -> int | None:
+    def oldest(self, after: int) -> int | None:
         """Return the offset of the oldest message after a number that is not sent, if any."""
-        for some in (self._sending, self._batch, self._waiting.values()):
-            for number, message in some:
-                if number > since and message.offset:
+        for stage in (self._sending, self._batch, self._waiting.values()):
+            for number, message in stage:
+                if number > after and message.offset:
                     return message.offset
         return None
 
 
 class Survivors:
-    """The offsets of those of a row of messages that no newer one supersedes."""
+    """The offsets of those messages of a series that no newer one supersedes.
+
+    With ``conflate`` that is the newest message of each value, without it the newest of all.
+    """
 
     def __init__(self, options: Options) -> None:
         self._options = options
         self._newest: dict[Any, int] = {}
-        self._kept: set[int] = set()
+        self._offsets: set[int] = set()
 
     def add(self, messages: Iterable[Holdable]) -> None:
-        """Take the next messages of the row."""
+        """Take the next messages of the series."""
         path = self._options.conflate
         for message in messages:
             key = None if path is None else lookup_key(message.decoded, path)
             self._newest[key] = message.offset
             if len(self._newest) > MAX_VALUES:
-                self._keep()
+                self._settle()
 
-    def _keep(self) -> None:
-        self._kept.update(self._newest.values())
+    def _settle(self) -> None:
+        """Count the newest messages so far as surviving, as a group that holds too many does."""
+        self._offsets.update(self._newest.values())
         self._newest = {}
 
     def offsets(self) -> set[int]:
-        """Return the offsets of those that are left."""
-        self._keep()
-        return self._kept
+        """Return the offsets of the messages that survive."""
+        self._settle()
+        return self._offsets

@@ -30,23 +30,29 @@ from tests.support.layers import IN_MEMORY, close_layer, layer_of, until
 
 
 class Arrivals:
-    """What a broker has handed on and told."""
+    """A broker's handler: what it has handed on and told."""
 
     def __init__(self) -> None:
         self.messages: list[tuple[str, Message]] = []
         self.batches: list[int] = []
         self.told: list[tuple[str, Lost]] = []
+        self.failures: list[Exception] = []
         self._changed = asyncio.Event()
 
-    async def deliver(self, kind: str, messages: list[Message], origins: Any = ()) -> None:
-        """Take what the broker hands on."""
+    async def deliver(self, kind: str, messages: list[Message], origins: Any) -> None:
+        """Take what the broker hands on; fail first if that is wanted."""
+        if self.failures:
+            raise self.failures.pop()
         self.messages += [(kind, message) for message in messages]
         self.batches.append(len(messages))
         self._changed.set()
 
-    def tell(self, kind: str, lost: Lost) -> None:
+    def tell_lost(self, kind: str, lost: Lost) -> None:
         """Take what the broker says is lost."""
         self.told.append((kind, lost))
+
+    def count_repaired(self, kind: str, count: int) -> None:
+        """Which way a message came does not matter here."""
 
     async def take(self, count: int) -> list[tuple[str, Any]]:
         """Wait for so many messages; return all there are, as type and payload."""
@@ -62,7 +68,7 @@ class Arrivals:
 async def running_broker() -> AsyncIterator[tuple[Broker, Arrivals]]:
     """Run a broker and what it delivers to."""
     arrivals = Arrivals()
-    broker = Broker(arrivals.deliver, arrivals.tell)
+    broker = Broker(arrivals)
     try:
         yield broker, arrivals
     finally:
@@ -203,17 +209,11 @@ async def test_a_message_that_fails_does_not_end_the_delivery(
 ) -> None:
     monkeypatch.setattr(broker_module, "RETRY_INTERVAL", 0.01)
     arrivals = Arrivals()
-    failures = [ZeroDivisionError()]
-
-    async def fail_once(kind: str, messages: list[Message], origins: Any) -> None:
-        if failures:
-            raise failures.pop()
-        await arrivals.deliver(kind, messages)
-
-    broker = Broker(fail_once, arrivals.tell)
+    arrivals.failures.append(ZeroDivisionError())
+    broker = Broker(arrivals)
     await broker.join("events")
     await apublish("events", {"n": 1})
-    await until(lambda: not failures)
+    await until(lambda: not arrivals.failures)
     await send("events", {"type": "stream.batch"})
     await send("events", {"type": "stream.message", "payload": {"n": 2}})
     assert await arrivals.take(1) == [("events", {"n": 2})]

@@ -27,10 +27,17 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from realtime.config import WEBSOCKET_PREFIX, get_streaming_config
+from realtime.delivery.broker import Broker
+from realtime.delivery.dispatcher import Dispatcher
+from realtime.delivery.feed import Feed
+from realtime.delivery.replay import Replay
+from realtime.log import MemoryLog
 from realtime.protocol import Position
 from realtime.protocol.subscribe import Request
 from realtime.publishing import apublish
 from realtime.sessions.node import Node
+from realtime.sessions.rights import Authority
+from realtime.tasks import TimeSlice
 from realtime.testing import FakeClock
 from tests.support.delivery import KIND, Account, FickleLog, Published, Session
 from tests.support.layers import IN_MEMORY
@@ -42,12 +49,22 @@ BOUNDS = {
     "realtime.delivery.feed.RECENT_MESSAGES": 6,
     "realtime.hub.ordering.RECENT_MESSAGES": 6,
     "realtime.delivery.dispatcher.BYTES_AT_ONCE": 600,
-    "realtime.delivery.replay.HELD_BYTES": 1000,
+    "realtime.delivery.replay.KEPT_BYTES": 1000,
     "realtime.delivery.replay.PATIENCE": 2.0,
 }
 VARIABLES = {"history_size": "15", "history_ttl": "20", "max_buffered_bytes": "4096"}
-CLOCKS = ["log.memory", "feed", "replay", "publishing", "writer", "dispatcher", "node", "broker"]
-CLOCKS += ["authority"]
+# In their modules the time is asked.
+CLOCKED: list[Any] = [
+    MemoryLog,
+    apublish,
+    Broker,
+    Feed,
+    Dispatcher,
+    Replay,
+    TimeSlice,
+    Authority,
+    Node,
+]
 # Seconds after which everyone who reads must have everything: a look at the log, and a retry.
 SETTLED_AFTER = 3.0
 
@@ -97,10 +114,10 @@ class DeliveryMachine(RuleBasedStateMachine):
         get_streaming_config.cache_clear()
         enter(override_settings(CHANNEL_LAYERS=IN_MEMORY))
         enter(mock.patch("realtime.sessions.node.Database"))
-        for module in ("broker", "publishing"):
-            enter(mock.patch(f"realtime.{module}.get_log", lambda: self.log))
-        for module in CLOCKS:
-            enter(mock.patch(f"realtime.{module}.time", clock))
+        for module in {Broker.__module__, apublish.__module__}:
+            enter(mock.patch(f"{module}.get_log", lambda: self.log))
+        for module in {clocked.__module__ for clocked in CLOCKED}:
+            enter(mock.patch(f"{module}.time", clock))
         for name, value in BOUNDS.items():
             enter(mock.patch(name, value))
         logger = logging.getLogger("realtime")

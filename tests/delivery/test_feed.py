@@ -14,24 +14,24 @@ from hypothesis import strategies as st
 
 from realtime.cluster.clients import async_client
 from realtime.cluster.servers import group_address
-from realtime.delivery.feed import Batch, Feed, Lost, Range
+from realtime.delivery.feed import Feed, Lost, Range, ReceivedBatch
 from realtime.hub.message import Message
 from realtime.hub.ordering import RECENT_MESSAGES
-from realtime.log import READ_ENTRIES, Append, Log, LogUnavailable, RedisLog, pack
-from realtime.log import Batch as Packed
+from realtime.log import READ_ENTRIES, Append, Batch, Chunk, Log, LogUnavailable, RedisLog, pack
 from realtime.protocol import Position
 from tests.support.delivery import KIND, FickleLog
 from tests.support.layers import Configure, close_layer, until
 
 
 class Follower:
-    """A feed with its log, and what it has delivered and told."""
+    """A feed with its log, and as its handler what it has delivered and told."""
 
     def __init__(self, log: Log) -> None:
         self.log = log
-        self.feed = Feed(KIND, log, self._deliver, self._tell)
+        self.feed = Feed(KIND, log, self)
         # Offsets of messages, payloads of those that are not in the log, and what was lost.
         self.everything: list[Any] = []
+        self.repaired = 0
         # How many messages were delivered at once.
         self.pieces: list[int] = []
         # Cleared while delivering takes its time.
@@ -40,7 +40,8 @@ class Follower:
         self.is_delivering = False
         self.failures: list[Exception] = []
 
-    async def _deliver(self, kind: str, messages: list[Message], origins: Any) -> None:
+    async def deliver(self, kind: str, messages: list[Message], origins: Any) -> None:
+        """Take the next messages, which tell their offsets."""
         assert kind == KIND and messages and not self.is_delivering
         self.is_delivering = True
         await self.may_go_on.wait()
@@ -53,9 +54,15 @@ class Follower:
             assert message.offset == (payload if isinstance(payload, int) else 0)
             self.everything.append(payload)
 
-    def _tell(self, kind: str, lost: Lost) -> None:
+    def tell_lost(self, kind: str, lost: Lost) -> None:
+        """Take note of what is lost."""
         assert kind == KIND
         self.everything.append(lost)
+
+    def count_repaired(self, kind: str, count: int) -> None:
+        """Count what the log had to deliver."""
+        assert kind == KIND
+        self.repaired += count
 
     @property
     def delivered(self) -> list[int]:
@@ -78,7 +85,7 @@ class Follower:
         head = (await self.log.heads([KIND]))[KIND].offset
         bodies = [b'{"n":%d}' % n for n in range(head + 1, head + count + 1)]
         pieces = [bodies[start : start + 100] for start in range(0, count, 100)]
-        batches = [Packed(piece, pack(piece)) for piece in pieces]
+        batches = [Batch(piece, pack(piece)) for piece in pieces]
         await self.log.aappend(Append(KIND, batches, time.time()))
 
     async def flush(self) -> None:
@@ -94,7 +101,7 @@ class Follower:
             return self.log.state().epoch
         return (await self.log.heads([KIND]))[KIND].epoch
 
-    async def batch(self, first: int, last: int) -> Batch:
+    async def batch(self, first: int, last: int) -> ReceivedBatch:
         """Return what the group brings of messages in the log."""
         return batch(await self._epoch(), first, last)
 
@@ -104,18 +111,18 @@ class Follower:
         await self.feed.take([batch(epoch, first, last) for first, last in ranges])
 
 
-def batch(epoch: str, first: int, last: int) -> Batch:
+def batch(epoch: str, first: int, last: int) -> ReceivedBatch:
     """Return a group message with these offsets."""
     messages = [
         Message(KIND, b'{"n":%d}' % n, time.time(), Position(epoch, n))
         for n in range(first, last + 1)
     ]
-    return Batch(Position(epoch, first), messages)
+    return ReceivedBatch(Position(epoch, first), messages)
 
 
-def bare(name: str) -> Batch:
+def bare(name: str) -> ReceivedBatch:
     """Return a group message that is not in the log."""
-    return Batch(None, [Message(KIND, b'{"n":"%b"}' % name.encode(), time.time())])
+    return ReceivedBatch(None, [Message(KIND, b'{"n":"%b"}' % name.encode(), time.time())])
 
 
 def offsets(found: Range | None) -> list[int]:
@@ -164,8 +171,8 @@ async def test_it_begins_at_the_end_with_what_is_recent_at_hand(follower: Follow
     follower = await started(follower.log)
     assert follower.feed.position.offset == newest and follower.feed.next == newest + 1
     assert not follower.delivered
-    assert offsets(follower.feed.read_at_hand(500)) == list(range(501, newest + 1))
-    assert follower.feed.read_at_hand(499) is None
+    assert offsets(follower.feed.read_recent(500)) == list(range(501, newest + 1))
+    assert follower.feed.read_recent(499) is None
     await follower.append(1)
     await follower.bring((newest + 1, newest + 1))
     assert follower.take_delivered() == [newest + 1]
@@ -178,11 +185,30 @@ async def test_it_begins_at_the_end_of_a_log_that_retains_nothing(configure: Con
     configure(history_size="1")
     follower = await started(log)
     assert follower.feed.position.offset == 9
-    assert offsets(follower.feed.read_at_hand(8)) == [9]
-    assert follower.feed.read_at_hand(7) is None
+    assert offsets(follower.feed.read_recent(8)) == [9]
+    assert follower.feed.read_recent(7) is None
     await follower.append(1)
     await follower.bring((10, 10))
     assert follower.take_delivered() == [10]
+    assert not follower.told  # nobody was to receive what is retained no more
+
+
+async def test_it_begins_at_the_end_of_another_epoch_that_begins_meanwhile() -> None:
+    class LosingLog(FickleLog):
+        async def read(self, kind: str, after: int, at_most: int | None = None) -> Chunk:
+            chunk = await super().read(kind, after, at_most)
+            if chunk.head == 9:
+                self.flush()
+            return chunk
+
+    log = LosingLog()
+    await Follower(log).append(9)
+    follower = await started(log)
+    assert follower.feed.position == (await log.heads([KIND]))[KIND]
+    assert follower.feed.position.offset == 0
+    await follower.append(1)
+    await follower.bring((1, 1))
+    assert follower.everything == [1]
 
 
 async def test_it_cannot_begin_without_the_log() -> None:
@@ -242,8 +268,10 @@ async def test_what_never_comes_is_found_in_the_log(follower: Follower) -> None:
     await follower.bring((1, 1))
     head = (await follower.log.heads([KIND]))[KIND]
     assert feed.is_missing(head, feed.next)
+    assert follower.repaired == 0
     await feed.catch_up()
     assert follower.take_delivered() == [1, 2, 3]
+    assert follower.repaired == 2
     assert not feed.is_missing(head, feed.next)
     await feed.catch_up()
     assert not follower.delivered
@@ -256,7 +284,7 @@ async def test_what_is_not_in_the_log_is_delivered_where_it_comes(follower: Foll
     await follower.feed.take([bare("c")])
     assert follower.everything == [1, "a", 2, "b", "c"]
     assert follower.feed.position.offset == 2
-    assert offsets(follower.feed.read_at_hand(0)) == [1, 2]
+    assert offsets(follower.feed.read_recent(0)) == [1, 2]
 
 
 cuts = st.lists(st.tuples(st.integers(1, 30), st.integers(0, 8)), max_size=12)
@@ -292,8 +320,8 @@ async def test_a_hole_that_is_retained_no_more_is_told(
     await follower.bring((9, 9))
     assert follower.everything == [1, 2, Lost(3, 6, "trimmed"), 7, 8, 9]
     assert follower.feed.position.offset == 9
-    assert offsets(follower.feed.read_at_hand(6)) == [7, 8, 9]
-    assert follower.feed.read_at_hand(5) is None
+    assert offsets(follower.feed.read_recent(6)) == [7, 8, 9]
+    assert follower.feed.read_recent(5) is None
 
 
 async def test_a_hole_up_to_the_end_is_told(configure: Configure) -> None:
@@ -313,7 +341,7 @@ async def test_another_epoch_is_told(follower: Follower) -> None:
     await follower.bring((4, 4))
     assert follower.everything == [1, 2, Lost(3, None, "epoch_changed"), 1, 2, 3, 4]
     assert follower.feed.position == (await follower.log.heads([KIND]))[KIND]
-    assert offsets(follower.feed.read_at_hand(0)) == [1, 2, 3, 4]
+    assert offsets(follower.feed.read_recent(0)) == [1, 2, 3, 4]
     await follower.feed.take([batch(old, 3, 3)])  # late, of the log that is lost
     assert len(follower.everything) == 7
 
@@ -342,7 +370,7 @@ async def test_another_epoch_is_told_though_nothing_was_published_in_it(
     head = (await follower.log.heads([KIND]))[KIND]  # looking for messages has begun the log
     assert follower.feed.position == head
     assert not follower.feed.is_missing(head, follower.feed.next)
-    assert offsets(follower.feed.read_at_hand(0)) == []
+    assert offsets(follower.feed.read_recent(0)) == []
 
 
 async def test_another_epoch_whose_beginning_is_retained_no_more_is_told_twice(
@@ -411,7 +439,7 @@ async def test_those_who_come_meanwhile_wait_for_their_turn() -> None:
     await until(lambda: follower.is_delivering)
     assert follower.feed.lock.locked()
     assert follower.feed.position.offset == 0  # nobody has all of them yet
-    assert offsets(follower.feed.read_at_hand(0)) == []
+    assert offsets(follower.feed.read_recent(0)) == []
     others = [
         asyncio.create_task(follower.feed.catch_up()),
         asyncio.create_task(follower.bring((4, 5))),
@@ -447,7 +475,7 @@ async def test_what_cannot_be_delivered_holds_nothing_up() -> None:
     await follower.bring((3, 4))
     assert follower.everything == [3, 4]
     assert follower.feed.position.offset == 4
-    assert offsets(follower.feed.read_at_hand(0)) == [1, 2, 3, 4]
+    assert offsets(follower.feed.read_recent(0)) == [1, 2, 3, 4]
 
 
 # Reading for those who come
@@ -461,10 +489,10 @@ async def test_reading_gives_what_is_at_hand_though_the_log_is_away() -> None:
     log.is_away = True
     for after in range(5):
         found = await follower.feed.read(after)
-        assert found == follower.feed.read_at_hand(after)
+        assert found == follower.feed.read_recent(after)
         assert offsets(found) == list(range(after + 1, 5))
         assert (found.epoch, found.head, found.first) == (*follower.feed.position, after + 1)
-    assert follower.feed.read_at_hand(5) is None  # nothing there: nobody has had it
+    assert follower.feed.read_recent(5) is None  # nothing there: nobody has had it
     with pytest.raises(LogUnavailable):
         await follower.feed.read(5)
 
@@ -488,13 +516,13 @@ async def test_what_is_retained_no_more_is_not_at_hand(
     follower = await started(FickleLog())
     await follower.append(5)
     await follower.bring((1, 5))
-    assert follower.feed.read_at_hand(1) is None
-    assert offsets(follower.feed.read_at_hand(2)) == [3, 4, 5]
+    assert follower.feed.read_recent(1) is None
+    assert offsets(follower.feed.read_recent(2)) == [3, 4, 5]
     now = time.time()
     monkeypatch.setattr("time.time", lambda: now + 61)
-    assert follower.feed.read_at_hand(2) is None
-    assert follower.feed.read_at_hand(4) is None
-    assert offsets(follower.feed.read_at_hand(5)) == []
+    assert follower.feed.read_recent(2) is None
+    assert follower.feed.read_recent(4) is None
+    assert offsets(follower.feed.read_recent(5)) == []
 
 
 # Its end

@@ -80,9 +80,13 @@ async def test_a_client_that_is_ahead_of_this_process_misses_nothing(scene: Scen
 async def test_a_log_that_is_lost_while_it_is_replayed(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for bound in ("feed.RECENT_MESSAGES", "sequence.RECENT_MESSAGES", "log.memory.READ_ENTRIES"):
-        monkeypatch.setattr(f"realtime.{bound}", 2)  # little is at hand
-    monkeypatch.setattr("realtime.delivery.replay.HELD_BYTES", 1000)
+    for bound in (
+        "delivery.feed.RECENT_MESSAGES",
+        "hub.ordering.RECENT_MESSAGES",
+        "log.memory.READ_ENTRIES",
+    ):
+        monkeypatch.setattr(f"realtime.{bound}", 2)  # little is in memory
+    monkeypatch.setattr("realtime.delivery.replay.KEPT_BYTES", 1000)
     texts = ["x" * 1000] * 30
     start = (await scene.append("1"))._replace(offset=0)
     await scene.append(*texts)

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import gc
-import json
-import zlib
-from collections.abc import Callable, Iterable
-from types import FunctionType, ModuleType
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
@@ -19,87 +15,19 @@ from realtime.filters import (
     Filter,
     compile_filters,
     conjunction,
-    derive_subscription_id,
 )
-from realtime.filters.index import FilterIndex
 from realtime.hub.groups import Subscription
 from realtime.hub.index import Hub
-from realtime.hub.message import Message
-from realtime.protocol import PAYLOAD_KEYS, SUBSCRIPTION_TYPES
-
-TIME = 1_704_110_400.0
-TIMESTAMP = "2024-01-01T12:00:00.000Z"
-
-
-class RecordingOutlet:
-    """A connection that keeps what is written to it."""
-
-    def __init__(self, deflated: bool = False) -> None:
-        self.deflated = deflated
-        self.written = b""
-
-    def write(self, frames: bytes) -> None:
-        """Keep the frames."""
-        self.written += frames
-
-    def take(self) -> list[dict[str, Any]]:
-        """Return the messages received since the last look."""
-        received, self.written = list(read_messages(self.written, self.deflated)), b""
-        return received
-
-
-def read_messages(frames: bytes, deflated: bool) -> Iterable[dict[str, Any]]:
-    """Read unmasked text frames as RFC 6455 and RFC 7692 have them."""
-    while frames:
-        first, length = frames[0], frames[1]
-        assert first & 0xBF == 0x81, "a text frame, whole, without reserved bits but RSV1"
-        start = 2
-        if length >= 126:
-            start = 4 if length == 126 else 10
-            length = int.from_bytes(frames[2:start], "big")
-        payload, frames = frames[start : start + length], frames[start + length :]
-        assert len(payload) == length
-        if first & 0x40:
-            assert deflated, "compressed for a client that does not take it"
-            payload = zlib.decompressobj(-15).decompress(payload + b"\x00\x00\xff\xff")
-        yield json.loads(payload)
-
-
-def message(kind: str, payload: Any) -> Message:
-    """Return a published message."""
-    return Message(kind, json.dumps(payload).encode(), TIME)
-
-
-def deliver(hub: Hub, kind: str, *payloads: Any) -> None:
-    """Do with what is published what the node does."""
-    for subscriptions, frames, count in hub.deliveries(kind, [message(kind, p) for p in payloads]):
-        assert count > 0
-        for subscription in subscriptions:
-            if subscription.active:
-                subscription.outlet.write(frames)
-
-
-def subscribe(
-    hub: Hub, outlet: RecordingOutlet, kind: str, wanted: Any = None, own_id: str | None = None
-) -> Subscription:
-    """Subscribe, actively."""
-    compiled = compile_filters(wanted)
-    subscription_id = own_id or derive_subscription_id(kind, compiled)
-    subscription = hub.subscribe(outlet, kind, compiled, subscription_id)
-    subscription.active = True
-    return subscription
-
-
-def expected_message(kind: str, payload: Any, subscription_id: str) -> dict[str, Any]:
-    """Return the ``data`` message of the contract."""
-    return {
-        "type": "data",
-        "data": {PAYLOAD_KEYS[kind]: payload, "subscription_type": kind},
-        "timestamp": TIMESTAMP,
-        "metadata": {},
-        "subscription_id": subscription_id,
-    }
-
+from realtime.protocol import SUBSCRIPTION_TYPES
+from tests.hub.outlets import (
+    RecordingOutlet,
+    deliver,
+    expected_message,
+    message,
+    reachable,
+    read_messages,
+    subscribe,
+)
 
 Wanted = dict[str, Any]
 
@@ -138,47 +66,6 @@ NAIVE_TESTS: dict[str, Callable[[Any, Any], bool]] = {
 }
 
 
-def reachable(*roots: object) -> int:
-    """Count the objects that are held through *roots*, classes, code and constants aside."""
-    seen: dict[int, object] = {}
-    waiting: list[object] = list(roots)
-    while waiting:
-        item = waiting.pop()
-        if id(item) in seen or isinstance(item, type | FunctionType | ModuleType | str | int):
-            continue
-        seen[id(item)] = item
-        waiting.extend(gc.get_referents(item))
-    return len(seen)
-
-
-@pytest.mark.parametrize("kind", SUBSCRIPTION_TYPES)
-@pytest.mark.parametrize("deflated", [False, True])
-@pytest.mark.parametrize("size", [1, 200, 5_000, 200_000])
-def test_a_subscriber_receives_the_data_message(kind: str, deflated: bool, size: int) -> None:
-    hub, outlet = Hub(), RecordingOutlet(deflated)
-    subscription = subscribe(hub, outlet, kind)
-    payload = {"text": "é" * size}
-    deliver(hub, kind, payload)
-    assert outlet.take() == [expected_message(kind, payload, subscription.id)]
-
-
-def test_a_large_message_is_compressed_for_those_who_take_it() -> None:
-    hub, plain, deflated = Hub(), RecordingOutlet(), RecordingOutlet(deflated=True)
-    for outlet in (plain, deflated):
-        subscribe(hub, outlet, "events")
-    deliver(hub, "events", {"text": "x" * 10_000})
-    assert len(deflated.written) < 1000 < len(plain.written)
-    assert deflated.take() == plain.take()
-
-
-def test_the_published_text_is_delivered_byte_for_byte() -> None:
-    hub, outlet = Hub(), RecordingOutlet()
-    subscribe(hub, outlet, "events", {"n": 1})
-    text = b'{ "n":1.0, "text":"\\u00e9", "n":1e0 }'
-    [delivery] = hub.deliveries("events", [Message("events", text, TIME)])
-    assert text in delivery.frames
-
-
 def test_other_types_receive_nothing() -> None:
     hub = Hub()
     outlets = {kind: RecordingOutlet() for kind in SUBSCRIPTION_TYPES}
@@ -193,8 +80,8 @@ def test_equal_subscriptions_are_handed_the_same_bytes() -> None:
     for _ in range(100):
         subscribe(hub, RecordingOutlet(), "events", {"a": 1, "b": "x"})
     subscribe(hub, RecordingOutlet(), "events", {"b": ["x"], "a": 1.0})
-    [delivery] = hub.deliveries("events", [message("events", {"a": 1, "b": "x"})])
-    assert len(delivery.subscriptions) == 101
+    [shared] = hub.share_frames("events", [message("events", {"a": 1, "b": "x"})])
+    assert len(shared.subscriptions) == 101
     assert hub.count_groups() == 1
 
 
@@ -217,18 +104,18 @@ def test_a_batch_keeps_its_order_and_comes_in_one_piece() -> None:
     subscribe(hub, outlet, "events", {"even": True})
     payloads = [{"n": n, "even": n % 2 == 0, "text": "x" * (n % 3 * 1000)} for n in range(100)]
     batch = [message("events", payload) for payload in payloads]
-    [delivery] = hub.deliveries("events", batch)
-    assert delivery.messages == 50
-    numbers = [m["data"]["event"]["n"] for m in read_messages(delivery.frames, True)]
+    [shared] = hub.share_frames("events", batch)
+    assert len(shared.messages) == 50
+    numbers = [m["data"]["event"]["n"] for m in read_messages(shared.frames, True)]
     assert numbers == list(range(0, 100, 2))
 
 
 def test_an_empty_batch_and_no_match_give_nothing() -> None:
     hub = Hub()
     subscribe(hub, RecordingOutlet(), "events", {"a": 1})
-    assert list(hub.deliveries("events", [])) == []
-    assert list(hub.deliveries("events", [message("events", {"a": 2})])) == []
-    assert list(hub.deliveries("metrics", [message("metrics", {"a": 1})])) == []
+    assert list(hub.share_frames("events", [])) == []
+    assert list(hub.share_frames("events", [message("events", {"a": 2})])) == []
+    assert list(hub.share_frames("metrics", [message("metrics", {"a": 1})])) == []
 
 
 def test_a_subscription_is_not_active_until_it_is_told() -> None:
@@ -246,10 +133,10 @@ def test_one_who_leaves_during_a_delivery_gets_nothing_more() -> None:
     outlets = [RecordingOutlet() for _ in range(3)]
     subscriptions = [subscribe(hub, outlet, "events") for outlet in outlets]
     batch = [message("events", {"n": 1})]
-    for delivery in hub.deliveries("events", batch):
-        for subscription in delivery.subscriptions:
+    for shared in hub.share_frames("events", batch):
+        for subscription in shared.subscriptions:
             if subscription.active:
-                subscription.outlet.write(delivery.frames)
+                subscription.outlet.write(shared.frames)
             for other in subscriptions:
                 hub.unsubscribe(other)
     assert sum(len(outlet.take()) for outlet in outlets) == 1
@@ -260,7 +147,7 @@ def test_one_who_comes_during_a_delivery_hurts_nobody() -> None:
     hub, first = Hub(), RecordingOutlet()
     subscribe(hub, first, "events")
     subscribe(hub, first, "events", {"n": 1})
-    for subscriptions, frames, _ in hub.deliveries("events", [message("events", {"n": 1})]):
+    for subscriptions, frames, _ in hub.share_frames("events", [message("events", {"n": 1})]):
         for subscription in subscriptions:
             subscription.outlet.write(frames)
         for number in range(10):
@@ -321,16 +208,6 @@ def test_payloads_of_other_shapes_match_nothing(payload: Any) -> None:
     assert not outlet.written
 
 
-def test_a_message_that_no_filter_can_read_is_delivered_to_those_without() -> None:
-    hub, everything, filtered = Hub(), RecordingOutlet(), RecordingOutlet()
-    subscribe(hub, everything, "events")
-    subscribe(hub, filtered, "events", {"a": 1})
-    deep = Message("events", b'{"a":' * 20_000 + b"1" + b"}" * 20_000, TIME)
-    deliveries = list(hub.deliveries("events", [deep, message("events", {"a": 1})]))
-    counts = {d.subscriptions[0].outlet: d.messages for d in deliveries}
-    assert counts == {everything: 2, filtered: 1}
-
-
 def test_many_come_and_go_and_nothing_stays() -> None:
     hub = Hub()
     empty = reachable(hub)
@@ -351,88 +228,49 @@ def test_many_come_and_go_and_nothing_stays() -> None:
     assert sum(bool(o.written) for o in outlets if isinstance(o, RecordingOutlet)) == 400
 
 
-# What is found by other than a value
-
-
-@pytest.mark.parametrize(
-    "filters_of",
-    [
-        lambda n: {"n": {"gte": n, "lt": n + 1}},
-        lambda n: {"n": {"gte": n, "lt": n + 1}, "kind": "x"},
-        lambda n: {"text": {"prefix": f"user-{n:05}-"}},
-        lambda n: {"text": {"gte": f"user-{n:05}-", "lt": f"user-{n:05}."}},
-        lambda n: {"$or": [{"n": n}, {"text": {"prefix": f"user-{n:05}-"}}]},
-        lambda n: {"$or": [{"n": {"gte": n, "lt": n + 1}, "kind": "x"}, {"other": n}]},
-    ],
-)
-def test_an_event_is_compared_with_few_of_many_filters(filters_of: Callable[[int], Any]) -> None:
-    index: FilterIndex[int] = FilterIndex()
-    for n in range(2000):
-        index.insert(n, compile_filters(filters_of(n)))
-    payload = Watched({"n": 1234, "text": "user-01234-x", "kind": "x", "other": -1})
-    assert index.match(payload) == [1234]
-    assert 0 < payload.looks < 20
-    for n in range(2000):
-        index.remove(n)
-    assert index.match(payload) == []
-    assert not index
-
-
-class Watched(dict[str, Any]):
-    """A payload that counts how often something is looked up in it."""
-
-    looks = 0
-
-    def get(self, key: str, default: Any = None) -> Any:
-        """Count, and return the value."""
-        self.looks += 1
-        return super().get(key, default)
-
-
-@given(
-    st.lists(st.tuples(st.floats(-1e9, 1e9) | st.integers(), st.floats(-1e9, 1e9)), max_size=40),
-    st.lists(st.integers() | st.floats(allow_nan=False), max_size=20),
-)
-@settings(deadline=None, max_examples=200)
-def test_many_ranges_find_what_is_in_them(
-    edges: list[tuple[float, float]], numbers: list[float]
-) -> None:
-    index: FilterIndex[int] = FilterIndex()
-    kept = {}
-    for number, (low, width) in enumerate(edges):
-        index.insert(number, compile_filters({"n": {"gt": low, "lte": low + abs(width)}}))
-        kept[number] = low, low + abs(width)
-    for number in list(kept)[::3]:
-        index.remove(number)
-        del kept[number]
-    for value in [*numbers, *(edge for edges in kept.values() for edge in edges)]:
-        expected = [number for number, (low, high) in kept.items() if low < value <= high]
-        assert sorted(index.match({"n": value})) == expected
-
-
 # Random sequences against a naive evaluator
 
 VALUES: list[Any] = [None, True, False, -7, 0, 1, 2, 3, 1000, "1", "x", "xa", "xab", "y"]
+
+
 PATHS = ["a", "b", "a.b"]
+
+
 values = st.sampled_from(VALUES)
+
+
 bounds = st.integers(-8, 8) | st.sampled_from([1000, "", "1", "x", "xa", "xb", "y"])
+
+
 prefixes = st.sampled_from(["", "1", "x", "xa", "xab", "xabc"])
+
+
 operators = st.one_of(
     st.fixed_dictionaries({}, optional=dict.fromkeys(("gt", "gte", "lt", "lte"), bounds)),
     st.fixed_dictionaries({"prefix": prefixes}, optional={"gt": bounds, "contains": prefixes}),
     st.fixed_dictionaries({"nin": st.lists(values, min_size=1, max_size=2)}),
     st.fixed_dictionaries({"exists": st.booleans()}),
 ).filter(bool)
+
+
 conditions = st.lists(values, min_size=1, max_size=3) | operators
+
+
 plain = st.dictionaries(st.sampled_from(PATHS), conditions, max_size=3)
+
+
 alternatives = st.lists(
     st.dictionaries(st.sampled_from(PATHS), conditions, min_size=1, max_size=2),
     min_size=1,
     max_size=3,
 )
+
+
 wanted_filters = plain | st.builds(
     lambda all_of, either: all_of | {"$or": either}, plain, alternatives
 )
+
+
 payloads = st.fixed_dictionaries(
     {},
     optional={
@@ -442,6 +280,8 @@ payloads = st.fixed_dictionaries(
         "text": st.sampled_from([0, 1500, 70_000]),
     },
 )
+
+
 kinds = st.sampled_from(["events", "alerts"])
 
 
@@ -535,4 +375,6 @@ class HubMachine(RuleBasedStateMachine):
 
 
 TestRandomSequences = HubMachine.TestCase
+
+
 TestRandomSequences.settings = settings(deadline=None, max_examples=60, stateful_step_count=30)

@@ -11,7 +11,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import StatusCode
 
-from realtime.delivery.feed import Batch, Feed
+from realtime.delivery.feed import Feed, Lost, ReceivedBatch
 from realtime.hub.message import Message
 from realtime.log import MemoryLog
 from realtime.monitoring.tracing import LONGEST_FIELD, Origin, Tracing
@@ -126,18 +126,25 @@ def test_a_delivery_that_fails(recorder: Recorder) -> None:
 async def test_only_what_is_delivered_from_the_group_has_an_origin(recorder: Recorder) -> None:
     delivered: list[tuple[list[int], list[int]]] = []
 
-    async def deliver(kind: str, messages: list[Message], origins: list[Origin]) -> None:
-        delivered.append(([m.offset for m in messages], [o.first.offset for o in origins]))
+    class Handler:
+        async def deliver(self, kind: str, messages: list[Message], origins: list[Origin]) -> None:
+            delivered.append(([m.offset for m in messages], [o.first.offset for o in origins]))
+
+        def tell_lost(self, kind: str, lost: Lost) -> None:
+            raise AssertionError(lost)
+
+        def count_repaired(self, kind: str, count: int) -> None:
+            raise AssertionError(count)
 
     log = MemoryLog()
-    feed = Feed("events", log, deliver, lambda *_: None)
+    feed = Feed("events", log, Handler())
     await feed.start()
     epoch = feed.position.epoch
 
-    def batch(offset: int) -> Batch:
+    def batch(offset: int) -> ReceivedBatch:
         position = Position(epoch, offset)
         origin = recorder.origin({"traceparent": TRACEPARENT}, position, 1)
-        return Batch(position, [Message("events", b"{}", time.time(), position)], origin)
+        return ReceivedBatch(position, [Message("events", b"{}", time.time(), position)], origin)
 
     await feed.take([batch(1), batch(1), batch(2)])  # one is repeated
     assert delivered == [([1, 2], [1, 2])]
