@@ -132,7 +132,6 @@ class AggregationRuleAdmin(ModelAdmin[AggregationRule]):
 
     @admin.display(description="figures")
     def figures(self, row: AggregationRule) -> str:
-        """Return the names of the functions."""
         try:
             return ", ".join(function.name for function in row.spec().functions)
         except RuleError:

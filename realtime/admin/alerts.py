@@ -135,7 +135,6 @@ class AlertStateFilter(ChoiceFilter):
     parameter_name = "state"
 
     def conditions(self) -> dict[str, Q]:
-        """Return both."""
         return {"firing": Q(resolved_at=""), "resolved": ~Q(resolved_at="")}
 
 
@@ -149,7 +148,6 @@ class AlertAdmin(RecordAdmin):
 
     @admin.display(description="state", ordering="resolved_at")
     def state(self, alert: Alert) -> str:
-        """Return the state, coloured."""
         return badge("firing" if alert.is_firing else "resolved")
 
 
@@ -160,7 +158,6 @@ class NotificationStatusFilter(ChoiceFilter):
     parameter_name = "status"
 
     def conditions(self) -> dict[str, Q]:
-        """Return the three."""
         return {
             "waiting": Q(next_attempt_at__isnull=False),
             "delivered": Q(delivered_at__isnull=False),
@@ -187,7 +184,6 @@ class NotificationAdmin(RecordAdmin):
 
     @admin.display(description="status")
     def status_badge(self, notification: Notification) -> str:
-        """Return the status, coloured."""
         return badge(notification.status)
 
     def has_send_permission(self, request: HttpRequest) -> bool:

@@ -44,11 +44,9 @@ class RecordAdmin(ModelAdmin[Any]):
     """Base class for rows that code makes: administrators look at them, and may delete them."""
 
     def has_add_permission(self, request: HttpRequest) -> bool:
-        """Refuse."""
         return False
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Refuse."""
         return False
 
 

@@ -53,7 +53,6 @@ class AllowedOriginAdmin(ModelAdmin[AllowedOrigin]):
         form_url: str = "",
         extra_context: dict[str, Any] | None = None,
     ) -> Any:
-        """Add the banner."""
         context = self._with_banner(extra_context)
         return super().changeform_view(request, object_id, form_url, context)
 

@@ -19,7 +19,6 @@ class OutboxFilter(ChoiceFilter):
     parameter_name = "state"
 
     def conditions(self) -> dict[str, Q]:
-        """Return both."""
         return {"waiting": Q(error=""), "parked": ~Q(error="")}
 
 

@@ -106,7 +106,6 @@ class TokenStateFilter(ChoiceFilter):
     parameter_name = "state"
 
     def conditions(self) -> dict[str, Q]:
-        """Return the three states."""
         past = Q(expires_at__lte=timezone.now())
         revoked = Q(revoked_at__isnull=False) | Q(owner__isnull=False, owner__is_active=False)
         return {
@@ -160,7 +159,6 @@ class AccessTokenAdmin(TokenActions):
 
     @admin.display(description="state")
     def state_badge(self, token: AccessToken) -> str:
-        """Return the state, coloured."""
         return badge(token.state)
 
     @admin.display(description="rights")
@@ -175,13 +173,11 @@ class AccessTokenAdmin(TokenActions):
 
     @admin.display(description="expires", ordering="expires_at", empty_value="never")
     def expires(self, token: AccessToken) -> datetime | None:
-        """Return the expiry."""
         expires_at: datetime | None = token.expires_at
         return expires_at
 
     @admin.display(description="last used", ordering="last_used_at", empty_value="never")
     def last_used(self, token: AccessToken) -> datetime | None:
-        """Return the last use."""
         last_used_at: datetime | None = token.last_used_at
         return last_used_at
 
