@@ -6,16 +6,16 @@ newest time less the allowed lateness, has passed its end. With ``size=30, slide
 
     seconds    0        10        20        30        40        50
     slides     |    0    |    1    |    2    |    3    |    4    |
-    windows    |------- ends with 2 --------|
-                         |------- ends with 3 -------|
-                                   |------- ends with 4 --------|
+    windows    |------- 0 to 30: over -------|
+                         |------- 10 to 40: open ------|
+                                   |------- 20 to 50: open ------|
     watermark                                     ^ 35
 
 The watermark is at 35, so slides 0 to 2 are over, and the window of 0 to 30 is published. Slides 1
-and 2 are still kept, as later windows hold them. A message of 29 is late now: the first window that
-holds it is over. It counts in no window, also not in those of 10 to 40 and 20 to 50, which are
-open. So a slide that is over changes no more, and results do not depend on when they are made. A
-message of 31 is not late: its slide is open.
+and 2 are still kept, as later windows hold them. A message of second 29 is late now, since the
+first window that holds it is over. It counts in no window, not even in the two that are open.
+So a slide that is over does not change any more, and results do not depend on when they are made.
+A message of second 31 is not late: its slide is open.
 """
 
 from __future__ import annotations

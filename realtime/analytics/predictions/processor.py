@@ -4,11 +4,11 @@ The model is saved every few seconds, with the offset up to which it has learnt;
 published at once, with the offset up to which they go. After a restart the model learns again what
 came between the two offsets, and the predictions of that are dropped, as they are published:
 
-    offsets    ... 90 -------------- 120 ------------- 150 ...
-                   | the saved model | published       | newest
-                   | has learnt      | up to here      | message
-                   |<-- learnt again,                  |
-                   |   not published |<-- published -->|
+    offsets    ... 90 ............... 120 ............... 150
+                   | saved model       | published         | newest message
+                   | has learnt this   | up to here        |
+                   |-- learnt again, --|-- learnt, and ----|
+                   |   not published   |   published       |
 
 Knows nothing of what a model is.
 """
