@@ -113,6 +113,7 @@ class TokenActions(ModelAdmin[AccessToken]):
     def _rotate(
         self, request: HttpRequest, token: AccessToken, overlap: timedelta
     ) -> HttpResponse | None:
+        """Rotate a token's secret, and show the new one, unless the token has been changed."""
         with transaction.atomic():
             token = AccessToken.objects.select_for_update().get(pk=token.pk)
             # After a second rotation, the old secret would be one that nobody has received.

@@ -93,6 +93,7 @@ class ConnectionAdmin(RecordAdmin):
         return rows
 
     def _disconnect(self, request: HttpRequest, client_id: str) -> HttpResponse:
+        """End a connection, say how that went, and show the list again."""
         if not self.has_disconnect_permission(request):
             raise PermissionDenied
         try:

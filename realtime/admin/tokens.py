@@ -90,10 +90,10 @@ class NewTokenForm(TokenForm):
         """Refuse a form from which a token has been made."""
         cleaned = super().clean()
         prefix = self.cleaned_data.get("reserved_prefix")
-        made = AccessToken.objects.filter(prefix=prefix).first() if prefix else None
-        if made is not None:
+        token = AccessToken.objects.filter(prefix=prefix).first() if prefix else None
+        if token is not None:
             raise ValidationError(
-                f"This form has been saved already: it made {made}, whose secret was shown then "
+                f"This form has been saved already: it made {token}, whose secret was shown then "
                 "and cannot be shown again. Open a new form for another token."
             )
         return cleaned

@@ -76,16 +76,16 @@ class DefinitionRegistry(Generic[T]):
         Raises:
             CommandError: there is no definition of some name, or none at all.
         """
-        wanted = set(names) or self._in_code.keys()
-        unknown = sorted(wanted - self._in_code.keys())
+        chosen = set(names) or self._in_code.keys()
+        unknown = sorted(chosen - self._in_code.keys())
         if unknown:
             names = ", ".join(sorted(self._in_code)) or "none"
             raise CommandError(f"no {self._noun} is named {unknown[0]!r} (there are: {names})")
-        if not wanted:
+        if not chosen:
             raise CommandError(
                 f"there are no {self._noun}s in the {MODULE}.py of any installed app"
             )
-        return [self._in_code[name] for name in sorted(wanted)]
+        return [self._in_code[name] for name in sorted(chosen)]
 
     def in_force(self, rows: Iterable[Row[T]]) -> dict[str, T]:
         """Return what is to run, by name: code, and rows in its place.

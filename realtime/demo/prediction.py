@@ -151,6 +151,7 @@ class ArrivalDelay:
         }
 
     def _learn(self, arrival: Arrival) -> dict[str, Any] | None:
+        """Score the forecast of a flight that has arrived, then learn from the flight."""
         _, features, expected = self.in_the_air.pop(_flight_id(arrival), (None, None, 0.0))
         if features is None:
             return None  # it departed before this began

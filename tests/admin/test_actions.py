@@ -103,7 +103,7 @@ class TestRotate:
     """A new secret from the list or from a token's page."""
 
     @pytest.fixture
-    def made(self) -> tuple[AccessToken, str]:
+    def new_token(self) -> tuple[AccessToken, str]:
         """A token and its secret."""
         return create_token("reader", filters={"tenant_id": "acme"})
 
@@ -118,17 +118,17 @@ class TestRotate:
         assert state is not None, text_of(page)
         return self.post(browser, token, post="yes", overlap=overlap, state=state[1])
 
-    def test_it_asks_first(self, browser: Client, made: tuple[AccessToken, str]) -> None:
-        token, secret = made
+    def test_it_asks_first(self, browser: Client, new_token: tuple[AccessToken, str]) -> None:
+        token, secret = new_token
         text = text_of(self.post(browser, token))
         assert "The token gets a new secret and keeps its rights." in text and str(token) in text
         assert "The old secret works for" in text
         assert find_grant(digest(secret)) is not None and log() == []
 
     def test_the_new_secret_is_shown_once_and_the_old_one_works_a_while(
-        self, browser: Client, made: tuple[AccessToken, str]
+        self, browser: Client, new_token: tuple[AccessToken, str]
     ) -> None:
-        token, old = made
+        token, old = new_token
         revision = current_revision()
         page = self.confirm(browser, token)
         new = shown_secret(page)
@@ -142,17 +142,17 @@ class TestRotate:
         stored = [*LogEntry.objects.values_list("change_message", flat=True), *map(str, sessions())]
         assert not [text for text in stored if new in text or old in text]
 
-    def test_without_overlap(self, browser: Client, made: tuple[AccessToken, str]) -> None:
-        token, old = made
+    def test_without_overlap(self, browser: Client, new_token: tuple[AccessToken, str]) -> None:
+        token, old = new_token
         page = self.confirm(browser, token, overlap="0")
         assert find_grant(digest(old)) is None
         assert find_grant(digest(shown_secret(page))) is not None
         assert "The old one has ended." in text_of(page)
 
     def test_a_second_click_does_not_end_the_first_secret(
-        self, browser: Client, made: tuple[AccessToken, str]
+        self, browser: Client, new_token: tuple[AccessToken, str]
     ) -> None:
-        token, old = made
+        token, old = new_token
         form = self.post(browser, token)
         state = re.search(r'name="state" value="([0-9a-f]+)"', form.content.decode())
         assert state is not None
@@ -164,30 +164,32 @@ class TestRotate:
 
     @pytest.mark.parametrize("overlap", ["", "-1", "2", "x"])
     def test_a_wrong_overlap_is_told(
-        self, browser: Client, made: tuple[AccessToken, str], overlap: str
+        self, browser: Client, new_token: tuple[AccessToken, str], overlap: str
     ) -> None:
-        token, secret = made
+        token, secret = new_token
         assert "The old secret works for" in text_of(self.confirm(browser, token, overlap))
         token.refresh_from_db()
         assert bytes(token.digest) == digest(secret)
 
-    def test_one_at_a_time(self, browser: Client, made: tuple[AccessToken, str]) -> None:
+    def test_one_at_a_time(self, browser: Client, new_token: tuple[AccessToken, str]) -> None:
         other, _ = create_token("other")
-        assert "Select one token" in text_of(self.post(browser, made[0], other))
+        assert "Select one token" in text_of(self.post(browser, new_token[0], other))
         revoke([other])
         assert "Select one token" in text_of(self.post(browser, other))
         assert log() == []
 
-    def test_a_tokens_page_offers_it(self, browser: Client, made: tuple[AccessToken, str]) -> None:
-        assert 'value="rotate_token"' in browser.get(change_url(made[0])).content.decode()
-        revoke([made[0]])
-        assert "rotate_token" not in browser.get(change_url(made[0])).content.decode()
+    def test_a_tokens_page_offers_it(
+        self, browser: Client, new_token: tuple[AccessToken, str]
+    ) -> None:
+        assert 'value="rotate_token"' in browser.get(change_url(new_token[0])).content.decode()
+        revoke([new_token[0]])
+        assert "rotate_token" not in browser.get(change_url(new_token[0])).content.decode()
 
-    def test_it_takes_the_permission_to_change(self, made: tuple[AccessToken, str]) -> None:
+    def test_it_takes_the_permission_to_change(self, new_token: tuple[AccessToken, str]) -> None:
         browser = browser_of("view_accesstoken", "delete_accesstoken")
         assert "rotate_token" not in browser.get(TOKENS).content.decode()
-        self.post(browser, made[0], post="yes", overlap="0")
-        assert find_grant(digest(made[1])) is not None
+        self.post(browser, new_token[0], post="yes", overlap="0")
+        assert find_grant(digest(new_token[1])) is not None
 
 
 class TestExtend:

@@ -41,15 +41,15 @@ def form(**fields: Any) -> dict[str, Any]:
 def test_a_rule_is_made_changed_and_copied(browser: Client) -> None:
     page = browser.post(f"{PAGE}add/", form())
     assert page.status_code == 302, page.context["errors"]
-    made = AggregationRule.objects.get()
-    assert made.spec() == make_spec(
+    row = AggregationRule.objects.get()
+    assert row.spec() == make_spec(
         "delays",
         filters={"event_type": "departure"},
         group_by=["payload.origin"],
         size=60,
         functions=COUNT,
     )
-    address = f"{PAGE}{made.pk}/change/"
+    address = f"{PAGE}{row.pk}/change/"
     page = browser.post(address, form(slide="20", filters="", group_by="[]"))
     assert page.status_code == 302, page.context["errors"]
     changed = AggregationRule.objects.get().spec()

@@ -39,7 +39,7 @@ def form(**fields: Any) -> dict[str, Any]:
 
 
 def alert(**fields: Any) -> Alert:
-    found: Alert = Alert.objects.create(
+    row: Alert = Alert.objects.create(
         **{
             "alert_id": "one",
             "rule": "long_delays",
@@ -53,7 +53,7 @@ def alert(**fields: Any) -> Alert:
         }
         | fields
     )
-    return found
+    return row
 
 
 def badges(browser: Client, url: str) -> list[str]:

@@ -89,24 +89,24 @@ class TestNewToken:
         secret, page = add_token(browser)
         token = AccessToken.objects.get()
         random = secret.removeprefix(token.prefix)
-        kept = [morsel.value for morsel in browser.cookies.values()]
-        kept += [json.dumps(session.get_decoded()) for session in Session.objects.all()]
-        kept += [json.dumps(entry, default=str) for entry in LogEntry.objects.values()]
-        kept += [json.dumps(row, default=str) for row in AccessToken.objects.values()]
+        stored = [morsel.value for morsel in browser.cookies.values()]
+        stored += [json.dumps(session.get_decoded()) for session in Session.objects.all()]
+        stored += [json.dumps(entry, default=str) for entry in LogEntry.objects.values()]
+        stored += [json.dumps(row, default=str) for row in AccessToken.objects.values()]
         for path in ("", "add/", f"{token.pk}/change/", f"{token.pk}/history/"):
-            kept.append(browser.get(f"{TOKENS}{path}").content.decode())
-        kept.append(browser.get("/admin/").content.decode())
+            stored.append(browser.get(f"{TOKENS}{path}").content.decode())
+        stored.append(browser.get("/admin/").content.decode())
         assert random in page.content.decode()
-        assert not [text for text in kept if random in text]
+        assert not [text for text in stored if random in text]
 
     def test_a_form_makes_one_token_however_often_it_is_sent(self, browser: Client) -> None:
         form = browser.get(f"{TOKENS}add/").content.decode()
-        found = re.search(r'name="reserved_prefix" value="(rt_[0-9a-f]{8})"', form)
-        assert found
-        secret, _ = add_token(browser, reserved_prefix=found[1])
-        assert secret.startswith(found[1])
+        match = re.search(r'name="reserved_prefix" value="(rt_[0-9a-f]{8})"', form)
+        assert match
+        secret, _ = add_token(browser, reserved_prefix=match[1])
+        assert secret.startswith(match[1])
 
-        again = browser.post(f"{TOKENS}add/", token_form(reserved_prefix=found[1]))
+        again = browser.post(f"{TOKENS}add/", token_form(reserved_prefix=match[1]))
         assert "This form has been saved already" in text_of(again)
         assert secret not in again.content.decode()
         assert AccessToken.objects.count() == 1
@@ -202,7 +202,7 @@ class TestNewToken:
         assert not AccessToken.objects.exists()
 
     def test_the_owner_is_chosen_by_searching(self, browser: Client) -> None:
-        found = browser.get(
+        page = browser.get(
             "/admin/autocomplete/",
             {
                 "app_label": "realtime",
@@ -211,4 +211,4 @@ class TestNewToken:
                 "term": "adm",
             },
         )
-        assert [item["text"] for item in found.json()["results"]] == ["admin"]
+        assert [item["text"] for item in page.json()["results"]] == ["admin"]

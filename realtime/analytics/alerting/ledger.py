@@ -112,6 +112,7 @@ def record(before: Position, after: Position, bodies: Sequence[bytes]) -> bool:
 
 
 def _record(body: bytes) -> None:
+    """Record a published alert and queue its notifications; ignore messages of others."""
     # PostgreSQL's texts cannot hold a NUL.
     body = body.replace(b"\\u0000", b"\\ufffd")
     try:

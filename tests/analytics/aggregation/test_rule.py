@@ -25,8 +25,8 @@ DOCUMENTATION = (ROOT / "docs/analytics.md").read_text()
 
 
 def rule(**changes: Any) -> AggregationSpec:
-    given: dict[str, Any] = {"name": "r", "size": 60, "functions": COUNT}
-    return make_spec(**given | changes)
+    fields: dict[str, Any] = {"name": "r", "size": 60, "functions": COUNT}
+    return make_spec(**fields | changes)
 
 
 WRONG: list[tuple[str, Any]] = [
@@ -115,8 +115,8 @@ def test_the_definition_changes_with_what_is_computed() -> None:
         {"functions": [{"name": "m", "function": "count"}]},
         {"functions": [{"name": "n", "function": "count", "path": "x"}]},
     ]
-    found = {rule(**change).definition for change in [{}, *changes]}
-    assert len(found) == len(changes) + 1
+    sizes = {rule(**change).definition for change in [{}, *changes]}
+    assert len(sizes) == len(changes) + 1
 
 
 def test_every_field_and_function_is_documented() -> None:
@@ -140,13 +140,13 @@ def no_rules(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("no_rules")
 def test_rules_are_defined_in_code() -> None:
-    made = aggregation_rule("one", size=60, functions=COUNT)
-    assert aggregation_rule("one", size=60, functions=COUNT) == made
+    spec = aggregation_rule("one", size=60, functions=COUNT)
+    assert aggregation_rule("one", size=60, functions=COUNT) == spec
     with pytest.raises(ValueError, match="another aggregation rule named 'one'"):
         aggregation_rule("one", size=61, functions=COUNT)
     with pytest.raises(ValueError, match=r"^size: "):
         aggregation_rule("two", size=0, functions=COUNT)
-    assert list(definitions.aggregation_rules) == [made]
+    assert list(definitions.aggregation_rules) == [spec]
 
 
 @pytest.mark.django_db
@@ -161,7 +161,7 @@ def test_rows_take_the_place_of_code_and_wrong_rows_do_not_run(
     for name in ("one", "three", "off", "bad"):
         aggregation_rule(name, size=60, functions=COUNT)
     for _ in range(2):
-        found = {made.name: made.size for made in definitions.load_rules()}
-        assert found == {"one": 10, "two": 10, "three": 60}
+        sizes = {spec.name: spec.size for spec in definitions.load_rules()}
+        assert sizes == {"one": 10, "two": 10, "three": 60}
     [message] = caplog.messages
     assert message.startswith("the aggregation rule bad of the admin is wrong: functions: Expected")

@@ -33,10 +33,10 @@ def encoded(*alerts: dict[str, Any]) -> list[bytes]:
 
 
 def add_rule(**fields: Any) -> AlertRule:
-    found: AlertRule = AlertRule.objects.create(
+    row: AlertRule = AlertRule.objects.create(
         **{"name": "late", "value_path": "v", "threshold": 60.0} | fields
     )
-    return found
+    return row
 
 
 def record(*alerts: dict[str, Any]) -> None:
@@ -46,8 +46,8 @@ def record(*alerts: dict[str, Any]) -> None:
 
 
 def only() -> Notification:
-    found: Notification = Notification.objects.get()
-    return found
+    row: Notification = Notification.objects.get()
+    return row
 
 
 def make_due() -> None:

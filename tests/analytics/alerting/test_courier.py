@@ -111,10 +111,14 @@ def test_a_webhook_is_tried_until_it_is_taken(
         ):
             began = timezone.now()
             assert office.deliver() == 1
-            one = only()
-            assert (one.attempts, one.last_error, one.status) == (attempt, error, "waiting")
-            assert one.next_attempt_at is not None
-            assert one.next_attempt_at - began >= timedelta(seconds=delay(attempt))
+            notification = only()
+            assert (notification.attempts, notification.last_error, notification.status) == (
+                attempt,
+                error,
+                "waiting",
+            )
+            assert notification.next_attempt_at is not None
+            assert notification.next_attempt_at - began >= timedelta(seconds=delay(attempt))
             assert office.deliver() == 0
             make_due()
         assert office.deliver() == 1
@@ -191,9 +195,9 @@ def test_a_receiver_may_ask_for_patience(office: Office) -> None:
         record(ALERT)
         for attempt, seconds in ((1, 3600.0), (2, delay(2))):
             office.deliver()
-            one = only()
-            assert one.attempts == attempt and one.next_attempt_at is not None
-            left = (one.next_attempt_at - timezone.now()).total_seconds()
+            notification = only()
+            assert notification.attempts == attempt and notification.next_attempt_at is not None
+            left = (notification.next_attempt_at - timezone.now()).total_seconds()
             assert seconds - 30 < left <= seconds
             make_due()
 

@@ -71,7 +71,7 @@ class Bench:
         """Take the values of one group."""
         return self.take(*({"v": number} for number in numbers), at=at)
 
-    def kept(self) -> list[AlertGroup]:
+    def stored(self) -> list[AlertGroup]:
         """Return the groups that are saved, the oldest first; their order is all that counts."""
         saved = [
             msgspec.json.decode(self.fields[n], type=AlertGroup) for n in self.fields if n != "rule"
@@ -339,25 +339,25 @@ def always(value: bool) -> Iterator[bool]:
 
 @given(RULES, MESSAGES, st.lists(st.booleans(), min_size=60, max_size=60))
 def test_a_restart_anywhere_changes_nothing(
-    some: AlertSpec, messages: list[tuple[Any, Any, int]], restarts: list[bool]
+    spec: AlertSpec, messages: list[tuple[Any, Any, int]], restarts: list[bool]
 ) -> None:
-    one, two = Bench(some, max_groups=2), Bench(some, max_groups=2)
-    play(one, messages, always(False))
-    play(two, messages, iter(restarts))
-    assert one.alerts == two.alerts
-    assert one.kept() == two.kept()
+    steady, restarted = Bench(spec, max_groups=2), Bench(spec, max_groups=2)
+    play(steady, messages, always(False))
+    play(restarted, messages, iter(restarts))
+    assert steady.alerts == restarted.alerts
+    assert steady.stored() == restarted.stored()
 
 
 @given(RULES, MESSAGES)
 def test_firing_and_resolved_take_turns(
-    some: AlertSpec, messages: list[tuple[Any, Any, int]]
+    spec: AlertSpec, messages: list[tuple[Any, Any, int]]
 ) -> None:
-    bench = Bench(some)
+    bench = Bench(spec)
     play(bench, messages, always(False))
     for label in ("a", "b", None):
-        mine = [alert for alert in bench.alerts if alert["group"] == {"g": label}]
-        assert states(mine) == (["firing", "resolved"] * len(mine))[: len(mine)]
-        fired, resolved = mine[::2], mine[1::2]
+        alerts = [alert for alert in bench.alerts if alert["group"] == {"g": label}]
+        assert states(alerts) == (["firing", "resolved"] * len(alerts))[: len(alerts)]
+        fired, resolved = alerts[::2], alerts[1::2]
         for first, last in zip(fired, resolved, strict=False):
             assert first["alert_id"] == last["alert_id"]
             assert first["started_at"] == last["started_at"] <= last["resolved_at"]
@@ -390,8 +390,11 @@ def test_thresholds_as_the_rule_reads(
                 expected.append((group, "firing", now))
         else:
             since.pop(group, None)
-    found = [(one["group"]["g"], one["state"], read_time(one["timestamp"])) for one in bench.alerts]
-    assert found == expected
+    alerts = [
+        (alert["group"]["g"], alert["state"], read_time(alert["timestamp"]))
+        for alert in bench.alerts
+    ]
+    assert alerts == expected
 
 
 @given(st.lists(st.floats(5.0, 10.0, exclude_min=True), max_size=50), st.booleans())
