@@ -5,7 +5,6 @@ Knows nothing of where a message has it, nor of which times make sense there.
 
 from __future__ import annotations
 
-import math
 from datetime import UTC, datetime
 from typing import Any
 
@@ -28,11 +27,7 @@ def read_time(value: Any) -> float | None:
     seconds since 1970 has no other place for it.
     """
     if type(value) is str:
-        try:
-            seconds = _seconds(value)
-        except ValueError:
-            seconds = _read_rare_text(value)
-        return seconds if EARLIEST <= seconds <= LATEST else None
+        return _read_text(value)
     if type(value) is not float and type(value) is not int:
         return None
     if FIRST_MILLISECONDS <= value <= LATEST * 1000:
@@ -40,23 +35,22 @@ def read_time(value: Any) -> float | None:
     return value if EARLIEST <= value < FIRST_MILLISECONDS else None
 
 
-def _seconds(text: str) -> float:
-    """Return the time in text that :class:`datetime` reads. Raises ``ValueError``."""
-    time = datetime.fromisoformat(text)
-    if len(text) > MAX_CHARACTERS or text.isdigit():  # digits alone are some number, not a date
-        return math.nan
-    return (time if time.tzinfo is not None else time.replace(tzinfo=UTC)).timestamp()
-
-
-def _read_rare_text(text: str) -> float:
-    """Return the time in text that RFC 3339 allows and :class:`datetime` does not, else NaN."""
-    is_leap_second = text[16:19] == ":60"
-    if is_leap_second:
-        text = f"{text[:16]}:59{text[19:]}"
+def _read_text(text: str) -> float | None:
     try:
-        seconds = _seconds(text.upper())
+        time = datetime.fromisoformat(text)
     except ValueError:
-        return math.nan
-    if not is_leap_second:
-        return seconds
-    return seconds + 1 if (seconds + 1) // 1 % _DAY == 0 else math.nan
+        return _read_rare_text(text)
+    if len(text) > MAX_CHARACTERS or text.isdigit():  # digits alone are some number, not a date
+        return None
+    seconds = (time if time.tzinfo is not None else time.replace(tzinfo=UTC)).timestamp()
+    return seconds if EARLIEST <= seconds <= LATEST else None
+
+
+def _read_rare_text(text: str) -> float | None:
+    """Read what RFC 3339 allows and :meth:`datetime.fromisoformat` does not."""
+    if text[16:19] == ":60":
+        seconds = _read_text(f"{text[:16]}:59{text[19:]}")
+        if seconds is None or (seconds + 1) // 1 % _DAY or seconds + 1 > LATEST:
+            return None
+        return seconds + 1
+    return _read_text(text.upper()) if text.endswith("z") else None

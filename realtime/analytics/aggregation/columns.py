@@ -86,22 +86,21 @@ def _text(value: Any) -> str | None:
 
 
 def times(records: Records, path: Path) -> list[Any]:
-    """Return each message's own time, in seconds since 1970; without a path, its publishing."""
+    """Return each message's own time, in seconds since 1970; without a path, its publishing.
+
+    A time before 1970, or too far ahead, is ``None``: one wrong clock closes no windows.
+    """
     if not path:
         return records.timestamps
     return records.once(
         ("times", path),
         lambda: [
-            _time(value, published)
+            seconds
+            if (seconds := read_time(value)) is not None and 0 <= seconds <= published + MAX_AHEAD
+            else None
             for value, published in zip(records.column(path), records.timestamps, strict=True)
         ],
     )
-
-
-def _time(value: Any, published: float) -> float | None:
-    """Return a time unless it is before 1970 or too far ahead: one wrong clock closes no window."""
-    seconds = read_time(value)
-    return seconds if seconds is not None and 0 <= seconds <= published + MAX_AHEAD else None
 
 
 def groups(records: Records, paths: Sequence[Path]) -> list[Any]:
