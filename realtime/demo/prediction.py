@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from realtime import predictor
-from realtime.demo.messages import flight_fields, iso, mean
+from realtime.demo.messages import iso
 from realtime.demo.records import Arrival, Departure
 
 HAS_RIVER = importlib.util.find_spec("river") is not None
@@ -83,9 +83,13 @@ class Score:
         """Return what each prediction says of it."""
         return {
             "scored_flights": self.flights,
-            "mean_absolute_error_minutes": mean(self.error, self.flights),
-            "naive_mean_absolute_error_minutes": mean(self.naive_error, self.flights),
+            "mean_absolute_error_minutes": self._mean(self.error),
+            "naive_mean_absolute_error_minutes": self._mean(self.naive_error),
         }
+
+    def _mean(self, total: float) -> float | None:
+        # Adding 0.0 turns a rounded -0.0 into 0.0.
+        return round(total / self.flights, 2) + 0.0 if self.flights else None
 
 
 @predictor(
@@ -191,12 +195,16 @@ def _features(departure: Departure) -> dict[str, Any]:
 
 
 def _head(label: str, event: Departure | Arrival) -> dict[str, Any]:
+    flight = event.payload
     return {
         "prediction_id": f"{_flight_id(event)}_p",
         "name": "arrival_delay",
         "kind": label,
         "event_id": event.event_id,
-        **flight_fields(event.payload),
+        "airport": flight.origin,
+        "dest": flight.dest,
+        "carrier": flight.carrier,
+        "flight": flight.flight,
         "timestamp": iso(event.timestamp),
     }
 
