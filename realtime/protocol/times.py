@@ -32,7 +32,7 @@ def read_time(value: Any) -> float | None:
         return None
     if FIRST_MILLISECONDS <= value <= LATEST * 1000:
         return value / 1000
-    return value if EARLIEST <= value < FIRST_MILLISECONDS else None
+    return float(value) if EARLIEST <= value < FIRST_MILLISECONDS else None
 
 
 def _read_text(text: str) -> float | None:

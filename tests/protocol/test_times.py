@@ -54,7 +54,10 @@ NEW_YEAR = 1_483_228_800
     ],
 )
 def test_a_time_is_read(value: Any, seconds: float) -> None:
-    assert read_time(value) == seconds
+    time = read_time(value)
+    assert time == seconds
+    # Ids of alerts are made of it, also of one that was stored and is a float then.
+    assert type(time) is float
 
 
 @pytest.mark.parametrize(

@@ -460,3 +460,15 @@ def test_a_lost_message_changes_no_state() -> None:
 @given(st.floats(allow_nan=False))
 def test_any_time_can_be_written(seconds: float) -> None:
     assert write_time(seconds).endswith("Z")
+
+
+def test_an_alert_has_the_same_id_after_a_restart_whatever_form_its_time_has() -> None:
+    ids = set()
+    for has_restart in (False, True):
+        bench = Bench(rule(for_seconds=10.0, time="t"))
+        bench.take({"v": 20, "t": 1000})
+        if has_restart:
+            bench.restart()
+        (alert,) = bench.take({"v": 20, "t": 1010})
+        ids.add(alert["alert_id"])
+    assert len(ids) == 1
