@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from realtime.analytics.aggregation.definitions import aggregation_rule
-    from realtime.analytics.alerting.declared import alert_rule
-    from realtime.analytics.predictions.definition import predictor
+    from realtime.analytics.alerting.definitions import alert_rule
+    from realtime.analytics.predictions.definitions import predictor
     from realtime.config import StreamingConfig, WebSocketConfig, get_streaming_config
     from realtime.protocol import Position
     from realtime.publishing import (
@@ -35,7 +35,7 @@ _MODULES = {
     "StreamingConfig": "config",
     "WebSocketConfig": "config",
     "get_streaming_config": "config",
-    "predictor": "analytics.predictions.definition",
+    "predictor": "analytics.predictions.definitions",
     "Position": "protocol",
     "PublishError": "publishing",
     "aggregation_rule": "analytics.aggregation.definitions",
@@ -50,7 +50,7 @@ _MODULES = {
     "publish": "publishing",
     "publish_many": "publishing",
     "WebSocketServer": "server.handle",
-    "alert_rule": "analytics.alerting.declared",
+    "alert_rule": "analytics.alerting.definitions",
     "get_stats": "server.handle",
     "get_websocket_server": "server.handle",
 }

@@ -13,7 +13,7 @@ from django.core.management import get_commands, load_command_class
 from pydantic import SecretStr
 from pydantic_core import PydanticUndefined
 
-from realtime.analytics.predictions.definition import predictor
+from realtime.analytics.predictions.definitions import predictor
 from realtime.auth.policy import LIMIT_FIELDS
 from realtime.checks import RISKS
 from realtime.config import JWT_PREFIX, VARIABLES, WEBSOCKET_PREFIX, SiteConfig, WebSocketConfig

@@ -1,8 +1,8 @@
-"""The admin's pages: tokens, groups' filters, origins, limits, connections, rules, alerts.
+"""The pages of the admin: tokens, groups' filters, origins, limits, connections, rules, alerts.
 
-No rule of its own: what a token, an origin or a limit may be is in :mod:`realtime.models`, which
-value is in force in :mod:`realtime.auth.policy`, how a secret is made in
-:mod:`realtime.auth.tokens`, what a rule may say in :mod:`realtime.analytics.aggregation.rule`.
+They decide nothing. What a token, an origin or a limit may be is in :mod:`realtime.auth.models`,
+the value in force in :mod:`realtime.auth.policy`, secrets in :mod:`realtime.auth.tokens`, and what
+a rule may say in :mod:`realtime.analytics`. The pages share :mod:`realtime.admin.common`.
 """
 
 from django.contrib import admin

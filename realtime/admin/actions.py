@@ -1,4 +1,4 @@
-"""What can be done to tokens from the list or a token's page: revoke, rotate, extend.
+"""The actions on tokens, in the list and on a token's page: revoke, rotate, extend.
 
 Each asks first, on a page of its own, and leaves an entry in the admin's log.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from django import forms
 from django.contrib import admin, messages
@@ -22,14 +22,10 @@ from django.utils import timezone
 from django.utils.crypto import constant_time_compare, salted_hmac
 from django.views.decorators.debug import sensitive_variables
 
+from realtime.admin.common import ModelAdmin
 from realtime.auth.models import AccessToken
 from realtime.auth.tokens import revoke, rotate
 from realtime.protocol import SUBSCRIPTION_TYPES
-
-if TYPE_CHECKING:
-    _TokenModelAdmin = admin.ModelAdmin[AccessToken]
-else:
-    _TokenModelAdmin = object
 
 # A secret has no character that JavaScript would need quoted.
 _AUTH_LINE = 'socket.send(JSON.stringify({ type: "auth", data: { token: "%s" } }));'
@@ -37,7 +33,7 @@ _WITHIN = "within 2 seconds"
 
 
 class OverlapForm(forms.Form):
-    """How long the secret before goes on to work."""
+    """How long the old secret goes on to work."""
 
     overlap = forms.TypedChoiceField(
         label="The old secret works for",
@@ -49,15 +45,15 @@ class OverlapForm(forms.Form):
 
 
 class ExtensionForm(forms.Form):
-    """By how much tokens live longer."""
+    """How many days longer tokens are valid."""
 
     days = forms.IntegerField(
         label="Days more", min_value=1, max_value=3650, initial=30, help_text="1 to 3650"
     )
 
 
-class TokenActions(_TokenModelAdmin):
-    """The actions; mixed into the tokens' admin."""
+class TokenActions(ModelAdmin[AccessToken]):
+    """The actions of the tokens' admin."""
 
     @admin.action(description="Revoke selected access tokens", permissions=["change"])
     def revoke_tokens(
@@ -117,9 +113,10 @@ class TokenActions(_TokenModelAdmin):
     def _rotate(
         self, request: HttpRequest, token: AccessToken, overlap: timedelta
     ) -> HttpResponse | None:
+        """Rotate a token's secret, and show the new one, unless the token has been changed."""
         with transaction.atomic():
             token = AccessToken.objects.select_for_update().get(pk=token.pk)
-            # Twice, and the secret that was to go on working would be the one nobody has yet.
+            # After a second rotation, the old secret would be one that nobody has received.
             if not constant_time_compare(request.POST.get("state", ""), _state(token)):
                 text = f"{token} has been changed meanwhile, by a second click perhaps."
                 self.message_user(request, text, messages.WARNING)
@@ -134,7 +131,7 @@ class TokenActions(_TokenModelAdmin):
     def extend_tokens(
         self, request: HttpRequest, queryset: QuerySet[AccessToken]
     ) -> HttpResponse | None:
-        """Let tokens that expire live longer: from their expiry on, or from now if that is past."""
+        """Extend tokens that expire: from their expiry on, or from now if that is past."""
         tokens = list(queryset.filter(revoked_at=None, expires_at__isnull=False))
         if not tokens:
             text = "Nothing to extend: revoked, or without expiry."
@@ -214,10 +211,11 @@ def types_allowed(token: AccessToken) -> str:
     return "all" if len(chosen) == len(SUBSCRIPTION_TYPES) else ", ".join(chosen)
 
 
-def _others(count: int, what: str) -> str:
-    return f"{count} of your selection {'is' if count == 1 else 'are'} {what}." if count else ""
+def _others(count: int, reason: str) -> str:
+    """Say how many of the selected tokens an action leaves out."""
+    return f"{count} of your selection {'is' if count == 1 else 'are'} {reason}." if count else ""
 
 
 def _state(token: AccessToken) -> str:
-    """Return what tells whether a token's secret has been changed; it says nothing of it."""
+    """Return a text that changes with a token's secret and reveals nothing of it."""
     return salted_hmac("realtime.rotation", bytes(token.digest)).hexdigest()

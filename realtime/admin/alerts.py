@@ -1,40 +1,59 @@
-"""Alert rules with their form, and what came of them: alerts, notifications."""
+"""Alert rules with their form; the alerts that were published, and the notifications of them."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from functools import cache
+from typing import Any, ClassVar
 
+from django import forms
 from django.contrib import admin, messages
-from django.db.models import Count, QuerySet
+from django.db.models import Count, Q, QuerySet
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html
 
-from realtime.admin.forms import AlertRuleForm
-from realtime.analytics.alerting.models import DEVIATION, Alert, AlertRule, Notification
-
-if TYPE_CHECKING:
-    _AlertRuleModelAdmin = admin.ModelAdmin[AlertRule]
-    _AlertModelAdmin = admin.ModelAdmin[Alert]
-    _NotificationModelAdmin = admin.ModelAdmin[Notification]
-else:
-    _AlertRuleModelAdmin = _AlertModelAdmin = _NotificationModelAdmin = admin.ModelAdmin
+from realtime.admin.common import (
+    ChoiceFilter,
+    ModelAdmin,
+    ModelForm,
+    RecordAdmin,
+    badge,
+    json_field,
+)
+from realtime.analytics.alerting.models import Alert, AlertRule, Notification
+from realtime.analytics.alerting.rule import DEVIATION
 
 _WITHIN = "within a few seconds, if manage.py run_alerts runs"
 
 
-def _badge(state: str) -> str:
-    return format_html('<span class="realtime-state realtime-{0}">{0}</span>', state)
+class AlertRuleForm(ModelForm[AlertRule]):
+    """An alert rule. Its error messages come from the rule itself, through the model."""
+
+    filters = json_field(
+        "Filters",
+        '{"rule": "airport_delays"}',
+        'Only matching messages count, e.g. {"rule": "airport_delays"}: the results of one '
+        "aggregation. {}: every message.",
+    )
+
+    class Meta:
+        model = AlertRule
+        exclude = ("active_since",)
+        widgets: ClassVar[dict[str, Any]] = {
+            "emails": forms.Textarea(attrs={"rows": 2}),
+            "webhook_url": forms.TextInput(attrs={"class": "vLargeTextField", "type": "url"}),
+            "webhook_secret": forms.TextInput(
+                attrs={"class": "vLargeTextField realtime-code", "autocomplete": "off"}
+            ),
+        }
 
 
 @admin.register(AlertRule)
-class AlertRuleAdmin(_AlertRuleModelAdmin):
+class AlertRuleAdmin(ModelAdmin[AlertRule]):
     """Rules, each with how many alerts of it are firing."""
 
     form = AlertRuleForm
-    change_list_template = "admin/realtime/includes/styled_list.html"
-    change_form_template = "admin/realtime/includes/styled_form.html"
     list_display = ("name", "enabled", "severity", "source", "when", "targets")
     list_filter = ("enabled", "severity", "source")
     search_fields = ("name", "value_path")
@@ -45,14 +64,6 @@ class AlertRuleAdmin(_AlertRuleModelAdmin):
         ("Values", {"fields": ("source", "filters", "value_path", "group_by", "time_path")}),
         ("Alert", {"fields": ("condition", "threshold", "clear", "for_seconds", "resolve_after")}),
         (
-            "Deviation from the usual",
-            {
-                "fields": ("factor", "clear_factor", "alpha", "samples", "least"),
-                "description": "For the condition of this name. Usual is the exponentially "
-                "weighted mean of the values; what is out of bounds does not change it.",
-            },
-        ),
-        (
             "Notify",
             {"fields": ("emails", "webhook_url", "webhook_secret", "webhook_enabled")},
         ),
@@ -60,8 +71,10 @@ class AlertRuleAdmin(_AlertRuleModelAdmin):
 
     def get_fieldsets(self, request: HttpRequest, obj: AlertRule | None = None) -> Any:
         """Leave the secret out for those who may only look."""
-        may = self.has_change_permission(request, obj) if obj else self.has_add_permission(request)
-        if may:
+        may_edit = (
+            self.has_change_permission(request, obj) if obj else self.has_add_permission(request)
+        )
+        if may_edit:
             return self.fieldsets
         *others, (title, options) = self.fieldsets
         fields = [name for name in options["fields"] if name != "webhook_secret"]
@@ -69,15 +82,15 @@ class AlertRuleAdmin(_AlertRuleModelAdmin):
 
     def get_list_display(self, request: HttpRequest) -> Any:
         """Add how many alerts of each rule are firing; asked once for the page."""
-        counts: dict[str, int] | None = None
+
+        @cache
+        def counts() -> dict[str, int]:
+            alerts = Alert.objects.filter(resolved_at="").order_by().values("rule")
+            return dict(alerts.values_list("rule", Count("pk")))
 
         @admin.display(description="firing")
         def firing(rule: AlertRule) -> str:
-            nonlocal counts
-            if counts is None:
-                found = Alert.objects.filter(resolved_at="").order_by().values("rule")
-                counts = dict(found.values_list("rule", Count("pk")))
-            if not (count := counts.get(rule.name, 0)):
+            if not (count := counts().get(rule.name, 0)):
                 return "0"
             url = reverse("admin:realtime_alert_changelist")
             return format_html('<a href="{}?state=firing&q={}">{}</a>', url, rule.name, count)
@@ -87,12 +100,12 @@ class AlertRuleAdmin(_AlertRuleModelAdmin):
     @admin.display(description="alert when")
     def when(self, rule: AlertRule) -> str:
         """Return the condition in words."""
+        threshold = "?" if rule.threshold is None else f"{rule.threshold:g}"
+        condition = f"is {rule.condition} {threshold}"
         if rule.condition == DEVIATION:
-            what = f"is more than {rule.factor:g} standard deviations from the usual"
-        else:
-            what = f"is {rule.condition} {rule.threshold:g}"
+            condition = f"is more than {threshold} standard deviations from the usual"
         lasting = f" for {rule.for_seconds:g} s" if rule.for_seconds else ""
-        return f"{rule.value_path} {what}{lasting}"
+        return f"{rule.value_path} {condition}{lasting}"
 
     @admin.display(description="notifies")
     def targets(self, rule: AlertRule) -> str:
@@ -105,7 +118,7 @@ class AlertRuleAdmin(_AlertRuleModelAdmin):
 
     @admin.action(description="Resolve alerts of the rules and begin anew", permissions=["change"])
     def begin_anew(self, request: HttpRequest, queryset: QuerySet[AlertRule]) -> None:
-        """Let rules forget their alerts and what they took for usual."""
+        """Let rules forget their alerts and what is usual."""
         rules = list(queryset.filter(enabled=True))
         for rule in rules:
             rule.active_since = timezone.now()
@@ -115,86 +128,63 @@ class AlertRuleAdmin(_AlertRuleModelAdmin):
         self.message_user(request, text, messages.SUCCESS)
 
 
-class _ReadOnly(admin.ModelAdmin):  # type: ignore[type-arg]
-    """What is only looked at, and deleted."""
-
-    change_list_template = "admin/realtime/includes/styled_list.html"
-    change_form_template = "admin/realtime/includes/styled_form.html"
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        """Refuse: run_alerts makes them."""
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Refuse: they are a record."""
-        return False
-
-
-class StateFilter(admin.SimpleListFilter):
+class AlertStateFilter(ChoiceFilter):
     """Alerts that are firing, or resolved."""
 
     title = "state"
     parameter_name = "state"
 
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        """Return both."""
-        return [("firing", "Firing"), ("resolved", "Resolved")]
-
-    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any] | None:
-        """Narrow to the chosen one."""
-        if self.value() == "firing":
-            return queryset.filter(resolved_at="")
-        return queryset.exclude(resolved_at="") if self.value() == "resolved" else None
+    def conditions(self) -> dict[str, Q]:
+        return {"firing": Q(resolved_at=""), "resolved": ~Q(resolved_at="")}
 
 
 @admin.register(Alert)
-class AlertAdmin(_ReadOnly):
+class AlertAdmin(RecordAdmin):
     """Alerts, the newest first."""
 
     list_display = ("message", "state", "severity", "started_at", "resolved_at")
-    list_filter = (StateFilter, "severity", "rule")
+    list_filter = (AlertStateFilter, "severity", "rule")
     search_fields = ("rule", "message", "alert_id")
 
     @admin.display(description="state", ordering="resolved_at")
     def state(self, alert: Alert) -> str:
-        """Return the state, coloured."""
-        return _badge("firing" if alert.is_firing else "resolved")
+        return badge("firing" if alert.is_firing else "resolved")
 
 
-class StatusFilter(admin.SimpleListFilter):
-    """Notifications by what :attr:`Notification.status` says of them."""
+class NotificationStatusFilter(ChoiceFilter):
+    """Notifications by :attr:`Notification.status`."""
 
     title = "status"
     parameter_name = "status"
 
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        """Return the three."""
-        return [("waiting", "Waiting"), ("delivered", "Delivered"), ("failed", "Failed")]
-
-    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any] | None:
-        """Narrow to the chosen one."""
-        conditions: dict[str, dict[str, Any]] = {
-            "waiting": {"next_attempt_at__isnull": False},
-            "delivered": {"delivered_at__isnull": False},
-            "failed": {"next_attempt_at": None, "delivered_at": None},
+    def conditions(self) -> dict[str, Q]:
+        return {
+            "waiting": Q(next_attempt_at__isnull=False),
+            "delivered": Q(delivered_at__isnull=False),
+            "failed": Q(next_attempt_at=None, delivered_at=None),
         }
-        condition = conditions.get(self.value() or "")
-        return None if condition is None else queryset.filter(**condition)
 
 
 @admin.register(Notification)
-class NotificationAdmin(_ReadOnly):
+class NotificationAdmin(RecordAdmin):
     """Notifications, the newest first; any can be sent again."""
 
-    list_display = ("created_at", "rule", "state", "channel", "badge", "last_error", "attempts")
-    list_filter = (StatusFilter, "channel", "rule")
+    list_display = (
+        "created_at",
+        "rule",
+        "state",
+        "channel",
+        "status_badge",
+        "last_error",
+        "attempts",
+    )
+    list_filter = (NotificationStatusFilter, "channel", "rule")
     search_fields = ("rule", "alert_id")
     actions = ("send_again",)
 
     @admin.display(description="status")
-    def badge(self, notification: Notification) -> str:
-        """Return the status, coloured."""
-        return _badge(notification.status)
+    def status_badge(self, notification: Notification) -> str:
+        return badge(notification.status)
 
     def has_send_permission(self, request: HttpRequest) -> bool:
         """Tell whether the user may have notifications sent."""
@@ -202,7 +192,7 @@ class NotificationAdmin(_ReadOnly):
 
     @admin.action(description="Send selected notifications again", permissions=["send"])
     def send_again(self, request: HttpRequest, queryset: QuerySet[Notification]) -> None:
-        """Queue notifications anew, with all their attempts."""
+        """Queue notifications again, with all their attempts."""
         for notification in queryset:
             self.log_change(request, notification, "Sent again.")
         count = queryset.update(attempts=0, delivered_at=None, next_attempt_at=timezone.now())

@@ -1,9 +1,10 @@
-"""Live connections: who is connected now in all processes, and an end to any of them."""
+"""Live connections: the clients of all processes, each of which can be disconnected."""
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
@@ -11,30 +12,18 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import reverse
 
+from realtime.admin.common import RecordAdmin
 from realtime.auth.grants import HolderType
 from realtime.auth.models import AccessToken, Connection
 from realtime.cluster import connections as live
 from realtime.cluster.clients import Unavailable
 
-if TYPE_CHECKING:
-    _ConnectionModelAdmin = admin.ModelAdmin[Connection]
-else:
-    _ConnectionModelAdmin = admin.ModelAdmin
-
 _AWAY = "The channel layer does not answer, so the servers cannot be asked: %s"
 
 
 @admin.register(Connection)
-class ConnectionAdmin(_ConnectionModelAdmin):
+class ConnectionAdmin(RecordAdmin):
     """A page that asks every process; there is nothing to add or to change."""
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        """Refuse: clients connect."""
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Connection | None = None) -> bool:
-        """Refuse: a connection can only be ended."""
-        return False
 
     def has_delete_permission(self, request: HttpRequest, obj: Connection | None = None) -> bool:
         """Refuse: disconnecting has a permission of its own."""
@@ -79,46 +68,47 @@ class ConnectionAdmin(_ConnectionModelAdmin):
         }
         return TemplateResponse(request, "admin/realtime/connection/change_list.html", context)
 
-    def _rows(self, request: HttpRequest, found: list[live.Connection]) -> list[dict[str, Any]]:
+    def _rows(
+        self, request: HttpRequest, connections: list[live.Connection]
+    ) -> list[dict[str, Any]]:
         """Return what the table shows; tokens by name, linked for those who may see them."""
-        held = {key for one in found if (key := _token_key(one)) is not None}
-        names = {}
+        names: dict[int | None, str] = {}
         if request.user.has_perm("realtime.view_accesstoken"):
-            names = dict(AccessToken.objects.filter(pk__in=held).values_list("pk", "name"))
+            keys = filter(None, map(_token_key, connections))
+            names = dict(AccessToken.objects.filter(pk__in=keys).values_list("pk", "name"))
         rows = []
-        for one in found:
-            key = _token_key(one)
+        for connection in connections:
+            key = _token_key(connection)
             url = reverse("admin:realtime_accesstoken_change", args=[key]) if key in names else ""
-            types = [subscription.type for subscription in one.subscriptions]
+            types = Counter(subscription.type for subscription in connection.subscriptions)
             rows.append(
                 {
-                    "connection": one,
+                    "connection": connection,
                     "name": names.get(key),
                     "url": url,
-                    "since": datetime.fromtimestamp(one.since, UTC),
-                    "types": sorted((kind, types.count(kind)) for kind in set(types)),
+                    "since": datetime.fromtimestamp(connection.since, UTC),
+                    "types": sorted(types.items()),
                 }
             )
         return rows
 
     def _disconnect(self, request: HttpRequest, client_id: str) -> HttpResponse:
+        """End a connection, say how that went, and show the list again."""
         if not self.has_disconnect_permission(request):
             raise PermissionDenied
         try:
-            found = live.disconnect(client_id)
+            has_ended = live.disconnect(client_id)
         except Unavailable as error:
             self.message_user(request, _AWAY % error, messages.ERROR)
         else:
-            if found:
-                connection = Connection(client_id=client_id)
-                self.log_change(request, connection, "Disconnected.")
-                self.message_user(request, f"Disconnected {client_id}.", messages.SUCCESS)
-            else:
-                text = f"{client_id or 'That connection'} has ended already."
-                self.message_user(request, text, messages.WARNING)
+            text, level = f"{client_id or 'That connection'} has ended already.", messages.WARNING
+            if has_ended:
+                self.log_change(request, Connection(client_id=client_id), "Disconnected.")
+                text, level = f"Disconnected {client_id}.", messages.SUCCESS
+            self.message_user(request, text, level)
         return HttpResponseRedirect(request.get_full_path())
 
 
 def _token_key(connection: live.Connection) -> int | None:
-    kind, _, key = (connection.holder or "").partition(":")
-    return int(key) if kind == HolderType.TOKEN else None
+    holder, _, key = (connection.holder or "").partition(":")
+    return int(key) if holder == HolderType.TOKEN else None

@@ -1,24 +1,33 @@
-"""The filters of groups, for connections of their users."""
+"""The filters of groups, which are enforced on connections of the groups' users."""
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
 
 from django.contrib import admin
 
-from realtime.admin.forms import GroupFiltersForm
+from realtime.admin.common import OPERATORS_HELP, ModelAdmin, ModelForm, json_field
 from realtime.auth.models import GroupFilters
 
-if TYPE_CHECKING:
-    _GroupFiltersModelAdmin = admin.ModelAdmin[GroupFilters]
-else:
-    _GroupFiltersModelAdmin = admin.ModelAdmin
+
+class GroupFiltersForm(ModelForm[GroupFilters]):
+    """A group's filters."""
+
+    filters = json_field(
+        "Enforced filters",
+        '{"tenant_id": "acme"}',
+        "Users of the group receive only messages that match all of these. A user of several "
+        "groups receives what matches the filters of all of them. " + OPERATORS_HELP,
+    )
+
+    class Meta:
+        model = GroupFilters
+        fields = ("group", "filters")
 
 
 @admin.register(GroupFilters)
-class GroupFiltersAdmin(_GroupFiltersModelAdmin):
-    """A group's filters; its permissions to receive types are with the group's others."""
+class GroupFiltersAdmin(ModelAdmin[GroupFilters]):
+    """A group's filters; which types it may receive is among the group's other permissions."""
 
     form = GroupFiltersForm
     list_display = ("group", "filters_text")

@@ -1,29 +1,32 @@
-"""The limits, as one form: each field beside the value in force and its source."""
+"""The limits, as one form with the value in force and its source beside each field."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from django import forms
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
-from django.forms import Widget
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 from django.utils.html import format_html
 
-from realtime.admin.forms import SwitchSelect
+from realtime.admin.common import ModelAdmin
 from realtime.auth.models import Limits
 from realtime.auth.policy import LIMIT_FIELDS, Policy, environment_policy, load_policy
 
-if TYPE_CHECKING:
-    _LimitsModelAdmin = admin.ModelAdmin[Limits]
-else:
-    _LimitsModelAdmin = admin.ModelAdmin
+
+class SwitchSelect(forms.NullBooleanSelect):
+    """On, off, or empty: the environment decides."""
+
+    def __init__(self, unset: str) -> None:
+        super().__init__()
+        self.choices = [("unknown", unset), ("true", "On"), ("false", "Off")]
 
 
 @admin.register(Limits)
-class LimitsAdmin(_LimitsModelAdmin):
-    """The one row of limits, as one form: each field beside the value in force and its source."""
+class LimitsAdmin(ModelAdmin[Limits]):
+    """The one row of limits."""
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         """Refuse: the row is made by the first save."""
@@ -37,8 +40,8 @@ class LimitsAdmin(_LimitsModelAdmin):
         self, request: HttpRequest, object_id: str, from_field: str | None = None
     ) -> Limits | None:
         """Return the row, also while it is not in the database."""
-        found = super().get_object(request, object_id, from_field)
-        return Limits(pk=1) if found is None and object_id == "1" else found
+        limits = super().get_object(request, object_id, from_field)
+        return Limits(pk=1) if limits is None and object_id == "1" else limits
 
     def changelist_view(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
@@ -93,6 +96,6 @@ def _shown(value: Any) -> str:
     return {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)
 
 
-def _switch(environment: Policy) -> Widget:
+def _switch(environment: Policy) -> forms.Widget:
     value = _shown(environment.config.enable_rate_limiting)
     return SwitchSelect(f"As in the environment ({value})")

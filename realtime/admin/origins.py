@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from django.contrib import admin
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 
+from realtime.admin.common import ModelAdmin
 from realtime.auth.models import AllowedOrigin
 from realtime.auth.policy import environment_policy, load_policy
 
-if TYPE_CHECKING:
-    _OriginModelAdmin = admin.ModelAdmin[AllowedOrigin]
-else:
-    _OriginModelAdmin = admin.ModelAdmin
-
 
 def origins_in_force() -> dict[str, Any]:
-    """Return what the pages of origins say is in force, and what would be without any row."""
+    """Return the origins in force and their source, and what it would be without any row."""
     policy, environment = load_policy(), environment_policy()
     return {
         "patterns": policy.config.allowed_origins,
@@ -30,7 +26,7 @@ def origins_in_force() -> dict[str, Any]:
 
 
 @admin.register(AllowedOrigin)
-class AllowedOriginAdmin(_OriginModelAdmin):
+class AllowedOriginAdmin(ModelAdmin[AllowedOrigin]):
     """Origins, with a banner that says which are in force now and where they come from."""
 
     list_display = ("pattern", "note", "created_at")
@@ -57,7 +53,6 @@ class AllowedOriginAdmin(_OriginModelAdmin):
         form_url: str = "",
         extra_context: dict[str, Any] | None = None,
     ) -> Any:
-        """Add the banner."""
         context = self._with_banner(extra_context)
         return super().changeform_view(request, object_id, form_url, context)
 

@@ -1,52 +1,35 @@
-"""The outbox: what waits to be published, since when, and what cannot be. Nothing is edited."""
+"""The outbox: messages that wait to be published, and messages that cannot be published."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from django.contrib import admin, messages
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.timesince import timesince
 
+from realtime.admin.common import ChoiceFilter, RecordAdmin
 from realtime.publishing.outbox import OutboxMessage
 
-if TYPE_CHECKING:
-    _OutboxModelAdmin = admin.ModelAdmin[OutboxMessage]
-else:
-    _OutboxModelAdmin = admin.ModelAdmin
 
+class OutboxFilter(ChoiceFilter):
+    """Messages that wait for the relay, or that it has parked."""
 
-class _Parked(admin.SimpleListFilter):
     title = "state"
     parameter_name = "state"
 
-    def lookups(self, request: HttpRequest, model_admin: Any) -> Any:
-        return [("waiting", "waits for the relay"), ("parked", "cannot be published")]
-
-    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
-        if self.value() == "waiting":
-            return queryset.filter(error="")
-        return queryset.exclude(error="") if self.value() == "parked" else queryset
+    def conditions(self) -> dict[str, Q]:
+        return {"waiting": Q(error=""), "parked": ~Q(error="")}
 
 
 @admin.register(OutboxMessage)
-class OutboxMessageAdmin(_OutboxModelAdmin):
-    """Messages that no relay has published; deleting one means that nobody ever gets it."""
+class OutboxMessageAdmin(RecordAdmin):
+    """Messages that no relay has published; a message that is deleted never reaches anybody."""
 
     list_display = ("pk", "type", "age", "error")
-    list_filter = (_Parked, "type")
+    list_filter = (OutboxFilter, "type")
     actions = ("try_again",)
     show_full_result_count = False
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        """Refuse: code publishes."""
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Refuse: a message is as its transaction wrote it."""
-        return False
 
     @staticmethod
     def has_retry_permission(request: HttpRequest) -> bool:
@@ -60,6 +43,6 @@ class OutboxMessageAdmin(_OutboxModelAdmin):
 
     @admin.action(description="Try to publish again", permissions=["retry"])
     def try_again(self, request: HttpRequest, queryset: QuerySet[OutboxMessage]) -> None:
-        """Let the relay take what it has set aside."""
+        """Let the relay try parked messages again."""
         count = queryset.exclude(error="").update(error="")
         self.message_user(request, f"{count} will be tried again.", messages.SUCCESS)

@@ -3,59 +3,142 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, ClassVar
+from functools import cache
+from typing import Any, ClassVar
 
+from django import forms
 from django.contrib import admin
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
+from django.core.exceptions import ValidationError
+from django.db.models import Q
 from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
+from django.utils import timezone
 from django.utils.html import format_html
 
 from realtime.admin.actions import TokenActions, types_allowed
-from realtime.admin.filters import StateFilter, TypeFilter
-from realtime.admin.forms import NewTokenForm, TokenForm
-from realtime.auth.models import AccessToken
-from realtime.auth.tokens import assign_secret, holder_of
+from realtime.admin.common import OPERATORS_HELP, ChoiceFilter, ModelForm, badge, json_field
+from realtime.auth.models import AccessToken, all_types
+from realtime.auth.tokens import (
+    MARK,
+    PREFIX_CHARACTERS,
+    assign_secret,
+    generate_prefix,
+    holder_of,
+)
 from realtime.cluster import connections as live
 from realtime.cluster.clients import Unavailable
+from realtime.protocol import SUBSCRIPTION_TYPES
 
-if TYPE_CHECKING:
-    _TokenModelAdmin = admin.ModelAdmin[AccessToken]
-else:
-    _TokenModelAdmin = admin.ModelAdmin
-
-# Where a new token's secret is between saving the token and the response that shows it.
+# The attribute of a new token that holds its secret from saving until the response shows it.
 SECRET = "_new_secret"  # noqa: S105 - an attribute's name
 
 
-# When the servers cannot be asked.
-_UNKNOWN: dict[str, int] = {}
+class TokenForm(ModelForm[AccessToken]):
+    """The fields of a token that can be changed. Errors in filters are those of their compiler."""
+
+    types = forms.MultipleChoiceField(
+        label="Types",
+        choices=[(name, name) for name in SUBSCRIPTION_TYPES],
+        initial=all_types,
+        widget=forms.CheckboxSelectMultiple,
+        help_text="The subscription types that this token may subscribe to.",
+        error_messages={"required": "Choose at least one subscription type."},
+    )
+    filters = json_field(
+        "Enforced filters",
+        '{"tenant_id": "acme"}',
+        'This token receives only messages that match all of these, e.g. {"tenant_id": "acme"} or '
+        '{"payload.region": ["eu", "us"]} (any of several values). ' + OPERATORS_HELP,
+    )
+
+    class Meta:
+        model = AccessToken
+        fields = (
+            *("name", "owner", "types", "filters", "can_publish", "can_view_stats"),
+            *("expires_at", "rate_limit_per_minute", "max_connections"),
+        )
+        labels: ClassVar[dict[str, str]] = {
+            "can_publish": "May publish",
+            "can_view_stats": "May see the statistics",
+            "rate_limit_per_minute": "Messages a minute",
+            "max_connections": "Connections at the same time",
+        }
 
 
-def _count_connections() -> dict[str, int]:
-    try:
-        return live.count_by_holder()
-    except Unavailable:
-        return _UNKNOWN
+class NewTokenForm(TokenForm):
+    """Makes a token, once: each rendering of the form reserves the prefix of one token.
+
+    So a form that is sent again, by a reload or a second click, makes no second secret.
+    """
+
+    reserved_prefix = forms.RegexField(
+        rf"^{MARK}[0-9a-f]{{{PREFIX_CHARACTERS}}}\Z",
+        initial=generate_prefix,
+        required=False,
+        widget=forms.HiddenInput,
+    )
+
+    def clean_expires_at(self) -> datetime | None:
+        """Refuse a time at which the new token would have expired already."""
+        expires_at: datetime | None = self.cleaned_data["expires_at"]
+        if expires_at is not None and expires_at <= timezone.now():
+            raise ValidationError("This time is in the past.")
+        return expires_at
+
+    def clean(self) -> dict[str, Any] | None:
+        """Refuse a form from which a token has been made."""
+        cleaned = super().clean()
+        prefix = self.cleaned_data.get("reserved_prefix")
+        token = AccessToken.objects.filter(prefix=prefix).first() if prefix else None
+        if token is not None:
+            raise ValidationError(
+                f"This form has been saved already: it made {token}, whose secret was shown then "
+                "and cannot be shown again. Open a new form for another token."
+            )
+        return cleaned
+
+
+class TokenStateFilter(ChoiceFilter):
+    """Tokens by :attr:`AccessToken.state`."""
+
+    title = "state"
+    parameter_name = "state"
+
+    def conditions(self) -> dict[str, Q]:
+        past = Q(expires_at__lte=timezone.now())
+        revoked = Q(revoked_at__isnull=False) | Q(owner__isnull=False, owner__is_active=False)
+        return {
+            "active": ~revoked & (Q(expires_at=None) | ~past),
+            "expired": ~revoked & past,
+            "revoked": revoked,
+        }
+
+
+class TokenTypeFilter(ChoiceFilter):
+    """Tokens by a subscription type that they may subscribe to."""
+
+    title = "subscription type"
+    parameter_name = "type"
+
+    def conditions(self) -> dict[str, Q]:
+        """Return the types, each with a condition that every database understands."""
+        return {name: Q(types__icontains=f'"{name}"') for name in SUBSCRIPTION_TYPES}
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        """Return the types as they are written."""
+        return [(name, name) for name in SUBSCRIPTION_TYPES]
 
 
 @admin.register(AccessToken)
-class AccessTokenAdmin(TokenActions, _TokenModelAdmin):
+class AccessTokenAdmin(TokenActions):
     """Tokens: made with their secret shown once, changed, revoked; the digest is never shown."""
 
-    list_display = (
-        "name",
-        "prefix",
-        "state_badge",
-        "rights",
-        "owner",
-        "expires",
-        "last_used",
-    )
+    list_display = ("name", "prefix", "state_badge", "rights", "owner", "expires", "last_used")
     list_select_related = ("owner",)
     list_filter = (
-        StateFilter,
-        TypeFilter,
+        TokenStateFilter,
+        TokenTypeFilter,
         ("owner", admin.RelatedOnlyFieldListFilter),
         "can_publish",
         "can_view_stats",
@@ -70,17 +153,13 @@ class AccessTokenAdmin(TokenActions, _TokenModelAdmin):
         ("Rights", {"fields": ("types", "filters", "can_publish", "can_view_stats")}),
         ("Bounds", {"fields": ("expires_at", "rate_limit_per_minute", "max_connections")}),
     )
-    record: ClassVar[Any] = (
-        "Record",
-        {"fields": readonly_fields},
-    )
+    record: ClassVar[Any] = ("Record", {"fields": readonly_fields})
 
     # What the list and the pages show
 
     @admin.display(description="state")
     def state_badge(self, token: AccessToken) -> str:
-        """Return the state, coloured."""
-        return format_html('<span class="realtime-state realtime-{0}">{0}</span>', token.state)
+        return badge(token.state)
 
     @admin.display(description="rights")
     def rights(self, token: AccessToken) -> str:
@@ -94,13 +173,11 @@ class AccessTokenAdmin(TokenActions, _TokenModelAdmin):
 
     @admin.display(description="expires", ordering="expires_at", empty_value="never")
     def expires(self, token: AccessToken) -> datetime | None:
-        """Return the expiry."""
         expires_at: datetime | None = token.expires_at
         return expires_at
 
     @admin.display(description="last used", ordering="last_used_at", empty_value="never")
     def last_used(self, token: AccessToken) -> datetime | None:
-        """Return the last use."""
         last_used_at: datetime | None = token.last_used_at
         return last_used_at
 
@@ -145,14 +222,18 @@ class AccessTokenAdmin(TokenActions, _TokenModelAdmin):
 
     def get_list_display(self, request: HttpRequest) -> Any:
         """Add how many connections each token has now; asked once for the page."""
-        counts: dict[str, int] | None = None
+
+        @cache
+        def counts() -> dict[str, int] | None:
+            try:
+                return live.count_by_holder()
+            except Unavailable:
+                return None
 
         @admin.display(description="connections")
         def connections(token: AccessToken) -> str:
-            nonlocal counts
-            if counts is None:
-                counts = _count_connections()
-            count = counts.get(holder_of(token), 0) if counts is not _UNKNOWN else "unknown"
+            by_holder = counts()
+            count = "unknown" if by_holder is None else by_holder.get(holder_of(token), 0)
             if not count or not request.user.has_perm("realtime.view_connection"):
                 return str(count)
             url = reverse("admin:realtime_connection_changelist")

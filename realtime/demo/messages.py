@@ -1,11 +1,11 @@
-"""What the demo publishes has in common: one message, a mean, a time; knows no subject."""
+"""What the demo's messages share: a payload with its type, and how times are written."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, NamedTuple
 
-from realtime.demo.records import Flight
+from realtime.protocol import format_timestamp
 
 
 class Message(NamedTuple):
@@ -15,22 +15,6 @@ class Message(NamedTuple):
     payload: dict[str, Any]
 
 
-def flight_fields(flight: Flight) -> dict[str, Any]:
-    """Return what every message about a flight says; ``airport`` is where it left."""
-    return {
-        "airport": flight.origin,
-        "dest": flight.dest,
-        "carrier": flight.carrier,
-        "flight": flight.flight,
-    }
-
-
-def mean(total: float, count: int, digits: int = 2) -> float | None:
-    """Return a rounded mean, None of nothing."""
-    # Adding 0.0 turns a rounded -0.0 into 0.0.
-    return round(total / count, digits) + 0.0 if count else None
-
-
 def iso(time: datetime) -> str:
     """Write a time as the files do: UTC, milliseconds, ``Z``."""
-    return time.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return format_timestamp(time.timestamp())

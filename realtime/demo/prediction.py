@@ -1,9 +1,9 @@
-"""An example of online learning: the delay at arrival of a flight, expected when it leaves.
+"""An example of online learning: predicts the delay of a flight's arrival when it departs.
 
-Run by ``manage.py run_predictors --module realtime.demo.prediction``. Each flight that arrives
-first scores what was expected of it, then teaches the model; nothing is known in advance, and
-nothing of a flight's own arrival when it leaves. Where `river <https://riverml.xyz>`_ is installed
-the model is a linear regression, else a mean of similar flights.
+Run by ``manage.py run_predictors --module realtime.demo.prediction``. When a flight arrives, its
+prediction is scored first, and then the model learns from the flight; so nothing is known in
+advance. With `river <https://riverml.xyz>`_ the model is a linear regression, without it a mean of
+similar flights.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from typing import Any
 import msgspec
 
 from realtime import predictor
-from realtime.demo.messages import flight_fields, iso, mean
+from realtime.demo.messages import iso
 from realtime.demo.records import Arrival, Departure
 
 HAS_RIVER = importlib.util.find_spec("river") is not None
-# What another release has pickled may not be read.
+# Another release may be unable to read what this one has pickled.
 VERSION = f"river {importlib.metadata.version('river')}" if HAS_RIVER else "similar flights"
-# A flight that has not arrived by then will not: it was diverted.
+# A flight that has not arrived after this time was diverted.
 LONGEST_FLIGHT = timedelta(hours=24)
 
 
@@ -35,13 +35,13 @@ def river_model() -> Any:
     numbers = compose.Select("departure_delay", "distance", "hour")
     words = compose.Select("origin", "dest", "carrier")
     features = (numbers | preprocessing.StandardScaler()) + (words | preprocessing.OneHotEncoder())
-    # Huber's loss: one flight that is hours late should not turn everything upside down.
+    # Huber's loss: one flight that is hours late should not change everything.
     regression = linear_model.LinearRegression(optim.Adam(0.1), optim.losses.Huber(10.0))
     return features | regression
 
 
 class SimilarFlights:
-    """Predicts the mean of the narrowest group of similar flights that has five.
+    """Predicts the mean of the narrowest group of similar flights that has at least five.
 
     Has the methods of river's regressors.
     """
@@ -50,7 +50,7 @@ class SimilarFlights:
     ENOUGH = 5
 
     def __init__(self) -> None:
-        # Group -> sum and number of what it has seen.
+        # Group -> sum and number of its flights so far.
         self._seen: dict[tuple[str, ...], tuple[float, int]] = {}
 
     def learn_one(self, x: dict[str, Any], y: float) -> None:
@@ -83,9 +83,13 @@ class Score:
         """Return what each prediction says of it."""
         return {
             "scored_flights": self.flights,
-            "mean_absolute_error_minutes": mean(self.error, self.flights),
-            "naive_mean_absolute_error_minutes": mean(self.naive_error, self.flights),
+            "mean_absolute_error_minutes": self._mean(self.error),
+            "naive_mean_absolute_error_minutes": self._mean(self.naive_error),
         }
+
+    def _mean(self, total: float) -> float | None:
+        # Adding 0.0 turns a rounded -0.0 into 0.0.
+        return round(total / self.flights, 2) + 0.0 if self.flights else None
 
 
 @predictor(
@@ -96,10 +100,10 @@ class Score:
     from_start=True,
 )
 class ArrivalDelay:
-    """Expects a delay when a flight leaves, and compares when it arrives.
+    """Predicts a delay when a flight departs, and scores the prediction when the flight arrives.
 
-    What the model predicts is how much a flight loses on its way, so without having learnt anything
-    it expects the departure's delay at arrival.
+    The model predicts how much time a flight loses on its way, so a new model expects the delay of
+    the departure at the arrival.
     """
 
     def __init__(self) -> None:
@@ -129,9 +133,9 @@ class ArrivalDelay:
         try:
             event = msgspec.convert(payload, Departure | Arrival)
         except msgspec.ValidationError:
-            return None  # somebody else's event
+            return None  # not a flight of the demo
         if payload.get("round") != self.round:
-            # The same flights again: to know them would be cheating.
+            # The same flights again: the model must not know them.
             self._begin()
             self.round = payload.get("round")
         if isinstance(event, Departure):
@@ -151,9 +155,10 @@ class ArrivalDelay:
         }
 
     def _learn(self, arrival: Arrival) -> dict[str, Any] | None:
+        """Score the forecast of a flight that has arrived, then learn from the flight."""
         _, features, expected = self.in_the_air.pop(_flight_id(arrival), (None, None, 0.0))
         if features is None:
-            return None  # it left before this began
+            return None  # it departed before this began
         self._forget_diverted(arrival.timestamp)
         delay, left = arrival.payload.delay_minutes, features["departure_delay"]
         self.score.flights += 1
@@ -189,13 +194,17 @@ def _features(departure: Departure) -> dict[str, Any]:
     }
 
 
-def _head(kind: str, event: Departure | Arrival) -> dict[str, Any]:
+def _head(label: str, event: Departure | Arrival) -> dict[str, Any]:
+    flight = event.payload
     return {
         "prediction_id": f"{_flight_id(event)}_p",
         "name": "arrival_delay",
-        "kind": kind,
+        "kind": label,
         "event_id": event.event_id,
-        **flight_fields(event.payload),
+        "airport": flight.origin,
+        "dest": flight.dest,
+        "carrier": flight.carrier,
+        "flight": flight.flight,
         "timestamp": iso(event.timestamp),
     }
 

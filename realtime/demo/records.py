@@ -1,4 +1,4 @@
-"""One line of the demo's files, checked; knows their fields, not where lines come from."""
+"""A line of the demo's files: its fields, checked. Knows nothing of where lines come from."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Time = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 class BadRecord(ValueError):
-    """A line is no record: not JSON, or a field is missing or of the wrong type."""
+    """A line is not a record: it is not JSON, or a field is missing or of the wrong type."""
 
 
 class Flight(msgspec.Struct, frozen=True):

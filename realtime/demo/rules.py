@@ -1,4 +1,4 @@
-"""The demo's rules: what is worth knowing of flights and weather, by the time they tell.
+"""The demo's rules: figures of flights, and alerts on delays and wind, by the flights' own time.
 
 Run by ``manage.py run_aggregations`` and ``manage.py run_alerts``, each with ``--module
 realtime.demo.rules``.
@@ -51,36 +51,22 @@ realtime.aggregation_rule(
     functions=[{"name": "flights", "function": "count"}],
 )
 
-realtime.alert_rule(
-    "late_flights",
-    source="aggregations",
-    filters={"rule": "departures"},
-    value="values.p95_delay",
-    above=30,
-    clear=20,
-    severity="info",
-    time="timestamp",
-)
-realtime.alert_rule(
-    "long_delays",
-    source="aggregations",
-    filters={"rule": "departures"},
-    value="values.mean_delay",
-    above=30,
-    clear=20,
-    severity="warning",
-    time="timestamp",
-)
-realtime.alert_rule(
-    "very_long_delays",
-    source="aggregations",
-    filters={"rule": "departures"},
-    value="values.mean_delay",
-    above=60,
-    clear=40,
-    severity="critical",
-    time="timestamp",
-)
+for name, value, above, clear, severity in (
+    ("late_flights", "values.p95_delay", 30, 20, "info"),
+    ("long_delays", "values.mean_delay", 30, 20, "warning"),
+    ("very_long_delays", "values.mean_delay", 60, 40, "critical"),
+):
+    realtime.alert_rule(
+        name,
+        source="aggregations",
+        filters={"rule": "departures"},
+        value=value,
+        above=above,
+        clear=clear,
+        severity=severity,
+        time="timestamp",
+    )
+
 realtime.alert_rule(
     "unusual_wind",
     source="metrics",

@@ -1,7 +1,6 @@
-"""What ``serve --demo`` gives and prints: a token, a user for the admin, a line to paste.
+"""The token and the administrator of ``serve --demo``, and the text that tells a newcomer of them.
 
-Knows the token and user tables and the data directory, where it keeps the secrets it made, so that
-they stay the same from start to start.
+The secrets are kept in the data directory, so they stay the same from start to start.
 """
 
 from __future__ import annotations
@@ -62,40 +61,32 @@ def _make_superuser() -> str:
 
 def welcome(access: DemoAccess, port: int) -> str:
     """Return what a newcomer reads: where everything is, and two lines to paste."""
-    lines = [
-        "",
-        "A week of New York flights (2013) is being replayed.",
-        "",
-        f"  dashboard  http://localhost:{port}/#token={access.token}",
-    ]
+    auth = json.dumps({"type": "auth", "data": {"token": access.token}})
+    admin = ""
     if access.password:
-        lines.append(
-            f"  admin      http://localhost:{port}/admin/  user {NAME}, password {access.password}"
-        )
-    lines += [
-        f"  token      {access.token}",
-        f"  socket     ws://localhost:{port}/ws/",
-        "",
-        f"Or paste into the console of a browser (F12) at http://localhost:{port}/ :",
-        "",
-        f"  ws = new WebSocket('ws://localhost:{port}/ws/'); "
-        "ws.onmessage = m => console.log(m.data); ws.onopen = () => { "
-        f"ws.send('{_auth(access)}'); ws.send('{_SUBSCRIBE}') }}",
-        "",
-        "or send these two lines with any WebSocket client:",
-        "",
-        f"  {_auth(access)}",
-        f"  {_SUBSCRIBE}",
-        "",
-        "",
-    ]
-    return "\n".join(lines)
+        address = f"http://localhost:{port}/admin/"
+        admin = f"  admin      {address}  user {NAME}, password {access.password}\n"
+    return f"""
+A week of New York flights (2013) is being replayed.
+
+  dashboard  http://localhost:{port}/#token={access.token}
+{admin}  token      {access.token}
+  socket     ws://localhost:{port}/ws/
+
+Or paste into the console of a browser (F12) at http://localhost:{port}/ :
+
+  ws = new WebSocket('ws://localhost:{port}/ws/'); \
+ws.onmessage = m => console.log(m.data); ws.onopen = () => {{ \
+ws.send('{auth}'); ws.send('{_SUBSCRIBE}') }}
+
+or send these two lines with any WebSocket client:
+
+  {auth}
+  {_SUBSCRIBE}
+
+"""
 
 
 _SUBSCRIBE = json.dumps(
     {"type": "subscribe", "data": {"type": "events", "filters": {"event_type": "departure"}}}
 )
-
-
-def _auth(access: DemoAccess) -> str:
-    return json.dumps({"type": "auth", "data": {"token": access.token}})

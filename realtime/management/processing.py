@@ -6,8 +6,8 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 
-from realtime.analytics.discovery import add_module_argument, discover
 from realtime.analytics.processing.runner import NoLog, Runs, run_until_stopped
+from realtime.analytics.registry import add_module_argument, discover
 from realtime.management.running import RunningCommand
 
 

@@ -45,8 +45,8 @@ def model(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> st
 
 
 def predict(events: list[Event], learner: ArrivalDelay | None = None) -> list[Event]:
-    found = (learner or ArrivalDelay()).predict(events)
-    return [one for one in found if one is not None]
+    results = (learner or ArrivalDelay()).predict(events)
+    return [item for item in results if item is not None]
 
 
 def test_the_week_is_predicted_better_than_by_the_departures_delay(model: str) -> None:
@@ -57,11 +57,11 @@ def test_the_week_is_predicted_better_than_by_the_departures_delay(model: str) -
         if event["event_type"] == "arrival"
     }
     errors, naive = [], []
-    for one in predicted:
-        flight = landed.get(one["event_id"].removesuffix("_d"))
-        if one["kind"] == "forecast" and flight:
-            errors.append(abs(flight["delay_minutes"] - one["expected_arrival_delay_minutes"]))
-            naive.append(abs(flight["delay_minutes"] - one["departure_delay_minutes"]))
+    for item in predicted:
+        flight = landed.get(item["event_id"].removesuffix("_d"))
+        if item["kind"] == "forecast" and flight:
+            errors.append(abs(flight["delay_minutes"] - item["expected_arrival_delay_minutes"]))
+            naive.append(abs(flight["delay_minutes"] - item["departure_delay_minutes"]))
     last = predicted[-1]
     assert last["scored_flights"] == len(errors) == 5749
     assert last["naive_mean_absolute_error_minutes"] == round(fmean(naive), 2) == 12.97
@@ -73,17 +73,17 @@ def test_the_week_is_predicted_better_than_by_the_departures_delay(model: str) -
 def test_each_outcome_scores_its_own_forecast(model: str) -> None:
     forecasts: dict[str, Event] = {}
     outcomes = 0
-    for one in predict(list(week()[:3000])):
-        if one["kind"] == "forecast":
-            forecasts[one["prediction_id"]] = one
+    for item in predict(list(week()[:3000])):
+        if item["kind"] == "forecast":
+            forecasts[item["prediction_id"]] = item
             continue
         outcomes += 1
-        expected = forecasts.pop(one["prediction_id"])["expected_arrival_delay_minutes"]
-        assert one["expected_arrival_delay_minutes"] == expected
-        assert one["absolute_error_minutes"] == pytest.approx(
-            abs(one["arrival_delay_minutes"] - expected), abs=0.11
+        expected = forecasts.pop(item["prediction_id"])["expected_arrival_delay_minutes"]
+        assert item["expected_arrival_delay_minutes"] == expected
+        assert item["absolute_error_minutes"] == pytest.approx(
+            abs(item["arrival_delay_minutes"] - expected), abs=0.11
         )
-        assert one["scored_flights"] == outcomes
+        assert item["scored_flights"] == outcomes
     assert outcomes > 1000
 
 
@@ -144,18 +144,18 @@ async def test_the_week_through_the_command_which_is_killed(
 ) -> None:
     configure(history_size="20000")
     whole = predict(list(week()))
-    found: list[Event] = []
+    results: list[Event] = []
     with running_valkey(data_dir):
         for first, last in (0, 5000), (5000, len(week())):
             with start(data_dir) as process:
                 await asyncio.to_thread(publish_many, "events", week()[first:last])
                 # Killed somewhere on the way, but for the last time: then it is done.
-                await take(found, 4000 if first == 0 else len(whole))
+                await take(results, 4000 if first == 0 else len(whole))
                 process.kill()
         await close_layer()
-    for one in found:
-        assert one.pop("predictor") == "arrival_delay" and one.pop("source")
-    assert found == whole
+    for item in results:
+        assert item.pop("predictor") == "arrival_delay" and item.pop("source")
+    assert results == whole
 
 
 def start(data_dir: Path) -> subprocess.Popen[bytes]:
@@ -164,11 +164,11 @@ def start(data_dir: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, *command], env=variables, cwd=ROOT)
 
 
-async def take(found: list[Event], count: int) -> None:
+async def take(results: list[Event], count: int) -> None:
     """Take what is predicted until there are so many."""
     async with asyncio.timeout(60):
-        while len(found) < count:
-            chunk = await get_log().read("predictions", len(found))
-            found += [msgspec.json.decode(entry.body) for entry in chunk.entries]
+        while len(results) < count:
+            chunk = await get_log().read("predictions", len(results))
+            results += [msgspec.json.decode(entry.body) for entry in chunk.entries]
             if not chunk.entries:
                 await asyncio.sleep(0.05)

@@ -276,11 +276,11 @@ async def test_rules_change_while_they_run(site: Server, start: Start) -> None:
 
 def until_nobody_runs(site: Server, name: str) -> None:
     code = (
-        "from realtime.analytics.aggregation.processor import RuleProcessor\n"
-        "from realtime.analytics.aggregation.rule import make_rule\n"
+        "from realtime.analytics.aggregation.processor import AggregationProcessor\n"
+        "from realtime.analytics.aggregation.rule import make_spec\n"
         "from realtime.analytics.processing.state import read_standing\n"
-        "rule = make_rule(name, size=1, functions=[{'name': 'n', 'function': 'count'}])\n"
-        "result = read_standing(RuleProcessor(rule), 'progress').owner"
+        "rule = make_spec(name, size=1, functions=[{'name': 'n', 'function': 'count'}])\n"
+        "result = read_standing(AggregationProcessor(rule), 'progress').owner"
     )
     wait_until(lambda: site.administer(code, name=name) is None)
 

@@ -17,7 +17,7 @@ import pytest
 from standardwebhooks import Webhook
 
 from realtime.analytics.alerting.processor import AlertProcessor
-from realtime.analytics.alerting.rule import Rule, Threshold
+from realtime.analytics.alerting.rule import AlertSpec, ThresholdCondition
 from realtime.analytics.processing.contract import Records
 from tests.support import ROOT, Server, client, environment, manage, running, wait_until
 from tests.support.receivers import Mailbox, Receiver
@@ -96,8 +96,8 @@ def some_values(count: int) -> list[dict[str, Any]]:
 
 def expected(values: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the alerts on values, from the rule alone."""
-    rule = Rule(
-        *("load", "metrics", "v", Threshold("above", 10.0, 5.0)),
+    rule = AlertSpec(
+        *("load", "metrics", "v", ThresholdCondition("above", 10.0, 5.0)),
         group_by=["g"],
         for_seconds=5.0,
         time="t",

@@ -6,8 +6,8 @@ from typing import Any
 
 import msgspec
 
-from realtime.analytics.aggregation.processor import RuleProcessor
-from realtime.analytics.aggregation.rule import Rule
+from realtime.analytics.aggregation.processor import AggregationProcessor
+from realtime.analytics.aggregation.rule import AggregationSpec
 from realtime.analytics.processing.contract import Records
 
 # 2013-01-01T00:00:00Z
@@ -17,9 +17,9 @@ NEW_YEAR = 1_356_998_400
 class Reader:
     """Feeds a rule as the runner does, and collects what it publishes."""
 
-    def __init__(self, made: Rule) -> None:
+    def __init__(self, made: AggregationSpec) -> None:
         self.rule = made
-        self.processor = RuleProcessor(made)
+        self.processor = AggregationProcessor(made)
         self.processor.restore({})
         self.fields: dict[str, bytes] = {}
         self.outputs: list[bytes] = []
@@ -41,7 +41,7 @@ class Reader:
                 return
 
     def restart(self) -> None:
-        self.processor = RuleProcessor(self.rule)
+        self.processor = AggregationProcessor(self.rule)
         self.processor.restore(self.fields)
 
     @property

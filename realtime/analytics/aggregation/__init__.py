@@ -1,8 +1,9 @@
-"""Windowed aggregations: rules that turn messages of one type into figures per window and group.
+"""Aggregation rules: figures per window and group, made of the messages of one type.
 
 :mod:`~realtime.analytics.aggregation.rule` says what a rule is,
-:mod:`~realtime.analytics.aggregation.functions` what is kept of a group's values,
-:mod:`~realtime.analytics.aggregation.windows` of which window and when it is over,
-:mod:`~realtime.analytics.aggregation.processor` makes of these what reads a log, and
-:mod:`~realtime.analytics.aggregation.definitions` knows which rules there are.
+:mod:`~realtime.analytics.aggregation.definitions` which rules there are,
+:mod:`~realtime.analytics.aggregation.columns` how values are read from messages,
+:mod:`~realtime.analytics.aggregation.functions` how the figures of a group are computed,
+:mod:`~realtime.analytics.aggregation.windows` which windows are open, and
+:mod:`~realtime.analytics.aggregation.processor` puts these together.
 """

@@ -1,35 +1,34 @@
-"""What rules look at in messages, a column at a time, worked out once for all rules. Pure.
+"""The values that rules read from messages, as columns, each made once for all rules. Pure.
 
-Knows messages and how to read them, nothing of windows. Columns are as long as their records;
-``None`` stands where a message has nothing to count.
+Knows how values, times and groups are read; nothing of windows. A column is as long as its records,
+with ``None`` for a message that has nothing to count.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from hashlib import blake2b
 from typing import Any
 
 from realtime.analytics.processing.contract import Records
+from realtime.analytics.rules import plain_number
 from realtime.filters import MISSING, Filter, Path, matches
+from realtime.protocol.times import read_time
 
-# Integers beyond it are no numbers here: their sums might be beyond any float.
+# Integers beyond it do not count as numbers: no float might hold their sum.
 BIGGEST = 10**300
-# Milliseconds from here on, seconds below: as seconds it is the year 5138, as milliseconds 1973.
-FIRST_MILLISECONDS = 10**11
 # Seconds by which a message may say that it happened later than it was published.
 MAX_AHEAD = 86_400
 # Characters of a group's value; a message with a longer one is in no group.
 MAX_GROUP_CHARACTERS = 1000
 # Longer texts are compared by a digest.
 _MAX_TEXT = 64
-# Before the text of what is no short string, so that none is equal to one.
+# Begins the text of whatever is not a short string, so that it equals no short string.
 _MARK = "\0"
 
-# A group: the values at the paths of a rule; ``true`` and ``false`` in a tuple, so as to be
-# different from 1 and 0.
-Group = tuple[Any, ...]
+# The values at the paths that a rule groups by. ``true`` and ``false`` are in a tuple of their own,
+# since in Python they would equal 1 and 0.
+GroupValues = tuple[Any, ...]
 
 
 def matching(records: Records, filters: Filter) -> Sequence[int]:
@@ -43,7 +42,7 @@ def matching(records: Records, filters: Filter) -> Sequence[int]:
 
 
 def values(records: Records, path: Path) -> list[Any]:
-    """Return the value at a path, of any type; null is none."""
+    """Return the value at a path, of any type; ``None`` for null and for no value."""
     return records.once(
         ("values", path),
         lambda: [None if value is MISSING else value for value in records.column(path)],
@@ -51,7 +50,7 @@ def values(records: Records, path: Path) -> list[Any]:
 
 
 def numbers(records: Records, path: Path) -> list[Any]:
-    """Return the number at a path; booleans are none."""
+    """Return the number at a path; booleans are not numbers."""
     return records.once(
         ("numbers", path),
         lambda: [value if _is_number(value) else None for value in records.column(path)],
@@ -63,7 +62,7 @@ def _is_number(value: Any) -> bool:
 
 
 def texts(records: Records, path: Path) -> list[Any]:
-    """Return a text for the scalar at a path, the same for what is equal in JSON; null is none."""
+    """Return a text for the scalar at a path: the same for values that are equal in JSON."""
     return records.once(
         ("texts", path),
         lambda: [
@@ -83,46 +82,29 @@ def _text(value: Any) -> str | None:
         return f"{_MARK}s{digest.hexdigest()}"
     if type(value) is int and not _is_number(value):
         return f"{_MARK}{value:x}"  # in decimal it may have more digits than Python writes
-    return f"{_MARK}{_plain(value)!r}"
-
-
-def _plain(value: Any) -> Any:
-    """Return an integer for a float that is equal to it, up to where floats are exact."""
-    is_whole = type(value) is float and value.is_integer() and abs(value) < 2**53
-    return int(value) if is_whole else value
+    return f"{_MARK}{plain_number(value)!r}"
 
 
 def times(records: Records, path: Path) -> list[Any]:
-    """Return when each message happened, in seconds since 1970; without a path: was published."""
+    """Return each message's own time, in seconds since 1970; without a path, its publishing.
+
+    A time before 1970, or too far ahead, is ``None``: one wrong clock closes no windows.
+    """
     if not path:
         return records.timestamps
     return records.once(
         ("times", path),
         lambda: [
-            _time(value, published)
+            seconds
+            if (seconds := read_time(value)) is not None and 0 <= seconds <= published + MAX_AHEAD
+            else None
             for value, published in zip(records.column(path), records.timestamps, strict=True)
         ],
     )
 
 
-def _time(value: Any, published: float) -> float | None:
-    if type(value) is str:
-        try:
-            found = datetime.fromisoformat(value)
-            if found.tzinfo is None:
-                found = found.replace(tzinfo=UTC)
-            seconds = found.timestamp()
-        except (ValueError, OverflowError):
-            return None
-    elif _is_number(value):
-        seconds = value / 1000 if value >= FIRST_MILLISECONDS else value
-    else:
-        return None
-    return seconds if 0 <= seconds <= published + MAX_AHEAD else None
-
-
 def groups(records: Records, paths: Sequence[Path]) -> list[Any]:
-    """Return each message's group; a missing value is null, one that is no scalar makes none."""
+    """Return each message's group; ``None`` if a value is no scalar. A missing value is null."""
     if not paths:
         return [()] * len(records)
 
@@ -134,7 +116,7 @@ def groups(records: Records, paths: Sequence[Path]) -> list[Any]:
 
 
 def keys(records: Records, time_path: Path, slide: int, paths: Sequence[Path]) -> list[Any]:
-    """Return each message's slide, counted from 1970, and group; ``None`` if it has not both."""
+    """Return each message's slide, counted from 1970, and group; ``None`` if one is missing."""
 
     def build() -> list[Any]:
         pairs = zip(times(records, time_path), groups(records, paths), strict=True)
@@ -163,4 +145,4 @@ def _group_value(value: Any) -> Any:
         return None
     if value is True or value is False:
         return (value,)
-    return _plain(value) if value is None or _is_number(value) else MISSING
+    return plain_number(value) if value is None or _is_number(value) else MISSING

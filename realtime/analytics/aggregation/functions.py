@@ -1,21 +1,23 @@
-"""What is kept of the values of one group in one window, and the figures that come of it. Pure.
+"""Accumulators of the values of one group in one window, and the figures made of them. Pure.
 
-Whatever is kept is the same in whichever parts the values came, so results do not depend on
-restarts. Sums are exact: integers as such, other numbers as the decimals
-they are written as, rounded once at the end.
+An accumulator has ``add(values)``, ``merge(other)`` of its own class, ``dump()`` to what JSON can
+hold, and ``load(data)``, which reads that. Its contents do not depend on the parts in which values
+came, so results do not depend on restarts. Sums are exact: integers as such, other numbers as the
+decimals they are written as, rounded once at the end.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from decimal import Context, Decimal
 from fractions import Fraction
 from functools import reduce
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Self
 
 from realtime.analytics.aggregation.rule import Function
-from realtime.analytics.aggregation.sketches import Distinct, Distribution
+from realtime.analytics.aggregation.sketches import Distinct, Percentiles
 from realtime.filters import Path
 
 # Enough digits for any sum of floats.
@@ -23,62 +25,36 @@ _EXACT = Context(prec=800)
 _ZERO = Decimal(0)
 
 
-class Accumulator(Protocol):
-    """What is kept for one or several functions of the values at one path."""
-
-    def add(self, values: Sequence[Any]) -> None:
-        """Take values in."""
-
-    def merge(self, other: Any) -> None:
-        """Take in what another of the same class has taken in."""
-
-    def dump(self) -> Any:
-        """Return it as what JSON can hold."""
-
-    @classmethod
-    def load(cls, data: Any) -> Self:
-        """Make it of what :meth:`dump` returned."""
-
-
+@dataclass(slots=True)
 class Count:
-    """How many."""
+    """How many values."""
 
-    __slots__ = ("count",)
-
-    def __init__(self, count: int = 0) -> None:
-        self.count = count
+    count: int = 0
 
     def add(self, values: Sequence[Any]) -> None:
-        """Count."""
         self.count += len(values)
 
     def merge(self, other: Count) -> None:
-        """Add up."""
         self.count += other.count
 
     def dump(self) -> int:
-        """Return the count."""
         return self.count
 
     @classmethod
     def load(cls, data: int) -> Self:
-        """Set the count."""
         return cls(data)
 
 
+@dataclass(slots=True)
 class Sum:
-    """The exact sum, and of how many numbers: integers and others apart."""
+    """The exact sum of numbers and how many they are: integers and other numbers apart."""
 
-    __slots__ = ("count", "other", "whole")
-
-    def __init__(self, count: int = 0, whole: int = 0, other: Decimal | None = None) -> None:
-        self.count = count
-        self.whole = whole
-        # None as long as all are integers, as then is the sum.
-        self.other = other
+    count: int = 0
+    whole: int = 0
+    # None as long as all numbers are integers: then the sum is an integer too.
+    other: Decimal | None = None
 
     def add(self, values: Sequence[Any]) -> None:
-        """Add."""
         self.count += len(values)
         if float not in set(map(type, values)):
             self.whole += sum(values)
@@ -88,19 +64,16 @@ class Sum:
         self.other = reduce(_EXACT.add, decimals, self.other or _ZERO)
 
     def merge(self, other: Sum) -> None:
-        """Add up."""
         self.count += other.count
         self.whole += other.whole
         if other.other is not None:
             self.other = _EXACT.add(self.other or _ZERO, other.other)
 
     def dump(self) -> Any:
-        """Return the parts; decimals as text."""
         return [self.count, self.whole, None if self.other is None else str(self.other)]
 
     @classmethod
     def load(cls, data: Any) -> Self:
-        """Set the parts."""
         count, whole, other = data
         return cls(count, whole, None if other is None else Decimal(other))
 
@@ -132,41 +105,31 @@ def _finite(compute: Callable[[], float]) -> float | None:
     return value if math.isfinite(value) else None
 
 
+@dataclass(slots=True)
 class Extremes:
-    """The least and the greatest."""
+    """The least and the greatest value."""
 
-    __slots__ = ("high", "low")
-
-    def __init__(self, low: Any = None, high: Any = None) -> None:
-        self.low = low
-        self.high = high
+    low: Any = None
+    high: Any = None
 
     def add(self, values: Sequence[Any]) -> None:
-        """Compare."""
         if values:
             self._take(min(values), max(values))
 
     def merge(self, other: Extremes) -> None:
-        """Compare."""
         if other.low is not None:
             self._take(other.low, other.high)
 
     def _take(self, low: Any, high: Any) -> None:
-        if self.low is None:
-            self.low, self.high = low, high
-            return
-        if low < self.low:
-            self.low = low
-        if high > self.high:
-            self.high = high
+        if self.low is not None:
+            low, high = min(self.low, low), max(self.high, high)
+        self.low, self.high = low, high
 
     def dump(self) -> Any:
-        """Return both."""
         return [self.low, self.high]
 
     @classmethod
     def load(cls, data: Any) -> Self:
-        """Set both."""
         return cls(*data)
 
 
@@ -175,15 +138,15 @@ MESSAGES, VALUES, TEXTS, NUMBERS = "messages", "values", "texts", "numbers"
 
 
 class Need(NamedTuple):
-    """An accumulator that a rule keeps: its class, and the values it takes."""
+    """An accumulator that a rule needs: its class, and the values it takes."""
 
-    kind: type[Any]
+    accumulator: type[Any]
     view: str
     path: Path
 
 
-def need(function: Function) -> Need:
-    """Return what a function is worked out from."""
+def need_of(function: Function) -> Need:
+    """Return the accumulator that a function is computed from."""
     match function.function:
         case "count" | "rate":
             return Need(Count, VALUES if function.path else MESSAGES, function.path)
@@ -193,25 +156,25 @@ def need(function: Function) -> Need:
             return Need(Extremes, NUMBERS, function.path)
         case "distinct":
             return Need(Distinct, TEXTS, function.path)
-    return Need(Distribution, NUMBERS, function.path)
+    return Need(Percentiles, NUMBERS, function.path)
 
 
 def reader(function: Function, size: int) -> Callable[[Any], Any]:
-    """Return what makes a function's figure of its accumulator; *size* is the window's."""
+    """Return what computes a function's figure from its accumulator; *size* is the window's."""
     match function.function:
         case "count":
-            return lambda kept: int(kept.count)
+            return lambda counted: int(counted.count)
         case "rate":
-            return lambda kept: float(kept.count / size)
+            return lambda counted: float(counted.count / size)
         case "sum":
             return Sum.total
         case "avg":
             return Sum.mean
         case "min":
-            return lambda kept: kept.low
+            return lambda extremes: extremes.low
         case "max":
-            return lambda kept: kept.high
+            return lambda extremes: extremes.high
         case "distinct":
             return Distinct.count
     share = Fraction(function.function[1:]) / 100
-    return lambda kept: kept.percentile(share)
+    return lambda percentiles: percentiles.at(share)

@@ -1,4 +1,4 @@
-"""The tables of the rules that administrators keep, beside those of :mod:`realtime.models`."""
+"""The table of the aggregation rules that administrators make."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ from django.core.exceptions import ValidationError
 from django.db import models
 from django.utils import timezone
 
-from realtime.analytics.aggregation.rule import MAX_SECONDS, SOURCES, Rule, RuleError, make_rule
+from realtime.analytics.aggregation.rule import MAX_SECONDS, SOURCES, AggregationSpec, make_spec
+from realtime.analytics.rules import RuleError
 from realtime.filters import MAX_PATH_CHARACTERS
 
 
 class AggregationRule(models.Model):
-    """A windowed aggregation. Fields are the arguments of ``make_rule``, which checks them."""
+    """A windowed aggregation. Fields are the arguments of :func:`make_spec`, which checks them."""
 
     name = models.SlugField(
-        max_length=64, unique=True, help_text="In results as their rule. Letters, digits, - and _."
+        max_length=64, unique=True, help_text="The rule in its results. Letters, digits, - and _."
     )
     enabled = models.BooleanField(
         default=True, help_text="A rule that is switched on again goes on where it was."
@@ -31,12 +32,12 @@ class AggregationRule(models.Model):
     slide = models.PositiveIntegerField(
         null=True,
         blank=True,
-        help_text="Seconds between the beginnings of windows, of which the window is a multiple. "
-        "Empty: windows follow one another.",
+        help_text="Seconds from the beginning of one window to that of the next; the window is a "
+        "multiple of it. Empty: windows follow one another.",
     )
     allowed_lateness = models.PositiveIntegerField(
         default=0,
-        help_text="Seconds by which a message may be older than the newest before it.",
+        help_text="Seconds by which a message may be older than the newest one before it.",
     )
     time_path = models.CharField(
         max_length=MAX_PATH_CHARACTERS,
@@ -53,9 +54,9 @@ class AggregationRule(models.Model):
     def __str__(self) -> str:
         return self.name
 
-    def to_rule(self) -> Rule:
-        """Return the rule. Raises :class:`~realtime.analytics.aggregation.rule.RuleError`."""
-        return make_rule(
+    def spec(self) -> AggregationSpec:
+        """Return the rule. Raises :class:`~realtime.analytics.rules.RuleError`."""
+        return make_spec(
             self.name,
             source=self.source,
             filters=self.filters,
@@ -68,10 +69,10 @@ class AggregationRule(models.Model):
         )
 
     def clean(self) -> None:
-        """Check the rule as a whole."""
+        """Raise ``ValidationError`` with the rule's own words."""
         self.filters = {} if self.filters is None else self.filters
         self.group_by = [] if self.group_by is None else self.group_by
         try:
-            self.to_rule()
+            self.spec()
         except RuleError as error:
             raise ValidationError({error.field: error.text}) from error

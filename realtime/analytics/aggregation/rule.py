@@ -1,31 +1,28 @@
 """What an aggregation rule says, and what it may say. Pure.
 
-Knows no messages, windows or database.
+Knows nothing of messages, windows or the database.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
-from realtime.filters import (
-    MAX_PATH_CHARACTERS,
-    MAX_STEPS,
-    Filter,
-    FilterError,
-    Path,
-    compile_filters,
+from realtime.analytics.rules import (
+    RuleError,
+    check_choice,
+    read_rule_filters,
+    read_rule_path,
+    sources_for,
 )
-from realtime.protocol import SUBSCRIPTION_TYPES
+from realtime.filters import Filter, Path
 
-# Not of aggregations: a rule could read what it publishes.
-SOURCES = tuple(kind for kind in SUBSCRIPTION_TYPES if kind != "aggregations")
-
+SOURCES = sources_for("aggregations")
 MAX_GROUP_PATHS = 8
 MAX_FUNCTIONS = 32
 # In seconds: 31 days.
@@ -36,21 +33,12 @@ MAX_SLIDES = 1440
 PLAIN_FUNCTIONS = ("count", "sum", "avg", "min", "max", "distinct", "rate")
 # Those that count messages when no path is given.
 _WITHOUT_PATH = {"count", "rate"}
-_PERCENTILE = re.compile(r"p([1-9][0-9]?(?:\.[0-9]{1,3})?)")
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
+_FUNCTION = re.compile(rf"{'|'.join(PLAIN_FUNCTIONS)}|p[1-9][0-9]?(\.[0-9]{{1,3}})?")
+EXAMPLE = '[{"name": "flights", "function": "count"}]'
 _RULE_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
-# Raised when what is kept of open windows is no longer read as before.
+# To be raised when open windows are stored in another form: they are then begun anew.
 _STATE_VERSION = 1
-
-
-class RuleError(ValueError):
-    """A rule is wrong; ``field`` is the argument of :func:`make_rule` that is to blame."""
-
-    def __init__(self, field: str, text: str) -> None:
-        super().__init__(f"{field}: {text}")
-        self.field = field
-        self.text = text
 
 
 @dataclass(frozen=True)
@@ -62,9 +50,20 @@ class Function:
     path: Path
 
 
+class _FunctionFields(msgspec.Struct, forbid_unknown_fields=True):
+    """A function as it is written."""
+
+    name: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_-]{0,63}\Z")]
+    function: str
+    path: str | None = None
+
+
+_SOME_FUNCTIONS = msgspec.Meta(min_length=1, max_length=MAX_FUNCTIONS)
+
+
 @dataclass(frozen=True)
-class Rule:
-    """A valid rule; made by :func:`make_rule`. Times are in seconds."""
+class AggregationSpec:
+    """A valid rule, made by :func:`make_spec`. Times are in seconds."""
 
     name: str
     source: str
@@ -85,7 +84,7 @@ class Rule:
         return self.size // self.slide
 
 
-def make_rule(
+def make_spec(
     name: str,
     *,
     source: str = "events",
@@ -96,31 +95,29 @@ def make_rule(
     allowed_lateness: Any = 0,
     time_path: Any = "",
     functions: Any,
-) -> Rule:
-    """Return the rule that these say; without *slide* windows tumble. Raises :class:`RuleError`."""
+) -> AggregationSpec:
+    """Return the rule with these fields; without *slide* windows follow one another.
+
+    Raises :class:`~realtime.analytics.rules.RuleError`.
+    """
     if not isinstance(name, str) or not _RULE_NAME.fullmatch(name):
         raise RuleError("name", "expected 1 to 64 letters, digits, hyphens and underscores")
-    if source not in SOURCES:
-        raise RuleError("source", f"expected one of {', '.join(SOURCES)}")
-    try:
-        compiled = compile_filters(filters)
-    except FilterError as error:
-        raise RuleError("filters", str(error).removeprefix("filters: ")) from None
+    check_choice("source", source, SOURCES)
+    compiled = read_rule_filters(filters)
     size = _seconds("size", size, 1)
     slide = _slide(slide, size)
     lateness = _seconds("allowed_lateness", allowed_lateness, 0)
     paths = _group_by(group_by)
-    when = () if time_path in ("", None) else _path("time_path", time_path)
-    made = tuple(_functions(functions))
-    said = [source, filters or {}, paths, size, slide, lateness, when, [_said(f) for f in made]]
+    when = () if time_path in ("", None) else read_rule_path("time_path", time_path)
+    figures = tuple(_functions(functions))
+    contents = [source, filters or {}, paths, size, slide, lateness, when]
+    contents.append([[figure.name, figure.function, figure.path] for figure in figures])
     definition = hashlib.sha256(
-        msgspec.json.encode([_STATE_VERSION, *said], order="deterministic")
+        msgspec.json.encode([_STATE_VERSION, *contents], order="deterministic")
     ).hexdigest()[:16]
-    return Rule(name, source, compiled, paths, size, slide, lateness, when, made, definition)
-
-
-def _said(function: Function) -> list[Any]:
-    return [function.name, function.function, function.path]
+    return AggregationSpec(
+        name, source, compiled, paths, size, slide, lateness, when, figures, definition
+    )
 
 
 def _seconds(field: str, value: Any, low: int) -> int:
@@ -140,76 +137,34 @@ def _slide(value: Any, size: int) -> int:
     return slide
 
 
-def _path(field: str, text: Any) -> Path:
-    if not isinstance(text, str):
-        raise RuleError(field, "expected a path such as payload.origin")
-    if len(text) > MAX_PATH_CHARACTERS:
-        raise RuleError(field, f"a path has more than {MAX_PATH_CHARACTERS} characters")
-    steps = tuple(text.split("."))
-    if "" in steps:
-        raise RuleError(field, f"the path {text!r} has an empty step")
-    if len(steps) > MAX_STEPS:
-        raise RuleError(field, f"the path {text!r} has more than {MAX_STEPS} steps")
-    return steps
-
-
 def _group_by(value: Any) -> tuple[Path, ...]:
     if not isinstance(value, list | tuple):
         raise RuleError("group_by", 'expected a list of paths such as ["payload.origin"]')
     if len(value) > MAX_GROUP_PATHS:
         raise RuleError("group_by", f"more than {MAX_GROUP_PATHS} paths")
-    paths = tuple(_path("group_by", item) for item in value)
+    paths = tuple(read_rule_path("group_by", item) for item in value)
     if len(set(paths)) != len(paths):
-        raise RuleError("group_by", "a path is there twice")
+        raise RuleError("group_by", "the same path is there twice")
     return paths
 
 
 def _functions(value: Any) -> Iterator[Function]:
-    if not isinstance(value, list | tuple) or not value:
-        raise RuleError("functions", 'expected a list such as [{"name": "n", "function": "count"}]')
-    if len(value) > MAX_FUNCTIONS:
-        raise RuleError("functions", f"more than {MAX_FUNCTIONS}")
-    names: set[str] = set()
-    for number, item in enumerate(value, 1):
-        function = _function(f"number {number}", item)
-        if function.name in names:
-            raise RuleError("functions", f"the name {function.name!r} is there twice")
-        names.add(function.name)
-        yield function
-
-
-def _function(which: str, item: Any) -> Function:
-    if not isinstance(item, dict):
-        raise RuleError("functions", f"{which} is no object")
-    unknown = sorted(map(str, item.keys() - {"name", "function", "path"}))
-    if unknown:
-        raise RuleError("functions", f"{which} has the unknown key {unknown[0]!r}")
-    name, function = item.get("name"), item.get("function")
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise RuleError(
-            "functions", f"{which}: its name is no letter followed by letters, digits, - and _"
-        )
-    if not _is_function(function):
-        known = ", ".join(PLAIN_FUNCTIONS)
-        raise RuleError("functions", f"{name}: function is none of {known} and p1 to p99.999")
-    assert isinstance(function, str)
-    path = item.get("path")
-    if path in ("", None):
-        if function not in _WITHOUT_PATH:
-            raise RuleError("functions", f"{name}: {function} needs a path")
-        return Function(name, function, ())
+    """Yield the functions. Their names are checked here, and that the right ones have a path."""
     try:
-        return Function(name, function, _path("functions", path))
-    except RuleError as error:
-        raise RuleError("functions", f"{name}: {error.text}") from None
-
-
-def _is_function(value: Any) -> bool:
-    return isinstance(value, str) and (
-        value in PLAIN_FUNCTIONS or _PERCENTILE.fullmatch(value) is not None
-    )
-
-
-def path_text(path: Sequence[str]) -> str:
-    """Write a path as it was given."""
-    return ".".join(path)
+        fields = msgspec.convert(value, Annotated[list[_FunctionFields], _SOME_FUNCTIONS])
+    except msgspec.ValidationError as error:
+        raise RuleError("functions", f"{error}; expected a list such as {EXAMPLE}") from None
+    names: set[str] = set()
+    for figure in fields:
+        if figure.name in names:
+            raise RuleError("functions", f"the name {figure.name!r} is there twice")
+        names.add(figure.name)
+        if not _FUNCTION.fullmatch(figure.function):
+            plain = ", ".join(PLAIN_FUNCTIONS)
+            raise RuleError(
+                "functions", f"{figure.name}: function is none of {plain} and p1 to p99.999"
+            )
+        if not figure.path and figure.function not in _WITHOUT_PATH:
+            raise RuleError("functions", f"{figure.name}: {figure.function} needs a path")
+        path = read_rule_path("functions", figure.path) if figure.path else ()
+        yield Function(figure.name, figure.function, path)

@@ -1,7 +1,10 @@
-"""How numbers are spread and how many different values there are: exactly, or in bounded space.
+"""Percentiles of numbers, and counts of different texts: exact, or in bounded space. Pure.
 
-Pure. Knows numbers and texts, nothing of messages or windows. What is kept is the same whatever
-order and parts the values came in, and merged in whichever order.
+Both are accumulators, as described in :mod:`~realtime.analytics.aggregation.functions`. Their
+contents do not depend on the order or the parts in which values came, nor on the order of merges.
+
+DataDog's ``ddsketch`` is not used: it ranks values in another way than SQL's ``quantile_disc``, and
+it keeps a sum that depends on the order of values.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ import math
 from base64 import b64decode, b64encode
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cache
 from importlib import import_module
@@ -23,41 +27,38 @@ _ACCURACY = 0.01
 _BUCKETS_PER_E = 1 / math.log((1 + _ACCURACY) / (1 - _ACCURACY))
 
 
-class Distribution:
-    """How often there is which number; beyond :data:`EXACT_VALUES` different ones, about which.
+@dataclass(slots=True)
+class Percentiles:
+    """How often each number came; beyond :data:`EXACT_VALUES` different ones, in which bucket.
 
-    About: in buckets as those of a DDSketch (Masson, Rim, Lee 2019), each 2 % wide. Unlike KLL and
-    t-digest it is the same whatever order and parts the numbers came in.
+    Buckets are those of a DDSketch (Masson, Rim, Lee 2019), each 2 % wide. Unlike KLL and t-digest
+    they are the same whatever order and parts the numbers came in.
     """
 
-    __slots__ = ("counts", "in_buckets")
-
-    def __init__(self, counts: Counter[Any] | None = None, in_buckets: bool = False) -> None:
-        self.counts: Counter[Any] = Counter() if counts is None else counts
-        self.in_buckets = in_buckets
+    counts: Counter[Any] = field(default_factory=Counter)
+    in_buckets: bool = False
 
     def add(self, values: Sequence[Any]) -> None:
-        """Count."""
         self.counts.update(map(_bucket, values) if self.in_buckets else values)
-        self._check()
-
-    def merge(self, other: Distribution) -> None:
-        """Add up."""
-        if other.in_buckets and not self.in_buckets:
+        if len(self.counts) > EXACT_VALUES:
             self._use_buckets()
-        add = other.counts
-        self.counts.update(_in_buckets(add) if self.in_buckets and not other.in_buckets else add)
-        self._check()
 
-    def _check(self) -> None:
-        if not self.in_buckets and len(self.counts) > EXACT_VALUES:
+    def merge(self, other: Percentiles) -> None:
+        if other.in_buckets:
+            self._use_buckets()
+        # The other one stays as it is: later windows hold it too.
+        use_buckets = self.in_buckets and not other.in_buckets
+        self.counts.update(_in_buckets(other.counts) if use_buckets else other.counts)
+        if len(self.counts) > EXACT_VALUES:
             self._use_buckets()
 
     def _use_buckets(self) -> None:
-        self.counts = _in_buckets(self.counts)
-        self.in_buckets = True
+        """Count by bucket from now on, if that is not done yet."""
+        if not self.in_buckets:
+            self.counts = _in_buckets(self.counts)
+            self.in_buckets = True
 
-    def percentile(self, share: Fraction) -> int | float | None:
+    def at(self, share: Fraction) -> int | float | None:
         """Return the least value that this share of the values does not exceed."""
         total = self.counts.total()
         if not total:
@@ -70,21 +71,19 @@ class Distribution:
         raise AssertionError("ranks end with the total")
 
     def dump(self) -> Any:
-        """Return values and counts."""
         return [self.in_buckets, list(self.counts), list(self.counts.values())]
 
     @classmethod
     def load(cls, data: Any) -> Self:
-        """Set values and counts."""
         in_buckets, values, counts = data
         return cls(Counter(dict(zip(values, counts, strict=True))), in_buckets)
 
 
 def _in_buckets(counts: Counter[Any]) -> Counter[Any]:
-    found: Counter[Any] = Counter()
+    buckets: Counter[Any] = Counter()
     for value, count in counts.items():
-        found[_bucket(value)] += count
-    return found
+        buckets[_bucket(value)] += count
+    return buckets
 
 
 # So that the number of the bucket of any float above 0 is positive.
@@ -109,17 +108,14 @@ def _value(bucket: int) -> float:
     return math.copysign(middle, bucket)
 
 
+@dataclass(slots=True)
 class Distinct:
     """Which different texts there are; beyond :data:`EXACT_VALUES`, a HyperLogLog of them."""
 
-    __slots__ = ("sketch", "values")
-
-    def __init__(self, values: Iterable[str] = (), sketch: Any = None) -> None:
-        self.values = set(values)
-        self.sketch = sketch
+    values: set[str] = field(default_factory=set)
+    sketch: Any = None
 
     def add(self, values: Iterable[str]) -> None:
-        """Take texts in."""
         if self.sketch is None:
             self.values.update(values)
             if len(self.values) <= EXACT_VALUES:
@@ -130,13 +126,12 @@ class Distinct:
             self.sketch.update(value)
 
     def merge(self, other: Distinct) -> None:
-        """Take in the texts, or the sketch."""
         if other.sketch is None:
             self.add(other.values)
             return
-        known, self.values = self.values, set()
+        texts, self.values = self.values, set()
         self.sketch = _united(self.sketch or _new_sketch(), other.sketch)
-        self.add(known)
+        self.add(texts)
 
     def count(self) -> int:
         """Return how many, about."""
@@ -154,10 +149,9 @@ class Distinct:
 
     @classmethod
     def load(cls, data: Any) -> Self:
-        """Set the texts or the sketch."""
         if isinstance(data, str):
-            return cls((), _datasketches().hll_sketch.deserialize(b64decode(data)))
-        return cls(data)
+            return cls(set(), _datasketches().hll_sketch.deserialize(b64decode(data)))
+        return cls(set(data))
 
 
 def _new_sketch() -> Any:

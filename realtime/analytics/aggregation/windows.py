@@ -1,9 +1,21 @@
-"""Which windows of a rule are open, what they hold, and the results of those that are over. Pure.
+"""The open windows of a rule, what they hold, and the results of those that are over. Pure.
 
-A window is as many slides as its rule says, counted from 1970; what is kept is kept by slide and
-group, and put together when a window is over: when the watermark has passed its end. A message
-counts in all windows that hold its time or, once the first of them is over, in none. So a slide
-that is over changes no more, and results do not depend on when they are asked for.
+Time is cut into slides, counted from 1970, and a window is a number of consecutive slides. Values
+are kept by slide and group, and merged into a window when it is over: when the watermark, the
+newest time less the allowed lateness, has passed its end. With ``size=30, slide=10``:
+
+    seconds    0        10        20        30        40        50
+    slides     |    0    |    1    |    2    |    3    |    4    |
+    windows    |------- 0 to 30: over -------|
+                         |------- 10 to 40: open ------|
+                                   |------- 20 to 50: open ------|
+    watermark                                     ^ 35
+
+The watermark is at 35, so slides 0 to 2 are over, and the window of 0 to 30 is published. Slides 1
+and 2 are still kept, as later windows hold them. A message of second 29 is late now, since the
+first window that holds it is over. It counts in no window, not even in the two that are open.
+So a slide that is over does not change any more, and results do not depend on when they are made.
+A message of second 31 is not late: its slide is open.
 """
 
 from __future__ import annotations
@@ -14,46 +26,45 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from realtime.analytics.aggregation.columns import Group
-from realtime.analytics.aggregation.functions import Need, need, reader
-from realtime.analytics.aggregation.rule import Rule, path_text
+from realtime.analytics.aggregation.columns import GroupValues
+from realtime.analytics.aggregation.functions import Need, need_of, reader
+from realtime.analytics.aggregation.rule import AggregationSpec
 from realtime.protocol import format_timestamp
 
-# Bounds of what is kept: groups of one slide, and slides times groups.
+# Bounds: groups of one slide, and groups of all slides.
 MAX_GROUPS = 10_000
 MAX_CELLS = 100_000
-# About so many results are made at a time: whole windows, one at least.
+# Results that are made at a time, about: whole windows, at least one.
 MAX_RESULTS = 2000
 
 
+@dataclass(slots=True)
 class Cell:
-    """What is kept of one group in one slide."""
+    """The accumulators of one group in one slide."""
 
-    __slots__ = ("is_stored", "kept", "text")
-
-    def __init__(self, text: str, kept: list[Any], is_stored: bool = False) -> None:
-        # The group as JSON: what it is stored and sorted by.
-        self.text = text
-        self.kept = kept
-        self.is_stored = is_stored
+    # The group as JSON, by which it is stored and sorted.
+    text: str
+    accumulators: list[Any]
+    is_stored: bool = False
 
 
 @dataclass(slots=True)
 class Slide:
-    """What is kept of one slide; ``changed`` are the groups that are to be stored."""
+    """The cells of one slide, by group; those of the groups in ``changed`` are to be stored."""
 
-    cells: dict[Group, Cell] = field(default_factory=dict)
-    changed: set[Group] = field(default_factory=set)
+    cells: dict[GroupValues, Cell] = field(default_factory=dict)
+    changed: set[GroupValues] = field(default_factory=set)
 
 
 @dataclass(slots=True)
 class Progress:
-    """How far a rule is, and what it did not count; stored beside what it keeps.
+    """How far a rule is, and how many messages it left out; stored beside the cells.
 
-    Times are in seconds since 1970; slides are counted from then.
+    Times are in seconds since 1970; slides are counted from then. The names of the fields are
+    stored, so they stay as they are.
     """
 
-    # Messages from before it are late. -1: none has come yet.
+    # The newest time less the allowed lateness. -1: no message has come yet.
     watermark: float = -1.0
     # Windows that end with this slide or before have been published.
     published: int = 0
@@ -62,15 +73,26 @@ class Progress:
     untimed: int = 0
     ungrouped: int = 0
     crowded: int = 0
-    # Messages of these slides may have been lost; -1: none. While ``is_torn`` nobody knows yet of
-    # which slide the last was.
+    # Messages of these slides may have been lost; -1: none. While ``is_torn`` the last of these
+    # slides is not known yet.
     torn_from: int = -1
     torn_to: int = -1
     is_torn: bool = False
 
+    def left_out(self) -> int:
+        """Return how many messages did not count."""
+        return self.late + self.untimed + self.ungrouped + self.crowded
+
+    def explain(self) -> str:
+        """Return how many messages did not count, and why."""
+        return (
+            f"{self.late:,} too late, {self.untimed:,} without a time, "
+            f"{self.ungrouped:,} without a group, {self.crowded:,} in too many groups"
+        )
+
 
 class Stored(NamedTuple):
-    """What has changed of what is kept: names and values, and names that are gone."""
+    """Fields to store, by name, and the names of fields to remove."""
 
     fields: dict[str, bytes]
     removed: list[str]
@@ -79,15 +101,15 @@ class Stored(NamedTuple):
 class Windows:
     """The open windows of one rule."""
 
-    def __init__(self, rule: Rule) -> None:
+    def __init__(self, rule: AggregationSpec) -> None:
         self.rule = rule
         self.progress = Progress()
-        self.needs: list[Need] = list(dict.fromkeys(map(need, rule.functions)))
+        self.needs: list[Need] = list(dict.fromkeys(map(need_of, rule.functions)))
         self._readers = [
-            (function.name, self.needs.index(need(function)), reader(function, rule.size))
+            (function.name, self.needs.index(need_of(function)), reader(function, rule.size))
             for function in rule.functions
         ]
-        self._group_names = [path_text(path) for path in rule.group_by]
+        self._group_names = [".".join(path) for path in rule.group_by]
         # By number, counted from 1970.
         self._slides: dict[int, Slide] = {}
         self._cells = 0
@@ -95,23 +117,23 @@ class Windows:
 
     # What comes in
 
-    def cell(self, number: int, group: Group) -> Cell | None:
-        """Return what is kept of a group in a slide, to be changed; ``None`` if it is too much."""
+    def cell(self, number: int, group: GroupValues) -> Cell | None:
+        """Return the cell of a group in a slide, to be changed; ``None`` if there are too many."""
         slide = self._slides.get(number)
         if slide is None:
             slide = self._slides[number] = Slide()
         slide.changed.add(group)
-        found = slide.cells.get(group)
-        if found is None:
+        cell = slide.cells.get(group)
+        if cell is None:
             if len(slide.cells) >= MAX_GROUPS or self._cells >= MAX_CELLS:
                 slide.changed.discard(group)
                 return None
-            found = slide.cells[group] = Cell(_text(group), self._nothing())
+            cell = slide.cells[group] = Cell(_text(group), self._new_accumulators())
             self._cells += 1
-        return found
+        return cell
 
-    def _nothing(self) -> list[Any]:
-        return [one.kind() for one in self.needs]
+    def _new_accumulators(self) -> list[Any]:
+        return [need.accumulator() for need in self.needs]
 
     def advance(self, watermark: float) -> None:
         """Raise the watermark."""
@@ -119,15 +141,18 @@ class Windows:
 
     # Messages that were lost
 
-    def tear(self) -> None:
-        """Take note that messages were lost before those that come."""
+    def mark_lost(self) -> None:
+        """Take note that messages were lost before the next one.
+
+        When that has come, the caller must call :meth:`mark_complete`.
+        """
         progress = self.progress
         if progress.torn_from < 0:
             progress.torn_from = max(0, self._over())
         progress.is_torn = True
 
-    def mend(self, time: float) -> None:
-        """Take note that nothing was lost from this time on."""
+    def mark_complete(self, time: float) -> None:
+        """Take note that no message from this time on was lost."""
         self.progress.torn_to = max(self.progress.torn_to, int(time // self.rule.slide))
         self.progress.is_torn = False
 
@@ -159,7 +184,10 @@ class Windows:
         return min(ends, default=None)
 
     def close(self) -> list[bytes]:
-        """Return the results of windows that are over, the oldest first, and forget these."""
+        """Return the results of windows that are over, the oldest first, and forget these windows.
+
+        Call again while :attr:`is_due`: about :data:`MAX_RESULTS` come at a time.
+        """
         results: list[bytes] = []
         while (end := self._next_end()) is not None and len(results) < MAX_RESULTS:
             results += self._results(end)
@@ -187,31 +215,31 @@ class Windows:
         until = format_timestamp(end * slide)
         window = {"start": format_timestamp((end - self.rule.slides) * slide), "end": until}
         more = {"incomplete": True} if self._is_incomplete(end) else {}
-        for group, kept in self._merged(end):
-            values = {name: read(kept[index]) for name, index, read in self._readers}
+        for group, accumulators in self._merged(end):
+            values = {name: read(accumulators[index]) for name, index, read in self._readers}
             result = {"rule": self.rule.name, "group": self._named(group), "window": window}
             yield _encoder.encode(result | {"values": values, "timestamp": until} | more)
 
-    def _merged(self, end: int) -> list[tuple[Group, list[Any]]]:
-        """Return what a window holds of each group."""
+    def _merged(self, end: int) -> list[tuple[GroupValues, list[Any]]]:
+        """Return a window's accumulators of each group, in the order of the groups' texts."""
         numbers = [n for n in range(end - self.rule.slides, end) if n in self._slides]
-        cells: dict[Group, list[Cell]] = {}
+        cells: dict[GroupValues, list[Cell]] = {}
         for number in numbers:
             for group, cell in self._slides[number].cells.items():
                 cells.setdefault(group, []).append(cell)
-        found = sorted(cells.items(), key=lambda item: item[1][0].text)
-        return [(group, self._merge(parts)) for group, parts in found]
+        ordered = sorted(cells.items(), key=lambda item: item[1][0].text)
+        return [(group, self._merge(parts)) for group, parts in ordered]
 
     def _merge(self, parts: Sequence[Cell]) -> list[Any]:
         if len(parts) == 1:
-            return parts[0].kept
-        merged = self._nothing()
+            return parts[0].accumulators
+        merged = self._new_accumulators()
         for part in parts:
-            for one, other in zip(merged, part.kept, strict=True):
-                one.merge(other)
+            for accumulator, other in zip(merged, part.accumulators, strict=True):
+                accumulator.merge(other)
         return merged
 
-    def _named(self, group: Group) -> dict[str, Any]:
+    def _named(self, group: GroupValues) -> dict[str, Any]:
         values = (value[0] if type(value) is tuple else value for value in group)
         return dict(zip(self._group_names, values, strict=True))
 
@@ -224,7 +252,8 @@ class Windows:
             for group in slide.changed:
                 cell = slide.cells[group]
                 cell.is_stored = True
-                fields[f"{number}:{cell.text}"] = _encoder.encode([one.dump() for one in cell.kept])
+                contents = [accumulator.dump() for accumulator in cell.accumulators]
+                fields[f"{number}:{cell.text}"] = _encoder.encode(contents)
             slide.changed.clear()
         removed, self._removed = self._removed, []
         return Stored(fields, removed)
@@ -236,23 +265,23 @@ class Windows:
                 self.progress = msgspec.json.decode(value, type=Progress)
                 continue
             number, _, text = name.partition(":")
-            kept = [
-                one.kind.load(data)
-                for one, data in zip(self.needs, msgspec.json.decode(value), strict=True)
+            accumulators = [
+                need.accumulator.load(data)
+                for need, data in zip(self.needs, msgspec.json.decode(value), strict=True)
             ]
             slide = self._slides.setdefault(int(number), Slide())
-            slide.cells[_group(text)] = Cell(text, kept, is_stored=True)
+            slide.cells[_group(text)] = Cell(text, accumulators, is_stored=True)
             self._cells += 1
 
 
 _encoder = msgspec.json.Encoder()
 
 
-def _text(group: Group) -> str:
+def _text(group: GroupValues) -> str:
     return _encoder.encode(group).decode()
 
 
-def _group(text: str) -> Group:
+def _group(text: str) -> GroupValues:
     return tuple(
         tuple(value) if isinstance(value, list) else value for value in msgspec.json.decode(text)
     )

@@ -1,7 +1,8 @@
-"""Delivers notifications, and tries again for a day what was not delivered.
+"""Delivers notifications, and tries those again for a day that were not delivered.
 
-Each attempt is claimed in the database first, for longer than it can take: so processes share the
-work, and what one did not finish another does. A notification may arrive twice, with the same id.
+Before an attempt, a process claims it in the database for longer than an attempt can take. So
+processes share the work, and one does what another did not finish. A notification may arrive twice,
+with the same id.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def delay(attempts: int) -> float:
 
 
 class Courier:
-    """Delivers what is due. To be used in one event loop, and closed."""
+    """Delivers what is due. Used in one event loop; the caller must close it."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -53,7 +54,7 @@ class Courier:
         await self._client.aclose()
 
     async def deliver_due(self) -> int:
-        """Try once what is due, all at the same time; return how many these were.
+        """Try each notification that is due once, all at the same time; return how many there were.
 
         Raises:
             realtime.database.Unavailable: the database does not answer.
@@ -74,7 +75,7 @@ class Courier:
         await self._database.run(_finish, notification, result)
 
     async def _try(self, notification: Notification) -> None:
-        """Raise :class:`webhook.NotDelivered` if it was not."""
+        """Deliver a notification. Raises :class:`webhook.NotDelivered`."""
         targets = await self._database.run(ledger.targets, notification.rule)
         message_id = f"{notification.alert_id}-{notification.state}"
         if targets is None:
@@ -84,10 +85,10 @@ class Courier:
             return
         if not targets.webhook_url:
             raise webhook.Gone("the rule has no webhook, or it is turned off")
-        body = notification.body.encode()
+        body = notification.body
         headers = signing.sign(targets.webhook_secret, message_id, int(time.time()), body)
         try:
-            await webhook.post(self._client, targets.webhook_url, body, headers)
+            await webhook.post(self._client, targets.webhook_url, body.encode(), headers)
         except webhook.Gone:
             url = targets.webhook_url
             await self._database.run(ledger.turn_webhook_off, notification.rule, url)
@@ -107,7 +108,7 @@ async def _send_email(addresses: Any, body: str, message_id: str) -> None:
 
 
 def _claim() -> list[Notification]:
-    """Return what is due and make it this process's; what is resolved waits for what fired."""
+    """Return the notifications that are due and claim them; resolved ones wait for firing ones."""
     now = timezone.now()
     siblings = Notification.objects.filter(
         alert_id=OuterRef("alert_id"), channel=OuterRef("channel"), state=FIRING
@@ -115,17 +116,19 @@ def _claim() -> list[Notification]:
     fires_first = Exists(siblings.filter(next_attempt_at__isnull=False))
     due = Notification.objects.filter(next_attempt_at__lte=now).order_by("next_attempt_at", "pk")
     claimed = []
-    for one in due.exclude(fires_first, state=RESOLVED)[:BATCH]:
-        same = Notification.objects.filter(pk=one.pk, next_attempt_at=one.next_attempt_at)
-        until = now + timedelta(seconds=CLAIM)
-        if same.update(attempts=F("attempts") + 1, next_attempt_at=until):
-            one.attempts += 1
-            claimed.append(one)
+    until = now + timedelta(seconds=CLAIM)
+    for notification in due.exclude(fires_first, state=RESOLVED)[:BATCH]:
+        unclaimed = Notification.objects.filter(
+            pk=notification.pk, next_attempt_at=notification.next_attempt_at
+        )
+        if unclaimed.update(attempts=F("attempts") + 1, next_attempt_at=until):
+            notification.attempts += 1
+            claimed.append(notification)
     return claimed
 
 
 def _failure(notification: Notification, error: webhook.NotDelivered) -> dict[str, Any]:
-    """Return what is to be noted: the error, and when to try again, if at all."""
+    """Return the fields to save: the error, and when to try again, if at all."""
     is_last = notification.attempts >= MAX_ATTEMPTS or isinstance(error, webhook.Gone)
     seconds = max(delay(notification.attempts), error.retry_after)
     return {
@@ -135,5 +138,5 @@ def _failure(notification: Notification, error: webhook.NotDelivered) -> dict[st
 
 
 def _finish(notification: Notification, result: Mapping[str, Any]) -> None:
-    """Note how an attempt ended, unless another has begun since."""
+    """Save how an attempt ended, unless another one has begun since."""
     Notification.objects.filter(pk=notification.pk, attempts=notification.attempts).update(**result)

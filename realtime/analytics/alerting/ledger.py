@@ -1,14 +1,13 @@
-"""The database's side of alerts: which rules there are, which alerts, and whom to tell.
+"""Alerts in the database: the rules in force, the alerts published, the notifications to send.
 
-How far the published alerts have been read is kept in the database too, and changes in one
-transaction with what they make of it. So each alert is recorded, and each notification queued,
-once, however many processes read. Knows no network.
+The position up to which published alerts have been read is in the database too. It moves in the
+same transaction that records the alerts and queues their notifications, so each is recorded and
+queued once, however many processes read. Knows nothing of the network.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import Annotated, Any, Literal
 
@@ -16,7 +15,7 @@ import msgspec
 from django.db import transaction
 from django.utils import timezone
 
-from realtime.analytics.alerting.declared import DECLARED, Targets
+from realtime.analytics.alerting.definitions import alert_rules
 from realtime.analytics.alerting.models import (
     EMAIL,
     WEBHOOK,
@@ -26,20 +25,19 @@ from realtime.analytics.alerting.models import (
     Notification,
 )
 from realtime.analytics.alerting.processor import AlertProcessor
-from realtime.analytics.alerting.rule import Rule, RuleError, Threshold
+from realtime.analytics.alerting.rule import ABOVE, AlertSpec, Targets, make_condition
+from realtime.analytics.rules import RuleError
 from realtime.protocol import Position
 
-logger = logging.getLogger(__name__)
-
-# How long resolved alerts, and notifications that are done with, are kept.
-KEPT = timedelta(days=30)
+# Resolved alerts, and notifications that are delivered or given up, are deleted after this time.
+RETENTION = timedelta(days=30)
 
 Short = Annotated[str, msgspec.Meta(max_length=32)]
 Name = Annotated[str, msgspec.Meta(max_length=100)]
 
 
-class Published(msgspec.Struct):
-    """What is read of a published alert; others than a rule's have not all of it."""
+class PublishedAlert(msgspec.Struct):
+    """The fields that are read of an alert of a rule; messages of others may lack some."""
 
     alert_id: Annotated[str, msgspec.Meta(max_length=64)]
     rule: Name
@@ -56,43 +54,34 @@ class Published(msgspec.Struct):
 # Rules
 
 
-def rules_in_force() -> dict[str, Rule]:
-    """Return the rules of code and admin by name; the admin's take the place of the code's."""
-    found = {name: declared.rule for name, declared in DECLARED.items()}
-    for row in AlertRule.objects.all():
-        found.pop(row.name, None)
-        if row.enabled:
-            try:
-                found[row.name] = row.rule()
-            except RuleError as error:
-                logger.error("alert rule %s: %s", row.name, error)
-    return found
+def rules_in_force() -> dict[str, AlertSpec]:
+    """Return the rules of code and of the admin, by name."""
+    return alert_rules.in_force(AlertRule.objects.all())
 
 
 def load_processors() -> Iterator[AlertProcessor]:
-    """Yield a processor for each rule, and for each that has gone and has alerts that fire."""
+    """Yield a processor of each rule, and of each that has ended while alerts of it are firing."""
     rules = rules_in_force().values()
     yield from map(AlertProcessor, rules)
-    known = {(rule.name, rule.source) for rule in rules}
+    running = {(rule.name, rule.source) for rule in rules}
     firing = Alert.objects.filter(resolved_at="").order_by()
     for name, source in firing.values_list("rule", "source").distinct():
-        if (name, source) not in known:
+        if (name, source) not in running:
             yield AlertProcessor(_ended(name, source), ended=True)
 
 
-def _ended(name: str, source: str) -> Rule:
-    """Return a rule that stands for one that has gone."""
-    return Rule(name, source, "value", Threshold("above", 0, 0))
+def _ended(name: str, source: str) -> AlertSpec:
+    """Return a rule in the place of one that was turned off or removed."""
+    return AlertSpec(name, source, "value", make_condition(ABOVE, 0))
 
 
-def targets(rule: str) -> Targets | None:
+def targets(name: str) -> Targets | None:
     """Return whom to tell of a rule's alerts; ``None`` if there is no such rule any more."""
-    row = AlertRule.objects.filter(name=rule).first()
-    if row is None:
-        declared = DECLARED.get(rule)
-        return None if declared is None else declared.targets
-    url = row.webhook_url if row.webhook_enabled else ""
-    return Targets(row.addresses, url, row.webhook_secret)
+    row = AlertRule.objects.filter(name=name).first()
+    if row is not None:
+        return row.targets
+    rule = alert_rules.get(name)
+    return None if rule is None else rule.targets
 
 
 def turn_webhook_off(rule: str, url: str) -> None:
@@ -104,7 +93,7 @@ def turn_webhook_off(rule: str, url: str) -> None:
 
 
 def begin(head: Position) -> Position:
-    """Return how far alerts have been read; the first time ever, that is up to now."""
+    """Return how far alerts have been read; the first time ever, that is up to *head*."""
     row, _ = AlertsRead.objects.get_or_create(
         pk=1, defaults={"epoch": head.epoch, "offset": head.offset}
     )
@@ -112,7 +101,7 @@ def begin(head: Position) -> Position:
 
 
 def record(before: Position, after: Position, bodies: Sequence[bytes]) -> bool:
-    """Record what was read between two positions; tell whether nobody else has done it."""
+    """Record the alerts read between two positions; ``False`` if another process has done it."""
     with transaction.atomic():
         unread = AlertsRead.objects.filter(pk=1, epoch=before.epoch, offset=before.offset)
         if not unread.update(epoch=after.epoch, offset=after.offset):
@@ -123,28 +112,27 @@ def record(before: Position, after: Position, bodies: Sequence[bytes]) -> bool:
 
 
 def _record(body: bytes) -> None:
+    """Record a published alert and queue its notifications; ignore messages of others."""
     # PostgreSQL's texts cannot hold a NUL.
     body = body.replace(b"\\u0000", b"\\ufffd")
     try:
-        alert = msgspec.json.decode(body, type=Published)
+        alert = msgspec.json.decode(body, type=PublishedAlert)
         _ended(alert.rule, alert.source)
     except (msgspec.DecodeError, UnicodeError, RecursionError, RuleError):
-        return  # somebody else's alert
+        return  # the message of somebody else, not of a rule
     Alert.objects.update_or_create(
         alert_id=alert.alert_id,
         defaults={name: getattr(alert, name) for name in alert.__struct_fields__ if name != "state"}
         | {"changed_at": timezone.now()},
     )
-    # The rule may have gone since; its alert is recorded, to be resolved.
-    if (found := targets(alert.rule)) is not None:
-        _queue(alert, body, _channels(found))
+    # A rule that was removed since has no targets; its alert is recorded, to be resolved.
+    if (rule_targets := targets(alert.rule)) is not None:
+        _queue(alert, body, rule_targets)
 
 
-def _channels(targets: Targets) -> list[str]:
-    return [EMAIL] * bool(targets.emails) + [WEBHOOK] * bool(targets.webhook_url)
-
-
-def _queue(alert: Published, body: bytes, channels: Iterable[str]) -> None:
+def _queue(alert: PublishedAlert, body: bytes, rule_targets: Targets) -> None:
+    """Add the notifications of an alert that are not there yet."""
+    channels = {EMAIL: rule_targets.emails, WEBHOOK: rule_targets.webhook_url}
     Notification.objects.bulk_create(
         [
             Notification(
@@ -155,14 +143,15 @@ def _queue(alert: Published, body: bytes, channels: Iterable[str]) -> None:
                 body=body.decode(),
                 next_attempt_at=timezone.now(),
             )
-            for channel in channels
+            for channel, target in channels.items()
+            if target
         ],
         ignore_conflicts=True,
     )
 
 
 def prune() -> None:
-    """Delete what was done with long ago."""
-    past = timezone.now() - KEPT
+    """Delete what was settled long ago."""
+    past = timezone.now() - RETENTION
     Alert.objects.filter(changed_at__lt=past).exclude(resolved_at="").delete()
     Notification.objects.filter(created_at__lt=past, next_attempt_at=None).delete()

@@ -1,4 +1,4 @@
-"""What administrators set up of alerts, and what they see: rules, alerts, notifications. Tables."""
+"""The tables of alert rules, of published alerts, and of notifications."""
 
 from __future__ import annotations
 
@@ -12,20 +12,27 @@ from django.db import models
 from django.utils import timezone
 
 from realtime.analytics.alerting.rule import (
+    ABOVE,
+    BELOW,
+    DEVIATION,
     SEVERITIES,
     SOURCES,
-    Deviation,
-    Rule,
-    RuleError,
-    Threshold,
+    AlertSpec,
+    Targets,
+    make_condition,
 )
 from realtime.analytics.alerting.signing import check_secret, new_secret
+from realtime.analytics.rules import RuleError
 
 EMAIL = "email"
 WEBHOOK = "webhook"
-DEVIATION = "deviation"
-# Names of a rule's parts -> the model's fields, where they differ.
-_FIELDS = {"value": "value_path", "time": "time_path"}
+# Names of a rule's fields -> the model's, where they differ. The last ones are in no form.
+_FIELDS = {
+    "value": "value_path",
+    "time": "time_path",
+    "deviation": "threshold",
+    **dict.fromkeys(("alpha", "samples", "least"), "condition"),
+}
 
 
 def _choices(names: tuple[str, ...]) -> list[tuple[str, str]]:
@@ -33,7 +40,7 @@ def _choices(names: tuple[str, ...]) -> list[tuple[str, str]]:
 
 
 class AlertRule(models.Model):
-    """When to alert, and whom to tell; in words :class:`realtime.analytics.alerting.rule.Rule`."""
+    """When to alert, and whom to tell: an :class:`~realtime.analytics.alerting.rule.AlertSpec`."""
 
     name = models.SlugField(max_length=100, unique=True)
     enabled = models.BooleanField(
@@ -59,32 +66,22 @@ class AlertRule(models.Model):
     )
     condition = models.CharField(
         max_length=16,
-        choices=[("above", "above"), ("below", "below"), (DEVIATION, "deviation from the usual")],
-        default="above",
+        choices=[(ABOVE, ABOVE), (BELOW, BELOW), (DEVIATION, "deviation from the usual")],
+        default=ABOVE,
+        help_text="Usual is the exponentially weighted mean of a group's values; values that are "
+        "out of bounds do not change it.",
     )
-    threshold = models.FloatField(null=True, blank=True, help_text="For above and below.")
+    threshold = models.FloatField(
+        null=True, help_text="For a deviation: the number of standard deviations, e.g. 3."
+    )
     clear = models.FloatField(
         null=True,
         blank=True,
-        help_text="The value at which it is well again. Empty: the threshold.",
+        help_text="The value, or for a deviation the number of standard deviations, at which the "
+        "alert is resolved. Empty: the threshold; for a deviation two thirds of it.",
     )
-    factor = models.FloatField(
-        "standard deviations", default=3.0, help_text="Further away than so many is unusual."
-    )
-    clear_factor = models.FloatField(
-        "clear within", default=2.0, help_text="So many standard deviations are usual again."
-    )
-    alpha = models.FloatField(
-        "weight of a new value",
-        default=0.05,
-        help_text="Between 0 and 1: how fast what is usual follows the values.",
-    )
-    samples = models.PositiveIntegerField(
-        "values to learn from", default=30, help_text="So many come before any is unusual."
-    )
-    least = models.FloatField(
-        "least distance", default=0.0, help_text="What is no further from the mean is usual."
-    )
+    # Further fields of a deviation, in rules that were made when the form had them.
+    learning = models.JSONField(default=dict, editable=False)
     for_seconds = models.FloatField(
         default=0.0, help_text="How long values must be out of bounds before an alert fires."
     )
@@ -98,8 +95,8 @@ class AlertRule(models.Model):
         "time",
         max_length=256,
         blank=True,
-        help_text="The path of a message's own time, e.g. timestamp: ISO 8601 or seconds since "
-        "1970. Empty: when it was published.",
+        help_text="The path of a message's own time, e.g. timestamp: RFC 3339, or seconds or "
+        "milliseconds since 1970. Empty: when it was published.",
     )
     emails = models.TextField(
         "e-mail to", blank=True, help_text="Addresses, one a line or separated by commas."
@@ -139,21 +136,22 @@ class AlertRule(models.Model):
         """Raise ``ValidationError`` with the rule's own words."""
         if self.filters in (None, ""):
             self.filters = {}
-        if self.condition != DEVIATION and self.threshold is None:
-            raise ValidationError({"threshold": "Needed for above and below."})
         try:
-            self.rule()
+            self.spec()
         except RuleError as error:
             name = _FIELDS.get(error.field, error.field)
             raise ValidationError({name: error.text}) from error
         self._clean_targets()
 
     def _clean_targets(self) -> None:
+        """Raise ``ValidationError`` if the addresses or the webhook cannot be used."""
         for address in self.addresses:
             try:
                 validate_email(address)
             except ValidationError:
-                raise ValidationError({"emails": f"{address!r} is no e-mail address."}) from None
+                raise ValidationError(
+                    {"emails": f"{address!r} is not an e-mail address."}
+                ) from None
         if self.webhook_url:
             check_url(self.webhook_url)
         if self.webhook_secret:
@@ -164,26 +162,25 @@ class AlertRule(models.Model):
 
     @property
     def addresses(self) -> list[str]:
-        """Whom to write to."""
+        """The e-mail addresses."""
         return [address for address in re.split(r"[\s,;]+", self.emails) if address]
 
-    def rule(self) -> Rule:
-        """Return the rule. Raises :class:`RuleError`."""
+    @property
+    def targets(self) -> Targets:
+        """Whom to tell."""
+        url = self.webhook_url if self.webhook_enabled else ""
+        return Targets(self.addresses, url, self.webhook_secret)
+
+    def spec(self) -> AlertSpec:
+        """Return the rule. Raises :class:`~realtime.analytics.rules.RuleError`."""
         paths = [path.strip() for path in self.group_by.split(",") if path.strip()]
-        condition: Threshold | Deviation
-        if self.condition == DEVIATION:
-            condition = Deviation(
-                self.factor, self.clear_factor, self.alpha, self.samples, self.least
-            )
-        else:
-            assert self.threshold is not None
-            clear = self.threshold if self.clear is None else self.clear
-            condition = Threshold(self.condition, self.threshold, clear)  # type: ignore[arg-type]
-        return Rule(
+        if self.threshold is None:
+            raise RuleError("threshold", "expected a number")
+        return AlertSpec(
             self.name,
             self.source,
             self.value_path,
-            condition,
+            make_condition(self.condition, self.threshold, self.clear, **self.learning),
             filters=self.filters,
             group_by=paths or None,
             severity=self.severity,
@@ -191,6 +188,7 @@ class AlertRule(models.Model):
             resolve_after=self.resolve_after,
             time=self.time_path or None,
             since=self.active_since.timestamp() if self.active_since else 0.0,
+            targets=self.targets,
         )
 
 
@@ -200,7 +198,7 @@ def check_url(url: str) -> None:
         parts = urlsplit(url)
         _ = parts.port
     except ValueError as error:
-        raise ValidationError({"webhook_url": f"This is no URL: {error}."}) from error
+        raise ValidationError({"webhook_url": f"This is not a URL: {error}."}) from error
     if parts.scheme not in ("http", "https") or not parts.hostname or not url.isprintable():
         raise ValidationError({"webhook_url": "Expected http://... or https://..."})
 

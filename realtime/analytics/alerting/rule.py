@@ -1,6 +1,6 @@
 """What an alert rule is: which values it looks at, and when they are out of bounds. Pure.
 
-A rule of the admin and one in code are the same here; their errors are worded here too.
+A rule of the admin and a rule in code are the same here, with the same error messages.
 """
 
 from __future__ import annotations
@@ -11,16 +11,22 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
-from realtime.filters import Filter, FilterError, Path, compile_filters
-from realtime.protocol import SUBSCRIPTION_TYPES
+from realtime.analytics.rules import (
+    RuleError,
+    check_choice,
+    read_rule_filters,
+    read_rule_path,
+    sources_for,
+)
+from realtime.filters import Filter, Path
 
-# Alerts of alerts could go round in circles.
-SOURCES = tuple(kind for kind in SUBSCRIPTION_TYPES if kind != "alerts")
+SOURCES = sources_for("alerts")
 SEVERITIES = ("info", "warning", "critical")
+ABOVE, BELOW, DEVIATION = "above", "below", "deviation"
 MAX_NAME_CHARACTERS = 100
 MAX_GROUP_PATHS = 8
 # Ten years.
@@ -29,24 +35,15 @@ MAX_SECONDS = 315_360_000.0
 _NAME = re.compile(r"[-a-zA-Z0-9_]{1,100}\Z")
 
 
-class RuleError(ValueError):
-    """A rule is wrong; ``field`` is the name of what is."""
-
-    def __init__(self, field: str, text: str) -> None:
-        super().__init__(f"{field}: {text}")
-        self.field = field
-        self.text = text
-
-
 class Baseline(msgspec.Struct, array_like=True):
-    """What values usually are: how many there were, their weighted mean and variance."""
+    """What is usual for the values of a group: their number, weighted mean and variance."""
 
     count: int = 0
     mean: float = 0.0
     variance: float = 0.0
 
     def learn(self, value: float, alpha: float) -> None:
-        """Take a value in, with weight *alpha*; the earlier ones keep the rest.
+        """Take a value in with the weight *alpha*; all earlier ones together have the remainder.
 
         As in T. Finch, Incremental calculation of weighted mean and variance (2009), section 9.
         """
@@ -59,14 +56,14 @@ class Baseline(msgspec.Struct, array_like=True):
         self.variance = (1 - alpha) * (self.variance + difference * step)
         self.count += 1
         if not (math.isfinite(self.mean) and math.isfinite(self.variance)):
-            # Beyond what a float holds: there is nothing to compare with.
+            # Larger than any float: begin again, as there is nothing to compare with.
             self.count, self.mean, self.variance = 0, 0.0, 0.0
 
 
-class Verdict(NamedTuple):
+class Judgement(NamedTuple):
     """Whether a value is out of bounds, whether it is well within, and the bound it is held to.
 
-    Neither: it is between the two, and changes nothing.
+    A value that is neither is between the two bounds, and changes nothing.
     """
 
     is_out: bool
@@ -75,38 +72,41 @@ class Verdict(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Threshold:
+class ThresholdCondition:
     """A value may not go above, or below, a number; it is well again at *clear*."""
 
-    direction: Literal["above", "below"]
+    direction: str
     threshold: float
     clear: float
 
     def check(self) -> None:
-        """Raise :class:`RuleError`."""
-        if self.direction not in ("above", "below"):
-            raise RuleError("direction", "expected above or below")
+        """Raise :class:`~realtime.analytics.rules.RuleError`."""
+        check_choice("direction", self.direction, (ABOVE, BELOW))
         _check_number("threshold", self.threshold)
         _check_number("clear", self.clear)
-        if self.direction == "above" and self.clear > self.threshold:
+        if self.direction == ABOVE and self.clear > self.threshold:
             raise RuleError("clear", f"expected at most the threshold, {self.threshold:g}")
-        if self.direction == "below" and self.clear < self.threshold:
+        if self.direction == BELOW and self.clear < self.threshold:
             raise RuleError("clear", f"expected at least the threshold, {self.threshold:g}")
 
-    def judge(self, value: float, baseline: Baseline | None) -> Verdict:
-        """Say how a value is."""
-        if self.direction == "above":
-            return Verdict(value > self.threshold, value <= self.clear, self.threshold)
-        return Verdict(value < self.threshold, value >= self.clear, self.threshold)
+    def signature(self) -> tuple[Any, ...]:
+        """Return what tells it from other conditions. Stored: another one resolves all alerts."""
+        return ("Threshold", self.direction, self.threshold, self.clear)
+
+    def judge(self, value: float, baseline: Baseline | None) -> Judgement:
+        """Judge a value."""
+        if self.direction == ABOVE:
+            return Judgement(value > self.threshold, value <= self.clear, self.threshold)
+        return Judgement(value < self.threshold, value >= self.clear, self.threshold)
 
 
 @dataclass(frozen=True)
-class Deviation:
+class DeviationCondition:
     """A value may not be further from the usual than *factor* standard deviations.
 
     Usual is the exponentially weighted mean, in which each value has the weight *alpha* when it
-    comes. It is well again within *clear_factor* standard deviations. A distance of *least* or
-    less is none; the first *samples* values only teach what is usual.
+    comes. A value is well again within *clear_factor* standard deviations. A distance of *least* or
+    less never counts; the first *samples* values only teach what is usual.
     """
 
     factor: float
@@ -116,42 +116,74 @@ class Deviation:
     least: float = 0.0
 
     def check(self) -> None:
-        """Raise :class:`RuleError`."""
-        _check_number("factor", self.factor, above=0)
-        _check_number("clear_factor", self.clear_factor, low=0, high=self.factor)
+        """Raise :class:`~realtime.analytics.rules.RuleError`."""
+        _check_number("deviation", self.factor, above=0)
+        _check_number("clear", self.clear_factor, low=0, high=self.factor)
         _check_number("alpha", self.alpha, above=0, below=1)
         _check_number("samples", self.samples, low=2, high=1_000_000)
         _check_number("least", self.least, low=0)
 
-    def judge(self, value: float, baseline: Baseline | None) -> Verdict:
-        """Say how a value is, compared with what is usual."""
+    def signature(self) -> tuple[Any, ...]:
+        """Return what tells it from other conditions. Stored: another one resolves all alerts."""
+        return ("Deviation", *vars(self).values())
+
+    def judge(self, value: float, baseline: Baseline | None) -> Judgement:
+        """Judge a value by what is usual."""
         if baseline is None or baseline.count < self.samples:
-            return Verdict(False, True, value)
+            return Judgement(False, True, value)
         deviation = math.sqrt(baseline.variance)
         out, clear = (
             max(factor * deviation, self.least) for factor in (self.factor, self.clear_factor)
         )
         distance = abs(value - baseline.mean)
         bound = baseline.mean + (out if value > baseline.mean else -out)
-        return Verdict(distance > out, distance <= clear, bound)
+        return Judgement(distance > out, distance <= clear, bound)
+
+
+AlertCondition = ThresholdCondition | DeviationCondition
+
+
+def make_condition(
+    direction: str, bound: float, clear: float | None = None, **learning: Any
+) -> AlertCondition:
+    """Return the condition that values are not above, below or in deviation of a bound.
+
+    *learning* are further fields of :class:`DeviationCondition`, which has a bound in standard
+    deviations. *clear* is by default the bound, and two thirds of it for a deviation.
+    """
+    if direction != DEVIATION:
+        return ThresholdCondition(direction, bound, bound if clear is None else clear)
+    _check_number("deviation", bound)
+    return DeviationCondition(bound, bound * 2 / 3 if clear is None else clear, **learning)
+
+
+class Targets(NamedTuple):
+    """Who is told about a rule's alerts."""
+
+    emails: Sequence[str] = ()
+    webhook_url: str = ""
+    webhook_secret: str = ""
 
 
 @dataclass(frozen=True)
-class Rule:
-    """When to alert. Raises :class:`RuleError` when it is made of what makes no rule.
+class AlertSpec:
+    """When to alert, and whom to tell.
 
     ``value`` is the path of a number in messages of type ``source`` that match ``filters``.
     ``group_by`` are paths: each combination of their values has alerts of its own; ``None`` is the
     ``group`` of an aggregation. ``for_seconds`` is how long values must be out of bounds by the
     messages' own time: what is at ``time``, or when they were published. After ``resolve_after``
     seconds without a value an alert is resolved; ``None``: never. Messages published before
-    ``since``, in seconds since 1970, are none of its business.
+    ``since``, in seconds since 1970, are ignored.
+
+    Raises:
+        RuleError: a field is wrong.
     """
 
     name: str
     source: str
     value: str
-    condition: Threshold | Deviation
+    condition: AlertCondition
     filters: Mapping[str, Any] = field(default_factory=dict)
     group_by: Sequence[str] | None = None
     severity: str = "warning"
@@ -159,14 +191,13 @@ class Rule:
     resolve_after: float | None = None
     time: str | None = None
     since: float = 0.0
+    targets: Targets = field(default_factory=Targets)
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not _NAME.match(self.name):
             raise RuleError("name", f"expected 1 to {MAX_NAME_CHARACTERS} of a-z A-Z 0-9 - _")
-        if self.source not in SOURCES:
-            raise RuleError("source", f"expected one of {', '.join(SOURCES)}")
-        if self.severity not in SEVERITIES:
-            raise RuleError("severity", f"expected one of {', '.join(SEVERITIES)}")
+        check_choice("source", self.source, SOURCES)
+        check_choice("severity", self.severity, SEVERITIES)
         self.condition.check()
         _check_number("for_seconds", self.for_seconds, low=0, high=MAX_SECONDS)
         if self.resolve_after is not None:
@@ -174,41 +205,38 @@ class Rule:
         if self.group_by is not None and len(self.group_by) > MAX_GROUP_PATHS:
             raise RuleError("group_by", f"more than {MAX_GROUP_PATHS} paths")
         for name in ("value_path", "time_path", "group_paths", "compiled_filters"):
-            getattr(self, name)  # which raises, if it must
+            getattr(self, name)  # raises if the field is wrong
 
     @cached_property
     def compiled_filters(self) -> Filter:
         """The filters, compiled."""
-        try:
-            return compile_filters(self.filters)
-        except FilterError as error:
-            raise RuleError("filters", str(error)) from error
+        return read_rule_filters(self.filters)
 
     @cached_property
     def value_path(self) -> Path:
         """Where the value is."""
-        return _path("value", self.value)
+        return read_rule_path("value", self.value)
 
     @cached_property
     def time_path(self) -> Path | None:
         """Where the time is."""
-        return None if self.time is None else _path("time", self.time)
+        return None if self.time is None else read_rule_path("time", self.time)
 
     @cached_property
     def group_paths(self) -> tuple[tuple[str, Path], ...] | None:
-        """The paths to group by, as they are written and as steps; ``None``: ``group``, whole."""
+        """The paths to group by, as text and as steps; ``None``: the whole ``group``."""
         if self.group_by is None:
             return None if self.source == "aggregations" else ()
         if isinstance(self.group_by, str) or not isinstance(self.group_by, Iterable):
             raise RuleError("group_by", "expected a list of paths")
-        return tuple((text, _path("group_by", text)) for text in self.group_by)
+        return tuple((text, read_rule_path("group_by", text)) for text in self.group_by)
 
     @cached_property
     def definition(self) -> str:
         """All that decides when it alerts, as text."""
         parts = (
             (self.value, self.time, self.for_seconds, self.resolve_after, self.since),
-            (type(self.condition).__name__, *vars(self.condition).values()),
+            self.condition.signature(),
             self.filters,
             self.group_by,
             self.severity,
@@ -217,7 +245,7 @@ class Rule:
 
 
 def read_number(value: Any) -> float | None:
-    """Return a finite number, or ``None`` for anything else, true and false too."""
+    """Return a finite number, or ``None`` for anything else, also for true and false."""
     if not isinstance(value, int | float) or isinstance(value, bool):
         return None
     try:
@@ -225,17 +253,6 @@ def read_number(value: Any) -> float | None:
     except OverflowError:
         return None
     return number if math.isfinite(number) else None
-
-
-def _path(name: str, text: Any) -> Path:
-    """Read a path as filters' paths are read."""
-    if not isinstance(text, str) or not text:
-        raise RuleError(name, "expected a path, such as values.mean_delay")
-    try:
-        compile_filters({text: None})
-    except FilterError as error:
-        raise RuleError(name, str(error).removeprefix("filters: ")) from error
-    return tuple(text.split("."))
 
 
 def _check_number(
@@ -247,6 +264,7 @@ def _check_number(
     above: float = -math.inf,
     below: float = math.inf,
 ) -> None:
+    """Raise :class:`RuleError` unless *value* is a number within these bounds."""
     if read_number(value) is None:
         raise RuleError(name, "expected a number")
     bounds = {"at least": low, "at most": high, "more than": above, "less than": below}

@@ -1,4 +1,4 @@
-"""What ``run_alerts`` runs, and how often: the rules, the ledger of their alerts, the courier."""
+"""Runs alert rules, records the alerts they publish, and notifies: what ``run_alerts`` does."""
 
 from __future__ import annotations
 
@@ -57,6 +57,7 @@ class AlertService:
             self._database.close()
 
     async def _begin(self) -> None:
+        """Find out how far alerts have been read, as soon as log and database answer."""
         while self._position is None and not is_cancelled():
             try:
                 chunk = await get_log().read("alerts", END)
@@ -73,11 +74,17 @@ class AlertService:
         chunk = await log.read("alerts", before.offset)
         if chunk.epoch != before.epoch:
             after = Position(chunk.epoch, 0)
-            logger.warning("alerts after %s were lost, and nobody was notified of them", before)
+            logger.warning(
+                "the log of alerts was lost after %s: nobody is notified of these alerts", before
+            )
         elif chunk.entries:
             after = Position(chunk.epoch, chunk.first + len(chunk.entries) - 1)
             if chunk.first > before.offset + 1:
-                logger.warning("alerts between %s and %d were lost", before, chunk.first)
+                logger.warning(
+                    "alerts between %s and %d were lost: nobody is notified of them",
+                    before,
+                    chunk.first,
+                )
         else:
             if before.offset > chunk.head:
                 await log.renew("alerts", before)
@@ -97,17 +104,17 @@ class AlertService:
         return bool(await self._courier.deliver_due())
 
 
-async def _repeat(what: str, step: Callable[[], Awaitable[bool]], interval: float) -> None:
-    """Take a step after another, with a pause when one found nothing to do; whatever fails."""
+async def _repeat(task: str, step: Callable[[], Awaitable[bool]], interval: float) -> None:
+    """Repeat a step, with a pause when it had nothing to do or has failed."""
     while not is_cancelled():
         try:
-            busy = await step()
+            is_busy = await step()
         except Unavailable as error:
-            logger.warning("%s: %s", what, error)
+            logger.warning("%s: %s", task, error)
             await asyncio.sleep(RETRY_INTERVAL)
         except Exception:
-            logger.exception(what)
+            logger.exception(task)
             await asyncio.sleep(RETRY_INTERVAL)
         else:
-            if not busy:
+            if not is_busy:
                 await asyncio.sleep(interval)

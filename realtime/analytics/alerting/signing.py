@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
-import hmac
 import secrets
+from datetime import UTC, datetime
+
+from standardwebhooks import Webhook
 
 PREFIX = "whsec_"
 # Bytes of a secret, as the specification has them.
@@ -21,8 +22,8 @@ def new_secret() -> str:
     return PREFIX + base64.b64encode(secrets.token_bytes(32)).decode()
 
 
-def check_secret(secret: str) -> bytes:
-    """Return the key of a secret. Raises ``ValueError``, without the secret in it."""
+def check_secret(secret: str) -> None:
+    """Raise ``ValueError``, without the secret in it, unless it is as the specification has it."""
     try:
         key = base64.b64decode(secret.removeprefix(PREFIX), validate=True)
     except (binascii.Error, ValueError):
@@ -31,15 +32,13 @@ def check_secret(secret: str) -> bytes:
         raise ValueError(
             f"Expected {PREFIX} and {MIN_SECRET} to {MAX_SECRET} random bytes in base64."
         )
-    return key
 
 
-def sign(secret: str, message_id: str, timestamp: int, body: bytes) -> dict[str, str]:
+def sign(secret: str, message_id: str, timestamp: int, body: str) -> dict[str, str]:
     """Return the headers that say who sent a body and when, in seconds since 1970."""
-    signed = b".".join((message_id.encode(), str(timestamp).encode(), body))
-    digest = hmac.new(check_secret(secret), signed, hashlib.sha256).digest()
+    time = datetime.fromtimestamp(timestamp, UTC)
     return {
         "webhook-id": message_id,
         "webhook-timestamp": str(timestamp),
-        "webhook-signature": f"v1,{base64.b64encode(digest).decode()}",
+        "webhook-signature": Webhook(secret).sign(message_id, time, body),
     }

@@ -1,7 +1,7 @@
-"""Predictors: code of applications that makes predictions of messages, and learns from them.
+"""Predictors: code of applications that predicts from messages, and may learn from them.
 
-:mod:`~realtime.analytics.predictions.definition` has the decorator ``@realtime.predictor``,
-:mod:`~realtime.analytics.predictions.processor` runs what it decorates as a processor
-(:mod:`realtime.analytics.processing`), :mod:`~realtime.analytics.predictions.worker` in a thread of
-its own.
+:mod:`~realtime.analytics.predictions.definitions` has the decorator ``@realtime.predictor``.
+:mod:`~realtime.analytics.predictions.processor` feeds a predictor with messages, and
+:mod:`~realtime.analytics.predictions.model` calls its code in a
+:mod:`~realtime.analytics.predictions.thread` of its own.
 """

@@ -1,4 +1,4 @@
-"""What goes wrong in a predictor: told once for each kind, with its traceback, and counted."""
+"""The failures of a predictor: each kind is logged once, with a traceback, and all are counted."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ logger = logging.getLogger(__name__)
 REPORT_INTERVAL = 60.0
 
 
-class Failures:
+class PredictorFailures:
     """The failures of one predictor."""
 
     def __init__(self, name: str) -> None:
         self._name = name
-        # Exception type and the place that raised it.
-        self._known: set[tuple[str, str, int]] = set()
+        # Exception type and the place that raised it, of failures that have been logged.
+        self._logged: set[tuple[str, str, int]] = set()
         self._messages = 0
         self._reported = 0
         self._due = 0.0
@@ -31,18 +31,18 @@ class Failures:
         if time.monotonic() >= self._due:
             self._report()
 
-    def log(self, error: Exception, what: str) -> bool:
-        """Log an error with its traceback unless one of its kind has been; tell whether it was."""
+    def log(self, error: Exception, consequence: str) -> bool:
+        """Log an error unless the same was logged before; tell whether it was logged now."""
         place = traceback.extract_tb(error.__traceback__)[-1]
-        kind = (type(error).__name__, place.filename, place.lineno or 0)
-        if kind in self._known:
+        failure = (type(error).__name__, place.filename, place.lineno or 0)
+        if failure in self._logged:
             return False
-        self._known.add(kind)
-        logger.error("%s %s: %s", self._name, what, error, exc_info=error)
+        self._logged.add(failure)
+        logger.error("%s %s: %s", self._name, consequence, error, exc_info=error)
         return True
 
     def close(self) -> None:
-        """Say how often it failed, if that has not been said."""
+        """Log how often it failed, unless that has been logged."""
         if self._messages > self._reported:
             self._report()
 

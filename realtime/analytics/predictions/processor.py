@@ -1,33 +1,34 @@
-"""A predictor as a processor: batches of payloads in, predictions out, a model that survives.
+"""A predictor as a processor: batches of payloads in, predictions out, and a model that is saved.
 
-A model is saved every few seconds, with how far it has learnt; what is published, each time, with
-how far that goes. After a restart the model learns again what came in between, and what it
-predicts of that is dropped: it has been published. Knows nothing of what a model is.
+The model is saved every few seconds, with the offset up to which it has learnt; predictions are
+published at once, with the offset up to which they go. After a restart the model learns again what
+came between the two offsets, and the predictions of that are dropped, as they are published:
+
+    offsets    ... 90 ............... 120 ............... 150
+                   | saved model       | published         | newest message
+                   | has learnt this   | up to here        |
+                   |-- learnt again, --|-- learnt, and ----|
+                   |   not published   |   published       |
+
+Knows nothing of what a model is.
 """
 
 from __future__ import annotations
 
 import asyncio
-import inspect
-import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from realtime.analytics.predictions.definition import Predictor
-from realtime.analytics.predictions.failures import Failures
-from realtime.analytics.predictions.seal import seal, unseal
-from realtime.analytics.predictions.worker import Worker
+from realtime.analytics.predictions.definitions import Predictor
+from realtime.analytics.predictions.failures import PredictorFailures
+from realtime.analytics.predictions.model import RunningModel
 from realtime.analytics.processing.contract import Changes, Records
 from realtime.config import get_streaming_config
 from realtime.filters import matches
 from realtime.protocol import encode_payload
 
-logger = logging.getLogger(__name__)
-
-# Bytes of the largest model that is saved: the server is busy with it while others wait.
-MAX_MODEL_BYTES = 64 * 1024 * 1024
-# Seconds after which no further batch is begun before what there is has been published.
+# Seconds after which no further batch begins until the predictions so far have been published.
 TURN = 0.1
 # Seconds until a model that could not be made is tried again.
 RETRY_INTERVAL = 10.0
@@ -46,19 +47,20 @@ class PredictorProcessor:
         self.from_start = predictor.from_start
         self.definition = f"{predictor.source}:{predictor.version}"
         self._predictor = predictor
-        self._failures = Failures(predictor.name)
-        self._worker = Worker(f"predictor {predictor.name}")
+        self._failures = PredictorFailures(predictor.name)
+        self._model = RunningModel(predictor)
+        self._has_begun = False
         self._outputs: list[bytes] = []
-        self._model: Any = None
-        # The model as it was saved, until there is one.
+        # The model as it was saved, until it has been restored.
         self._sealed: bytes | None = None
-        # Offsets: read up to, published up to.
+        # Offsets: of the last message read, and of the last one with published predictions.
         self._taken = self._published = 0
-        # What is saved of the model next, if anything, and the offset up to which it has learnt.
-        self._learnt: tuple[bytes, int] | None = None
-        # That offset of what was saved last, None before; when that was, and messages since.
-        self._kept: int | None = None
-        self._kept_at: float | None = None
+        # The model to be saved next, if any, and the offset up to which it has learnt.
+        self._snapshot: tuple[bytes, int] | None = None
+        # That offset of the model saved last, None if there is none; when it was saved; and how
+        # many messages were read since.
+        self._saved: int | None = None
+        self._saved_at: float | None = None
         self._since = 0
 
     def restore(self, fields: Mapping[str, bytes]) -> None:
@@ -67,12 +69,10 @@ class PredictorProcessor:
         self._published = int(fields.get(_PUBLISHED, b"0"))
 
     def skip(self, first: int, last: int | None) -> None:
-        """Take note; the model goes on without what is lost."""
-        lost = "the log was lost" if last is None else f"{last - first + 1} messages were lost"
-        logger.warning("%s: %s before they were read", self.name, lost)
+        """Go on without lost messages, with the same model."""
         if last is None:
-            self._published = self._taken = self._kept = 0
-            self._learnt = self._kept_at = None
+            self._published = self._taken = self._saved = 0
+            self._snapshot = self._saved_at = None
         else:
             self._taken = last
 
@@ -82,21 +82,21 @@ class PredictorProcessor:
         return bool(self._outputs)
 
     async def work(self, records: Records) -> int:
-        """Predict of what the filters let through, in batches, and save the model if it is time.
+        """Predict of the messages that match, in batches, and save the model if it is time.
 
-        Ends with all messages or, so that predictions are published in time, after a while.
+        Ends early after a while, so that predictions are published in time.
         """
-        if self._model is None and not await self._begin():
+        if not self._has_begun and not await self._begin():
             return records.first - 1
-        if self._kept is None:
-            self._kept = self._taken = records.first - 1
+        if self._saved is None:
+            self._saved = self._taken = records.first - 1
         began = time.monotonic()
         while len(records):
             records = await self._take(records)
             if time.monotonic() - began > TURN:
                 break
         if self._predictor.keeps_state and self._is_due():
-            await self._take_snapshot()
+            await self._save_model()
         return records.first - 1
 
     async def _take(self, records: Records) -> Records:
@@ -109,8 +109,8 @@ class PredictorProcessor:
         return records.after(last)
 
     def close(self) -> None:
-        """Let the thread end."""
-        self._worker.close()
+        """Let the model go."""
+        self._model.close()
         self._failures.close()
 
     def save(self) -> Changes:
@@ -120,27 +120,22 @@ class PredictorProcessor:
             return Changes({}, (), outputs)
         self._published = max(self._published, self._taken)
         fields = {_PUBLISHED: str(self._published).encode()}
-        if self._learnt is not None:
-            fields[_MODEL], self._kept = self._learnt
-            self._learnt = None
-        return Changes(fields, (), outputs, self._kept)
+        if self._snapshot is not None:
+            fields[_MODEL], self._saved = self._snapshot
+            self._snapshot = None
+        return Changes(fields, (), outputs, self._saved)
 
     async def _begin(self) -> bool:
         """Make the model, as it was saved; tell whether that succeeded."""
         try:
-            self._model = await self._worker.run(self._make)
+            await self._model.begin(self._sealed)
         except Exception as error:
             self._failures.log(error, "cannot begin, and is tried again in 10 seconds")
             await asyncio.sleep(RETRY_INTERVAL)
             return False
-        return True
-
-    async def _make(self) -> Any:
-        model = self._predictor.make()
-        if self._predictor.keeps_state and self._sealed is not None:
-            await _result(model.restore(unseal(self.name, self._sealed)))
         self._sealed = None
-        return model
+        self._has_begun = True
+        return True
 
     def _batch(self, records: Records) -> tuple[list[Any], list[int], int]:
         """Return the first payloads that match, their offsets, and the last offset looked at."""
@@ -158,30 +153,30 @@ class PredictorProcessor:
     async def _predict(
         self, payloads: list[Any], offsets: Sequence[int], epoch: str
     ) -> list[bytes]:
+        """Return the new predictions of a batch, encoded; none of a batch that fails."""
         try:
-            found = _aligned(await self._worker.run(self._model.predict, payloads), len(offsets))
+            results = await self._model.predict(payloads)
         except Exception as error:
             self._failures.add(error, len(offsets))
             return []
         source = {"type": self.source, "epoch": epoch}
         return [
             body
-            for offset, predictions in zip(offsets, found, strict=True)
+            for offset, predictions in zip(offsets, results, strict=True)
             if offset > self._published
             for body in self._encode(predictions, source | {"offset": offset})
         ]
 
     def _encode(self, predictions: Any, source: dict[str, Any]) -> Iterable[bytes]:
-        """Encode what was returned for one payload; what cannot be is dropped."""
+        """Encode the predictions of one payload; those that cannot be published are dropped."""
         largest = get_streaming_config().websocket.max_message_size
-        for one in predictions if isinstance(predictions, list) else [predictions]:
-            if one is None:
+        for prediction in predictions if isinstance(predictions, list) else [predictions]:
+            if prediction is None:
                 continue
             try:
-                if not isinstance(one, dict):
-                    raise TypeError(f"a prediction is a dict, not {type(one).__name__}")
-                given = {"predictor": self.name, "source": source}
-                body = encode_payload(one | {k: v for k, v in given.items() if k not in one})
+                if not isinstance(prediction, dict):
+                    raise TypeError(f"a prediction is a dict, not {type(prediction).__name__}")
+                body = encode_payload({"predictor": self.name, "source": source} | prediction)
                 if len(body) > largest:
                     raise ValueError(f"a prediction of {len(body)} bytes; {largest} are allowed")
             except (TypeError, ValueError) as error:
@@ -190,43 +185,20 @@ class PredictorProcessor:
                 yield body
 
     def _is_due(self) -> bool:
-        """Tell whether to save the model: it is time, or more would not be retained till then."""
-        if self._kept_at is None:
+        """Tell whether to save the model: it is time, or the log will not retain more for long."""
+        if self._saved_at is None:
             return True
-        if self._taken == self._kept:
+        if self._taken == self._saved:
             return False
         most = get_streaming_config().websocket.history_size // 4
-        return time.monotonic() - self._kept_at >= self._predictor.save_every or self._since > most
+        is_time = time.monotonic() - self._saved_at >= self._predictor.save_every
+        return is_time or self._since > most
 
-    async def _take_snapshot(self) -> None:
-        self._kept_at, self._since = time.monotonic(), 0
+    async def _save_model(self) -> None:
+        self._saved_at, self._since = time.monotonic(), 0
         try:
-            self._learnt = await self._worker.run(self._sealed_model), self._taken
+            self._snapshot = await self._model.save(), self._taken
         except Exception as error:
             self._failures.log(
                 error, "is not saved: after a restart it goes on from an older state"
             )
-
-    async def _sealed_model(self) -> bytes:
-        data = await _result(self._model.save())
-        if not isinstance(data, bytes):
-            raise TypeError(f"save() returned {type(data).__name__}: expected bytes")
-        if len(data) > MAX_MODEL_BYTES:
-            raise ValueError(f"save() returned {len(data)} bytes, more than {MAX_MODEL_BYTES}")
-        return seal(self.name, data)
-
-
-async def _result(value: Any) -> Any:
-    return await value if inspect.isawaitable(value) else value
-
-
-def _aligned(found: Any, count: int) -> list[Any]:
-    """Check what ``predict`` returned."""
-    if found is None:
-        return [None] * count
-    if isinstance(found, str | bytes | dict) or not isinstance(found, Iterable):
-        raise TypeError(f"predict returned {type(found).__name__}: expected a list")
-    items = list(found)
-    if len(items) != count:
-        raise ValueError(f"predict returned {len(items)} items for {count} payloads")
-    return items

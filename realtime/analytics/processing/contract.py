@@ -153,8 +153,11 @@ class Processor(BaseProcessor, Protocol):
     def take(self, records: Records) -> None:
         """Take in the next messages."""
 
-    def tick(self, now: float) -> None:
-        """Note the time, in seconds since 1970; called when everything has been read."""
+    def tick(self, now: float) -> str | None:
+        """Take note of the time, in seconds since 1970, when everything has been read.
+
+        Returns what the runner is to log, if anything.
+        """
 
 
 @runtime_checkable

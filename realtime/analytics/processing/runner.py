@@ -221,8 +221,8 @@ class Runner:
             if len(new):
                 processor.take(new)
                 hold.position = Position(chunk.epoch, new.last)
-            elif _has_read_all(hold, chunk):
-                processor.tick(time.time())
+            elif _has_read_all(hold, chunk) and (text := processor.tick(time.time())):
+                logger.warning("%s: %s", processor.name, text)
             await _save_if_due(hold)
             hold.read_at = time.time()
 
@@ -265,11 +265,14 @@ def _catch_up(hold: Hold, chunk: Chunk, records: Records) -> Records:
         before = chunk.first - 1 if processor.from_start else chunk.head
         hold.position = Position(chunk.epoch, before)
     elif hold.position.epoch != chunk.epoch:
-        # The chunk was read from where the old log had been; the next read is from the beginning.
+        # Read from where the old log was: the next look is from the beginning.
+        logger.warning("%s: the log was lost before all of it was read", processor.name)
         processor.skip(hold.position.offset + 1, None)
         hold.position = Position(chunk.epoch, 0)
         return records.after(records.last)
     if chunk.first > hold.position.offset + 1:
+        lost = chunk.first - 1 - hold.position.offset
+        logger.warning("%s: %d messages were lost before they were read", processor.name, lost)
         processor.skip(hold.position.offset + 1, chunk.first - 1)
         hold.position = Position(chunk.epoch, chunk.first - 1)
     return records.after(hold.position.offset)

@@ -7,7 +7,7 @@ from typing import Any
 
 from django.core.management.base import CommandParser
 
-from realtime.analytics.predictions.definition import predictors
+from realtime.analytics.predictions.definitions import predictors
 from realtime.analytics.predictions.processor import PredictorProcessor
 from realtime.analytics.processing.runner import Runner
 from realtime.management.processing import ProcessingCommand

@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
-from django.contrib.auth.models import User
-from django.test import Client
 
 from realtime import aggregation_rule
 from realtime.analytics.aggregation import definitions
-from realtime.analytics.aggregation.processor import RuleProcessor
-from realtime.analytics.aggregation.rule import PLAIN_FUNCTIONS, Rule, RuleError, make_rule
+from realtime.analytics.aggregation.rule import (
+    PLAIN_FUNCTIONS,
+    AggregationSpec,
+    make_spec,
+)
+from realtime.analytics.registry import DefinitionRegistry
+from realtime.analytics.rules import RuleError
 from realtime.models import AggregationRule
 from tests.support import ROOT
-from tests.support.layers import close_layer, running_valkey
 
 COUNT = [{"name": "n", "function": "count"}]
 PAGE = "/admin/realtime/aggregationrule/"
 DOCUMENTATION = (ROOT / "docs/analytics.md").read_text()
 
 
-def rule(**changes: Any) -> Rule:
-    given: dict[str, Any] = {"name": "r", "size": 60, "functions": COUNT}
-    return make_rule(**given | changes)
+def rule(**changes: Any) -> AggregationSpec:
+    fields: dict[str, Any] = {"name": "r", "size": 60, "functions": COUNT}
+    return make_spec(**fields | changes)
 
 
 WRONG: list[tuple[str, Any]] = [
@@ -114,8 +115,8 @@ def test_the_definition_changes_with_what_is_computed() -> None:
         {"functions": [{"name": "m", "function": "count"}]},
         {"functions": [{"name": "n", "function": "count", "path": "x"}]},
     ]
-    found = {rule(**change).definition for change in [{}, *changes]}
-    assert len(found) == len(changes) + 1
+    sizes = {rule(**change).definition for change in [{}, *changes]}
+    assert len(sizes) == len(changes) + 1
 
 
 def test_every_field_and_function_is_documented() -> None:
@@ -134,19 +135,18 @@ def test_every_field_and_function_is_documented() -> None:
 
 @pytest.fixture
 def no_rules(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(definitions, "_in_code", {})
-    monkeypatch.setattr(definitions, "_complaints", set())
+    monkeypatch.setattr(definitions, "aggregation_rules", DefinitionRegistry("aggregation rule"))
 
 
 @pytest.mark.usefixtures("no_rules")
 def test_rules_are_defined_in_code() -> None:
-    made = aggregation_rule("one", size=60, functions=COUNT)
-    assert aggregation_rule("one", size=60, functions=COUNT) == made
-    with pytest.raises(ValueError, match="another rule 'one'"):
+    spec = aggregation_rule("one", size=60, functions=COUNT)
+    assert aggregation_rule("one", size=60, functions=COUNT) == spec
+    with pytest.raises(ValueError, match="another aggregation rule named 'one'"):
         aggregation_rule("one", size=61, functions=COUNT)
     with pytest.raises(ValueError, match=r"^size: "):
         aggregation_rule("two", size=0, functions=COUNT)
-    assert definitions.rules_in_code() == {"one": made}
+    assert list(definitions.aggregation_rules) == [spec]
 
 
 @pytest.mark.django_db
@@ -161,118 +161,7 @@ def test_rows_take_the_place_of_code_and_wrong_rows_do_not_run(
     for name in ("one", "three", "off", "bad"):
         aggregation_rule(name, size=60, functions=COUNT)
     for _ in range(2):
-        found = {made.name: made.size for made in definitions.load_rules()}
-        assert found == {"one": 10, "two": 10, "three": 60}
-    assert [record.getMessage() for record in caplog.records] == [
-        "the rule bad of the admin does not run: functions: expected a list such as "
-        '[{"name": "n", "function": "count"}]',
-    ]
-
-
-# In the admin
-
-
-@pytest.fixture
-def browser() -> Client:
-    client = Client()
-    client.force_login(User.objects.create(username="admin", is_staff=True, is_superuser=True))
-    return client
-
-
-def form(**fields: Any) -> dict[str, Any]:
-    return {
-        "name": "delays",
-        "enabled": "on",
-        "source": "events",
-        "filters": '{"event_type": "departure"}',
-        "group_by": '["payload.origin"]',
-        "size": "60",
-        "slide": "",
-        "allowed_lateness": "0",
-        "time_path": "",
-        "functions": '[{"name": "n", "function": "count"}]',
-    } | fields
-
-
-@pytest.mark.django_db
-def test_a_rule_is_made_changed_and_copied(browser: Client) -> None:
-    page = browser.post(f"{PAGE}add/", form())
-    assert page.status_code == 302, page.context["errors"]
-    made = AggregationRule.objects.get()
-    assert made.to_rule() == make_rule(
-        "delays",
-        filters={"event_type": "departure"},
-        group_by=["payload.origin"],
-        size=60,
-        functions=COUNT,
-    )
-    address = f"{PAGE}{made.pk}/change/"
-    page = browser.post(address, form(slide="20", filters="", group_by="[]"))
-    assert page.status_code == 302, page.context["errors"]
-    changed = AggregationRule.objects.get().to_rule()
-    assert (changed.slide, changed.filters, changed.group_by) == (20, (), ())
-    assert browser.get(address).status_code == 200
-    AggregationRule.objects.create(name="bad", size=60, functions=7)
-    assert b"60 s every 20 s" in browser.get(PAGE).content
-
-
-@pytest.mark.django_db
-@pytest.mark.parametrize(
-    ("field", "value", "text"),
-    [
-        ("name", "a b", "valid"),
-        ("size", "0", "whole seconds"),
-        ("size", "x", "whole number"),
-        ("slide", "7", "no multiple"),
-        ("filters", "[]", "expected an object"),
-        ("filters", "{", "not JSON"),
-        ("filters", '{"a": [[]]}', "'a'"),
-        ("filters", '{"a": 1e999}', "not JSON"),
-        ("group_by", '"payload.origin"', "list of paths"),
-        ("group_by", "payload.origin", "not JSON"),
-        ("time_path", "a..b", "empty step"),
-        ("functions", "", "required"),
-        ("functions", '[{"name": "n", "function": "median", "path": "x"}]', "n: function is none"),
-        ("functions", "[" * 5000, "not JSON"),
-        ("source", "aggregations", "valid choice"),
-    ],
-)
-def test_a_wrong_field_says_why(browser: Client, field: str, value: str, text: str) -> None:
-    page = browser.post(f"{PAGE}add/", form(**{field: value}))
-    assert page.status_code == 200
-    errors = page.context["adminform"].form.errors
-    assert list(errors) == [field]
-    assert text in errors[field][0]
-    assert not AggregationRule.objects.exists()
-
-
-@pytest.mark.django_db
-async def test_the_admin_shows_how_a_rule_stands(data_dir: Path) -> None:
-    from asgiref.sync import sync_to_async
-
-    from realtime import apublish
-    from realtime.admin.aggregations import _show
-    from realtime.analytics.processing.state import claim, renew, save
-    from realtime.protocol import Position
-
-    row = AggregationRule(name="r", size=60, time_path="at", functions=COUNT)
-    with running_valkey(data_dir):
-        assert (await sync_to_async(_show)(row)).state == "waiting"
-        position = await apublish("events", {"at": 1})
-        assert position is not None
-        processor = RuleProcessor(row.to_rule())
-        hold = await claim(processor, "me")
-        assert hold is not None
-        hold.position = Position(position.epoch, 0)
-        processor.windows.progress.late = 1234
-        processor.windows.advance(1_356_998_400)
-        await save(hold)
-        shown = await sync_to_async(_show)(row)
-        assert (shown.state, shown.behind) == ("running", "1")
-        assert shown.left_out.startswith("1,234 too late")
-        assert shown.until == "2013-01-01 00:00:00 UTC"
-        await renew(processor, "me", give_up=True)
-        assert (await sync_to_async(_show)(row)).state == "waiting"
-        await close_layer()
-    row.enabled = False
-    assert (await sync_to_async(_show)(row)).state == "disabled"
+        sizes = {spec.name: spec.size for spec in definitions.load_rules()}
+        assert sizes == {"one": 10, "two": 10, "three": 60}
+    [message] = caplog.messages
+    assert message.startswith("the aggregation rule bad of the admin is wrong: functions: Expected")

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from realtime.analytics.aggregation import windows
 from realtime.analytics.aggregation.processor import CLOCK_SLACK
-from realtime.analytics.aggregation.rule import Rule, make_rule
+from realtime.analytics.aggregation.rule import AggregationSpec, make_spec
 from realtime.analytics.aggregation.sketches import EXACT_VALUES
 from realtime.filters import matches
 from realtime.protocol import format_timestamp
@@ -39,33 +39,33 @@ FUNCTIONS = [
 ]
 
 
-def rule(**changes: Any) -> Rule:
-    given: dict[str, Any] = {"size": 10, "time_path": "at", "functions": FUNCTIONS}
-    return make_rule("r", **given | changes)
+def rule(**changes: Any) -> AggregationSpec:
+    fields: dict[str, Any] = {"size": 10, "time_path": "at", "functions": FUNCTIONS}
+    return make_spec("r", **fields | changes)
 
 
 # The naive evaluator
 
 
-def naive(made: Rule, payloads: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def naive(spec: AggregationSpec, payloads: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Work a rule with times in ``at`` (seconds) and a group in ``g`` out, one by one."""
-    found: dict[tuple[int, str], list[dict[str, Any]]] = defaultdict(list)
+    rows: dict[tuple[int, str], list[dict[str, Any]]] = defaultdict(list)
     watermark = -math.inf
     for payload in payloads:
-        if not matches(made.filters, payload):
+        if not matches(spec.filters, payload):
             continue
         at = payload["at"]
-        if (at // made.slide + 1) * made.slide > watermark and not isinstance(
+        if (at // spec.slide + 1) * spec.slide > watermark and not isinstance(
             payload.get("g"), list
         ):
-            for n in range(made.slides):
-                start = (at // made.slide - n) * made.slide
-                found[start, group_text(payload.get("g"))].append(payload)
-        watermark = max(watermark, at - made.allowed_lateness)
+            for n in range(spec.slides):
+                start = (at // spec.slide - n) * spec.slide
+                rows[start, group_text(payload.get("g"))].append(payload)
+        watermark = max(watermark, at - spec.allowed_lateness)
     return [
-        result(made, start, msgspec.json.decode(group), its)
-        for (start, group), its in sorted(found.items())
-        if start + made.size <= watermark
+        result(spec, start, msgspec.json.decode(group), members)
+        for (start, group), members in sorted(rows.items())
+        if start + spec.size <= watermark
     ]
 
 
@@ -73,7 +73,9 @@ def group_text(value: Any) -> str:
     return msgspec.json.encode([[value]] if isinstance(value, bool) else [value]).decode()
 
 
-def result(made: Rule, start: int, group: Any, payloads: list[dict[str, Any]]) -> dict[str, Any]:
+def result(
+    spec: AggregationSpec, start: int, group: Any, payloads: list[dict[str, Any]]
+) -> dict[str, Any]:
     [value] = group
     there = [p["x"] for p in payloads if p.get("x") is not None]
     numbers = [x for x in there if isinstance(x, int | float) and not isinstance(x, bool)]
@@ -85,14 +87,14 @@ def result(made: Rule, start: int, group: Any, payloads: list[dict[str, Any]]) -
         return ordered[max(math.ceil(share * len(ordered)), 1) - 1] if ordered else None
 
     scalars = [x for x in there if not isinstance(x, list)]
-    end = format_timestamp(start + made.size)
+    end = format_timestamp(start + spec.size)
     return {
         "rule": "r",
         "group": {"g": value[0] if isinstance(value, list) else value},
         "window": {"start": format_timestamp(start), "end": end},
         "values": {
             "n": len(payloads),
-            "per_second": len(payloads) / made.size,
+            "per_second": len(payloads) / spec.size,
             "with_x": len(there),
             "sum": (int(exact) if is_whole else float(exact)) if numbers else None,
             "mean": float(exact / len(numbers)) if numbers else None,
@@ -142,8 +144,8 @@ cuts = st.dictionaries(
 )
 
 
-def run(made: Rule, messages: Sequence[Any], steps: dict[int, str]) -> list[bytes]:
-    reader = Reader(made)
+def run(spec: AggregationSpec, messages: Sequence[Any], steps: dict[int, str]) -> list[bytes]:
+    reader = Reader(spec)
     waiting: list[Any] = []
     for number, message in enumerate(messages):
         waiting.append(message)
@@ -164,14 +166,14 @@ def run(made: Rule, messages: Sequence[Any], steps: dict[int, str]) -> list[byte
 @settings(max_examples=300, deadline=None)
 @given(rules, payloads, cuts)
 def test_results_are_those_of_a_naive_evaluator_to_the_byte(
-    made: Rule, messages: list[dict[str, Any]], steps: dict[int, str]
+    spec: AggregationSpec, messages: list[dict[str, Any]], steps: dict[int, str]
 ) -> None:
-    outputs = run(made, messages, steps)
-    found = [msgspec.json.decode(output) for output in outputs]
-    assert sorted(found, key=repr) == sorted(naive(made, messages), key=repr)
-    assert outputs == run(made, messages, {})
+    outputs = run(spec, messages, steps)
+    rows = [msgspec.json.decode(output) for output in outputs]
+    assert sorted(rows, key=repr) == sorted(naive(spec, messages), key=repr)
+    assert outputs == run(spec, messages, {})
     # One after another: by end, then by group.
-    order = [(one["timestamp"], group_text(*one["group"].values())) for one in found]
+    order = [(entry["timestamp"], group_text(*entry["group"].values())) for entry in rows]
     assert order == sorted(order)
 
 
@@ -181,13 +183,13 @@ def test_sketches_do_not_depend_on_how_work_is_cut(
     count: int, steps: dict[int, str], seed: int
 ) -> None:
     chance = random.Random(seed)
-    made = rule(size=4, slide=2, allowed_lateness=60)
+    spec = rule(size=4, slide=2, allowed_lateness=60)
     numbers = [chance.lognormvariate(3, 2) for _ in range(count)]
     messages = [{"at": NEW_YEAR + n % 2 * 2, "x": x} for n, x in enumerate(numbers)]
     messages += [{"at": NEW_YEAR + 100}]
     scaled = {at * count // 60: step for at, step in steps.items()}
-    outputs = run(made, messages, scaled)
-    assert outputs == run(made, messages, {})
+    outputs = run(spec, messages, scaled)
+    assert outputs == run(spec, messages, {})
     everything = msgspec.json.decode(outputs[1])["values"]
     assert everything["n"] == count
     assert everything["different"] == pytest.approx(len(set(numbers)), rel=0.1)
@@ -221,7 +223,7 @@ def test_times_are_text_or_numbers_of_seconds_or_milliseconds() -> None:
     reader = Reader(rule(functions=FUNCTIONS[:1]))
     at = datetime(2013, 1, 1, 0, 0, 3, tzinfo=UTC)
     reader.take(
-        *({"at": one} for one in (at.isoformat(), NEW_YEAR + 3, NEW_YEAR * 1000 + 3500)),
+        *({"at": entry} for entry in (at.isoformat(), NEW_YEAR + 3, NEW_YEAR * 1000 + 3500)),
         {"at": NEW_YEAR + 3.5},
     )
     refused: tuple[Any, ...] = (
@@ -235,7 +237,7 @@ def test_times_are_text_or_numbers_of_seconds_or_milliseconds() -> None:
         1e300,
         -1e300,
     )
-    reader.take(*({"at": one} for one in refused), {}, 7, None)
+    reader.take(*({"at": entry} for entry in refused), {}, 7, None)
     # Further ahead of its publishing than a day.
     reader.take({"at": NEW_YEAR + 86_401}, published=NEW_YEAR)
     reader.take({"at": NEW_YEAR + 10})
@@ -266,7 +268,7 @@ def test_windows_by_times_in_messages_do_not_close_by_the_clock() -> None:
 def test_a_gap_in_time_publishes_no_empty_windows() -> None:
     reader = Reader(rule(size=60, slide=1, functions=FUNCTIONS[:1]))
     reader.take({"at": NEW_YEAR}, {"at": NEW_YEAR + 500_000})
-    assert [one["values"]["n"] for one in reader.results] == [1] * 60
+    assert [entry["values"]["n"] for entry in reader.results] == [1] * 60
 
 
 # Groups
@@ -284,9 +286,9 @@ def test_a_group_is_a_scalar_or_null() -> None:
         {"g": {}},
         {"g": "y" * 1001},
     ]
-    reader.take(*({"at": NEW_YEAR} | one for one in messages), {"at": NEW_YEAR + 10})
-    found = [(*one["group"].values(), one["values"]["n"]) for one in reader.results]
-    assert sorted(found, key=repr) == sorted(
+    reader.take(*({"at": NEW_YEAR} | entry for entry in messages), {"at": NEW_YEAR + 10})
+    rows = [(*entry["group"].values(), entry["values"]["n"]) for entry in reader.results]
+    assert sorted(rows, key=repr) == sorted(
         [(1, "x", 2), (True, "x", 1), ("1", None, 1), (None, None, 2)], key=repr
     )
     assert reader.results[0]["group"].keys() == {"g", "h.i"}
@@ -297,7 +299,7 @@ def test_more_groups_than_there_may_be_are_left_out(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(windows, "MAX_GROUPS", 3)
     reader = Reader(rule(group_by=["g"], functions=FUNCTIONS[:1]))
     reader.take(*({"at": NEW_YEAR, "g": n % 5} for n in range(10)), {"at": NEW_YEAR + 10})
-    assert [one["group"]["g"] for one in reader.results] == [0, 1, 2]
+    assert [entry["group"]["g"] for entry in reader.results] == [0, 1, 2]
     assert reader.processor.windows.progress.crowded == 4
 
 
@@ -324,9 +326,11 @@ def test_nothing_that_can_be_published_stops_a_rule(path: str) -> None:
         if number % 2:
             reader.restart()
     reader.take({**good, "at": NEW_YEAR + 100})
-    assert any(one["group"] == {"g": "a"} for one in reader.results)
-    for one in reader.results:
-        assert all(value is None or math.isfinite(value) for value in one["values"].values()), one
+    assert any(entry["group"] == {"g": "a"} for entry in reader.results)
+    for entry in reader.results:
+        assert all(value is None or math.isfinite(value) for value in entry["values"].values()), (
+            entry
+        )
 
 
 # What was lost
@@ -340,7 +344,7 @@ def test_windows_that_lack_messages_say_so() -> None:
     reader.save()
     reader.restart()
     reader.take(*({"at": NEW_YEAR + 10 * n} for n in (3, 4, 5)))
-    flags = [(one["timestamp"][17:19], "incomplete" in one) for one in reader.results]
+    flags = [(entry["timestamp"][17:19], "incomplete" in entry) for entry in reader.results]
     assert flags == [("10", False), ("20", True), ("40", True), ("50", False)]
 
 
@@ -348,7 +352,7 @@ def test_a_rule_that_begins_in_the_midst_says_so_of_its_first_window() -> None:
     reader = Reader(rule(functions=FUNCTIONS[:1]))
     reader.offset = 1000
     reader.take(*({"at": NEW_YEAR + 5 * n} for n in range(5)))
-    assert ["incomplete" in one for one in reader.results] == [True, False]
+    assert ["incomplete" in entry for entry in reader.results] == [True, False]
 
 
 # What is stored

@@ -19,12 +19,12 @@ from django.core.management.base import CommandError
 from django.test import override_settings
 
 from realtime import publish_many
-from realtime.analytics.discovery import Registry
-from realtime.analytics.predictions import definition
-from realtime.analytics.predictions.definition import Predictor, predictor
+from realtime.analytics.predictions import definitions
+from realtime.analytics.predictions.definitions import Predictor, predictor
 from realtime.analytics.predictions.processor import PredictorProcessor
 from realtime.analytics.processing.runner import Runner
 from realtime.analytics.processing.state import FIELD_PREFIX, LEASE, place_of
+from realtime.analytics.registry import DefinitionRegistry
 from realtime.cluster.clients import sync_client
 from realtime.cluster.layer import key, layer_servers
 from realtime.cluster.membership import BEAT_INTERVAL
@@ -43,10 +43,10 @@ async def layer(data_dir: Path) -> AsyncIterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def declared(monkeypatch: pytest.MonkeyPatch) -> Registry[Predictor]:
+def declared(monkeypatch: pytest.MonkeyPatch) -> DefinitionRegistry[Predictor]:
     """An empty registry."""
-    registry: Registry[Predictor] = Registry("predictor")
-    monkeypatch.setattr(definition, "predictors", registry)
+    registry: DefinitionRegistry[Predictor] = DefinitionRegistry("predictor")
+    monkeypatch.setattr(definitions, "predictors", registry)
     return registry
 
 
@@ -54,29 +54,31 @@ def publish_numbers(*numbers: int) -> None:
     publish_many("events", [{"n": number} for number in numbers])
 
 
-async def predictions() -> list[Payload]:
+async def read_predictions() -> list[Payload]:
     """Return all that has been predicted."""
-    found: list[Payload] = []
+    predictions: list[Payload] = []
     after = 0
     while (chunk := await get_log().read("predictions", after)).entries:
-        found += [msgspec.json.decode(entry.body) for entry in chunk.entries]
+        predictions += [msgspec.json.decode(entry.body) for entry in chunk.entries]
         after = chunk.first + len(chunk.entries) - 1
-    return found
+    return predictions
 
 
 async def until_predicted(count: int) -> list[Payload]:
     """Wait until there are so many predictions; return them."""
     async with asyncio.timeout(TIMEOUT * 2):
-        while len(found := await predictions()) < count:  # noqa: ASYNC110 - it has no event
+        while len(predictions := await read_predictions()) < count:  # noqa: ASYNC110 - it has no event
             await asyncio.sleep(0.02)
-    assert len(found) == count
-    return found
+    assert len(predictions) == count
+    return predictions
 
 
 @contextlib.asynccontextmanager
-async def run(registry: Registry[Predictor]) -> AsyncIterator[Runner]:
+async def run(registry: DefinitionRegistry[Predictor]) -> AsyncIterator[Runner]:
     """Run all declared predictors."""
-    runner = Runner("predictors", lambda: [PredictorProcessor(one) for one in registry])
+    runner = Runner(
+        "predictors", lambda: [PredictorProcessor(prediction) for prediction in registry]
+    )
     task = asyncio.create_task(runner.run())
     try:
         await until(lambda: len(runner.holds) == len(list(registry)))
@@ -93,10 +95,13 @@ def tracebacks(caplog: pytest.LogCaptureFixture) -> list[str]:
 # What predictors return
 
 
-async def test_predictions_say_who_predicted_what(declared: Registry[Predictor]) -> None:
+async def test_predictions_say_who_predicted_what(declared: DefinitionRegistry[Predictor]) -> None:
     @predictor("events", filters={"n": [1, 3, 4]}, from_start=True)
     def twice(payloads: list[Payload]) -> list[Any]:
-        return [None if one["n"] == 3 else {"twice": one["n"] * 2} for one in payloads]
+        return [
+            None if prediction["n"] == 3 else {"twice": prediction["n"] * 2}
+            for prediction in payloads
+        ]
 
     publish_numbers(1, 2, 3, 4)
     epoch = (await get_log().read("events", 0)).epoch
@@ -112,22 +117,26 @@ async def test_predictions_say_who_predicted_what(declared: Registry[Predictor])
 
 
 async def test_a_payload_may_have_several_predictions_and_fields_of_its_own(
-    declared: Registry[Predictor],
+    declared: DefinitionRegistry[Predictor],
 ) -> None:
     @predictor("events", name="several", from_start=True)
     async def predict(payloads: list[Payload]) -> list[Any]:
         await asyncio.sleep(0)
-        return [[{"source": "mine", "h": hour} for hour in range(one["n"])] for one in payloads]
+        return [
+            [{"source": "mine", "h": hour} for hour in range(prediction["n"])]
+            for prediction in payloads
+        ]
 
     publish_numbers(2, 0, 1)
     async with run(declared):
-        found = await until_predicted(3)
-    assert [(one["predictor"], one["source"], one["h"]) for one in found] == [
-        ("several", "mine", hour) for hour in (0, 1, 0)
-    ]
+        predictions = await until_predicted(3)
+    assert [
+        (prediction["predictor"], prediction["source"], prediction["h"])
+        for prediction in predictions
+    ] == [("several", "mine", hour) for hour in (0, 1, 0)]
 
 
-async def test_batches_are_as_large_as_wanted(declared: Registry[Predictor]) -> None:
+async def test_batches_are_as_large_as_wanted(declared: DefinitionRegistry[Predictor]) -> None:
     sizes: list[int] = []
 
     @predictor("events", batch_size=3, from_start=True)
@@ -137,13 +146,13 @@ async def test_batches_are_as_large_as_wanted(declared: Registry[Predictor]) -> 
 
     publish_numbers(*range(10))
     async with run(declared):
-        found = await until_predicted(10)
+        predictions = await until_predicted(10)
     assert sizes == [3, 3, 3, 1]
-    assert [one["n"] for one in found] == list(range(10))
+    assert [prediction["n"] for prediction in predictions] == list(range(10))
 
 
 async def test_a_new_predictor_begins_with_what_is_published_then(
-    declared: Registry[Predictor],
+    declared: DefinitionRegistry[Predictor],
 ) -> None:
     @predictor("events")
     def same(payloads: list[Payload]) -> list[Any]:
@@ -153,14 +162,14 @@ async def test_a_new_predictor_begins_with_what_is_published_then(
     async with run(declared) as runner:
         await until(lambda: runner.holds["same"].saved is not None)
         publish_numbers(2)
-        assert [one["n"] for one in await until_predicted(1)] == [2]
+        assert [prediction["n"] for prediction in await until_predicted(1)] == [2]
 
 
 # Failures
 
 
 async def test_what_fails_is_skipped_and_told_once(
-    declared: Registry[Predictor], caplog: pytest.LogCaptureFixture
+    declared: DefinitionRegistry[Predictor], caplog: pytest.LogCaptureFixture
 ) -> None:
     @predictor("events", batch_size=1, from_start=True)
     def fragile(payloads: list[Payload]) -> Any:
@@ -180,15 +189,17 @@ async def test_what_fails_is_skipped_and_told_once(
 
     publish_numbers(*range(19))
     async with run(declared):
-        assert [one["n"] for one in await until_predicted(4)] == [0, 6, 12, 18]
-    told = "\n".join(tracebacks(caplog))
+        assert [prediction["n"] for prediction in await until_predicted(4)] == [0, 6, 12, 18]
+    logged = "\n".join(tracebacks(caplog))
     assert len(tracebacks(caplog)) == 5
     for text in "no such flight", "NaN", "2 items for 1 payloads", "not str", "SystemExit":
-        assert text in told
+        assert text in logged
     assert "fragile: no predictions of 15 messages so far" in caplog.messages
 
 
-async def test_a_payload_that_is_no_object_is_for_nobody(declared: Registry[Predictor]) -> None:
+async def test_a_payload_that_is_no_object_is_for_nobody(
+    declared: DefinitionRegistry[Predictor],
+) -> None:
     @predictor("events", from_start=True)
     def same(payloads: list[Payload]) -> list[Any]:
         return payloads
@@ -197,7 +208,7 @@ async def test_a_payload_that_is_no_object_is_for_nobody(declared: Registry[Pred
     await get_log().aappend(_raw(b"\xff"))
     publish_numbers(2)
     async with run(declared):
-        assert [one["n"] for one in await until_predicted(2)] == [1, 2]
+        assert [prediction["n"] for prediction in await until_predicted(2)] == [1, 2]
 
 
 def _raw(body: bytes) -> Any:
@@ -207,7 +218,7 @@ def _raw(body: bytes) -> Any:
 
 
 async def test_a_slow_predictor_keeps_its_lease_and_delays_no_other(
-    declared: Registry[Predictor],
+    declared: DefinitionRegistry[Predictor],
 ) -> None:
     go = threading.Event()
 
@@ -231,8 +242,13 @@ async def test_a_slow_predictor_keeps_its_lease_and_delays_no_other(
         publish_numbers(2)
         await until_predicted(2)
         go.set()
-        found = await until_predicted(4)
-    assert [one["predictor"] for one in found] == ["quick", "quick", "slow", "slow"]
+        predictions = await until_predicted(4)
+    assert [prediction["predictor"] for prediction in predictions] == [
+        "quick",
+        "quick",
+        "slow",
+        "slow",
+    ]
 
 
 # Models
@@ -247,7 +263,9 @@ class Counter:
     def predict(self, payloads: list[Payload]) -> list[Any]:
         first = self.seen + 1
         self.seen += len(payloads)
-        return [{"n": one["n"], "seen": first + at} for at, one in enumerate(payloads)]
+        return [
+            {"n": prediction["n"], "seen": first + at} for at, prediction in enumerate(payloads)
+        ]
 
     def save(self) -> bytes:
         return pickle.dumps(self.seen)
@@ -257,7 +275,7 @@ class Counter:
 
 
 async def test_a_model_learns_again_what_came_after_it_was_saved(
-    declared: Registry[Predictor],
+    declared: DefinitionRegistry[Predictor],
 ) -> None:
     saves: list[int] = []
 
@@ -270,43 +288,43 @@ async def test_a_model_learns_again_what_came_after_it_was_saved(
     for first in range(0, 300, 100):
         publish_numbers(*range(first, first + 100))
         async with run(declared):
-            found = await until_predicted(first + 100)
-        assert [one["seen"] for one in found] == list(range(1, first + 101))
+            predictions = await until_predicted(first + 100)
+        assert [prediction["seen"] for prediction in predictions] == list(range(1, first + 101))
     # It was saved when it began, and not again each time something was published.
     assert len(saves) == 3
 
 
-async def test_an_idle_model_is_saved_too(declared: Registry[Predictor]) -> None:
+async def test_an_idle_model_is_saved_too(declared: DefinitionRegistry[Predictor]) -> None:
     predictor("events", name="counter", save_every=0.2, from_start=True)(Counter)
     publish_numbers(1, 2, 3)
-    (one,) = declared
+    (prediction,) = declared
     async with run(declared) as runner:
         await until_predicted(3)
         await until(lambda: runner.holds["counter"].saved == runner.holds["counter"].position)
-    place = place_of(PredictorProcessor(one))
+    place = place_of(PredictorProcessor(prediction))
     model: Any = sync_client(place.server).hget(place.state, f"{FIELD_PREFIX}model")
     assert pickle.loads(model[32:]) == 3
 
 
 async def test_another_version_begins_anew_and_predicts_nothing_twice(
-    declared: Registry[Predictor], monkeypatch: pytest.MonkeyPatch
+    declared: DefinitionRegistry[Predictor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     predictor("events", name="counter", save_every=3600, from_start=True)(Counter)
     publish_numbers(1, 2, 3)
     async with run(declared):
         await until_predicted(3)
-    registry: Registry[Predictor] = Registry("predictor")
-    monkeypatch.setattr(definition, "predictors", registry)
+    registry: DefinitionRegistry[Predictor] = DefinitionRegistry("predictor")
+    monkeypatch.setattr(definitions, "predictors", registry)
     predictor("events", name="counter", version="2", from_start=True)(Counter)
     publish_numbers(4, 5)
     async with run(registry):
-        found = await until_predicted(5)
-    assert [one["seen"] for one in found] == [1, 2, 3, 1, 2]
-    assert [one["n"] for one in found] == [1, 2, 3, 4, 5]
+        predictions = await until_predicted(5)
+    assert [prediction["seen"] for prediction in predictions] == [1, 2, 3, 1, 2]
+    assert [prediction["n"] for prediction in predictions] == [1, 2, 3, 4, 5]
 
 
 async def test_a_model_of_another_site_is_not_loaded(
-    declared: Registry[Predictor], caplog: pytest.LogCaptureFixture
+    declared: DefinitionRegistry[Predictor], caplog: pytest.LogCaptureFixture
 ) -> None:
     predictor("events", name="counter", save_every=0, from_start=True)(Counter)
     publish_numbers(1)
@@ -316,10 +334,10 @@ async def test_a_model_of_another_site_is_not_loaded(
     with override_settings(SECRET_KEY="another"):
         async with run(declared):
             await until(lambda: any("another SECRET_KEY" in text for text in caplog.messages))
-        assert len(await predictions()) == 1
+        assert len(await read_predictions()) == 1
     with override_settings(SECRET_KEY="new", SECRET_KEY_FALLBACKS=["another", _secret()]):
         async with run(declared):
-            assert [one["seen"] for one in await until_predicted(2)] == [1, 2]
+            assert [prediction["seen"] for prediction in await until_predicted(2)] == [1, 2]
 
 
 def _secret() -> str:
@@ -329,7 +347,7 @@ def _secret() -> str:
 
 
 async def test_a_model_that_cannot_be_saved_still_predicts(
-    declared: Registry[Predictor], caplog: pytest.LogCaptureFixture
+    declared: DefinitionRegistry[Predictor], caplog: pytest.LogCaptureFixture
 ) -> None:
     @predictor("events", save_every=0, from_start=True)
     class Unsaved(Counter):
@@ -338,18 +356,18 @@ async def test_a_model_that_cannot_be_saved_still_predicts(
 
     publish_numbers(1, 2)
     async with run(declared):
-        assert [one["seen"] for one in await until_predicted(2)] == [1, 2]
+        assert [prediction["seen"] for prediction in await until_predicted(2)] == [1, 2]
         publish_numbers(3)
         await until_predicted(3)
     assert len(tracebacks(caplog)) == 1
     assert "save() returned str" in tracebacks(caplog)[0]
     async with run(declared):  # it learns all of it again, as that is retained
         publish_numbers(4)
-        assert [one["seen"] for one in await until_predicted(4)] == [1, 2, 3, 4]
+        assert [prediction["seen"] for prediction in await until_predicted(4)] == [1, 2, 3, 4]
 
 
 async def test_a_lost_log_is_told_and_the_model_goes_on(
-    declared: Registry[Predictor], caplog: pytest.LogCaptureFixture
+    declared: DefinitionRegistry[Predictor], caplog: pytest.LogCaptureFixture
 ) -> None:
     predictor("events", name="counter", from_start=True)(Counter)
     publish_numbers(1, 2)
@@ -357,9 +375,9 @@ async def test_a_lost_log_is_told_and_the_model_goes_on(
         await until_predicted(2)
         sync_client(layer_servers()[0]).delete(key("{events}:head"))
         publish_numbers(3)
-        found = await until_predicted(3)
-    assert [one["seen"] for one in found] == [1, 2, 3]
-    assert "counter: the log was lost before they were read" in caplog.messages
+        predictions = await until_predicted(3)
+    assert [prediction["seen"] for prediction in predictions] == [1, 2, 3]
+    assert "counter: the log was lost before all of it was read" in caplog.messages
 
 
 # Declarations
@@ -368,10 +386,10 @@ async def test_a_lost_log_is_told_and_the_model_goes_on(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"source": "event"}, "'event' is no subscription type"),
-        ({"source": "predictions"}, "would read what it publishes"),
+        ({"source": "event"}, "source: expected one of events, "),
+        ({"source": "predictions"}, "source: expected one of events, "),
         ({"filters": {"a..b": 1}}, "empty step"),
-        ({"name": "no spaces"}, "'no spaces' is no name"),
+        ({"name": "no spaces"}, "'no spaces' is not 1 to 100"),
         ({"batch_size": 0}, "expected 1 to 10000"),
         ({"save_every": -1}, "expected 0 to 3600"),
     ],
@@ -394,11 +412,11 @@ def test_a_class_needs_predict_and_both_save_and_restore() -> None:
         predictor("events")(Half)
 
 
-def test_a_name_is_taken_once(declared: Registry[Predictor]) -> None:
+def test_a_name_is_taken_once(declared: DefinitionRegistry[Predictor]) -> None:
     predictor("events", name="one")(Counter)
-    with pytest.raises(ValueError, match="there are two predictors named 'one'"):
+    with pytest.raises(ValueError, match="there is another predictor named 'one'"):
         predictor("metrics", name="one")(Counter)
-    assert [one.source for one in declared.select([])] == ["events"]
+    assert [prediction.source for prediction in declared.select([])] == ["events"]
     with pytest.raises(CommandError, match=r"no predictor is named 'two' \(there are: one\)"):
         declared.select(["two"])
 
@@ -480,10 +498,16 @@ async def test_each_message_is_predicted_once_whoever_is_killed(start: Start) ->
             process.kill()
             process.wait()
             process = start()
-    found = await until_predicted(8000)
-    counted = [(one["n"], one["seen"]) for one in found if one["predictor"] == "Counter"]
+    predictions = await until_predicted(8000)
+    counted = [
+        (prediction["n"], prediction["seen"])
+        for prediction in predictions
+        if prediction["predictor"] == "Counter"
+    ]
     assert counted == [(number, number + 1) for number in range(4000)]
-    doubled = [one["twice"] for one in found if one["predictor"] == "twice"]
+    doubled = [
+        prediction["twice"] for prediction in predictions if prediction["predictor"] == "twice"
+    ]
     assert doubled == [2 * number for number in range(4000)]
 
 
@@ -525,7 +549,10 @@ async def test_one_that_hangs_keeps_no_process(start: Start, data_dir: Path) -> 
     [
         ("import nothing_of_this_name\n", "shop/streams.py:1: ModuleNotFoundError: No module"),
         ("x = 1\ny = = 2\n", "shop/streams.py:2: SyntaxError: invalid syntax"),
-        ("import realtime\nrealtime.predictor('x')\n", "shop/streams.py:2: ValueError: 'x' is no"),
+        (
+            "import realtime\nrealtime.predictor('x')\n",
+            "shop/streams.py:2: RuleError: source: expected one of",
+        ),
         ("", "there are no predictors in the streams.py of any installed app"),
     ],
 )

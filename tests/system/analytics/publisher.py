@@ -23,15 +23,15 @@ def main() -> None:
     options.add_argument("file", type=Path)
     options.add_argument("--from-line", type=int, default=0)
     options.add_argument("--rate", type=float, required=True)
-    given = options.parse_args()
+    arguments = options.parse_args()
 
     import django
 
     django.setup()
     from realtime import PublishError, publish_many
 
-    done = given.from_line
-    with given.file.open("rb") as file:
+    done = arguments.from_line
+    with arguments.file.open("rb") as file:
         lines = islice(file, done, None)
         while batch := [msgspec.json.decode(line) for line in islice(lines, TOGETHER)]:
             while True:
@@ -42,7 +42,7 @@ def main() -> None:
                     time.sleep(RETRY_INTERVAL)
             done += len(batch)
             print(done, flush=True)
-            time.sleep(len(batch) / given.rate)
+            time.sleep(len(batch) / arguments.rate)
 
 
 if __name__ == "__main__":

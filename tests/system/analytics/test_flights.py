@@ -12,7 +12,7 @@ from typing import Any
 import duckdb
 import pytest
 
-from realtime.analytics.aggregation.rule import Rule, make_rule
+from realtime.analytics.aggregation.rule import AggregationSpec, make_spec
 from realtime.protocol import format_timestamp
 from tests.support import ROOT
 from tests.support.rule_reader import Reader
@@ -74,7 +74,7 @@ def test_results_are_those_of_duckdb_to_the_digit(
     slide: int,
     group: str,
 ) -> None:
-    rule = make_rule(
+    rule = make_spec(
         "flights",
         filters={"event_type": kind},
         group_by=[f"payload.{group}"],
@@ -84,18 +84,20 @@ def test_results_are_those_of_duckdb_to_the_digit(
         time_path="timestamp",
         functions=FUNCTIONS,
     )
-    found = results(rule, flights, kind)
+    actual = results(rule, flights, kind)
     first = datetime(2012, 12, 31, tzinfo=UTC).timestamp()
     last = datetime(2013, 1, 9, tzinfo=UTC).timestamp()
     rows = database.execute(
         QUERY.format(group=group), [int(first), int(last), slide, kind, size]
     ).fetchall()
     expected = {(value, format_timestamp(start)): figures for value, start, *figures in rows}
-    assert len(found) > (0 if kind == "cancellation" else 20)
-    assert found == expected
+    assert len(actual) > (0 if kind == "cancellation" else 20)
+    assert actual == expected
 
 
-def results(rule: Rule, flights: list[dict[str, Any]], kind: str) -> dict[Any, list[Any]]:
+def results(
+    rule: AggregationSpec, flights: list[dict[str, Any]], kind: str
+) -> dict[Any, list[Any]]:
     """Work a rule out in parts of any size, with a restart now and then."""
     chance = random.Random(1)
     reader = Reader(rule)
@@ -110,9 +112,9 @@ def results(rule: Rule, flights: list[dict[str, Any]], kind: str) -> dict[Any, l
     # So late that all windows are over.
     reader.take({"event_type": kind, "timestamp": "2013-01-12T00:00:00Z", "payload": {}})
     assert reader.processor.windows.progress.late == 0
-    found = {}
-    for one in reader.results:
-        [value] = one["group"].values()
-        assert (value, one["window"]["start"]) not in found
-        found[value, one["window"]["start"]] = list(one["values"].values())
-    return found
+    actual = {}
+    for row in reader.results:
+        [value] = row["group"].values()
+        assert (value, row["window"]["start"]) not in actual
+        actual[value, row["window"]["start"]] = list(row["values"].values())
+    return actual

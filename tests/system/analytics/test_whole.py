@@ -228,18 +228,20 @@ async def test_the_whole_way_whatever_is_killed(site: Site, file: Path) -> None:
         assert site.publisher.done == 100_000
     assert gaps == []
     for name, wanted in expected.items():
-        found = [one for one in figures.payloads if one["rule"] == name]
-        assert all("incomplete" not in one for one in found)
+        messages = [message for message in figures.payloads if message["rule"] == name]
+        assert all("incomplete" not in message for message in messages)
         by_window = {
-            (*one["group"].values(), one["window"]["start"]): list(one["values"].values())
-            for one in found
+            (*message["group"].values(), message["window"]["start"]): list(
+                message["values"].values()
+            )
+            for message in messages
         }
-        assert len(by_window) == len(found)
+        assert len(by_window) == len(messages)
         wrong = {key for key in wanted.keys() | by_window if by_window.get(key) != wanted.get(key)}
         assert not wrong, [(key, by_window.get(key), wanted.get(key)) for key in sorted(wrong)[:3]]
     came = [
-        (*one["group"].values(), one["timestamp"], one["state"], one["value"])
-        for one in warnings.payloads
+        (*message["group"].values(), message["timestamp"], message["state"], message["value"])
+        for message in warnings.payloads
     ]
     assert sorted(came) == sorted(alerts)
 

@@ -1,16 +1,20 @@
-"""What a predictor is, and the decorator that declares one; knows nothing of how it is run."""
+"""Predictors in code: ``@realtime.predictor`` in the ``streams`` module of an app.
+
+Knows nothing of how predictors run.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
-from realtime.analytics.discovery import Registry
-from realtime.filters import Filter, compile_filters
-from realtime.protocol import SUBSCRIPTION_TYPES
+from realtime.analytics.registry import DefinitionRegistry
+from realtime.analytics.rules import RuleError, check_choice, read_rule_filters, sources_for
+from realtime.filters import Filter
 
+SOURCES = sources_for("predictions")
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 # Messages of one batch, and seconds between saves of a model.
 BATCH_SIZE = 256
@@ -19,15 +23,10 @@ SAVE_EVERY = 5.0
 T = TypeVar("T", bound=Callable[..., Any])
 
 
-class Model(Protocol):
-    """What :func:`predictor` makes of a function, or an instance of a class that it decorates."""
-
-    def predict(self, payloads: list[dict[str, Any]]) -> Any: ...
-
-
 @dataclass(frozen=True)
 class Predictor:
-    """One predictor; ``make`` returns a new :class:`Model`, that keeps state or not."""
+    """One predictor. ``make`` returns a new model: an object with the method ``predict``, and with
+    ``save`` and ``restore`` if ``keeps_state`` is true."""
 
     name: str
     source: str
@@ -38,14 +37,13 @@ class Predictor:
     batch_size: int
     save_every: float
     from_start: bool
-    module: str
 
 
-predictors: Registry[Predictor] = Registry("predictor")
+predictors: DefinitionRegistry[Predictor] = DefinitionRegistry("predictor")
 
 
 class _Function:
-    """A function as a model."""
+    """A decorated function as a model."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.predict = function
@@ -75,36 +73,32 @@ def predictor(
     with the oldest retained message, else with those published from then on.
 
     Raises:
-        ValueError: an argument is out of its range, or the name is taken.
-        TypeError: what is decorated is neither.
+        ValueError: an argument is wrong, or another predictor has the name.
+        TypeError: what is decorated is neither a function nor such a class.
     """
-    compiled = compile_filters(filters)
-    if source not in SUBSCRIPTION_TYPES:
-        raise ValueError(f"{source!r} is no subscription type: {', '.join(SUBSCRIPTION_TYPES)}")
-    if source == "predictions":
-        raise ValueError("a predictor of predictions would read what it publishes")
+    check_choice("source", source, SOURCES)
+    compiled = read_rule_filters(filters)
     if not 1 <= batch_size <= 10_000:
-        raise ValueError(f"batch_size={batch_size}: expected 1 to 10000")
+        raise RuleError("batch_size", "expected 1 to 10000")
     if not 0 <= save_every <= 3600:
-        raise ValueError(f"save_every={save_every}: expected 0 to 3600 seconds")
+        raise RuleError("save_every", "expected 0 to 3600 seconds")
 
     def declare(decorated: T) -> T:
         make, keeps_state = _examine(decorated)
-        called = name if name is not None else decorated.__name__
-        if not NAME.fullmatch(called):
-            raise ValueError(f"{called!r} is no name: 1 to 100 of A-Z a-z 0-9 _ . -")
+        predictor_name = decorated.__name__ if name is None else name
+        if not NAME.fullmatch(predictor_name):
+            raise RuleError("name", f"{predictor_name!r} is not 1 to 100 of A-Z a-z 0-9 _ . -")
         predictors.add(
             Predictor(
-                called,
-                source,
-                compiled,
-                version,
-                make,
-                keeps_state,
-                batch_size,
-                save_every,
-                from_start,
-                decorated.__module__,
+                name=predictor_name,
+                source=source,
+                filters=compiled,
+                version=version,
+                make=make,
+                keeps_state=keeps_state,
+                batch_size=batch_size,
+                save_every=save_every,
+                from_start=from_start,
             )
         )
         return decorated
@@ -118,9 +112,9 @@ def _examine(decorated: Any) -> tuple[Callable[[], Any], bool]:
         if not callable(decorated):
             raise TypeError(f"{decorated!r}: expected a function or a class")
         return (lambda: _Function(decorated)), False
-    has = {method for method in ("predict", "save", "restore") if hasattr(decorated, method)}
-    if "predict" not in has:
+    if not hasattr(decorated, "predict"):
         raise TypeError(f"{decorated.__name__} has no method predict")
-    if len(has) == 2:
+    keeps_state = hasattr(decorated, "save")
+    if keeps_state != hasattr(decorated, "restore"):
         raise TypeError(f"{decorated.__name__}: of save and restore it needs both or neither")
-    return decorated, len(has) == 3
+    return decorated, keeps_state

@@ -3,29 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-from realtime.analytics.alerting.rule import Deviation, Rule, Threshold
+from realtime.analytics.alerting.rule import (
+    ABOVE,
+    BELOW,
+    DEVIATION,
+    AlertSpec,
+    Targets,
+    make_condition,
+)
 from realtime.analytics.alerting.signing import check_secret
+from realtime.analytics.registry import DefinitionRegistry
 
-
-class Targets(NamedTuple):
-    """Whom to tell of a rule's alerts."""
-
-    emails: Sequence[str] = ()
-    webhook_url: str = ""
-    webhook_secret: str = ""
-
-
-class Declared(NamedTuple):
-    """A rule and its targets."""
-
-    rule: Rule
-    targets: Targets
-
-
-# By name.
-DECLARED: dict[str, Declared] = {}
+alert_rules: DefinitionRegistry[AlertSpec] = DefinitionRegistry("alert rule")
 
 
 def alert_rule(
@@ -49,45 +40,38 @@ def alert_rule(
     emails: Sequence[str] = (),
     webhook_url: str = "",
     webhook_secret: str = "",
-) -> Rule:
+) -> AlertSpec:
     """Alert when a value is *above* or *below* a number, or its *deviation* is too large.
 
     Exactly one of the three. *deviation* is in standard deviations from the exponentially weighted
     mean, in which a new value has the weight *alpha*. *clear* is where it is well again: a value,
     by default the threshold; for a deviation so many standard deviations, by default two thirds of
-    it. The rest is as :class:`realtime.analytics.alerting.rule.Rule` says. A rule of the same name
-    in the admin takes its place. A webhook needs a secret, as
+    it. The other arguments are as :class:`~realtime.analytics.alerting.rule.AlertSpec` says. A rule
+    of the same name in the admin takes its place. A webhook needs a secret, as
     :func:`realtime.analytics.alerting.signing.new_secret` makes one.
 
     Raises:
-        ValueError: there is no such rule, or there is one of that name.
+        ValueError: an argument is wrong, or there is another rule of that name.
     """
-    if sum(bound is not None for bound in (above, below, deviation)) != 1:
+    bounds = {ABOVE: above, BELOW: below, DEVIATION: deviation}
+    chosen = [(direction, bound) for direction, bound in bounds.items() if bound is not None]
+    if len(chosen) != 1:
         raise ValueError(f"alert_rule({name!r}): give one of above, below and deviation")
-    condition: Threshold | Deviation
-    if above is not None:
-        condition = Threshold("above", above, above if clear is None else clear)
-    elif below is not None:
-        condition = Threshold("below", below, below if clear is None else clear)
-    else:
-        assert deviation is not None
-        clear_factor = deviation * 2 / 3 if clear is None else clear
-        condition = Deviation(deviation, clear_factor, alpha, samples, least)
-    rule = Rule(
+    [(direction, bound)] = chosen
+    if webhook_url:
+        check_secret(webhook_secret)
+    rule = AlertSpec(
         name,
         source,
         value,
-        condition,
+        make_condition(direction, bound, clear, alpha=alpha, samples=samples, least=least),
         filters=filters or {},
         group_by=group_by,
         severity=severity,
         for_seconds=for_seconds,
         resolve_after=resolve_after,
         time=time,
+        targets=Targets(tuple(emails), webhook_url, webhook_secret),
     )
-    if webhook_url:
-        check_secret(webhook_secret)
-    if name in DECLARED:
-        raise ValueError(f"alert_rule({name!r}): there is one of that name")
-    DECLARED[name] = Declared(rule, Targets(tuple(emails), webhook_url, webhook_secret))
+    alert_rules.add(rule)
     return rule

@@ -1,0 +1,141 @@
+"""The rules and predictors that applications define in code, and those that administrators add.
+
+Code is in a module ``streams`` of any installed app. A row of the admin takes the place of code of
+the same name, also when it is turned off. Knows nothing of what rules and predictors do.
+"""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Iterable, Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Generic, Protocol, TypeVar
+
+from django.core.management.base import CommandError, CommandParser
+from django.utils.module_loading import autodiscover_modules
+
+from realtime.analytics.rules import RuleError
+
+logger = logging.getLogger(__name__)
+
+MODULE = "streams"
+
+
+class Definition(Protocol):
+    """A rule or a predictor."""
+
+    @property
+    def name(self) -> str: ...
+
+
+T = TypeVar("T", bound=Definition)
+T_co = TypeVar("T_co", bound=Definition, covariant=True)
+
+
+class Row(Protocol[T_co]):
+    """A rule as an administrator entered it."""
+
+    name: str
+    enabled: bool
+
+    def spec(self) -> T_co:
+        """Return the rule. Raises :class:`~realtime.analytics.rules.RuleError`."""
+
+
+class DefinitionRegistry(Generic[T]):
+    """The definitions of one sort in code, by name; ``noun`` is the word for one of them."""
+
+    def __init__(self, noun: str) -> None:
+        self._noun = noun
+        self._in_code: dict[str, T] = {}
+        # What has been logged about rows that are wrong, to log it once.
+        self._complaints: set[str] = set()
+
+    def add(self, definition: T) -> None:
+        """Add a definition; the same one may come twice.
+
+        Raises:
+            RuleError: there is another one of that name.
+        """
+        name = definition.name
+        if self._in_code.setdefault(name, definition) != definition:
+            raise RuleError("name", f"there is another {self._noun} named {name!r}")
+
+    def get(self, name: str) -> T | None:
+        """Return the definition of that name."""
+        return self._in_code.get(name)
+
+    def __iter__(self) -> Iterator[T]:
+        return iter(self._in_code.values())
+
+    def select(self, names: Iterable[str]) -> list[T]:
+        """Return the definitions of these names, or all if there are no names; sorted by name.
+
+        Raises:
+            CommandError: there is no definition of some name, or none at all.
+        """
+        chosen = set(names) or self._in_code.keys()
+        unknown = sorted(chosen - self._in_code.keys())
+        if unknown:
+            names = ", ".join(sorted(self._in_code)) or "none"
+            raise CommandError(f"no {self._noun} is named {unknown[0]!r} (there are: {names})")
+        if not chosen:
+            raise CommandError(
+                f"there are no {self._noun}s in the {MODULE}.py of any installed app"
+            )
+        return [self._in_code[name] for name in sorted(chosen)]
+
+    def in_force(self, rows: Iterable[Row[T]]) -> dict[str, T]:
+        """Return what is to run, by name: code, and rows in its place.
+
+        A row that is wrong is logged once and left out.
+        """
+        definitions = dict(self._in_code)
+        for row in rows:
+            definitions.pop(row.name, None)
+            if row.enabled:
+                try:
+                    definitions[row.name] = row.spec()
+                except RuleError as error:
+                    self._complain(f"the {self._noun} {row.name} of the admin is wrong: {error}")
+        return definitions
+
+    def _complain(self, text: str) -> None:
+        if text not in self._complaints:
+            self._complaints.add(text)
+            logger.warning(text)
+
+
+def add_module_argument(parser: CommandParser) -> None:
+    """Declare the option whose value :func:`discover` takes."""
+    parser.add_argument(
+        "--module", help=f"a module with definitions, in place of the apps' {MODULE}.py"
+    )
+
+
+def discover(module: str | None = None) -> None:
+    """Import the module ``streams`` of each installed app, or *module* in their place.
+
+    Raises:
+        CommandError: a module cannot be imported; the message is one line.
+    """
+    try:
+        if module is None:
+            autodiscover_modules(MODULE)
+        else:
+            import_module(module)
+    except Exception as error:
+        raise CommandError(_explain(error, module)) from error
+
+
+def _explain(error: Exception, module: str | None) -> str:
+    """Return the file and line at which a module cannot be imported, and why, in one line."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}:{error.lineno}: {type(error).__name__}: {error.msg}"
+    reason = ": ".join(filter(None, (type(error).__name__, " ".join(str(error).split()))))
+    name = f"{(module or MODULE).rpartition('.')[2]}.py"
+    frames = traceback.extract_tb(error.__traceback__)
+    places = [frame for frame in frames if Path(frame.filename).name == name]
+    return f"{places[-1].filename}:{places[-1].lineno}: {reason}" if places else reason
