@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
 
+import msgspec
 import redis
 from redis.asyncio import Redis as AsyncRedis
 from redis.exceptions import NoScriptError
@@ -42,6 +43,15 @@ class Script:
             return await client.evalsha(self.digest, len(keys), *keys, *arguments)
         except NoScriptError:
             return await client.eval(self.text, len(keys), *keys, *arguments)
+
+
+def as_text(value: bytes) -> msgspec.Raw:
+    """Return bytes as part of a MessagePack argument for ``cmsgpack.unpack``.
+
+    That reads text of any bytes, and not MessagePack's later type for binary data, which msgspec
+    writes.
+    """
+    return msgspec.Raw(b"\xdb" + len(value).to_bytes(4, "big") + value)
 
 
 def _load(package: str, name: str) -> str:

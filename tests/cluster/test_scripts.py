@@ -10,12 +10,13 @@ import re
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 import redis
 from redis.asyncio import Redis as AsyncRedis
 
 from realtime.cluster.embedded import EmbeddedServer
-from realtime.cluster.scripts import Script
+from realtime.cluster.scripts import Script, as_text
 from tests.support import ROOT
 
 FILES = sorted((ROOT / "realtime").rglob("*.lua"))
@@ -80,3 +81,9 @@ async def test_and_the_same_for_coroutines(async_client: AsyncRedis, client: red
         assert await script.acall(async_client, ["key"], "a", 6, 60) == [was_gone, b"a"]
     await async_client.script_flush()
     assert await script.acall(async_client, ["key"], "a", 6, 60) == [0, b"a"]
+
+
+@pytest.mark.parametrize("value", [b"", b"\xff\x00\n", b"x" * 40, b"\x80" * 70_000])
+def test_any_bytes_can_be_part_of_an_argument(client: redis.Redis, value: bytes) -> None:
+    argument = msgspec.msgpack.encode({"value": as_text(value)})
+    assert client.eval("return cmsgpack.unpack(ARGV[1]).value", 0, argument) == value

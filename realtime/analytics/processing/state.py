@@ -25,7 +25,7 @@ import redis
 from realtime.analytics.processing.contract import AnyProcessor
 from realtime.cluster.clients import ask, ask_blocking
 from realtime.cluster.layer import group_address, key
-from realtime.cluster.scripts import Script
+from realtime.cluster.scripts import Script, as_text
 from realtime.cluster.servers import Server
 from realtime.log import read_position
 from realtime.log.redis import append_arguments, log_keys
@@ -155,7 +155,7 @@ async def save(hold: Hold) -> None:
         "offset": restored_at,
         "taken": position.offset,
         "ttl": STATE_TTL,
-        "fields": {FIELD_PREFIX + name: value for name, value in changes.fields.items()},
+        "fields": {FIELD_PREFIX + name: as_text(value) for name, value in changes.fields.items()},
         "removed": [FIELD_PREFIX + name for name in changes.removed],
     }
     place = place_of(processor)
