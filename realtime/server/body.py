@@ -11,7 +11,7 @@ import asyncio
 from functools import partial
 from typing import Any
 
-from daphne.server import Server
+from realtime.server import patches
 
 # The paths, as they are on the request line.
 PATHS = b"/api/publish/"
@@ -24,9 +24,10 @@ LINGER = 5.0
 
 def arrives_in_parts(channel: Any, request: Any) -> bool:
     """Tell whether the request whose headers have come is served before its body has."""
+    command, path, _ = patches.request_line(channel)
     return bool(
-        channel._command == b"POST"
-        and channel._path.startswith(PATHS)
+        command == b"POST"
+        and path.startswith(PATHS)
         and channel.length != 0
         and not request.requestHeaders.hasHeader(b"Upgrade")
     )
@@ -94,17 +95,14 @@ class Body:
         return taken
 
 
-_make_application = Server.create_application
-
-
-def make_application(server: Server, protocol: Any, scope: dict[str, Any]) -> Any:
+def make_application(server: Any, protocol: Any, scope: dict[str, Any]) -> Any:
     """Call the application for a request; return what Daphne puts its messages into."""
     body = getattr(protocol, "body", None)
     if body is None:
-        return _make_application(server, protocol, scope)
+        return patches.create_application(server, protocol, scope)
     scope.setdefault("asgi", {"version": "3.0"})
     application = server.application(
         scope=scope, receive=body.receive, send=partial(server.handle_reply, protocol)
     )
-    server.connections[protocol]["application_instance"] = asyncio.ensure_future(application)
+    patches.note_application(server, protocol, asyncio.ensure_future(application))
     return body

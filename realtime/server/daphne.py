@@ -1,8 +1,8 @@
 """Daphne's server, subclassed: its factories, keepalive and the orderly end on SIGTERM.
 
-Knows connections and the reactor; what a restart means to a client is the node's and the
-consumer's. :func:`install` makes any Daphne in this process use the factories, the ``daphne``
-command's too.
+Knows connections and the reactor; nothing of what a restart means to a client, which the node and
+the consumer know. :func:`install` makes any Daphne in this process use the factories, also that of
+the ``daphne`` command.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import daphne.server
 from daphne.server import Server
 from daphne.ws_protocol import WebSocketFactory
 from twisted.internet import defer, reactor, task, tcp
 
 from realtime.config import WebSocketConfig, get_streaming_config
+from realtime.server import patches
 from realtime.server.body import make_application
 from realtime.server.compression import accept_deflate, refuse_compression
-from realtime.server.fair_queue import Turns
+from realtime.server.fair_queue import FairQueue
 from realtime.server.http import StreamHTTPFactory, reply_when_read
 from realtime.server.websocket import StreamProtocol
 from realtime.sessions.node import get_node
@@ -53,7 +53,7 @@ class StreamFactory(WebSocketFactory):
         self._awaited: OrderedDict[StreamProtocol, None] = OrderedDict()
         self._keepalive = task.LoopingCall(self._keep_alive)
         self._unfinished = 0
-        self.turns = Turns()
+        self.fair_queue = FairQueue()
         super().__init__(server, *args, **kwargs)
         reactor.addSystemEventTrigger("before", "shutdown", self.drain)
 
@@ -145,7 +145,7 @@ class StreamFactory(WebSocketFactory):
             await asyncio.sleep(DRAIN_LOOK_INTERVAL)
         for connection in list(self.connections):
             connection.dropConnection(abort=True)
-        for request in _requests(self.server_class):
+        for request in patches.applications(self.server_class):
             request.cancel()
         ends = started + max(allowed * OWN_SHARE, SHORTEST_END)
         with contextlib.suppress(TimeoutError):  # database or channel layer do not answer
@@ -159,12 +159,12 @@ class StreamFactory(WebSocketFactory):
         drains, for one.
         """
         self.server_class.http_factory.retire()
-        while _requests(self.server_class) and time.monotonic() < until:  # noqa: ASYNC110 - short
+        while patches.applications(self.server_class) and time.monotonic() < until:  # noqa: ASYNC110 - short
             await asyncio.sleep(DRAIN_LOOK_INTERVAL)
 
     def _is_busy(self) -> bool:
         """Tell whether a connection is open or an HTTP request under way."""
-        return bool(self.connections or _requests(self.server_class))
+        return bool(self.connections or patches.applications(self.server_class))
 
 
 class StreamServer(Server):
@@ -211,17 +211,11 @@ class StreamServer(Server):
         One that became a WebSocket is not used again but would hold itself, its HTTP channel and
         its headers in cycles until the garbage collector runs.
         """
-        upgraded = [
-            request
-            for request, details in self.connections.items()
-            if "disconnected" in details and request.application_queue is None
-        ]
+        upgraded = patches.upgraded_requests(self)
         super().application_checker()
         for request in upgraded:
             if request not in self.connections:
-                if request.channel is not None:
-                    vars(request.channel).clear()
-                vars(request).clear()
+                patches.take_apart(request)
 
     def kill_all_applications(self) -> None:
         """Leave the HTTP requests under way to the drain, which lets them end first.
@@ -241,12 +235,6 @@ def _with_backlog(endpoint: str) -> str:
     return endpoint
 
 
-def _requests(server: Server) -> list[asyncio.Task[Any]]:
-    """Return the applications that serve HTTP requests."""
-    applications = [details.get("application_instance") for details in server.connections.values()]
-    return [task for task in applications if task is not None and not task.done()]
-
-
 async def _stop_listening() -> None:
     """Close the sockets this process listens on: who is told to leave must not come back here.
 
@@ -258,8 +246,5 @@ async def _stop_listening() -> None:
 
 
 def install() -> None:
-    """Make every Daphne server of this process use this module's factories, and its ASGI."""
-    daphne.server.WebSocketFactory = StreamFactory
-    daphne.server.HTTPFactory = StreamHTTPFactory
-    daphne.server.Server.handle_reply = reply_when_read
-    daphne.server.Server.create_application = make_application
+    """Make every Daphne server of this process use this package's connections, and its ASGI."""
+    patches.install(StreamFactory, StreamHTTPFactory, reply_when_read, make_application)
