@@ -1,8 +1,8 @@
 """The socket pair between a supervisor and one of its workers.
 
 Connections go to the worker as file descriptors (unix(7), SCM_RIGHTS), each with one byte, so that
-reading a byte at a time yields one connection at a time. The worker sends one byte when it is ready,
-and one for each connection that has ended. Neither end ever waits.
+reading a byte at a time yields one connection at a time. The worker sends one byte when it is
+ready, and one for each connection that has ended. Neither end ever waits.
 """
 
 from __future__ import annotations

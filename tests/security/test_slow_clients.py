@@ -37,7 +37,10 @@ from django.core.management import execute_from_command_line
 execute_from_command_line(["manage.py", "serve", *sys.argv[1:]])
 """
 
-LIVE = "from realtime.cluster.connections import connections\nresult = [c.client_id for c in connections().connections]"
+LIVE = """
+from realtime.cluster.connections import connections
+result = [connection.client_id for connection in connections().connections]
+"""
 
 
 class HastyServer(Server):
