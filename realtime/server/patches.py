@@ -42,9 +42,13 @@ PRIVATE_NAMES: dict[type, tuple[tuple[str, ...], tuple[str, ...]]] = {
 handle_reply = Server.handle_reply
 create_application = Server.create_application
 
-# What Autobahn holds of a handshake, which nobody asks for after it.
+# What Autobahn holds for a handshake, or for ways to send that are not used here: nobody asks for
+# it once a connection is open.
 OF_HANDSHAKE = {
     "_raw_query_string",
+    "_results",
+    "_transport_details",
+    "_valid_events",
     "_wskey",
     "http_headers",
     "http_request_data",
@@ -54,7 +58,7 @@ OF_HANDSHAKE = {
     "http_request_uri",
     "http_response_data",
     "http_status_line",
-    "request",
+    "send_queue",
     "websocket_extensions",
     "websocket_extensions_in_use",
     "websocket_origin",
@@ -151,7 +155,10 @@ def free_decompressor(connection: Any) -> None:
 
 
 def forget_handshake(connection: Any) -> None:
-    """Let go of what only a handshake needs; the rest moves, since a dictionary never shrinks."""
+    """Let go of what only a handshake needs.
+
+    The other attributes move to a new dictionary, since a dictionary never shrinks.
+    """
     connection.__dict__ = {
         name: value for name, value in vars(connection).items() if name not in OF_HANDSHAKE
     }
