@@ -1,9 +1,8 @@
 """Every touch of the private parts of Daphne, Autobahn and Twisted.
 
-Checked against Daphne 4.2.3, Autobahn 26.10.2 and Twisted 26.10.0. What is used here beyond their
-public interfaces is in :data:`PRIVATE_NAMES`, and so are the methods that the classes of this
-package override without having been invited to; tests/server/test_patches.py fails when a name is
-gone, so that a new version of a library is not taken by accident.
+Checked against Daphne 4.2.3, Autobahn 26.10.2 and Twisted 26.10.0. The names used beyond their
+public interfaces are in :data:`PRIVATE_NAMES`, and so are methods that the classes of this package
+override though nobody offered them for that. tests/server/test_patches.py fails when one is gone.
 """
 
 from __future__ import annotations

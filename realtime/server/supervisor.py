@@ -196,8 +196,8 @@ class Supervisor:
             process = worker.process
             logger.error("worker %d ended: %s", process.pid, process.describe_end())
             await asyncio.sleep(backoff.pause(time.monotonic() - process.started))
-            if self._stopping.is_set() or worker not in self._workers:
-                return  # a rolling restart has replaced it meanwhile
+            if worker.is_leaving or self._stopping.is_set():
+                return  # meanwhile a rolling restart has replaced it
             self._workers.remove(worker)
             worker = WorkerProcess(self._command)
             self._workers.append(worker)
