@@ -29,7 +29,6 @@ PAYLOAD_KEYS = {
 }
 TYPES = tuple(PAYLOAD_KEYS)
 POSITION = {"epoch", "offset"}
-SUBSCRIBED = {"type", "filters", "recovered", "replayed"} | POSITION
 
 Message = dict[str, Any]
 
@@ -168,57 +167,3 @@ def client_check(
 def not_checked(why: str, *rows: str) -> None:
     """Name rows that a client cannot bring about."""
     NOT_CHECKED.update(dict.fromkeys(rows, why))
-
-
-# Expectations: each raises Differs, and shows in full what was received.
-
-
-def expect(subject: str, received: Any, wanted: Any) -> None:
-    """Compare two values."""
-    if received != wanted:
-        raise Differs(f"{subject}: expected {wanted!r}, received {received!r}")
-
-
-def expect_keys(subject: str, received: Any, wanted: set[str]) -> None:
-    """Compare the keys of an object."""
-    if not isinstance(received, dict):
-        raise Differs(f"{subject}: expected an object, received {received!r}")
-    missing, surplus = sorted(wanted - received.keys()), sorted(received.keys() - wanted)
-    faults = [f"lacks {missing}"] * bool(missing) + [f"has {surplus}"] * bool(surplus)
-    if faults:
-        raise Differs(f"{subject}: {' and '.join(faults)}")
-
-
-def expect_that(expectation: str, is_met: bool, received: Any) -> None:
-    """Check a condition; *expectation* names it."""
-    if not is_met:
-        raise Differs(f"expected {expectation}, received {received!r}")
-
-
-async def ask(client: Client, message: Any, wanted: str) -> Message:
-    """Send a message and return the answer, which must have a type."""
-    reply = await client.call(message)
-    expect(f"the type of the answer to {str(message)[:80]}", reply["type"], wanted)
-    return reply
-
-
-async def subscribe(scene: Scene, client: Client, **data: Any) -> Message:
-    """Subscribe, to this run's messages unless filters are named; return the answer's data."""
-    data = {"filters": scene.filters} | data
-    answer: Message = (await ask(client, scene.subscribe(**data), "subscribed"))["data"]
-    return answer
-
-
-async def refused(client: Client, message: Any, code: str, text: str = "…") -> Message:
-    """Send a message and return the data of its error; "…" stands for any end of the text."""
-    data: Message = (await ask(client, message, "error"))["data"]
-    expect(f"the code of the answer to {str(message)[:80]}", data["code"], code)
-    start, has_open_end, _ = text.partition("…")
-    is_same = data["error"].startswith(start) if has_open_end else data["error"] == text
-    expect_that(f"error {text!r} as the answer to {str(message)[:80]}", is_same, data["error"])
-    return data
-
-
-async def numbers(scene: Scene, client: Client, count: int) -> list[Any]:
-    """Return the ``n`` of the next messages."""
-    return [(await client.assert_data(scene.kind)).get("n") for _ in range(count)]

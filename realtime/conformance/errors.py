@@ -8,17 +8,8 @@ from typing import Any
 
 from websockets.exceptions import ConnectionClosed
 
-from realtime.conformance.catalogue import (
-    Differs,
-    Message,
-    Scene,
-    Skip,
-    client_check,
-    expect,
-    expect_that,
-    not_checked,
-    refused,
-)
+from realtime.conformance import expect
+from realtime.conformance.catalogue import Differs, Message, Scene, Skip, client_check, not_checked
 from realtime.testing.client import Client
 
 # More than any sensible limit.
@@ -50,8 +41,10 @@ def check_refusal(
     @client_check(f"error {code}", about)
     async def body(scene: Scene, client: Client) -> None:
         for message in messages(scene):
-            await refused(client, message, code, text)
-        expect("after that, the positions in the answer to ping", await client.positions(), {})
+            await expect.error(client, message, code, text)
+        expect.equal(
+            "after that, the positions in the answer to ping", await client.positions(), {}
+        )
 
 
 check_refusal(
@@ -96,8 +89,8 @@ check_refusal(
 @client_check("error unknown_type")
 async def _unknown_type(scene: Scene, client: Client) -> None:
     """A type that there is not comes back in the details."""
-    data = await refused(client, {"type": "no"}, "unknown_type", "Unknown message type")
-    expect("details", data.get("details"), {"type": "no"})
+    data = await expect.error(client, {"type": "no"}, "unknown_type", "Unknown message type")
+    expect.equal("details", data.get("details"), {"type": "no"})
 
 
 @client_check("error auth_required", authenticated=False)
@@ -107,7 +100,7 @@ async def _auth_required(scene: Scene, client: Client) -> None:
         raise Skip("the server requires no authentication")
     unsubscribe = {"type": "unsubscribe", "data": {"subscription_id": "x"}}
     for message in (scene.subscribe(), unsubscribe):
-        await refused(client, message, "auth_required", "Authentication required")
+        await expect.error(client, message, "auth_required", "Authentication required")
 
 
 @client_check("error duplicate_subscription")
@@ -115,7 +108,7 @@ async def _duplicate_subscription(scene: Scene, client: Client) -> None:
     """A chosen id that is in use for something else."""
     await client.subscribe(scene.kind, {"n": 1}, subscription_id="chosen")
     message = scene.subscribe(filters={"n": 2}) | {"subscription_id": "chosen"}
-    await refused(client, message, "duplicate_subscription", "Duplicate subscription")
+    await expect.error(client, message, "duplicate_subscription", "Duplicate subscription")
 
 
 async def first_error(client: Client, messages: Iterable[Message]) -> Message:
@@ -132,10 +125,10 @@ async def first_error(client: Client, messages: Iterable[Message]) -> Message:
 async def _rate_limited(scene: Scene, client: Client) -> None:
     """Too many messages in a minute; says when to try again."""
     data = await first_error(client, ({"type": "ping"} for _ in range(MANY)))
-    expect("code", data["code"], "rate_limited")
-    expect("error", data["error"], "Rate limit exceeded")
+    expect.equal("code", data["code"], "rate_limited")
+    expect.equal("error", data["error"], "Rate limit exceeded")
     wait = data["details"]["retry_after"]
-    expect_that("retry_after within a minute", 0 < wait <= 60, wait)
+    expect.that("retry_after within a minute", 0 < wait <= 60, wait)
 
 
 @client_check("error too_many_subscriptions", slow=True)
@@ -145,8 +138,8 @@ async def _too_many_subscriptions(scene: Scene, client: Client) -> None:
     data = await first_error(client, (scene.subscribe(filters=each) for each in all_filters))
     if data["code"] == "rate_limited":
         raise Skip("the rate limit comes first")
-    expect("code", data["code"], "too_many_subscriptions")
-    expect("error", data["error"], "Too many subscriptions")
+    expect.equal("code", data["code"], "too_many_subscriptions")
+    expect.equal("error", data["error"], "Too many subscriptions")
 
 
 async def closed(client: Client, code: int, reason: str | None = None) -> None:

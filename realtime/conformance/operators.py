@@ -5,19 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from realtime.conformance.catalogue import (
-    PAYLOAD_KEYS,
-    SUBSCRIBED,
-    Scene,
-    ask,
-    check,
-    client_check,
-    expect,
-    expect_keys,
-    expect_that,
-    refused,
-    subscribe,
-)
+from realtime.conformance import expect
+from realtime.conformance.catalogue import PAYLOAD_KEYS, Scene, check, client_check
 from realtime.testing.client import Client
 
 SAMPLES = [*({"v": value} for value in (1, 1.5, True, "1", "abc", ["b", 1], None)), {}]
@@ -62,10 +51,10 @@ async def _publish_samples(scene: Scene) -> dict[str, Any]:
 async def _expect_matches(scene: Scene, filters: dict[str, Any], wanted: list[int]) -> None:
     all_filters = await _publish_samples(scene) | filters
     async with scene.connect() as client:
-        answer = await subscribe(scene, client, filters=all_filters, rewind=1000)
+        answer = await expect.subscribed(scene, client, filters=all_filters, rewind=1000)
         messages = [await client.receive() for _ in range(answer["replayed"])]
     places = [message["data"][PAYLOAD_KEYS[scene.kind]].get("sample") for message in messages]
-    expect(f"what matches {json.dumps(filters)}", places, wanted)
+    expect.equal(f"what matches {json.dumps(filters)}", places, wanted)
 
 
 def _check_operator(operator: str) -> None:
@@ -92,27 +81,27 @@ async def _wrong(scene: Scene, client: Client) -> None:
     """What no filter may say is refused, and what is wrong is named."""
     for name, condition in WRONG:
         filters = {name: condition}
-        data = await refused(client, scene.subscribe(filters=filters), "invalid_subscription")
+        data = await expect.error(client, scene.subscribe(filters=filters), "invalid_subscription")
         subject = f"the answer to {json.dumps(filters)} to name the path"
-        expect_that(subject, repr(name) in str(data.get("error")), data)
+        expect.that(subject, repr(name) in str(data.get("error")), data)
 
 
 @client_check("message subscribe.explain")
 async def _explain(scene: Scene, client: Client) -> None:
     """The answer says what of the newest messages matches, in all, at each path, in each case."""
     filters = await _publish_samples(scene) | {"nowhere": 1, "$or": [{"v": 1}, {"v": "abc"}]}
-    answer = await subscribe(scene, client, filters=filters, explain=True)
-    expect_keys("subscribed", answer, SUBSCRIBED | {"explain"})
+    answer = await expect.subscribed(scene, client, filters=filters, explain=True)
+    expect.keys("subscribed", answer, expect.SUBSCRIBED | {"explain"})
     explanation = answer["explain"]
-    expect_keys("explain", explanation, {"retained", "matching", "paths", "or"})
-    expect("matching", explanation["matching"], 0)
+    expect.keys("explain", explanation, {"retained", "matching", "paths", "or"})
+    expect.equal("matching", explanation["matching"], 0)
     paths = explanation["paths"]
-    expect("the paths", list(paths), [*scene.filters, "sample", "nowhere"])
+    expect.equal("the paths", list(paths), [*scene.filters, "sample", "nowhere"])
     for path, count in (("nowhere", 0), ("sample", len(SAMPLES))):
-        expect(f"the path {path}", paths[path], {"present": count, "matching": count})
-    expect("how many alternatives", len(explanation["or"]), 2)
+        expect.equal(f"the path {path}", paths[path], {"present": count, "matching": count})
+    expect.equal("how many alternatives", len(explanation["or"]), 2)
     for alternative in explanation["or"]:
-        expect_keys("an alternative", alternative, {"matching", "paths"})
+        expect.keys("an alternative", alternative, {"matching", "paths"})
     wrong: Any
     for wrong in (1, "true", []):
-        await ask(client, scene.subscribe(explain=wrong), "error")
+        await expect.reply(client, scene.subscribe(explain=wrong), "error")

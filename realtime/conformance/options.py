@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from realtime.conformance import expect
 from realtime.conformance.catalogue import (
     PAYLOAD_KEYS,
     POSITION,
@@ -12,11 +13,6 @@ from realtime.conformance.catalogue import (
     ClientCheckBody,
     Scene,
     check,
-    expect,
-    expect_keys,
-    expect_that,
-    refused,
-    subscribe,
 )
 from realtime.conformance.streams import expect_wrong, open_stream
 from realtime.testing.client import Client
@@ -47,12 +43,12 @@ def option_check(name: str) -> Callable[[ClientCheckBody], CheckBody]:
         @check(f"option {name}", (body.__doc__ or "").rstrip("."))
         async def checked(scene: Scene) -> None:
             async with scene.connect() as client:
-                answer = await subscribe(scene, client, **{name: GOOD[name][name]})
-                expect("the options in force", answer.get("options"), GOOD[name])
+                answer = await expect.subscribed(scene, client, **{name: GOOD[name][name]})
+                expect.equal("the options in force", answer.get("options"), GOOD[name])
                 for value in WRONG[name]:
                     request = scene.subscribe(**{name: value})
-                    data = await refused(client, request, "invalid_subscription")
-                    expect_that(f"a text that names {name}", name in data["error"], data)
+                    data = await expect.error(client, request, "invalid_subscription")
+                    expect.that(f"a text that names {name}", name in data["error"], data)
             async with scene.connect() as client:
                 await body(scene, client)
 
@@ -71,63 +67,63 @@ async def payload(scene: Scene, client: Client) -> dict[str, Any]:
 @option_check("max_rate")
 async def _max_rate(scene: Scene, client: Client) -> None:
     """The first message comes at once, then the newest when it may."""
-    await subscribe(scene, client, max_rate=2)
+    await expect.subscribed(scene, client, max_rate=2)
     await scene.publish_numbers(range(20))
     payloads = [await payload(scene, client)]
     while payloads[-1] != {"n": 19}:
         payloads.append(await payload(scene, client))
-    expect_that("fewer messages than were published", len(payloads) < 20, len(payloads))
+    expect.that("fewer messages than were published", len(payloads) < 20, len(payloads))
 
 
 @option_check("conflate")
 async def _conflate(scene: Scene, client: Client) -> None:
     """A resume brings the newest message of each value."""
-    before = await subscribe(scene, client)
+    before = await expect.subscribed(scene, client)
     rows = [{"n": n, "host": n % 2} for n in range(6)]
     await scene.publish(scene.kind, *rows)
     for _ in rows:
         await client.receive()
     place = {name: before[name] for name in POSITION}
-    answer = await subscribe(scene, client, conflate="host", max_rate=SELDOM, resume=place)
-    expect("replayed", answer["replayed"], 2)
+    answer = await expect.subscribed(scene, client, conflate="host", max_rate=SELDOM, resume=place)
+    expect.equal("replayed", answer["replayed"], 2)
     for row in rows[4:]:
-        expect("the newest of a value", await payload(scene, client), row)
+        expect.equal("the newest of a value", await payload(scene, client), row)
     await client.assert_silent()
 
 
 @option_check("batch_ms")
 async def _batch(scene: Scene, client: Client) -> None:
     """Several messages come in one frame."""
-    await subscribe(scene, client, batch_ms=500)
+    await expect.subscribed(scene, client, batch_ms=500)
     await scene.publish_numbers(range(3))
     received: list[Any] = []
     while len(received) < 3:
         batch = await client.receive()
         keys = {"type", "data", "timestamp", "subscription_id"}
-        expect_keys("a data_batch message", batch, keys)
-        expect("its type", batch["type"], "data_batch")
-        expect("its subscription type", batch["data"]["subscription_type"], scene.kind)
+        expect.keys("a data_batch message", batch, keys)
+        expect.equal("its type", batch["type"], "data_batch")
+        expect.equal("its subscription type", batch["data"]["subscription_type"], scene.kind)
         key = PAYLOAD_KEYS[scene.kind]
         for message in batch["data"]["messages"]:
-            expect_keys("a message in it", message, {key, "timestamp", "metadata"})
+            expect.keys("a message in it", message, {key, "timestamp", "metadata"})
             received.append(message[key]["n"])
-    expect("the messages", received, [0, 1, 2])
+    expect.equal("the messages", received, [0, 1, 2])
 
 
 @option_check("fields")
 async def _fields(scene: Scene, client: Client) -> None:
     """Only these parts come; nothing of a payload that has none of them."""
-    await subscribe(scene, client, fields=["n", "deep.host"])
+    await expect.subscribed(scene, client, fields=["n", "deep.host"])
     await scene.publish(scene.kind, {"n": 1, "m": 2, "deep": {"host": "a", "x": 1}}, {"m": 3})
     for expected in ({"n": 1, "deep": {"host": "a"}}, {}):
-        expect("the payload", await client.assert_data(scene.kind), expected)
+        expect.equal("the payload", await client.assert_data(scene.kind), expected)
 
 
 @option_check("on_overflow")
 async def _on_overflow(scene: Scene, client: Client) -> None:
     """Either value is taken; the default is not an option in force."""
-    answer = await subscribe(scene, client, on_overflow="close")
-    expect("the options in force", answer.get("options"), None)
+    answer = await expect.subscribed(scene, client, on_overflow="close")
+    expect.equal("the options in force", answer.get("options"), None)
 
 
 def _check_parameter(name: str, text: str, wrong: str) -> None:
@@ -136,7 +132,7 @@ def _check_parameter(name: str, text: str, wrong: str) -> None:
         """The option is in force, and a wrong value is refused."""
         async with open_stream(scene, {name: text}) as stream:
             event = await stream.next()
-            expect("the options in force", event.data["data"].get("options"), GOOD[name])
+            expect.equal("the options in force", event.data["data"].get("options"), GOOD[name])
         await expect_wrong(scene, **{name: wrong})
 
 

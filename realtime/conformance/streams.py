@@ -11,15 +11,8 @@ import urllib.request
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, NamedTuple
 
-from realtime.conformance.catalogue import (
-    SUBSCRIBED,
-    Scene,
-    check,
-    expect,
-    expect_keys,
-    expect_that,
-    not_checked,
-)
+from realtime.conformance import expect
+from realtime.conformance.catalogue import Scene, check, not_checked
 
 not_checked(
     "a client cannot make a server lose messages, restart, or withdraw its rights",
@@ -100,8 +93,8 @@ async def expect_refusal(
     except urllib.error.HTTPError as error:
         with error:
             received, body = error.code, json.loads(error.read())
-    expect(f"the status with {query}", received, status)
-    expect(f"the code with {query}", body["code"], code or body["code"])
+    expect.equal(f"the status with {query}", received, status)
+    expect.equal(f"the code with {query}", body["code"], code or body["code"])
 
 
 async def expect_wrong(scene: Scene, **query: str) -> None:
@@ -115,11 +108,11 @@ async def _bearer(scene: Scene) -> None:
     """The stream is text/event-stream and not cached."""
     async with open_stream(scene) as stream:
         headers = stream.response.headers
-        expect("status", stream.response.status, 200)
-        expect("Content-Type", headers["Content-Type"].split(";")[0], "text/event-stream")
+        expect.equal("status", stream.response.status, 200)
+        expect.equal("Content-Type", headers["Content-Type"].split(";")[0], "text/event-stream")
         cache = headers.get("Cache-Control", "")
         is_uncached = cache.split(",")[0] in ("no-store", "no-cache")
-        expect_that("Cache-Control: no-store or no-cache", is_uncached, cache)
+        expect.that("Cache-Control: no-store or no-cache", is_uncached, cache)
 
 
 @check("event subscribed")
@@ -127,10 +120,10 @@ async def _subscribed(scene: Scene) -> None:
     """The first event is the answer to subscribe, with the position as its id."""
     async with open_stream(scene) as stream:
         event = await stream.next()
-        expect("the first event", event.name, "subscribed")
+        expect.equal("the first event", event.name, "subscribed")
         data = event.data["data"]
-        expect_keys("its data", data, SUBSCRIBED)
-        expect("its id", event.id, f"{data['epoch']}:{data['offset']}")
+        expect.keys("its data", data, expect.SUBSCRIBED)
+        expect.equal("its id", event.id, f"{data['epoch']}:{data['offset']}")
 
 
 @check("event without a name")
@@ -140,10 +133,10 @@ async def _message(scene: Scene) -> None:
         await stream.next()
         await scene.publish_numbers([1])
         event = await stream.next()
-        expect("name", event.name, "")
-        expect("type", event.data["type"], "data")
+        expect.equal("name", event.name, "")
+        expect.equal("type", event.data["type"], "data")
         place = event.data["metadata"]
-        expect("id", event.id, f"{place['epoch']}:{place['offset']}")
+        expect.equal("id", event.id, f"{place['epoch']}:{place['offset']}")
 
 
 @check("parameter filter")
@@ -151,7 +144,7 @@ async def _filter(scene: Scene) -> None:
     """PATH=VALUE, repeated, where the value is JSON if it parses."""
     async with open_stream(scene, query="filter=n=1&filter=n=x&filter=deep.a=true") as stream:
         event = await stream.next()
-        expect("the filters", event.data["data"]["filters"], {"n": [1, "x"], "deep.a": True})
+        expect.equal("the filters", event.data["data"]["filters"], {"n": [1, "x"], "deep.a": True})
 
 
 @check("parameter Last-Event-ID")
@@ -165,9 +158,9 @@ async def _last_event_id(scene: Scene) -> None:
     for opening in (again, open_stream(scene, {"last_event_id": start.id})):
         async with opening as stream:
             event = await stream.next()
-            expect("recovered", event.data["data"]["recovered"], True)
-            expect("replayed", event.data["data"]["replayed"], 2)
-            expect("the first message", await stream.next(), first)
+            expect.equal("recovered", event.data["data"]["recovered"], True)
+            expect.equal("replayed", event.data["data"]["replayed"], 2)
+            expect.equal("the first message", await stream.next(), first)
 
 
 @check("parameter rewind")
@@ -176,7 +169,7 @@ async def _rewind(scene: Scene) -> None:
     await scene.publish_numbers([1, 2])
     async with open_stream(scene, {"rewind": "1"}) as stream:
         event = await stream.next()
-        expect("replayed", event.data["data"]["replayed"], 1)
+        expect.equal("replayed", event.data["data"]["replayed"], 1)
 
 
 @check("parameter explain")
@@ -184,7 +177,7 @@ async def _explain(scene: Scene) -> None:
     """The first event says what of the newest messages matches."""
     async with open_stream(scene, {"explain": "1"}) as stream:
         event = await stream.next()
-        expect_keys("explain", event.data["data"].get("explain"), {"retained", "matching", "paths"})
+        expect.keys("explain", event.data["data"].get("explain"), {"retained", "matching", "paths"})
 
 
 @check("status 400")
