@@ -15,9 +15,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from daphne.server import Server
+from daphne.server import Server, reactor
 from daphne.ws_protocol import WebSocketFactory
-from twisted.internet import defer, reactor, task, tcp
+from twisted.internet import defer, task, tcp
 
 from realtime.config import WebSocketConfig, get_streaming_config
 from realtime.server import patches

@@ -14,7 +14,8 @@ from collections.abc import Callable
 from typing import Any
 
 from daphne.http_protocol import HTTPFactory, WebRequest
-from twisted.internet import reactor, task
+from daphne.server import reactor
+from twisted.internet import task
 from twisted.web import http
 
 from realtime.server import patches

@@ -13,8 +13,9 @@ import logging
 from typing import Any
 
 from autobahn.twisted.websocket import ConnectionDeny
+from daphne.server import reactor
 from daphne.ws_protocol import WebSocketProtocol
-from twisted.internet import defer, reactor
+from twisted.internet import defer
 from twisted.internet.protocol import connectionDone
 
 from realtime.protocol import CloseCode, CloseReason

@@ -11,14 +11,12 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet import reactor as installed_reactor
+from daphne.server import reactor
 from twisted.internet import tcp
 
 from realtime.server import patches
 from realtime.server.fd_passing import ENDED, READY, ReportSender, take_over
 
-# Twisted's reactor is the module's attribute, of a class that is chosen at run time.
-reactor: Any = installed_reactor
 # Connections that are taken before the event loop serves others.
 AT_ONCE = 16
 
