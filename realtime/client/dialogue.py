@@ -77,6 +77,7 @@ class Dialogue:
                 await asyncio.sleep(float(details.get("retry_after", 1)))
 
     async def _exchange(self, message: dict[str, Any]) -> dict[str, Any]:
+        """Send a request and return what answers it. Raises LostError without a sign of life."""
         answer: asyncio.Future[dict[str, Any] | None] = asyncio.get_running_loop().create_future()
         self._answer = answer
         try:

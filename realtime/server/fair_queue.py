@@ -51,6 +51,7 @@ class FairQueue:
             self._task = asyncio.ensure_future(self._serve())
 
     async def _serve(self) -> None:
+        """Take turns until nobody waits, and let the loop serve others after each round."""
         try:
             while self._waiting:
                 await asyncio.sleep(0)

@@ -112,6 +112,7 @@ class WebSocketServer:
             return None
 
     def _spawn(self) -> None:
+        """Start the process, with this project's settings and this handle's configuration."""
         ours, theirs = socket.socketpair()
         environment = os.environ | environment_of(self.config)
         environment["DJANGO_SETTINGS_MODULE"] = os.environ.get(

@@ -68,8 +68,8 @@ class StreamRequest(WebRequest):
             self._late_end.reset(0)
 
     def handle_reply(self, message: dict[str, Any]) -> None:
-        """Send a part of the response; the first of one that streams begins to watch."""
-        if self._answers_early() and message["type"] == "http.response.start":
+        """Send a part of the response; begin to watch the client when the response streams."""
+        if self._is_answered_early() and message["type"] == "http.response.start":
             self.responseHeaders.setRawHeaders(b"connection", [b"close"])
             self.channel.persistent = False
         super().handle_reply(message)
@@ -80,28 +80,28 @@ class StreamRequest(WebRequest):
             _give_up_on_the_dead(patches.lowest_transport(self.transport))
 
     async def until_it_has_room(self) -> None:
-        """Wait while the client leaves too much unread; not once it is gone."""
+        """Wait while the client leaves too much unread, but not once it is gone."""
         if self._has_room is not None:
             await self._has_room.wait()
 
     def pauseProducing(self) -> None:
-        """The transport has enough."""
+        """Note that the client leaves too much unread."""
         if self._has_room is not None:
             self._has_room.clear()
 
     def resumeProducing(self) -> None:
-        """The transport takes more, or it does not matter any more."""
+        """Note that the client reads, or that it is gone."""
         if self._has_room is not None:
             self._has_room.set()
 
     stopProducing = resumeProducing
 
-    def _answers_early(self) -> bool:
+    def _is_answered_early(self) -> bool:
         return self.body is not None and not self.body.is_complete and self.channel is not None
 
     def finish(self) -> None:
-        """End the response; if more of the body is to come, when it has, or a while later."""
-        if self._answers_early() and self._late_end is None:
+        """End the response; if the body has not come yet, when it has, or after some seconds."""
+        if self._is_answered_early() and self._late_end is None:
             assert self.body is not None
             self.body.drop()
             self._late_end = reactor.callLater(LINGER, self.finish)
@@ -121,7 +121,7 @@ class StreamRequest(WebRequest):
 def _give_up_on_the_dead(connection: Any) -> None:
     """Let the system end a connection that no longer acknowledges what it is sent.
 
-    A WebSocket is pinged; of an event stream's client nothing else is heard.
+    WebSockets are pinged instead; the client of an event stream sends nothing.
     """
     if connection is not None and hasattr(socket, "TCP_USER_TIMEOUT"):
         config = get_node().policy.config

@@ -13,6 +13,8 @@ from typing import Any
 from realtime.protocol import CloseCode, CloseReason
 from realtime.server import patches
 
+PING_FRAME = b"\x89\x00"
+
 
 class Outgoing:
     """The outlet of a consumer (:class:`realtime.delivery.transport.ConnectionOutlet`).
@@ -125,6 +127,11 @@ class Outgoing:
             self._connection.incoming.trust()
 
     # For the protocol
+
+    def ping(self) -> None:
+        """Send a ping frame, if the connection is open."""
+        if self._is_open():
+            self.send(PING_FRAME)
 
     def stop_direct(self) -> None:
         """Send nothing past the transport any more: the connection is being closed."""

@@ -118,7 +118,7 @@ class WorkerProcess:
 
 
 class Supervisor:
-    """Listening sockets, and so many workers behind them.
+    """Listening sockets, and *count* workers behind them.
 
     *command* starts a worker, to which ``--connections-fd`` is added. *drain_timeout* is in
     seconds.
@@ -239,6 +239,7 @@ class Supervisor:
     # Connections
 
     def _listen(self, host: str, port: int) -> None:
+        """Open the listening socket; connections wait in it until they are accepted."""
         try:
             family, type_, protocol, _, address = socket.getaddrinfo(
                 host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -266,6 +267,7 @@ class Supervisor:
                 asyncio.get_running_loop().remove_reader(listening)
 
     def _accept(self, listening: socket.socket) -> None:
+        """Hand on the connections that wait, as many as workers have room for."""
         for _ in range(AT_ONCE):
             if not any(worker.takes_connections() for worker in self._workers):
                 self._stop_accepting()  # until one is ready

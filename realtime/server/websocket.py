@@ -31,7 +31,6 @@ logger = logging.getLogger(__name__)
 MAX_EARLY_BYTES = 64 * 1024
 # Seconds until a client that floods is cut: time for the close frame to arrive.
 FLOOD_LINGER = 2.0
-PING_FRAME = b"\x89\x00"
 
 
 class _QuietLog:
@@ -219,11 +218,6 @@ class StreamProtocol(WebSocketProtocol):
         """Send bytes of the base class: handshake, control frames; in order with the others."""
         self.outgoing.send(data)
 
-    def ping(self) -> None:
-        """Send a ping frame."""
-        if self.state == self.STATE_OPEN:
-            self.outgoing.send(PING_FRAME)
-
     # The end
 
     def sendCloseFrame(self, *args: Any, **kwargs: Any) -> None:
@@ -252,6 +246,7 @@ class StreamProtocol(WebSocketProtocol):
             reactor.callLater(FLOOD_LINGER, self._cut)
 
     def _cut(self) -> None:
+        """Reset the connection of a client that has not ended it."""
         if self.state == self.STATE_CLOSING:
             self.dropConnection(abort=True)
 
