@@ -29,7 +29,14 @@ ALL_STRANGERS_BYTES = 64 * 1024 * 1024
 
 
 class Reading(enum.Enum):
-    """Whether the bytes of a connection are read, and if not, why not."""
+    """Whether the bytes of a connection are read, and if not, why not.
+
+    ::
+
+        OPEN -- the application has enough --> PAUSED -- it has taken half --> WAITING
+        OPEN -- the client has sent much at once ----------------------------> WAITING
+        WAITING -- its turn has come --> OPEN          any -- flood, or end --> REFUSED
+    """
 
     # Read as they come.
     OPEN = enum.auto()
