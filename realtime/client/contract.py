@@ -1,4 +1,4 @@
-"""What a client hands out: messages and their positions, gaps, states, errors."""
+"""The values that a client gives to an application: messages, positions, gaps, states, errors."""
 
 from __future__ import annotations
 

@@ -18,23 +18,23 @@ CLOSE_TIMEOUT = 2.0
 # Errors after which the same request may be tried again.
 _TRY_AGAIN = ("rate_limited", "unavailable")
 
-# Takes a message of the server; tells whether it answers a request.
+# Takes a message of the server; returns whether it answers a request.
 Take = Callable[[dict[str, Any]], Awaitable[bool]]
 
 
 class Dialogue:
-    """One connection: what the server sends goes to *take*, or answers :meth:`ask`."""
+    """One connection: messages go to *take*, and those that are answers also to :meth:`ask`."""
 
     def __init__(self, socket: ClientConnection, take: Take) -> None:
         self._socket = socket
         self._take = take
         # One request at a time, since an error does not say which it answers.
         self._asking = asyncio.Lock()
-        # Becomes None if the connection is lost: an exception would have to be taken by someone.
+        # Becomes None if the connection is lost: asyncio would log an exception that nobody reads.
         self._answer: asyncio.Future[dict[str, Any] | None] | None = None
-        # Whether anything has come lately, and whether what has come is being taken.
-        self._heard = False
-        self._taking = False
+        # Whether a message has come since the last look, and whether one is being taken.
+        self._has_heard = False
+        self._is_taking = False
 
     @property
     def closed(self) -> tuple[int | None, str]:
@@ -45,11 +45,11 @@ class Dialogue:
         """Take what comes until the connection ends."""
         try:
             async for text in self._socket:
-                self._heard = True
+                self._has_heard = True
                 message = json.loads(text)
-                self._taking = True
+                self._is_taking = True
                 is_answer = await self._take(message)
-                self._taking = False
+                self._is_taking = False
                 if is_answer and self._answer is not None and not self._answer.done():
                     self._answer.set_result(message)
         except ConnectionClosed:
@@ -77,14 +77,15 @@ class Dialogue:
                 await asyncio.sleep(float(details.get("retry_after", 1)))
 
     async def _exchange(self, message: dict[str, Any]) -> dict[str, Any]:
+        """Send a request and return what answers it. Raises LostError without a sign of life."""
         answer: asyncio.Future[dict[str, Any] | None] = asyncio.get_running_loop().create_future()
         self._answer = answer
         try:
             await self._socket.send(json.dumps(message))
             while not (await asyncio.wait([answer], timeout=ANSWER_TIMEOUT))[0]:
-                if not self._heard and not self._taking:
+                if not self._has_heard and not self._is_taking:
                     raise LostError
-                self._heard = False  # the answer is behind much else
+                self._has_heard = False  # the answer comes after much else
         except ConnectionClosed:
             raise LostError from None
         finally:

@@ -1,4 +1,7 @@
-"""One subscription of a client: up to where it has received, and what waits to be taken."""
+"""One subscription of a client: the messages that wait for the application, and its position.
+
+Knows messages and positions; nothing of connections.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from realtime.client.contract import Finished, Gap, Message, Position, Streaming
 
 logger = logging.getLogger(__name__)
 
-# Messages that may wait to be taken; then reading pauses.
+# Messages that may wait for the application; then no more are read of the connection.
 ROOM = 1000
 
 
@@ -45,12 +48,12 @@ class Subscription:
         self.id = id
         # The id under which the server sends: equal subscriptions of one client share one.
         self.wire_id = id
-        # What of the newest messages matched when it began, as the server said; if it was asked.
+        # The server's explanation of what matched when it began, if it was asked for.
         self.explanation: Mapping[str, Any] | None = None
         self._on_gap = on_gap
         self._rewind = rewind
         self._explain = explain
-        # Up to where messages have been received, and handed out.
+        # The positions up to which messages have been received, and handed to the application.
         self._received = resume
         self._handed_out = resume
         self._waiting: asyncio.Queue[Message | StreamingError] = asyncio.Queue(ROOM)
@@ -129,8 +132,12 @@ class Subscription:
 
     def advance(self, place: Mapping[str, Any]) -> None:
         """Take a position of the server, which may be behind what has been received since."""
-        known = self._received
-        if known is None or known.epoch != place["epoch"] or known.offset < place["offset"]:
+        received = self._received
+        if (
+            received is None
+            or received.epoch != place["epoch"]
+            or received.offset < place["offset"]
+        ):
             self.reach(place)
 
     def is_full(self) -> bool:
@@ -138,7 +145,7 @@ class Subscription:
         return self._waiting.full()
 
     async def take(self, message: Mapping[str, Any]) -> None:
-        """Take a ``data`` message; wait while there is no room. One that is known is dropped."""
+        """Take a ``data`` message; wait while there is no room. Drop one that came before."""
         place = message.get("metadata") or {}
         position = Position(place["epoch"], place["offset"]) if "offset" in place else None
         if position is not None and self._received is not None:
@@ -149,22 +156,22 @@ class Subscription:
         [payload] = [value for name, value in data.items() if name != "subscription_type"]
         timestamp = message.get("timestamp", "")
         await self._waiting.put(Message(self.type, payload, timestamp, position, self.id))
-        # Not before: who is cancelled while waiting has not taken it.
+        # Only now: a caller that is cancelled while it waits has not taken the message.
         self._received = position or self._received
 
     def lose(self, gap: Gap) -> None:
-        """Tell of messages that cannot be had any more."""
+        """Report messages that are lost for good."""
         if self._on_gap is not None:
             self._on_gap(gap)
         else:
             logger.warning("%s: messages are lost: %s", self.type, gap)
 
     def end(self, error: StreamingError) -> None:
-        """End it; what waits can still be taken. Once or more: the first counts."""
+        """End it; the messages that wait can still be taken. Of several ends the first counts."""
         if self._ended is None:
             self._ended = error
             with contextlib.suppress(asyncio.QueueFull):
-                self._waiting.put_nowait(error)  # wakes who waits, if anyone does
+                self._waiting.put_nowait(error)  # wakes a waiting application
 
     def check(self) -> None:
         """Raise what has ended it, if anything has."""

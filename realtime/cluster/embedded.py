@@ -17,7 +17,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -25,6 +24,8 @@ from pathlib import Path
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
+
+from realtime.cluster.process import ChildProcess
 
 START_TIMEOUT = 10.0
 STOP_TIMEOUT = 5.0
@@ -98,7 +99,7 @@ class EmbeddedServer:
         # Holds the boot id of the machine while a server runs, and after one was killed.
         self._boot = self._directory / "boot"
         # The server, if this process started it.
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: ChildProcess | None = None
         # Whether this process has found or started one.
         self.has_run = False
 
@@ -116,7 +117,7 @@ class EmbeddedServer:
 
     def is_running(self) -> bool:
         """Tell whether the server is there, whoever started it."""
-        if self._process is not None and self._process.poll() is None:
+        if self._process is not None and self._process.is_running():
             return True
         return is_answering(self.socket)
 
@@ -137,16 +138,11 @@ class EmbeddedServer:
         process, self._process = self._process, None
         if process is None:
             return
-        was_running = process.poll() is None
-        process.terminate()  # nothing happens if it has ended
-        try:
-            if process.wait(STOP_TIMEOUT) == 0 and was_running:
-                self._boot.unlink(missing_ok=True)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        assert process.stdin is not None
-        process.stdin.close()
+        was_running = process.is_running()
+        if process.end(STOP_TIMEOUT) and was_running and process.popen.returncode == 0:
+            self._boot.unlink(missing_ok=True)
+        assert process.popen.stdin is not None
+        process.popen.stdin.close()
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -202,17 +198,16 @@ class EmbeddedServer:
         return [part for name, value in options.items() for part in (f"--{name}", value)]
 
     def _wait_until_answering(self) -> None:
-        assert self._process is not None
-        deadline = time.monotonic() + START_TIMEOUT
-        while not is_answering(self.socket):
-            code = self._process.poll()
-            if code is not None or time.monotonic() > deadline:
-                self.stop()
-                how = "does not answer" if code is None else f"ended with status {code}"
-                raise EmbeddedServerError(
-                    f"the embedded server {how}: see {self._directory / 'valkey.log'}"
-                )
-            time.sleep(0.01)
+        process = self._process
+        assert process is not None
+        if not process.wait_until(partial(is_answering, self.socket), START_TIMEOUT):
+            is_running = process.is_running()
+            self.stop()
+            code = process.popen.returncode
+            how = "does not answer" if is_running else f"ended with status {code}"
+            raise EmbeddedServerError(
+                f"the embedded server {how}: see {self._directory / 'valkey.log'}"
+            )
 
 
 # Runs the server and ends it when standard input, a pipe from the process that started it, is
@@ -229,16 +224,14 @@ exit $status
 """
 
 
-def _spawn(
-    command: list[str], preexec_fn: Callable[[], object] | None = None
-) -> subprocess.Popen[bytes]:
+def _spawn(command: list[str], preexec_fn: Callable[[], object] | None = None) -> ChildProcess:
     """Start a server in a session of its own: Ctrl-C goes to its owner, who ends it at last."""
-    return subprocess.Popen(  # noqa: S603 - the command is our own
+    return ChildProcess(
         command,
+        own_session=True,
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        start_new_session=True,
         preexec_fn=preexec_fn,
     )
 

@@ -16,23 +16,15 @@ import realtime.conformance.errors
 import realtime.conformance.messages
 import realtime.conformance.operators
 import realtime.conformance.options
-import realtime.conformance.streams  # noqa: F401
-from realtime.conformance.catalogue import (
-    CHECKS,
-    NOT_CHECKED,
-    TYPES,
-    Check,
-    Differs,
-    Scene,
-    Skip,
-)
+import realtime.conformance.streams  # noqa: F401 - each adds its checks
+from realtime.conformance.catalogue import CHECKS, NOT_CHECKED, TYPES, Check, Differs, Scene, Skip
 from realtime.testing.client import connect
 
 # How a run ends.
 CONFORMS, DIFFERS, NOT_RUN = 0, 1, 2
 
 
-class Result(NamedTuple):
+class CheckResult(NamedTuple):
     """What came of a check: ``ok``, ``differs`` or ``skipped``, and why."""
 
     check: str
@@ -41,25 +33,26 @@ class Result(NamedTuple):
     why: str = ""
 
 
-async def make(check: Check, scene: Scene, timeout: float) -> Result:
+async def make(check: Check, scene: Scene, timeout: float) -> CheckResult:
     """Make one check."""
+    result, why = "differs", ""
     try:
         async with asyncio.timeout(timeout):
             await check.body(scene)
+        result = "ok"
     except Skip as skip:
-        return Result(check.name, check.about, "skipped", str(skip))
+        result, why = "skipped", str(skip)
     except (Differs, AssertionError) as error:
-        return Result(check.name, check.about, "differs", str(error))
+        why = str(error)
     except ConnectionClosed as error:
-        return Result(check.name, check.about, "differs", f"the server closed: {error}")
+        why = f"the server closed: {error}"
     except TimeoutError:
-        return Result(check.name, check.about, "differs", "the server did not answer in time")
+        why = "the server did not answer in time"
     except Exception as error:
         # Whatever a server sends that is nothing like the protocol.
         line = traceback.extract_tb(error.__traceback__)[-1].line
         why = f"{type(error).__name__}: {error} at {line}"
-        return Result(check.name, check.about, "differs", why)
-    return Result(check.name, check.about, "ok")
+    return CheckResult(check.name, check.about, result, why)
 
 
 async def prepare(scene: Scene) -> None:
@@ -94,7 +87,9 @@ def chosen(only: Sequence[str], slow: bool) -> list[Check]:
     ]
 
 
-async def run(scene: Scene, checks: Sequence[Check], timeout: float, quiet: bool) -> list[Result]:
+async def run(
+    scene: Scene, checks: Sequence[Check], timeout: float, quiet: bool
+) -> list[CheckResult]:
     """Make the checks; print each as it is made."""
     await prepare(scene)
     results = []
@@ -145,8 +140,8 @@ def main() -> int:
         name: sum(result.result == name for result in results)
         for name in ("ok", "differs", "skipped")
     }
-    said = f"{counts['ok']} as the protocol says, {counts['differs']} differ, "
-    print(f"{said}{counts['skipped']} skipped", file=sys.stderr)
+    conforming = f"{counts['ok']} as the protocol says"
+    print(f"{conforming}, {counts['differs']} differ, {counts['skipped']} skipped", file=sys.stderr)
     return DIFFERS if counts["differs"] else CONFORMS
 
 

@@ -1,4 +1,7 @@
-"""What a check is, what it has to work with, and how it says that something differs."""
+"""What a check is, what it works with, and how it reports that something differs.
+
+Knows the protocol's messages; nothing of the single checks.
+"""
 
 from __future__ import annotations
 
@@ -8,26 +11,39 @@ import json
 import shlex
 import urllib.parse
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import wraps
 from typing import Any, NamedTuple
 
 from realtime.testing.client import Client, connect
 
-TYPES = ("events", "metrics", "alerts", "predictions", "aggregations", "system_status")
+# Subscription type -> the key under which its messages have their payload.
+PAYLOAD_KEYS = {
+    "events": "event",
+    "metrics": "metrics",
+    "alerts": "alert",
+    "predictions": "prediction",
+    "aggregations": "aggregation",
+    "system_status": "status",
+}
+TYPES = tuple(PAYLOAD_KEYS)
+POSITION = {"epoch", "offset"}
+
+Message = dict[str, Any]
 
 
 class Differs(Exception):
-    """The server does not do what the table says."""
+    """The server does not do what the protocol says."""
 
 
 class Skip(Exception):
-    """The check cannot be made here; says why."""
+    """The check cannot be made here; the text says why."""
 
 
 @dataclass
 class Scene:
-    """The server, what may be used of it, and what has been learned of it."""
+    """The server, what may be used to check it, and what has been learned of it."""
 
     url: str
     token: str | None
@@ -37,7 +53,7 @@ class Scene:
     allowed: tuple[str, ...] = TYPES
     # Tells this run's messages from all others.
     mark: str = field(default_factory=lambda: uuid.uuid4().hex)
-    # What checks share and one of them has done.
+    # The names of steps that several checks need and one of them has taken.
     done: set[str] = field(default_factory=set)
 
     @property
@@ -50,49 +66,59 @@ class Scene:
         """A type that the token allows."""
         return self.allowed[0]
 
+    def forbidden_type(self) -> str:
+        """Return a type that the token does not allow."""
+        for kind in TYPES:
+            if kind not in self.allowed:
+                return kind
+        raise Skip("the token allows all types: give one that does not")
+
+    def subscribe(self, **data: Any) -> Message:
+        """Return a ``subscribe`` message with these fields in its data."""
+        return {"type": "subscribe", "data": {"type": self.kind} | data}
+
     @contextlib.asynccontextmanager
     async def connect(self, *, authenticated: bool = True) -> AsyncIterator[Client]:
         """Connect a new client."""
         token = self.token if authenticated else None
         # A check may leave a connection on which much is under way.
-        options = {"close_timeout": 1, "ping_interval": None}
-        async with connect(self.url, token, **options) as client:
+        async with connect(self.url, token, close_timeout=1, ping_interval=None) as client:
             yield client
 
     async def publish(self, kind: str, *payloads: Mapping[str, Any]) -> None:
-        """Publish marked payloads with the command that was given."""
+        """Publish payloads with the command of ``--publish``, each with this run's mark."""
         if self.publish_command is None:
             raise Skip("it needs messages: give --publish")
-        lines = [json.dumps(dict(payload) | {"conformance": self.mark}) for payload in payloads]
+        lines = [json.dumps(dict(payload) | self.filters) for payload in payloads]
+        pipe = asyncio.subprocess.PIPE
         process = await asyncio.create_subprocess_exec(
-            *shlex.split(self.publish_command),
-            kind,
-            "-",
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
+            *shlex.split(self.publish_command), kind, "-", stdin=pipe, stdout=pipe, stderr=pipe
         )
         _, errors = await process.communicate("\n".join([*lines, ""]).encode())
         if process.returncode:
             raise Skip(f"the command of --publish failed: {errors.decode().strip()[-200:]}")
 
-    def stream_url(self, kind: str, **query: str) -> str:
+    async def publish_numbers(self, numbers: Iterable[int]) -> None:
+        """Publish ``{"n": number}`` for each number."""
+        await self.publish(self.kind, *({"n": number} for number in numbers))
+
+    def stream_url(self, kind: str, query: str) -> str:
         """Return the address of an event stream."""
         parts = urllib.parse.urlsplit(self.url)
         scheme = parts.scheme.replace("ws", "http", 1)
-        encoded = urllib.parse.urlencode(query)
-        return f"{scheme}://{parts.netloc}/api/stream/{kind}?{encoded}"
+        return f"{scheme}://{parts.netloc}/api/stream/{kind}?{query}"
 
 
-Body = Callable[[Scene], Awaitable[None]]
+CheckBody = Callable[[Scene], Awaitable[None]]
+ClientCheckBody = Callable[[Scene, Client], Awaitable[None]]
 
 
 class Check(NamedTuple):
-    """A check of one row of a table: its ``name`` is table, row and, after a dot, what of it."""
+    """A check of one row of a table: its ``name`` is table, row and, after a dot, a part of it."""
 
     name: str
     about: str
-    body: Body
+    body: CheckBody
     is_slow: bool
 
     @property
@@ -103,30 +129,37 @@ class Check(NamedTuple):
 
 # In the order of the protocol's page.
 TABLES = (
-    "envelope",
-    "message",
-    "type",
-    "operator",
-    "option",
-    "error",
-    "close",
-    "parameter",
-    "event",
-    "status",
+    *("envelope", "message", "type", "operator", "option"),
+    *("error", "close", "parameter", "event", "status"),
 )
 CHECKS: list[Check] = []
 # Rows that a client cannot bring about, and why.
 NOT_CHECKED: dict[str, str] = {}
 
 
-def check(name: str, *, slow: bool = False) -> Callable[[Body], Body]:
-    """Add a check of a row; its docstring says what it is about."""
+def check(name: str, about: str = "", *, slow: bool = False) -> Callable[[CheckBody], CheckBody]:
+    """Add a check of a row. What it is about is said by *about* or its docstring."""
 
-    def add(body: Body) -> Body:
-        about = (body.__doc__ or "").strip().rstrip(".")
-        CHECKS.append(Check(name, about, body, slow))
+    def add(body: CheckBody) -> CheckBody:
+        CHECKS.append(Check(name, about or (body.__doc__ or "").strip().rstrip("."), body, slow))
         CHECKS.sort(key=lambda check: TABLES.index(check.name.split()[0]))
         return body
+
+    return add
+
+
+def client_check(
+    name: str, about: str = "", *, slow: bool = False, authenticated: bool = True
+) -> Callable[[ClientCheckBody], CheckBody]:
+    """Add a check that is made with one client."""
+
+    def add(body: ClientCheckBody) -> CheckBody:
+        @wraps(body)
+        async def connected(scene: Scene) -> None:
+            async with scene.connect(authenticated=authenticated) as client:
+                await body(scene, client)
+
+        return check(name, about, slow=slow)(connected)
 
     return add
 
@@ -134,25 +167,3 @@ def check(name: str, *, slow: bool = False) -> Callable[[Body], Body]:
 def not_checked(why: str, *rows: str) -> None:
     """Name rows that a client cannot bring about."""
     NOT_CHECKED.update(dict.fromkeys(rows, why))
-
-
-def expect(what: str, received: Any, wanted: Any) -> None:
-    """Compare; what differs is said in full."""
-    if received != wanted:
-        raise Differs(f"{what}: expected {wanted!r}, received {received!r}")
-
-
-def expect_keys(what: str, received: Any, wanted: set[str], optional: frozenset[str]) -> None:
-    """Compare the keys of an object."""
-    if not isinstance(received, dict):
-        raise Differs(f"{what}: expected an object, received {received!r}")
-    missing, more = wanted - received.keys(), received.keys() - wanted - optional
-    if missing or more:
-        said = [f"lacks {sorted(missing)}"] * bool(missing) + [f"has {sorted(more)}"] * bool(more)
-        raise Differs(f"{what}: {' and '.join(said)}")
-
-
-def expect_that(what: str, condition: bool, received: Any) -> None:
-    """Say what was expected, and what came instead."""
-    if not condition:
-        raise Differs(f"expected {what}, received {received!r}")

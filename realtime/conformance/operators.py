@@ -1,24 +1,16 @@
-"""Checks of what filters may say beyond equality, and of what is said of them."""
+"""Checks of operators and alternatives in filters, of wrong filters, and of explanations."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
-from realtime.conformance.catalogue import Body, Scene, check, expect, expect_keys, expect_that
-from realtime.conformance.messages import PAYLOAD_KEYS, subscribe
+from realtime.conformance import expect
+from realtime.conformance.catalogue import PAYLOAD_KEYS, Scene, check, client_check
+from realtime.testing.client import Client
 
-SAMPLES: list[dict[str, Any]] = [
-    {"v": 1},
-    {"v": 1.5},
-    {"v": True},
-    {"v": "1"},
-    {"v": "abc"},
-    {"v": ["b", 1]},
-    {"v": None},
-    {},
-]
-# Operator -> what is said with it, and the places of the samples that match.
+SAMPLES = [*({"v": value} for value in (1, 1.5, True, "1", "abc", ["b", 1], None)), {}]
+# Operator -> operands, and for each the places of the samples that match.
 CASES: dict[str, list[tuple[Any, list[int]]]] = {
     "eq": [(1.0, [0]), (True, [2]), (None, [6])],
     "ne": [(1.0, [1, 2, 3, 4, 5, 6]), (None, [0, 1, 2, 3, 4, 5])],
@@ -37,47 +29,43 @@ ALTERNATIVES: list[tuple[Any, list[int]]] = [
     ([{"v": {"gt": 1}}, {"v": {"prefix": "a"}}, {"v": {"exists": False}}], [1, 4, 7]),
     ([{"v": True}, {"$or": [{"v": "1"}, {"v": {"eq": None}}]}], [2, 3, 6]),
 ]
-WRONG: list[Any] = [
-    {"v": {}},
-    {"v": {"$gt": 1}},
-    {"v": {"gt": None}},
-    {"v": {"exists": 1}},
-    {"v": {"in": 1}},
-    {"v": {"prefix": 1}},
-    {"$or": []},
-    {"$or": [{}]},
-    {"$or": {"v": 1}},
+WRONG: list[tuple[str, Any]] = [
+    *(("v", {operator: 1}) for operator in ("$gt", "exists", "in", "prefix")),
+    ("v", {}),
+    ("v", {"gt": None}),
+    ("$or", []),
+    ("$or", [{}]),
+    ("$or", {"v": 1}),
 ]
 
 
 async def _publish_samples(scene: Scene) -> dict[str, Any]:
-    """Publish the samples, once; return filters that only they match."""
+    """Publish the samples, once in a run; return filters that only they match."""
     if "samples" not in scene.done:
-        await scene.publish(scene.kind, *({"sample": n} | one for n, one in enumerate(SAMPLES)))
+        samples = ({"sample": number} | sample for number, sample in enumerate(SAMPLES))
+        await scene.publish(scene.kind, *samples)
         scene.done.add("samples")
     return scene.filters | {"sample": list(range(len(SAMPLES)))}
 
 
 async def _expect_matches(scene: Scene, filters: dict[str, Any], wanted: list[int]) -> None:
-    ours = await _publish_samples(scene)
+    all_filters = await _publish_samples(scene) | filters
     async with scene.connect() as client:
-        answer = (await subscribe(client, scene.kind, filters=ours | filters, rewind=1000))["data"]
+        answer = await expect.subscribed(scene, client, filters=all_filters, rewind=1000)
         messages = [await client.receive() for _ in range(answer["replayed"])]
     places = [message["data"][PAYLOAD_KEYS[scene.kind]].get("sample") for message in messages]
-    expect(f"what matches {json.dumps(filters)}", places, wanted)
+    expect.equal(f"what matches {json.dumps(filters)}", places, wanted)
 
 
-def _check_of(operator: str) -> Body:
+def _check_operator(operator: str) -> None:
+    @check(f"operator {operator}", f"What {operator} lets through, of values of every kind")
     async def body(scene: Scene) -> None:
         for operand, wanted in CASES[operator]:
             await _expect_matches(scene, {"v": {operator: operand}}, wanted)
 
-    body.__doc__ = f"What {operator} lets through, of values of every kind."
-    return body
-
 
 for _operator in CASES:
-    check(f"operator {_operator}")(_check_of(_operator))
+    _check_operator(_operator)
 
 
 @check("message subscribe.or")
@@ -88,38 +76,32 @@ async def _alternatives(scene: Scene) -> None:
     await _expect_matches(scene, {"v": {"ne": 1}, "$or": ALTERNATIVES[0][0]}, [1, 4])
 
 
-@check("message subscribe.wrong_filters")
-async def _wrong(scene: Scene) -> None:
+@client_check("message subscribe.wrong_filters")
+async def _wrong(scene: Scene, client: Client) -> None:
     """What no filter may say is refused, and what is wrong is named."""
-    async with scene.connect() as client:
-        for filters in WRONG:
-            request = {"type": "subscribe", "data": {"type": scene.kind, "filters": filters}}
-            reply = await client.call(request)
-            said = reply.get("data", {})
-            what = f"the answer to {json.dumps(filters)}"
-            expect(what, said.get("code"), "invalid_subscription")
-            [name] = filters
-            expect_that(f"{what} to name the path", repr(name) in str(said.get("error")), said)
+    for name, condition in WRONG:
+        filters = {name: condition}
+        data = await expect.error(client, scene.subscribe(filters=filters), "invalid_subscription")
+        subject = f"the answer to {json.dumps(filters)} to name the path"
+        expect.that(subject, repr(name) in str(data.get("error")), data)
 
 
-@check("message subscribe.explain")
-async def _explain(scene: Scene) -> None:
+@client_check("message subscribe.explain")
+async def _explain(scene: Scene, client: Client) -> None:
     """The answer says what of the newest messages matches, in all, at each path, in each case."""
     filters = await _publish_samples(scene) | {"nowhere": 1, "$or": [{"v": 1}, {"v": "abc"}]}
-    async with scene.connect() as client:
-        answer = (await subscribe(client, scene.kind, filters=filters, explain=True))["data"]
-        found = answer["explain"]
-        expect_keys("explain", found, {"retained", "matching", "paths", "or"}, frozenset())
-        expect("matching", found["matching"], 0)
-        expect("the paths", list(found["paths"]), [*scene.filters, "sample", "nowhere"])
-        expect("a path that is nowhere", found["paths"]["nowhere"], {"present": 0, "matching": 0})
-        count = len(SAMPLES)
-        expect("a path", found["paths"]["sample"], {"present": count, "matching": count})
-        expect("how many alternatives", len(found["or"]), 2)
-        for alternative in found["or"]:
-            expect_keys("an alternative", alternative, {"matching", "paths"}, frozenset())
-        wrongs: tuple[Any, ...] = (1, "true", [])
-        for wrong in wrongs:
-            request = {"type": "subscribe", "data": {"type": scene.kind, "explain": wrong}}
-            reply = await client.call(request)
-            expect(f"the answer to explain {wrong!r}", reply["type"], "error")
+    answer = await expect.subscribed(scene, client, filters=filters, explain=True)
+    expect.keys("subscribed", answer, expect.SUBSCRIBED | {"explain"})
+    explanation = answer["explain"]
+    expect.keys("explain", explanation, {"retained", "matching", "paths", "or"})
+    expect.equal("matching", explanation["matching"], 0)
+    paths = explanation["paths"]
+    expect.equal("the paths", list(paths), [*scene.filters, "sample", "nowhere"])
+    for path, count in (("nowhere", 0), ("sample", len(SAMPLES))):
+        expect.equal(f"the path {path}", paths[path], {"present": count, "matching": count})
+    expect.equal("how many alternatives", len(explanation["or"]), 2)
+    for alternative in explanation["or"]:
+        expect.keys("an alternative", alternative, {"matching", "paths"})
+    wrong: Any
+    for wrong in (1, "true", []):
+        await expect.reply(client, scene.subscribe(explain=wrong), "error")

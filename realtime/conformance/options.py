@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from realtime.conformance.catalogue import Scene, check, expect, expect_keys, expect_that
-from realtime.conformance.messages import PAYLOAD_KEYS
-from realtime.conformance.streams import blocking, mark, open_stream, refusal
+from realtime.conformance import expect
+from realtime.conformance.catalogue import (
+    PAYLOAD_KEYS,
+    POSITION,
+    CheckBody,
+    ClientCheckBody,
+    Scene,
+    check,
+)
+from realtime.conformance.streams import expect_wrong, open_stream
 from realtime.testing.client import Client
 
 # So seldom that no second message comes while a check lasts.
@@ -28,121 +36,104 @@ WRONG: dict[str, list[Any]] = {
 }
 
 
-async def subscribe(scene: Scene, client: Client, **options: Any) -> dict[str, Any]:
-    """Subscribe to this run's messages; return the answer's data."""
-    data = {"type": scene.kind, "filters": scene.filters} | options
-    reply = await client.call({"type": "subscribe", "data": data})
-    expect("the answer's type", reply["type"], "subscribed")
-    answer: dict[str, Any] = reply["data"]
-    return answer
+def option_check(name: str) -> Callable[[ClientCheckBody], CheckBody]:
+    """Add a check of an option: how it is read, on a first client; then *body*, on a second."""
 
+    def add(body: ClientCheckBody) -> CheckBody:
+        @check(f"option {name}", (body.__doc__ or "").rstrip("."))
+        async def checked(scene: Scene) -> None:
+            async with scene.connect() as client:
+                answer = await expect.subscribed(scene, client, **{name: GOOD[name][name]})
+                expect.equal("the options in force", answer.get("options"), GOOD[name])
+                for value in WRONG[name]:
+                    request = scene.subscribe(**{name: value})
+                    data = await expect.error(client, request, "invalid_subscription")
+                    expect.that(f"a text that names {name}", name in data["error"], data)
+            async with scene.connect() as client:
+                await body(scene, client)
 
-async def check_reading(scene: Scene, client: Client, name: str) -> None:
-    """Check what is in force, and that wrong values are refused by name."""
-    answer = await subscribe(scene, client, **{name: GOOD[name][name]})
-    expect("the options in force", answer.get("options"), GOOD[name])
-    for value in WRONG[name]:
-        data = {"type": scene.kind, name: value}
-        reply = await client.call({"type": "subscribe", "data": data})
-        expect(f"the answer to {value!r}", reply["type"], "error")
-        expect(f"the code for {value!r}", reply["data"]["code"], "invalid_subscription")
-        expect_that(f"a text that names {name}", name in reply["data"]["error"], reply["data"])
+        return checked
+
+    return add
 
 
 async def payload(scene: Scene, client: Client) -> dict[str, Any]:
     """Return the payload of the next message without this run's mark."""
-    found = dict(await client.assert_data(scene.kind))
-    found.pop("conformance", None)
-    return found
+    received = dict(await client.assert_data(scene.kind))
+    received.pop("conformance", None)
+    return received
 
 
-@check("option max_rate")
-async def _max_rate(scene: Scene) -> None:
+@option_check("max_rate")
+async def _max_rate(scene: Scene, client: Client) -> None:
     """The first message comes at once, then the newest when it may."""
-    async with scene.connect() as client:
-        await check_reading(scene, client, "max_rate")
-    async with scene.connect() as client:
-        await subscribe(scene, client, max_rate=2)
-        await scene.publish(scene.kind, *({"n": n} for n in range(20)))
-        found = [await payload(scene, client)]
-        while found[-1] != {"n": 19}:
-            found.append(await payload(scene, client))
-        expect_that("fewer messages than were published", len(found) < 20, len(found))
+    await expect.subscribed(scene, client, max_rate=2)
+    await scene.publish_numbers(range(20))
+    payloads = [await payload(scene, client)]
+    while payloads[-1] != {"n": 19}:
+        payloads.append(await payload(scene, client))
+    expect.that("fewer messages than were published", len(payloads) < 20, len(payloads))
 
 
-@check("option conflate")
-async def _conflate(scene: Scene) -> None:
+@option_check("conflate")
+async def _conflate(scene: Scene, client: Client) -> None:
     """A resume brings the newest message of each value."""
-    async with scene.connect() as client:
-        await check_reading(scene, client, "conflate")
-    async with scene.connect() as client:
-        before = await subscribe(scene, client)
-        rows = [{"n": n, "host": n % 2} for n in range(6)]
-        await scene.publish(scene.kind, *rows)
-        for _ in rows:
-            await client.receive()
-        place = {"epoch": before["epoch"], "offset": before["offset"]}
-        answer = await subscribe(scene, client, conflate="host", max_rate=SELDOM, resume=place)
-        expect("replayed", answer["replayed"], 2)
-        for row in rows[4:]:
-            expect("the newest of a value", await payload(scene, client), row)
-        await client.assert_silent()
+    before = await expect.subscribed(scene, client)
+    rows = [{"n": n, "host": n % 2} for n in range(6)]
+    await scene.publish(scene.kind, *rows)
+    for _ in rows:
+        await client.receive()
+    place = {name: before[name] for name in POSITION}
+    answer = await expect.subscribed(scene, client, conflate="host", max_rate=SELDOM, resume=place)
+    expect.equal("replayed", answer["replayed"], 2)
+    for row in rows[4:]:
+        expect.equal("the newest of a value", await payload(scene, client), row)
+    await client.assert_silent()
 
 
-@check("option batch_ms")
-async def _batch(scene: Scene) -> None:
+@option_check("batch_ms")
+async def _batch(scene: Scene, client: Client) -> None:
     """Several messages come in one frame."""
-    async with scene.connect() as client:
-        await check_reading(scene, client, "batch_ms")
-    async with scene.connect() as client:
-        await subscribe(scene, client, batch_ms=500)
-        await scene.publish(scene.kind, {"n": 0}, {"n": 1}, {"n": 2})
-        found: list[Any] = []
-        while len(found) < 3:
-            message = await client.receive()
-            keys = {"type", "data", "timestamp", "subscription_id"}
-            expect_keys("a data_batch message", message, keys, frozenset())
-            expect("its type", message["type"], "data_batch")
-            expect("its subscription type", message["data"]["subscription_type"], scene.kind)
-            key = PAYLOAD_KEYS[scene.kind]
-            for one in message["data"]["messages"]:
-                expect_keys("a message in it", one, {key, "timestamp", "metadata"}, frozenset())
-                found.append(one[key]["n"])
-        expect("the messages", found, [0, 1, 2])
+    await expect.subscribed(scene, client, batch_ms=500)
+    await scene.publish_numbers(range(3))
+    received: list[Any] = []
+    while len(received) < 3:
+        batch = await client.receive()
+        keys = {"type", "data", "timestamp", "subscription_id"}
+        expect.keys("a data_batch message", batch, keys)
+        expect.equal("its type", batch["type"], "data_batch")
+        expect.equal("its subscription type", batch["data"]["subscription_type"], scene.kind)
+        key = PAYLOAD_KEYS[scene.kind]
+        for message in batch["data"]["messages"]:
+            expect.keys("a message in it", message, {key, "timestamp", "metadata"})
+            received.append(message[key]["n"])
+    expect.equal("the messages", received, [0, 1, 2])
 
 
-@check("option fields")
-async def _fields(scene: Scene) -> None:
+@option_check("fields")
+async def _fields(scene: Scene, client: Client) -> None:
     """Only these parts come; nothing of a payload that has none of them."""
-    async with scene.connect() as client:
-        await check_reading(scene, client, "fields")
-    async with scene.connect() as client:
-        await subscribe(scene, client, fields=["n", "deep.host"])
-        await scene.publish(scene.kind, {"n": 1, "m": 2, "deep": {"host": "a", "x": 1}}, {"m": 3})
-        for expected in ({"n": 1, "deep": {"host": "a"}}, {}):
-            expect("the payload", await client.assert_data(scene.kind), expected)
+    await expect.subscribed(scene, client, fields=["n", "deep.host"])
+    await scene.publish(scene.kind, {"n": 1, "m": 2, "deep": {"host": "a", "x": 1}}, {"m": 3})
+    for expected in ({"n": 1, "deep": {"host": "a"}}, {}):
+        expect.equal("the payload", await client.assert_data(scene.kind), expected)
 
 
-@check("option on_overflow")
-async def _on_overflow(scene: Scene) -> None:
+@option_check("on_overflow")
+async def _on_overflow(scene: Scene, client: Client) -> None:
     """Either value is taken; the default is not an option in force."""
-    async with scene.connect() as client:
-        await check_reading(scene, client, "on_overflow")
-        answer = await subscribe(scene, client, on_overflow="close")
-        expect("the options in force", answer.get("options"), None)
+    answer = await expect.subscribed(scene, client, on_overflow="close")
+    expect.equal("the options in force", answer.get("options"), None)
 
 
 def _check_parameter(name: str, text: str, wrong: str) -> None:
     @check(f"parameter {name}")
     async def body(scene: Scene) -> None:
         """The option is in force, and a wrong value is refused."""
-        stream = await open_stream(scene, None, filter=mark(scene), **{name: text})
-        with stream.response:
-            event = await blocking(stream.next)
-            expect("the options in force", event.data["data"].get("options"), GOOD[name])
-        status, found = await refusal(scene, scene.kind, scene.token, **{name: wrong})
-        expect("the status of a wrong value", status, 400)
-        expect("its code", found["code"], "invalid_subscription")
+        async with open_stream(scene, {name: text}) as stream:
+            event = await stream.next()
+            expect.equal("the options in force", event.data["data"].get("options"), GOOD[name])
+        await expect_wrong(scene, **{name: wrong})
 
 
 _check_parameter("max_rate", "0.2", "0")

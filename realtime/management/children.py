@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 
 from django.conf import settings
 
-from realtime.server.backoff import Backoff, describe_end
+from realtime.cluster.process import describe_end
+from realtime.server.backoff import Backoff
 
 logger = logging.getLogger(__name__)
 

@@ -1,12 +1,11 @@
-"""How processes that ended are started again: when, and what the log says of the end. Pure."""
+"""When a process that has ended is started again. Pure."""
 
 from __future__ import annotations
 
-import signal
-
-# Seconds before a process is started again: at first, at most, and after how long a life anew.
+# Seconds before a process is started again: the first time, and at most.
 FIRST = 0.1
 LONGEST = 10.0
+# After a life of more seconds than this, the pauses begin anew.
 LONG_LIFE = 30.0
 
 
@@ -17,16 +16,9 @@ class Backoff:
         self._next = FIRST
 
     def pause(self, lived: float) -> float:
-        """Return the seconds to wait after a life of so many seconds."""
+        """Return the seconds to wait after the process has lived for so many seconds."""
         if lived > LONG_LIFE:
             self._next = FIRST
         pause = self._next
         self._next = min(2 * pause, LONGEST)
         return pause
-
-
-def describe_end(code: int) -> str:
-    """Say how a process ended, from its return code as :mod:`subprocess` has it."""
-    if code < 0:
-        return f"killed by {signal.Signals(-code).name}"
-    return f"exit status {code}"

@@ -1,8 +1,9 @@
-"""Bodies of requests, handed to the application as they arrive. Knows Twisted; not what they hold.
+"""Bodies of requests, handed to the application as they arrive.
 
-Daphne reads all of a body before it calls the application, and Twisted keeps it in a file. For
-paths that :func:`arrives_in_parts` names the application is called when the headers are there, and
-what it has not taken makes the client wait.
+Daphne reads all of a body before it calls the application, and Twisted keeps it in a file. For the
+requests that :func:`arrives_in_parts` selects, the application is called when the headers are
+there, and a client waits while the application has not taken its bytes. Knows nothing of what
+bodies hold.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import asyncio
 from functools import partial
 from typing import Any
 
-from daphne.server import Server
+from realtime.server import patches
 
 # The paths, as they are on the request line.
 PATHS = b"/api/publish/"
@@ -24,23 +25,24 @@ LINGER = 5.0
 
 def arrives_in_parts(channel: Any, request: Any) -> bool:
     """Tell whether the request whose headers have come is served before its body has."""
+    command, path, _ = patches.request_line(channel)
     return bool(
-        channel._command == b"POST"
-        and channel._path.startswith(PATHS)
+        command == b"POST"
+        and path.startswith(PATHS)
         and channel.length != 0
         and not request.requestHeaders.hasHeader(b"Upgrade")
     )
 
 
 class Body:
-    """A body under way; in Daphne's place of the queue that an application receives from."""
+    """A body under way. Daphne uses it in place of the queue that an application reads."""
 
     def __init__(self, source: Any) -> None:
         # The connection, which can be told to pause.
         self._source = source
         self._waiting = bytearray()
-        # How much may wait: what came with the headers, until the application asks for it, since
-        # it may not want a stranger's body at all.
+        # How many bytes may wait. Nothing more than came with the headers until the application
+        # asks for it, since it may not want a stranger's body at all.
         self._most = 0
         self._has_news = asyncio.Event()
         self._is_gone = False
@@ -64,18 +66,18 @@ class Body:
         self._has_news.set()
 
     def drop(self) -> None:
-        """Want no more of it."""
+        """Throw away all that has come and all that will."""
         self._is_unwanted = True
         self._take()
 
     def put_nowait(self, message: dict[str, Any]) -> None:
-        """Take a message of Daphne's: that the client is gone, for all else comes from here."""
+        """Take a message of Daphne's: only that the client is gone, the body is known here."""
         if message["type"] == "http.disconnect":
             self._is_gone = True
             self._has_news.set()
 
     async def receive(self) -> dict[str, Any]:
-        """Return all that has arrived and was not taken, when there is any; ASGI's ``receive``."""
+        """Wait for more of the body and return it: ASGI's ``receive``."""
         self._most = MOST_WAITING
         while not (self._waiting or self.is_complete or self._is_gone):
             self._has_news.clear()
@@ -94,17 +96,14 @@ class Body:
         return taken
 
 
-_make_application = Server.create_application
-
-
-def make_application(server: Server, protocol: Any, scope: dict[str, Any]) -> Any:
+def make_application(server: Any, protocol: Any, scope: dict[str, Any]) -> Any:
     """Call the application for a request; return what Daphne puts its messages into."""
     body = getattr(protocol, "body", None)
     if body is None:
-        return _make_application(server, protocol, scope)
+        return patches.create_application(server, protocol, scope)
     scope.setdefault("asgi", {"version": "3.0"})
     application = server.application(
         scope=scope, receive=body.receive, send=partial(server.handle_reply, protocol)
     )
-    server.connections[protocol]["application_instance"] = asyncio.ensure_future(application)
+    patches.note_application(server, protocol, asyncio.ensure_future(application))
     return body

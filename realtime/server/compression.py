@@ -1,4 +1,4 @@
-"""Agreeing on permessage-deflate (RFC 7692) in a handshake. Compressing is the hub's."""
+"""Agreeing on permessage-deflate (RFC 7692) in a handshake. The compressing is done in ``hub``."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ class _DeflateAccept(PerMessageDeflateOfferAccept):
 def accept_deflate(offers: list[Any]) -> _DeflateAccept | None:
     """Return the acceptance of a client's best offer.
 
-    Best is the first that does not ask for a smaller window: one that does gets its messages
-    uncompressed, since compressed frames are shared by all clients.
+    The best is the first that does not ask for a smaller window. A client with a smaller window
+    gets its messages uncompressed, since all clients share the compressed frames.
     """
-    known = [offer for offer in offers if isinstance(offer, PerMessageDeflateOffer)]
-    known.sort(key=lambda offer: bool(offer.request_max_window_bits))
-    if not known:
+    offers = [offer for offer in offers if isinstance(offer, PerMessageDeflateOffer)]
+    if not offers:
         return None
-    window = known[0].request_max_window_bits or None
+    best = min(offers, key=lambda offer: bool(offer.request_max_window_bits))
+    window = best.request_max_window_bits or None
     return _DeflateAccept(
-        known[0], request_no_context_takeover=True, no_context_takeover=True, window_bits=window
+        best, request_no_context_takeover=True, no_context_takeover=True, window_bits=window
     )
 
 
 def takes_shared_frames(compression: Any) -> bool:
-    """Tell whether what was agreed on lets a connection take the frames of all: the full window."""
+    """Tell whether a connection can take the frames that all share: they need the full window."""
     return compression is not None and compression.server_max_window_bits in (0, 15)
 
 

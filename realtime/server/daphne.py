@@ -1,8 +1,8 @@
 """Daphne's server, subclassed: its factories, keepalive and the orderly end on SIGTERM.
 
-Knows connections and the reactor; what a restart means to a client is the node's and the
-consumer's. :func:`install` makes any Daphne in this process use the factories, the ``daphne``
-command's too.
+Knows connections and the reactor; nothing of what a restart means to a client, which the node and
+the consumer know. :func:`install` makes any Daphne in this process use the factories, also that of
+the ``daphne`` command.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import daphne.server
-from daphne.server import Server
+from daphne.server import Server, reactor
 from daphne.ws_protocol import WebSocketFactory
-from twisted.internet import defer, reactor, task, tcp
+from twisted.internet import defer, task, tcp
 
 from realtime.config import WebSocketConfig, get_streaming_config
+from realtime.server import patches
 from realtime.server.body import make_application
 from realtime.server.compression import accept_deflate, refuse_compression
-from realtime.server.fair_queue import Turns
+from realtime.server.fair_queue import FairQueue
 from realtime.server.http import StreamHTTPFactory, reply_when_read
 from realtime.server.websocket import StreamProtocol
 from realtime.sessions.node import get_node
@@ -33,9 +33,9 @@ logger = logging.getLogger(__name__)
 KEEPALIVE_INTERVAL = 0.25
 BACKLOG = 4096
 DRAIN_LOOK_INTERVAL = 0.02
-# Seconds in which a worker answers the requests that came before its drain as if there were none.
+# Seconds in which a worker that drains still answers the requests that have come before.
 LAST_ANSWERS = 0.25
-# Of the time for a drain, when clients must have closed, and when this process's own end is due.
+# Shares of the time for a drain after which clients must have closed, and this process must end.
 CLIENTS_SHARE = 0.8
 OWN_SHARE = 0.95
 SHORTEST_END = 1.0
@@ -53,12 +53,12 @@ class StreamFactory(WebSocketFactory):
         self._awaited: OrderedDict[StreamProtocol, None] = OrderedDict()
         self._keepalive = task.LoopingCall(self._keep_alive)
         self._unfinished = 0
-        self.turns = Turns()
+        self.fair_queue = FairQueue()
         super().__init__(server, *args, **kwargs)
         reactor.addSystemEventTrigger("before", "shutdown", self.drain)
 
     def setProtocolOptions(self, **options: Any) -> None:
-        """Take Daphne's options, but for those that the configuration decides."""
+        """Take Daphne's options, except those that the configuration decides."""
         config = get_streaming_config().websocket
         options |= {
             "allowNullOrigin": True,
@@ -77,7 +77,7 @@ class StreamFactory(WebSocketFactory):
         self._keepalive.start(KEEPALIVE_INTERVAL, now=False)
 
     def _apply_limits(self, config: WebSocketConfig) -> None:
-        """Let the limits in force hold, for the connections there are too."""
+        """Apply the limits in force, also to connections that are open already."""
         self.protocol.maxMessagePayloadSize = config.max_message_size
         self.protocol.maxFramePayloadSize = config.max_message_size
         self.protocol.max_buffered_bytes = config.max_buffered_bytes
@@ -93,6 +93,7 @@ class StreamFactory(WebSocketFactory):
         self._awaited.pop(connection, None)
 
     def _keep_alive(self) -> None:
+        """Ping the connections whose time has come, and drop those that have not answered."""
         config = get_node().policy.config
         self._apply_limits(config)
         now = time.monotonic()
@@ -107,7 +108,7 @@ class StreamFactory(WebSocketFactory):
                 connection.pong_due = now + config.ping_timeout
                 self._awaited[connection] = None
                 self._awaited.move_to_end(connection)
-            connection.ping()
+            connection.outgoing.ping()
 
     def _drop_silent(self, now: float) -> None:
         """Drop the connections from which nothing has come in time after a ping."""
@@ -133,6 +134,7 @@ class StreamFactory(WebSocketFactory):
         return defer.Deferred.fromFuture(asyncio.ensure_future(self._drain()))
 
     async def _drain(self) -> None:
+        """Take nothing more, let clients and requests end in time, then end the node."""
         node = get_node()
         started, allowed = time.monotonic(), node.policy.config.drain_timeout
         await _stop_listening()
@@ -140,12 +142,12 @@ class StreamFactory(WebSocketFactory):
             await self._leave_requests_to_others(started + LAST_ANSWERS)
         await node.drain()
         deadline = started + allowed * CLIENTS_SHARE
-        await asyncio.sleep(DRAIN_LOOK_INTERVAL)  # what is being sent to and fro arrives
+        await asyncio.sleep(DRAIN_LOOK_INTERVAL)  # bytes that are under way arrive
         while self._is_busy() and time.monotonic() < deadline:  # noqa: ASYNC110 - rare, and short
             await asyncio.sleep(DRAIN_LOOK_INTERVAL)
         for connection in list(self.connections):
             connection.dropConnection(abort=True)
-        for request in _requests(self.server_class):
+        for request in patches.applications(self.server_class):
             request.cancel()
         ends = started + max(allowed * OWN_SHARE, SHORTEST_END)
         with contextlib.suppress(TimeoutError):  # database or channel layer do not answer
@@ -153,18 +155,17 @@ class StreamFactory(WebSocketFactory):
                 await node.close()
 
     async def _leave_requests_to_others(self, until: float) -> None:
-        """Answer what has come, and take no more requests: the others of the host are ready.
+        """Answer the requests that have come, and take no more: other workers are ready for them.
 
-        A process that listens itself goes on to answer on connections that are kept: that it
-        drains, for one.
+        A process that listens itself goes on to answer on open connections, for one that it drains.
         """
         self.server_class.http_factory.retire()
-        while _requests(self.server_class) and time.monotonic() < until:  # noqa: ASYNC110 - short
+        while patches.applications(self.server_class) and time.monotonic() < until:  # noqa: ASYNC110 - short
             await asyncio.sleep(DRAIN_LOOK_INTERVAL)
 
     def _is_busy(self) -> bool:
         """Tell whether a connection is open or an HTTP request under way."""
-        return bool(self.connections or _requests(self.server_class))
+        return bool(self.connections or patches.applications(self.server_class))
 
 
 class StreamServer(Server):
@@ -182,13 +183,13 @@ class StreamServer(Server):
         self._on_listening = on_listening
         self.failure = ""
         listens_to = [*map(_with_backlog, endpoints)]
-        # Daphne exits without any; a worker is given its connections.
+        # Daphne exits without any; a worker gets its connections from the supervisor.
         super().__init__(application, listens_to or ["none"], **options)
         self.endpoints = listens_to
         self.is_worker = not listens_to
 
     def listen_success(self, port: Any) -> None:
-        """Say where the server listens, once it does."""
+        """Tell where the server listens."""
         super().listen_success(port)
         address = port.getHost()
         if self._on_listening is not None and hasattr(address, "port"):
@@ -197,7 +198,7 @@ class StreamServer(Server):
     def listen_error(self, failure: Any) -> None:
         """Remember why the server cannot listen, and stop.
 
-        The log says it too, unless there is someone who asked to know.
+        It is logged too, unless ``on_listening`` shows that the caller reports it.
         """
         self.failure = failure.getErrorMessage()
         if self._on_listening is None:
@@ -208,49 +209,37 @@ class StreamServer(Server):
     def application_checker(self) -> None:
         """Forget requests that have ended.
 
-        One that became a WebSocket is not used again but would hold itself, its HTTP channel and
-        its headers in cycles until the garbage collector runs.
+        A request that became a WebSocket is not used again, but it would hold itself, its HTTP
+        channel and its headers in cycles until the garbage collector runs.
         """
-        upgraded = [
-            request
-            for request, details in self.connections.items()
-            if "disconnected" in details and request.application_queue is None
-        ]
+        upgraded = patches.upgraded_requests(self)
         super().application_checker()
         for request in upgraded:
             if request not in self.connections:
-                if request.channel is not None:
-                    vars(request.channel).clear()
-                vars(request).clear()
+                patches.take_apart(request)
 
     def kill_all_applications(self) -> None:
-        """Leave the HTTP requests under way to the drain, which lets them end first.
+        """Do nothing: the drain lets the HTTP requests under way end first.
 
-        The base class cancels them at once, and fails if one has only begun.
+        The base class would cancel them at once, and fail if one has only begun.
         """
 
 
 def _with_backlog(endpoint: str) -> str:
     """Let more connections wait to be accepted than Twisted's 50.
 
-    Beyond, the system drops a client's first packet, and the client tries again after a second or
-    three: a crowd that comes back together, or a short pause of the loop, is enough.
+    When more wait, the system drops a client's first packet, and the client tries again after one
+    to three seconds. A crowd that comes back together, or a short pause of the loop, is enough.
     """
     if endpoint.startswith("tcp:") and ":backlog=" not in endpoint:
         return f"{endpoint}:backlog={BACKLOG}"
     return endpoint
 
 
-def _requests(server: Server) -> list[asyncio.Task[Any]]:
-    """Return the applications that serve HTTP requests."""
-    applications = [details.get("application_instance") for details in server.connections.values()]
-    return [task for task in applications if task is not None and not task.done()]
-
-
 async def _stop_listening() -> None:
-    """Close the sockets this process listens on: who is told to leave must not come back here.
+    """Close the sockets this process listens on: clients that are told to leave must not come back.
 
-    Daphne does not keep them; the reactor does.
+    Daphne does not keep the sockets; the reactor does.
     """
     loop = asyncio.get_running_loop()
     for port in [reader for reader in reactor.getReaders() if isinstance(reader, tcp.Port)]:
@@ -258,8 +247,5 @@ async def _stop_listening() -> None:
 
 
 def install() -> None:
-    """Make every Daphne server of this process use this module's factories, and its ASGI."""
-    daphne.server.WebSocketFactory = StreamFactory
-    daphne.server.HTTPFactory = StreamHTTPFactory
-    daphne.server.Server.handle_reply = reply_when_read
-    daphne.server.Server.create_application = make_application
+    """Make every Daphne server of this process use this package's connections, and its ASGI."""
+    patches.install(StreamFactory, StreamHTTPFactory, reply_when_read, make_application)

@@ -1,8 +1,8 @@
-"""Fair shares of the event loop for those who have sent more than can be read at once.
+"""Fair shares of the event loop for connections that have sent more than can be read at once.
 
-Twisted hands over up to 64 KB of a connection at a time, which may be ten thousand frames, and that
-for every connection that has something. Who has sent more than a few frames waits here for turns,
-of which all together take a millisecond before others are served.
+Twisted hands over up to 64 KB of a connection at a time, which may be ten thousand frames, and does
+so for every connection. A connection that has sent more than a few frames waits here for its turn.
+All turns together take a millisecond; then the event loop serves others before it goes on.
 """
 
 from __future__ import annotations
@@ -15,30 +15,32 @@ from collections.abc import Callable
 
 logger = logging.getLogger(__name__)
 
-# Seconds of a round.
+# Seconds that turns may take before others are served.
 ROUND = 0.001
-# Frames of one connection that are read in a turn.
+# Frames of one connection that are read in one turn.
 FRAMES = 16
-# Seconds that a message counts for, which is carried out after its turn has come.
+# Seconds that a message is estimated to take. It is carried out after its turn, so that the clock
+# does not show it.
 MESSAGE = 0.0001
 
 
-class Turns:
-    """What waits for its turn, in order. One for each server."""
+class FairQueue:
+    """All that waits for a turn, first come, first served. Each server has one."""
 
     def __init__(self) -> None:
         self._waiting: deque[tuple[Callable[[], object], float]] = deque()
         self._task: asyncio.Task[None] | None = None
 
-    def wait(self, read: Callable[[], object]) -> None:
-        """Call *read* in its turn.
+    def add(self, read: Callable[[], object]) -> None:
+        """Call *read* when it is its turn.
 
-        It reads a connection's first request, or at most :data:`FRAMES` frames.
+        It must not take long: it reads a connection's first request, or at most :data:`FRAMES`
+        frames.
         """
         self._add(read, 0.0)
 
-    async def come(self) -> None:
-        """Return when it is the caller's turn to carry out a message."""
+    async def turn(self) -> None:
+        """Return when it is the caller's turn to carry out one message."""
         turn = asyncio.Event()
         self._add(turn.set, MESSAGE)
         await turn.wait()
@@ -49,6 +51,7 @@ class Turns:
             self._task = asyncio.ensure_future(self._serve())
 
     async def _serve(self) -> None:
+        """Take turns until nobody waits, and let the loop serve others after each round."""
         try:
             while self._waiting:
                 await asyncio.sleep(0)
@@ -59,6 +62,6 @@ class Turns:
                     try:
                         take()
                     except Exception:
-                        logger.exception("reading")
+                        logger.exception("reading a connection failed")
         finally:
             self._task = None

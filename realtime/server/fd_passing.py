@@ -1,8 +1,8 @@
-"""The socket pair between a supervisor and one of its workers: connections one way, ends the other.
+"""The socket pair between a supervisor and one of its workers.
 
-Connections go as file descriptors (unix(7), SCM_RIGHTS), one with each byte, so that whoever reads
-a byte at a time gets them one by one. The worker answers a byte when it can serve, and one for each
-connection that has ended. Neither end ever waits.
+Connections go to the worker as file descriptors (unix(7), SCM_RIGHTS), each with one byte, so that
+reading a byte at a time yields one connection at a time. The worker sends one byte when it is
+ready, and one for each connection that has ended. Neither end ever waits.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ def new_pair() -> tuple[socket.socket, socket.socket]:
 
 
 def hand_over(channel: socket.socket, connection: socket.socket) -> bool:
-    """Give a worker a connection, to be closed here; tell whether there was room for it.
+    """Hand a worker a connection; tell whether there was room for it.
+
+    If there was, the caller must close its own end.
 
     Raises:
         OSError: the worker has ended.
@@ -54,15 +56,15 @@ def take_over(channel: socket.socket) -> int | None:
     return descriptors[0] if descriptors else None
 
 
-class Answers:
-    """The worker's answers; what there is no room for goes with the next."""
+class ReportSender:
+    """Sends the worker's reports; those for which there is no room go with the next."""
 
     def __init__(self, channel: socket.socket) -> None:
         self._channel = channel
         self._waiting = b""
 
-    def say(self, what: bytes) -> None:
-        """Answer."""
-        self._waiting += what
+    def send(self, report: bytes) -> None:
+        """Send :data:`READY` or :data:`ENDED`."""
+        self._waiting += report
         with contextlib.suppress(OSError):  # full, or nobody listens any more
             self._waiting = self._waiting[self._channel.send(self._waiting) :]

@@ -1,7 +1,7 @@
-"""A handle on a serving process, as backend code starts, asks and stops one.
+"""A handle on a serving process, with which backend code starts a server, asks it and stops it.
 
-The process is ``manage.py serve``. Handle and process talk over a socket pair, a line of JSON
-each way (:class:`Control` is the process's end); when the handle's process dies, the server
+The process is ``manage.py serve``. Handle and process talk over a socket pair, in lines of JSON
+(:class:`Control` is the process's end); when the process that has the handle dies, the server
 drains and ends.
 """
 
@@ -10,16 +10,16 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import signal
 import socket
-import subprocess
 import sys
 import threading
+from subprocess import DEVNULL
 from typing import Any
 
 from django.conf import settings
 
 from realtime.cluster.clients import Unavailable
+from realtime.cluster.process import ChildProcess
 from realtime.config import WEBSOCKET_PREFIX, WebSocketConfig, get_streaming_config
 from realtime.monitoring.metrics import Counters
 from realtime.monitoring.snapshot import add_up, read_all
@@ -54,11 +54,11 @@ class WebSocketServer:
 
     def __init__(self, config: WebSocketConfig | None = None) -> None:
         self.config = config or get_streaming_config().websocket
-        # ``http://host:port`` while the process serves; with port 0 it tells the port taken.
+        # ``http://host:port`` while the process serves, with the port it has if 0 was asked for.
         self.url = ""
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: ChildProcess | None = None
         self._control: socket.socket | None = None
-        # One at a time may start the process, and one may wait for an answer of it.
+        # Held while the process is started, and while an answer of it is awaited.
         self._starting = asyncio.Lock()
         self._asking = threading.Lock()
 
@@ -87,14 +87,15 @@ class WebSocketServer:
         process, self._process = self._process, None
         control, self._control = self._control, None
         if process is not None and control is not None:
-            await asyncio.to_thread(_end, process, self.config.drain_timeout + ANSWER_TIMEOUT)
+            await asyncio.to_thread(process.end, self.config.drain_timeout + ANSWER_TIMEOUT)
             control.close()
         self.url = ""
 
     def get_stats(self) -> dict[str, Any]:
         """Return the serving process's figures; with ``is_running`` false if there is none.
 
-        ``cluster`` has those of the whole. Blocks where the process or the channel layer is asked.
+        ``cluster`` has the totals of all processes. Blocks while the process or the channel layer
+        is asked.
         """
         nodes = running_nodes()
         if nodes:
@@ -102,8 +103,8 @@ class WebSocketServer:
         return self._ask_stats() or Counters().report(self.config) | {"cluster": _read_whole()}
 
     def _ask_stats(self) -> dict[str, Any] | None:
-        """Return the process's figures; ``None`` if there is none that answers."""
-        if self._process is None or self._process.poll() is not None:
+        """Return the process's figures; ``None`` if no process answers."""
+        if self._process is None or not self._process.is_running():
             return None
         try:
             return self._ask(b"stats\n", ANSWER_TIMEOUT)
@@ -111,6 +112,7 @@ class WebSocketServer:
             return None
 
     def _spawn(self) -> None:
+        """Start the process, with this project's settings and this handle's configuration."""
         ours, theirs = socket.socketpair()
         environment = os.environ | environment_of(self.config)
         environment["DJANGO_SETTINGS_MODULE"] = os.environ.get(
@@ -120,12 +122,8 @@ class WebSocketServer:
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
         command = [sys.executable, "-m", "django", "serve", "--control-fd", str(theirs.fileno())]
         with theirs:
-            self._process = subprocess.Popen(  # noqa: S603 - the command is our own
-                command,
-                env=environment,
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
+            self._process = ChildProcess(
+                command, env=environment, pass_fds=[theirs.fileno()], stdout=DEVNULL
             )
         self._control = ours
 
@@ -176,7 +174,7 @@ class Control:
 
 
 def _read_whole() -> dict[str, Any]:
-    """Return the figures of the whole as the serving processes reported them; none if away."""
+    """Return the totals of what serving processes have reported; zeros if Redis is away."""
     try:
         return add_up(read_all())
     except Unavailable:
@@ -190,15 +188,6 @@ def environment_of(config: WebSocketConfig) -> dict[str, str]:
         text = json.dumps(value) if isinstance(value, list | bool) else str(value or "none")
         variables[WEBSOCKET_PREFIX + name.upper()] = str(value) if value == 0 else text
     return variables
-
-
-def _end(process: subprocess.Popen[bytes], timeout: float) -> None:
-    process.send_signal(signal.SIGTERM)
-    try:
-        process.wait(timeout)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
 
 
 _server: WebSocketServer | None = None

@@ -1,7 +1,7 @@
-"""HTTP connections under Daphne: requests in their turn, in bounded time, answered as they come.
+"""HTTP connections under Daphne: requests are read in turn and in bounded time.
 
-Subclasses Twisted's and Daphne's classes for what every connection is until it becomes a WebSocket,
-and what requests for event streams and uploads stay.
+Subclasses Twisted's and Daphne's classes. Every WebSocket begins as such a connection; event
+streams and uploads stay one. Knows nothing of what is served.
 """
 
 from __future__ import annotations
@@ -13,14 +13,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import daphne.server
 from daphne.http_protocol import HTTPFactory, WebRequest
-from daphne.server import Server
-from twisted.internet import reactor, task
+from daphne.server import reactor
+from twisted.internet import task
 from twisted.web import http
 
+from realtime.server import patches
 from realtime.server.body import LINGER, Body, arrives_in_parts
-from realtime.server.websocket import lowest_transport
 from realtime.sessions.node import get_node
 
 # Seconds in which a request must have arrived, headers and body.
@@ -32,21 +31,21 @@ MOST_BEFORE_TURN = 16 * 1024
 class StreamRequest(WebRequest):
     """A request whose application waits while the client does not read the response."""
 
-    # Set while the transport takes more.
-    _flows: asyncio.Event | None = None
-    # Of a request that is served before all of it has come.
+    # Set while the transport takes more of a response that streams; None for other responses.
+    _has_room: asyncio.Event | None = None
+    # The body, if the request is served before all of it has come.
     body: Body | None = None
-    # The end of a response that came before the end of the body, when it is due.
+    # The timer that ends a response which was complete before the body was.
     _late_end: Any = None
 
     def process(self) -> Any:
-        """Serve it; where the site is mounted is not a client's to say."""
+        """Serve the request; a client may not say where the site is mounted."""
         self.requestHeaders.removeHeader(b"Daphne-Root-Path")
         return super().process()
 
     def begin(self, command: bytes, uri: bytes, version: bytes) -> None:
-        """Serve it though its body has yet to come."""
-        self.body = Body(self.channel._networkProducer)
+        """Serve the request before its body has come."""
+        self.body = Body(patches.producer(self.channel))
         self.content: Any
         self.content.close()  # a file, which a body goes into otherwise
         self.content = io.BytesIO()
@@ -60,7 +59,7 @@ class StreamRequest(WebRequest):
             self.body.feed(data)
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
-        """Serve a request that is complete, unless that has begun."""
+        """Serve a request that is complete, unless it is being served already."""
         if self.body is None:
             super().requestReceived(command, path, version)
             return
@@ -69,45 +68,45 @@ class StreamRequest(WebRequest):
             self._late_end.reset(0)
 
     def handle_reply(self, message: dict[str, Any]) -> None:
-        """Send a part of the response; the first of one that streams begins to watch."""
-        if self._answers_early() and message["type"] == "http.response.start":
+        """Send a part of the response; begin to watch the client when the response streams."""
+        if self._is_answered_early() and message["type"] == "http.response.start":
             self.responseHeaders.setRawHeaders(b"connection", [b"close"])
             self.channel.persistent = False
         super().handle_reply(message)
-        if message.get("more_body") and self._flows is None and self.channel is not None:
-            self._flows = asyncio.Event()
-            self._flows.set()
+        if message.get("more_body") and self._has_room is None and self.channel is not None:
+            self._has_room = asyncio.Event()
+            self._has_room.set()
             self.registerProducer(self, True)
-            _give_up_on_the_dead(lowest_transport(self.transport))
+            _give_up_on_the_dead(patches.lowest_transport(self.transport))
 
-    async def until_it_flows(self) -> None:
-        """Wait while the client leaves too much unread; not once it is gone."""
-        if self._flows is not None:
-            await self._flows.wait()
+    async def until_it_has_room(self) -> None:
+        """Wait while the client leaves too much unread, but not once it is gone."""
+        if self._has_room is not None:
+            await self._has_room.wait()
 
     def pauseProducing(self) -> None:
-        """The transport has enough."""
-        if self._flows is not None:
-            self._flows.clear()
+        """Note that the client leaves too much unread."""
+        if self._has_room is not None:
+            self._has_room.clear()
 
     def resumeProducing(self) -> None:
-        """The transport takes more, or it does not matter any more."""
-        if self._flows is not None:
-            self._flows.set()
+        """Note that the client reads, or that it is gone."""
+        if self._has_room is not None:
+            self._has_room.set()
 
     stopProducing = resumeProducing
 
-    def _answers_early(self) -> bool:
+    def _is_answered_early(self) -> bool:
         return self.body is not None and not self.body.is_complete and self.channel is not None
 
     def finish(self) -> None:
-        """End the response; if more of the body is to come, when it has, or a while later."""
-        if self._answers_early() and self._late_end is None:
+        """End the response; if the body has not come yet, when it has, or after some seconds."""
+        if self._is_answered_early() and self._late_end is None:
             assert self.body is not None
             self.body.drop()
             self._late_end = reactor.callLater(LINGER, self.finish)
             return
-        if self._flows is not None:
+        if self._has_room is not None:
             self.unregisterProducer()
         super().finish()
 
@@ -122,7 +121,7 @@ class StreamRequest(WebRequest):
 def _give_up_on_the_dead(connection: Any) -> None:
     """Let the system end a connection that no longer acknowledges what it is sent.
 
-    A WebSocket is pinged; of an event stream's client nothing else is heard.
+    WebSockets are pinged instead; the client of an event stream sends nothing.
     """
     if connection is not None and hasattr(socket, "TCP_USER_TIMEOUT"):
         config = get_node().policy.config
@@ -130,14 +129,11 @@ def _give_up_on_the_dead(connection: Any) -> None:
         connection.getHandle().setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
 
 
-_reply_at_once = daphne.server.Server.handle_reply
-
-
-async def reply_when_read(server: Server, protocol: Any, message: dict[str, Any]) -> None:
+async def reply_when_read(server: Any, protocol: Any, message: dict[str, Any]) -> None:
     """ASGI's ``send`` for HTTP: unlike Daphne's own, it waits while the client does not read."""
-    await _reply_at_once(server, protocol, message)
+    await patches.handle_reply(server, protocol, message)
     if isinstance(protocol, StreamRequest):
-        await protocol.until_it_flows()
+        await protocol.until_it_has_room()
 
 
 class StreamChannel(http.HTTPChannel):
@@ -149,7 +145,7 @@ class StreamChannel(http.HTTPChannel):
 
     factory: StreamHTTPFactory
 
-    # What has come of the first request, until it is its turn; None once it was.
+    # What has come of the first request before its turn; None once it had its turn.
     _beginning: bytes | None = b""
 
     def connectionMade(self) -> None:
@@ -158,9 +154,10 @@ class StreamChannel(http.HTTPChannel):
         self.factory.expect(self)
 
     def dataReceived(self, data: bytes) -> None:
-        """Take bytes of a request; the first in its turn, since a crowd may come at once.
+        """Take bytes of a request; the first request waits for its turn in the fair queue.
 
-        Until then not much is read: it may be a body that nobody wants.
+        Many clients may come at once. Until its turn not much of a request is read, since it may be
+        a body that nobody wants.
         """
         if self._beginning is None:
             super().dataReceived(data)
@@ -169,23 +166,23 @@ class StreamChannel(http.HTTPChannel):
             self.factory.begin_in_turn(self._begin)
         self._beginning += data
         if len(self._beginning) > MOST_BEFORE_TURN:
-            self._networkProducer.pauseProducing()
+            patches.producer(self).pauseProducing()
 
     def _begin(self) -> None:
         data, self._beginning = self._beginning, None
         if data and self.transport is not None:
             if len(data) > MOST_BEFORE_TURN:
-                self._networkProducer.resumeProducing()
+                patches.producer(self).resumeProducing()
             super().dataReceived(data)
 
     def allHeadersReceived(self) -> None:
-        """Serve a request whose body is to be read as it comes; it may take its time."""
+        """Serve a request whose body is read as it comes, however long that takes."""
         super().allHeadersReceived()
         request = self.requests[-1]
         if arrives_in_parts(self, request):
             self.factory.expect_no_longer(self)
             self.setTimeout(None)
-            request.begin(self._command, self._path, self._version)
+            request.begin(*patches.request_line(self))
 
     def allContentReceived(self) -> None:
         """Serve a request that is complete, handshakes among them."""
@@ -195,11 +192,11 @@ class StreamChannel(http.HTTPChannel):
     def checkPersistence(self, request: Any, version: bytes) -> bool:
         """Tell whether another request may follow; none does when the server is about to end."""
         follows: bool = super().checkPersistence(request, version)
-        return follows and not self.factory.retiring
+        return follows and not self.factory.is_retiring
 
     def requestDone(self, request: Any) -> None:
         """Wait for another request, unless this was the last or the next has come already."""
-        if self.factory.retiring:
+        if self.factory.is_retiring:
             self.persistent = False
         if self.persistent:
             self.factory.expect(self)
@@ -207,10 +204,10 @@ class StreamChannel(http.HTTPChannel):
 
     def is_idle(self) -> bool:
         """Tell whether requests have been answered and none has begun since."""
-        return self._beginning is None and not self.requests and not self._dataBuffer
+        return self._beginning is None and not self.requests and not patches.has_unread(self)
 
     def connectionLost(self, reason: Any) -> None:
-        """Wait no longer."""
+        """Forget the connection."""
         self._beginning = b""
         self.factory.expect_no_longer(self)
         super().connectionLost(reason)
@@ -221,17 +218,18 @@ class StreamHTTPFactory(HTTPFactory):
 
     def __init__(self, server: Any) -> None:
         super().__init__(server)
-        # Connections -> when the request they are to send must have come; the next is first.
+        # Connection -> when its next request must have come; the earliest is first.
         self._awaited: dict[StreamChannel, float] = {}
         self._watch = task.LoopingCall(self._cut_late)
-        self.retiring = False
+        self.is_retiring = False
 
     def retire(self) -> None:
-        """Let go of connections on which no request is under way; the others end with theirs.
+        """Close connections on which no request is under way; the others end with their requests.
 
-        A proxy keeps them to use again, and would go on to ask a server that is about to end.
+        A proxy keeps connections to use them again, and would go on to ask a server that is about
+        to end.
         """
-        self.retiring = True
+        self.is_retiring = True
         for channel in list(self._awaited):
             if channel.is_idle():
                 channel.loseConnection()
@@ -250,14 +248,15 @@ class StreamHTTPFactory(HTTPFactory):
     def buildProtocol(self, addr: Any) -> Any:
         """Return a connection."""
         connection = super().buildProtocol(addr)
-        connection._channel.__class__ = StreamChannel  # Twisted names no other way
-        connection._channel.factory = self
+        channel = patches.http_channel(connection)
+        patches.change_class(channel, StreamChannel)
+        channel.factory = self
         connection.requestFactory = StreamRequest
         return connection
 
     def begin_in_turn(self, begin: Callable[[], None]) -> None:
         """Let a new connection's first request be read when it is its turn."""
-        self.server.ws_factory.turns.wait(begin)
+        self.server.ws_factory.fair_queue.add(begin)
 
     def expect(self, channel: StreamChannel) -> None:
         """Give a connection time to send a request."""

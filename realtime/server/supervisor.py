@@ -1,35 +1,34 @@
-"""``serve --workers``: listens, hands connections to the workers, and keeps these running.
+"""``serve --workers``: listens, hands connections to the workers, and keeps the workers running.
 
 Knows sockets and processes, nothing of what a connection says. Every connection goes to the worker
-that has the fewest: so a new worker fills up first, and after a rolling restart all have as many.
-No connection waits with a worker: one that dies takes only its own with it.
+that has the fewest, so that a new worker fills up first and after a rolling restart all have about
+the same number. Connections wait here, not with a worker: one that dies takes only its own with it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import signal
 import socket
-import subprocess
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from realtime.server.backoff import Backoff, describe_end
+from realtime.cluster.process import ChildProcess
+from realtime.server.backoff import Backoff
 from realtime.server.fd_passing import ENDED, READ, READY, hand_over, new_pair
 
 logger = logging.getLogger(__name__)
 
 BACKLOG = 4096
-# Connections accepted before others have their turn.
+# Connections that are accepted before the event loop serves others.
 AT_ONCE = 64
 # Seconds a worker has to get ready.
 START_TIMEOUT = 30.0
 # Seconds a worker has to end, beyond the time for its drain.
 GRACE = 2.0
-# Seconds until connections are accepted again when all workers have enough to take in.
+# Seconds until connections are accepted again after no worker had room for one.
 PAUSE = 0.02
 
 
@@ -37,39 +36,37 @@ class StartError(Exception):
     """The server cannot be started; the text is for the operator."""
 
 
-class Worker:
-    """One worker process and the channel to it."""
+class WorkerProcess:
+    """One worker process, the channel to it, and how many connections it has."""
 
     def __init__(self, command: Sequence[str]) -> None:
         self.channel, theirs = new_pair()
         with theirs:
             # In a session of its own: Ctrl-C is for the supervisor, which tells the workers.
-            self.process = subprocess.Popen(  # noqa: S603 - our own
+            self.process = ChildProcess(
                 [*command, "--connections-fd", str(theirs.fileno())],
+                own_session=True,
                 pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
             )
-        self.started = time.monotonic()
         self.ready = asyncio.Event()
         self.connections = 0
         # Asked to end: it gets no more connections, and is not started again.
-        self.leaving = False
+        self.is_leaving = False
         self.ended = asyncio.Event()
         self._watching = asyncio.create_task(self._watch())
-        asyncio.get_running_loop().add_reader(self.channel, self._hear)
+        asyncio.get_running_loop().add_reader(self.channel, self._read_reports)
 
-    def _hear(self) -> None:
+    def _read_reports(self) -> None:
         try:
-            said = self.channel.recv(READ)
+            reports = self.channel.recv(READ)
         except BlockingIOError:
             return
         except OSError:
-            said = b""
-        if READY in said:
+            reports = b""
+        if READY in reports:
             self.ready.set()
-        self.connections -= said.count(ENDED)
-        if not said:
+        self.connections -= reports.count(ENDED)
+        if not reports:
             self._close()
 
     def _close(self) -> None:
@@ -78,51 +75,41 @@ class Worker:
             self.channel.close()
 
     async def _watch(self) -> None:
-        await asyncio.to_thread(self.process.wait)
+        await self.process.ended()
         self._close()
         self.ended.set()
 
-    @property
-    def takes(self) -> bool:
-        """Whether connections may be handed to it."""
-        return self.ready.is_set() and not self.leaving and self.channel.fileno() >= 0
+    def takes_connections(self) -> bool:
+        """Tell whether connections may be handed to it."""
+        return self.ready.is_set() and not self.is_leaving and self.channel.fileno() >= 0
 
     def take(self, connection: socket.socket) -> bool:
-        """Hand it a connection; tell whether it could be."""
+        """Hand it a connection; tell whether it has taken it. If so, the caller must close it."""
         try:
-            taken = hand_over(self.channel, connection)
+            is_taken = hand_over(self.channel, connection)
         except OSError:  # it has just ended
             self._close()
             return False
-        self.connections += taken
-        return taken
-
-    def leave(self, how: signal.Signals = signal.SIGTERM) -> None:
-        """Have it drain and end; with ``SIGHUP`` its clients come back at once, to the others."""
-        self.leaving = True
-        self._signal(how)
-
-    def kill(self) -> None:
-        """End it at once."""
-        self._signal(signal.SIGKILL)
-
-    def _signal(self, number: signal.Signals) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            self.process.send_signal(number)
+        self.connections += is_taken
+        return is_taken
 
     async def end(self, seconds: float, how: signal.Signals = signal.SIGTERM) -> None:
-        """Have it drain and end, if need be at once after so many seconds; see :meth:`leave`."""
-        self.leave(how)
+        """Have it drain and end; kill it after so many seconds.
+
+        With ``SIGHUP`` its clients are told to come back at once, since others are there.
+        """
+        self.is_leaving = True
+        self.process.send(how)
         try:
             async with asyncio.timeout(seconds):
                 await self.ended.wait()
         except TimeoutError:
             logger.warning("worker %d does not end: killed", self.process.pid)
-            self.kill()
+            self.process.kill()
             await self.ended.wait()
 
     async def until_ready(self) -> bool:
-        """Wait until it can serve; tell whether it can."""
+        """Wait until it can serve or has ended, for some time; tell whether it can serve."""
         waiting = [asyncio.create_task(event.wait()) for event in (self.ready, self.ended)]
         await asyncio.wait(waiting, timeout=START_TIMEOUT, return_when=asyncio.FIRST_COMPLETED)
         for task in waiting:
@@ -131,7 +118,7 @@ class Worker:
 
 
 class Supervisor:
-    """Listening sockets, and so many workers behind them.
+    """Listening sockets, and *count* workers behind them.
 
     *command* starts a worker, to which ``--connections-fd`` is added. *drain_timeout* is in
     seconds.
@@ -142,13 +129,12 @@ class Supervisor:
         self._count = count
         self._drain_timeout = drain_timeout
         self._sockets: list[socket.socket] = []
-        self._workers: list[Worker] = []
+        self._workers: list[WorkerProcess] = []
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._accepting = False
-        # Accepted, but no worker has had room for it yet.
-        self._held: socket.socket | None = None
+        self._is_accepting = False
+        # The connection that was accepted, but for which no worker has had room yet.
+        self._undelivered: socket.socket | None = None
         self._stopping = asyncio.Event()
-        self._stopped_once = False
         self._rolling: asyncio.Task[None] | None = None
 
     # Life
@@ -161,14 +147,14 @@ class Supervisor:
             loop.add_signal_handler(number, self.stop)
         loop.add_signal_handler(signal.SIGHUP, self.roll)
         try:
-            self._workers = [Worker(self._command) for _ in range(self._count)]
-            for ready in await asyncio.gather(*(one.until_ready() for one in self._workers)):
+            self._workers = [WorkerProcess(self._command) for _ in range(self._count)]
+            for ready in await asyncio.gather(*(worker.until_ready() for worker in self._workers)):
                 if not ready and not self._stopping.is_set():
                     raise StartError("a worker did not start; see its messages above")
             if not self._stopping.is_set():
                 for worker in self._workers:
                     self._spawn(self._keep(worker))
-                self._accept_again()
+                self._start_accepting()
                 address = self._sockets[0].getsockname()
                 on_listening(address[0], address[1])
             await self._stopping.wait()
@@ -176,16 +162,15 @@ class Supervisor:
             await self._end()
 
     def stop(self) -> None:
-        """Drain all workers and end; at once the second time."""
-        if self._stopped_once:
+        """Drain all workers and end; called again, end at once."""
+        if self._stopping.is_set():
             for worker in self._workers:
-                worker.kill()
-        self._stopped_once = True
+                worker.process.kill()
         self._stopping.set()
 
     async def _end(self) -> None:
-        self._accept_no_more()
-        for listening in [*self._sockets, *filter(None, [self._held])]:
+        self._stop_accepting()
+        for listening in [*self._sockets, *filter(None, [self._undelivered])]:
             listening.close()
         longest = self._drain_timeout + GRACE
         await asyncio.gather(*(worker.end(longest) for worker in self._workers))
@@ -201,25 +186,25 @@ class Supervisor:
 
     # Workers
 
-    async def _keep(self, worker: Worker) -> None:
+    async def _keep(self, worker: WorkerProcess) -> None:
         """Start a worker again when it ends, unless it was told to."""
         backoff = Backoff()
         while True:
             await worker.ended.wait()
-            if worker.leaving or self._stopping.is_set():
+            if worker.is_leaving or self._stopping.is_set():
                 return
-            how = describe_end(worker.process.returncode)
-            logger.error("worker %d ended: %s", worker.process.pid, how)
-            await asyncio.sleep(backoff.pause(time.monotonic() - worker.started))
-            if self._stopping.is_set():
-                return
+            process = worker.process
+            logger.error("worker %d ended: %s", process.pid, process.describe_end())
+            await asyncio.sleep(backoff.pause(time.monotonic() - process.started))
+            if worker.is_leaving or self._stopping.is_set():
+                return  # meanwhile a rolling restart has replaced it
             self._workers.remove(worker)
-            worker = Worker(self._command)
+            worker = WorkerProcess(self._command)
             self._workers.append(worker)
             if await worker.until_ready():
-                self._accept_again()
+                self._start_accepting()
             else:
-                worker.kill()
+                worker.process.kill()
 
     def roll(self) -> None:
         """Replace all workers, one after another, each by one that is ready."""
@@ -231,29 +216,35 @@ class Supervisor:
     async def _roll(self) -> None:
         logger.info("rolling restart of %d workers", len(self._workers))
         for old in list(self._workers):
-            if old.ended.is_set():
-                continue  # another one is started in its place anyway
-            new = Worker(self._command)
-            self._workers.append(new)
-            if not await new.until_ready():
+            # Another one is started anyway in place of one that has ended.
+            if not old.ended.is_set() and not await self._replace(old):
                 logger.error("the new worker did not start: the old ones stay")
-                self._workers.remove(new)
-                await new.end(0)
                 return
+        logger.info("rolling restart done")
+
+    async def _replace(self, old: WorkerProcess) -> bool:
+        """End a worker once another is ready; tell whether one got ready."""
+        new = WorkerProcess(self._command)
+        self._workers.append(new)
+        is_ready = await new.until_ready()
+        if is_ready and old in self._workers:
             self._spawn(self._keep(new))
             await old.end(self._drain_timeout + GRACE, signal.SIGHUP)
             self._workers.remove(old)
-        logger.info("rolling restart done")
+        else:  # the old one may have ended meanwhile, and another be there in its place
+            self._workers.remove(new)
+            await new.end(GRACE if is_ready else 0)
+        return is_ready
 
     # Connections
 
     def _listen(self, host: str, port: int) -> None:
+        """Open the listening socket; connections wait in it until they are accepted."""
         try:
-            found = socket.getaddrinfo(
+            family, type_, protocol, _, address = socket.getaddrinfo(
                 host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-            )
-            family, kind, protocol, _, address = found[0]
-            listening = socket.socket(family, kind, protocol)
+            )[0]
+            listening = socket.socket(family, type_, protocol)
             self._sockets.append(listening)
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listening.bind(address)
@@ -262,47 +253,48 @@ class Supervisor:
         except OSError as error:
             raise StartError(f"cannot listen on port {port}: {error}") from None
 
-    def _accept_again(self) -> None:
-        if not self._accepting and not self._stopping.is_set():
-            self._accepting = True
+    def _start_accepting(self) -> None:
+        if not self._is_accepting and not self._stopping.is_set():
+            self._is_accepting = True
             for listening in self._sockets:
                 asyncio.get_running_loop().add_reader(listening, self._accept, listening)
 
-    def _accept_no_more(self) -> None:
+    def _stop_accepting(self) -> None:
         """Leave connections to wait in the system's queue."""
-        if self._accepting:
-            self._accepting = False
+        if self._is_accepting:
+            self._is_accepting = False
             for listening in self._sockets:
                 asyncio.get_running_loop().remove_reader(listening)
 
     def _accept(self, listening: socket.socket) -> None:
+        """Hand on the connections that wait, as many as workers have room for."""
         for _ in range(AT_ONCE):
-            if not any(worker.takes for worker in self._workers):
-                self._accept_no_more()  # until one is ready
+            if not any(worker.takes_connections() for worker in self._workers):
+                self._stop_accepting()  # until one is ready
                 return
             try:
-                if self._held is None:
-                    self._held, _ = listening.accept()
+                if self._undelivered is None:
+                    self._undelivered, _ = listening.accept()
             except BlockingIOError:
                 return
             except OSError as error:  # no descriptor is left, or the client has left
                 logger.warning("accepting: %s", error)
-                self._rest()
+                self._pause()
                 return
-            if not self._distribute(self._held):
-                self._rest()
+            if not self._distribute(self._undelivered):
+                self._pause()
                 return
-            self._held.close()
-            self._held = None
+            self._undelivered.close()
+            self._undelivered = None
 
     def _distribute(self, connection: socket.socket) -> bool:
         """Hand a connection to the worker with the fewest; tell whether one took it."""
-        for worker in sorted(self._workers, key=lambda one: one.connections):
-            if worker.takes and worker.take(connection):
+        for worker in sorted(self._workers, key=lambda worker: worker.connections):
+            if worker.takes_connections() and worker.take(connection):
                 return True
         return False
 
-    def _rest(self) -> None:
-        """Accept again in a moment."""
-        self._accept_no_more()
-        asyncio.get_running_loop().call_later(PAUSE, self._accept_again)
+    def _pause(self) -> None:
+        """Accept no connections for a moment."""
+        self._stop_accepting()
+        asyncio.get_running_loop().call_later(PAUSE, self._start_accepting)

@@ -1,7 +1,7 @@
-"""The worker's side of ``serve --workers``: serves the connections that its supervisor takes.
+"""The worker's side of ``serve --workers``: serves the connections that its supervisor accepts.
 
-Knows Twisted's connections and the channel to the supervisor; everything else is as in a process
-that listens itself.
+Knows Twisted's connections and the channel to the supervisor; nothing of what is served, which is
+the same as in a process that listens itself.
 """
 
 from __future__ import annotations
@@ -11,26 +11,25 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-from daphne.server import reactor as installed_reactor
+from daphne.server import reactor
 from twisted.internet import tcp
 
-from realtime.server.fd_passing import ENDED, READY, Answers, take_over
+from realtime.server import patches
+from realtime.server.fd_passing import ENDED, READY, ReportSender, take_over
 
-# Twisted's reactor is what was installed as one.
-reactor: Any = installed_reactor
-# Connections taken before others have their turn.
+# Connections that are taken before the event loop serves others.
 AT_ONCE = 16
 
 
-class Handed(tcp.Server):
-    """A connection that was handed over; its end is told."""
+class HandedConnection(tcp.Server):
+    """A connection that was handed over; the supervisor is told when it ends."""
 
-    answers: Answers
+    reports: ReportSender
 
     def connectionLost(self, reason: Any) -> None:
         """Tell the supervisor that there is room for another."""
         super().connectionLost(reason)
-        self.answers.say(ENDED)
+        self.reports.send(ENDED)
 
 
 class Worker:
@@ -39,20 +38,23 @@ class Worker:
     def __init__(self, descriptor: int, server: Any, stop: Callable[[], None]) -> None:
         self._channel = socket.socket(fileno=descriptor)
         self._channel.setblocking(False)
-        self._answers = Answers(self._channel)
+        self._reports = ReportSender(self._channel)
         self._server = server
         self._stop = stop
+        self._loop: asyncio.AbstractEventLoop | None = None
         reactor.addSystemEventTrigger("before", "shutdown", self.close)
 
     def start(self) -> None:
         """Say that this process can serve, and begin to take connections."""
-        asyncio.get_running_loop().add_reader(self._channel, self._take)
-        self._answers.say(READY)
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self._channel, self._take)
+        self._reports.send(READY)
 
     def close(self) -> None:
         """Take no more."""
         if self._channel.fileno() >= 0:
-            reactor._asyncioEventloop.remove_reader(self._channel)
+            if self._loop is not None:
+                self._loop.remove_reader(self._channel)
             self._channel.close()
 
     def _take(self) -> None:
@@ -69,12 +71,12 @@ class Worker:
     def _adopt(self, descriptor: int) -> None:
         try:
             with socket.socket(fileno=descriptor) as taken:
-                # Twisted makes a descriptor of its own.
+                # Twisted duplicates the descriptor.
                 connection = reactor.adoptStreamConnection(
                     descriptor, taken.family, self._server.http_factory
                 )
         except OSError:  # the client has left already
-            self._answers.say(ENDED)
+            self._reports.send(ENDED)
             return
-        connection.__class__ = Handed  # Twisted names no other way
-        connection.answers = self._answers
+        patches.change_class(connection, HandedConnection)
+        connection.reports = self._reports

@@ -1,4 +1,4 @@
-"""A WebSocket client for tests: it sees every message as it is, and asserts what comes next."""
+"""A WebSocket client for tests: it shows every message as it came, and asserts what comes next."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TIMEOUT = 10.0
 
 # A place in a log, as messages carry it: {"epoch": ..., "offset": ...}.
 Position = dict[str, Any]
-# Anything goes.
+# Stands for any payload.
 ANY: Any = object()
 
 
@@ -70,11 +70,11 @@ class Client:
         return answer
 
     async def positions(self) -> dict[str, Position]:
-        """Return what the answer to a ping says: the position of each subscription."""
+        """Return the position of each subscription, from the answer to a ping."""
         reply = await self.call({"type": "ping"})
         assert reply["type"] == "pong", reply
-        found: dict[str, Position] = reply.get("data", {}).get("positions", {})
-        return found
+        positions: dict[str, Position] = reply.get("data", {}).get("positions", {})
+        return positions
 
     async def assert_data(self, kind: str, payload: Any = ANY) -> Any:
         """Return the payload of the next message, a ``data`` message of this subscription type.

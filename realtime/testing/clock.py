@@ -1,4 +1,4 @@
-"""A clock that nobody waits for."""
+"""A clock for tests in which time passes without waiting."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ Result = TypeVar("Result")
 
 # Seconds since 1970: 2024-01-01 12:00 UTC.
 START = 1_704_110_400.0
-# Turns of a loop in which no time passes: more than anything needs.
+# Iterations of a loop in which no time passes: more than any test needs.
 MOST_TURNS = 5000
 
 
 class FakeClock(selectors.SelectSelector):
-    """Time that passes when it is told to, and in loops of its own when everyone waits.
+    """Time that passes when it is told to, and in its own event loops when every task waits.
 
-    ``start`` is in seconds since 1970; ``now`` is in seconds since that. What waits in :meth:`run`
-    takes no time. Sockets and processes live in real time: keep them out of it.
+    ``start`` is in seconds since 1970; ``now`` is in seconds since ``start``. A wait in :meth:`run`
+    takes no real time. Sockets and processes live in real time: keep them out of it.
     """
 
     def __init__(self, start: float = START) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from django.test import override_settings
 
+from realtime.auth.grants import Grant
 from realtime.auth.quotas import ConnectionQuotas
-from realtime.auth.tokens import Grant
 from realtime.cluster import get_cluster
 from realtime.cluster.clients import Unavailable
 from realtime.cluster.contract import PROCESSES

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from realtime.server.websocket import SMALL_PARTS_PER_MINUTE
+from realtime.server.incoming import SMALL_PARTS_PER_MINUTE
 from tests.security.audit import audit
 from tests.support import (
     CLOSE,
@@ -30,14 +30,17 @@ import os, sys
 os.environ["DJANGO_SETTINGS_MODULE"] = "streaming_site.settings"
 import django
 django.setup()
-import realtime.server.websocket, realtime.server.http
+import realtime.server.http, realtime.server.incoming
 realtime.server.http.REQUEST_TIMEOUT = 1.0
-realtime.server.websocket.ALL_STRANGERS_BYTES = 250_000
+realtime.server.incoming.ALL_STRANGERS_BYTES = 250_000
 from django.core.management import execute_from_command_line
 execute_from_command_line(["manage.py", "serve", *sys.argv[1:]])
 """
 
-LIVE = "from realtime import live\nresult = [c.client_id for c in live.connections().connections]"
+LIVE = """
+from realtime.cluster.connections import connections
+result = [connection.client_id for connection in connections().connections]
+"""
 
 
 class HastyServer(Server):

@@ -6,12 +6,12 @@ import zlib
 from typing import Any
 
 import streaming_site.asgi  # noqa: F401 - under Daphne it makes connections this project's
-from realtime.server.websocket import StreamProtocol
+from realtime.server.incoming import Incoming
 
 # The cases check the protocol, not how small messages become, which would take most of the time.
 zlib.Z_DEFAULT_COMPRESSION = zlib.Z_BEST_SPEED  # type: ignore[misc] # a constant
 # Some cases cut 4 MiB into frames of 64 bytes, which here counts as a flood.
-StreamProtocol.small_parts_per_minute = 10**9
+Incoming.small_parts_per_minute = 10**9
 
 
 async def application(scope: dict[str, Any], receive: Any, send: Any) -> None:

@@ -1,0 +1,194 @@
+"""What comes in on one WebSocket connection: when its bytes are read, and how many are allowed.
+
+Knows counts, limits and turns; the frames themselves are read by Autobahn's protocol.
+"""
+
+from __future__ import annotations
+
+import enum
+import time
+from typing import Any
+
+from realtime.protocol import CloseCode, CloseReason
+from realtime.server import patches
+from realtime.server.fair_queue import FRAMES, FairQueue
+from realtime.server.receive_queue import ReceiveQueue
+
+# Bytes that a client may still send after the server's close frame: the rest of a large message.
+MAX_BYTES_AFTER_CLOSE = 8 * 1024 * 1024
+# Frames, or parts of them, that are read after the close frame to find its answer.
+MAX_FRAMES_AFTER_CLOSE = 2000
+# Control frames and parts of messages of fewer bytes than this are counted, since each costs the
+# loop what a message does and no other limit counts them. A client that sends more of them a
+# minute than this is flooding.
+SMALL_PART = 512
+SMALL_PARTS_PER_MINUTE = 1000
+# Bytes that one client that has not authenticated may hold unfinished, and all of them together.
+STRANGERS_BYTES = 64 * 1024
+ALL_STRANGERS_BYTES = 64 * 1024 * 1024
+
+
+class Reading(enum.Enum):
+    """Whether the bytes of a connection are read, and if not, why not.
+
+    ::
+
+        OPEN -- the application has enough --> PAUSED -- it has taken half --> WAITING
+        OPEN -- the client has sent much at once ----------------------------> WAITING
+        WAITING -- its turn has come --> OPEN          any -- flood, or end --> REFUSED
+    """
+
+    # Read as they come.
+    OPEN = enum.auto()
+    # The application has enough messages to work on.
+    PAUSED = enum.auto()
+    # The client has sent much at once: it waits for its turn in the fair queue.
+    WAITING = enum.auto()
+    # The client was closed for flooding, or is gone: nothing is read any more.
+    REFUSED = enum.auto()
+
+
+class Incoming:
+    """The reading side of a connection: its queue of messages, and the limits on what it sends."""
+
+    __slots__ = (
+        "_bytes_after_close",
+        "_connection",
+        "_fair_queue",
+        "_frames_after_close",
+        "_queue",
+        "_small_parts",
+        "_small_since",
+        "_unfinished",
+        "is_trusted",
+        "reading",
+    )
+
+    small_parts_per_minute = SMALL_PARTS_PER_MINUTE
+
+    def __init__(self, connection: Any, fair_queue: FairQueue) -> None:
+        # The protocol; None once the client is gone, so that the two do not keep each other.
+        self._connection = connection
+        self._fair_queue = fair_queue
+        self._queue = ReceiveQueue(fair_queue)
+        self.reading = Reading.OPEN
+        # Whether the client has authenticated.
+        self.is_trusted = False
+        # Bytes of unfinished messages that were last counted among those of strangers.
+        self._unfinished = 0
+        # Small parts that have come since a monotonic time.
+        self._small_parts = 0
+        self._small_since = 0.0
+        self._bytes_after_close = 0
+        self._frames_after_close = 0
+
+    # The application's side
+
+    async def receive(self) -> dict[str, Any]:
+        """Return the next message: ASGI's ``receive``."""
+        message = await self._queue.get()
+        if self._unfinished:
+            self.count_unfinished()
+        if self.reading is Reading.PAUSED and self._queue.is_low():
+            self.resume()
+        return message
+
+    def put(self, message: dict[str, Any], size: int = 0) -> None:
+        """Hand the application a message; read no more of the client while it has enough."""
+        self._queue.put(message, size)
+        if self.reading is Reading.OPEN and self._queue.is_full():
+            self.reading = Reading.PAUSED
+            self._connection.transport.pauseProducing()
+
+    # Reading
+
+    def read(self) -> None:
+        """Read frames until none is complete, the application has enough, or others have a turn."""
+        if self.reading is not Reading.OPEN:
+            return
+        connection = self._connection
+        frames = 0
+        while connection.processData() and connection.state and self.reading is Reading.OPEN:
+            frames += 1
+            if connection.state == connection.STATE_CLOSING:
+                self._frames_after_close += 1
+                if self._frames_after_close > MAX_FRAMES_AFTER_CLOSE:
+                    connection.dropConnection(abort=True)
+                    return
+            if frames >= FRAMES:
+                connection.transport.pauseProducing()
+                self._wait_for_turn()
+                return
+
+    def resume(self) -> None:
+        """Go on to read a client that was paused, when it is its turn."""
+        if self.reading is Reading.PAUSED:
+            self._wait_for_turn()
+
+    def _wait_for_turn(self) -> None:
+        self.reading = Reading.WAITING
+        self._fair_queue.add(self._take_turn)
+
+    def _take_turn(self) -> None:
+        if self.reading is not Reading.WAITING:  # refused since
+            return
+        self.reading = Reading.OPEN
+        connection = self._connection
+        connection.consumeData()
+        if self.reading is Reading.OPEN:
+            connection.transport.resumeProducing()
+
+    # Limits
+
+    def is_allowed_after_close(self, size: int) -> bool:
+        """Count bytes that come after the server's close frame; tell whether they may be read."""
+        self._bytes_after_close += size
+        return self._bytes_after_close <= MAX_BYTES_AFTER_CLOSE
+
+    def count_small_part(self) -> None:
+        """Count a control frame or a small part of a message; too many are a flood."""
+        now = time.monotonic()
+        if now - self._small_since > 60:
+            self._small_since, self._small_parts = now, 0
+        self._small_parts += 1
+        connection = self._connection
+        if (
+            self._small_parts > self.small_parts_per_minute
+            and connection.state == connection.STATE_OPEN
+        ):
+            connection.outgoing.end(CloseCode.POLICY_VIOLATION, CloseReason.FLOODING)
+
+    def count_unfinished(self) -> None:
+        """Bound what all strangers together make the server hold.
+
+        While they hold too much, those end that hold more than their share.
+        """
+        connection = self._connection
+        if connection is None or connection.state != connection.STATE_OPEN:
+            return
+        unfinished = patches.unfinished_bytes(connection) + len(self._queue)
+        total = connection.factory.count_unfinished(unfinished - self._unfinished)
+        self._unfinished = unfinished
+        if unfinished > STRANGERS_BYTES and total > ALL_STRANGERS_BYTES:
+            connection.outgoing.end(CloseCode.TRY_AGAIN_LATER, CloseReason.CAPACITY)
+
+    def trust(self) -> None:
+        """Count the client no longer among the strangers; once or more."""
+        self.is_trusted = True
+        self._connection.factory.count_unfinished(-self._unfinished)
+        self._unfinished = 0
+
+    # The end
+
+    def refuse(self) -> None:
+        """Read nothing more, not even the answer to the close frame."""
+        self.reading = Reading.REFUSED
+        self._connection.transport.pauseProducing()
+
+    def lose(self, code: int) -> None:
+        """Tell the application with which code the connection has ended, and nothing else."""
+        self.trust()
+        self.reading = Reading.REFUSED
+        self._connection = None
+        self._queue.clear()
+        self._queue.put({"type": "websocket.disconnect", "code": code}, 0)
