@@ -32,7 +32,7 @@ from realtime.protocol import (
     format_timestamp,
     parse,
 )
-from realtime.protocol.subscribe import read_subscription
+from realtime.protocol.subscribe import read_subscribe_request
 from realtime.sessions.node import Node, get_node
 from realtime.sessions.session import RETRY, Session
 
@@ -139,7 +139,8 @@ class StreamConsumer(AsyncJsonWebsocketConsumer):
                 case Auth():
                     await self._authenticate(content)
                 case Subscribe():
-                    await self._subscribe(content)
+                    request = read_subscribe_request(content.data)
+                    await self.session.subscribe(request, content.subscription_id, content.metadata)
                 case Unsubscribe():
                     self._unsubscribe(content)
                 case Ping():
@@ -213,18 +214,6 @@ class StreamConsumer(AsyncJsonWebsocketConsumer):
         if self._auth_timer is not None:
             self._auth_timer.cancel()
             self._auth_timer = None
-
-    async def _subscribe(self, command: Subscribe) -> None:
-        wanted = read_subscription(command.wanted)
-        # First: once subscribed, the answer must come before anything else.
-        explanation = await self.session.explain(wanted)
-        subscription_id, replay = await self.session.subscribe(wanted, command.subscription_id)
-        filters = command.wanted.get("filters")
-        self.session.send_subscribed(
-            subscription_id, filters, replay, command.metadata, explanation
-        )
-        if replay is not None:
-            self.node.subscriptions.go_live(replay)
 
     def _positions(self) -> dict[str, Any] | None:
         """Return up to where each subscription has been sent all that matches."""

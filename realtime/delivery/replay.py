@@ -20,7 +20,7 @@ from realtime.hub.message import Message, cut
 from realtime.hub.shaping import Survivors
 from realtime.log import READ_ENTRIES, LogUnavailable
 from realtime.protocol import Position
-from realtime.protocol.subscribe import Request
+from realtime.protocol.subscribe import StartFrom
 
 logger = logging.getLogger(__name__)
 
@@ -64,18 +64,18 @@ class Replay:
 
     # Before the client is told
 
-    async def plan(self, request: Request) -> None:
+    async def plan(self, start_from: StartFrom) -> None:
         """Find out what is to be replayed. Raises ``LogUnavailable``.
 
         A resume is what a subscription would have been sent, so without what has been superseded; a
         rewind is history, in which only a newer message of the same value supersedes.
         """
         options = self.subscription.options
-        if request.resume is not None:
-            start = await self._find_resumed(request.resume)
+        if start_from.resume is not None:
+            start = await self._find_resumed(start_from.resume)
             await self._count(start, Survivors(options) if options and options.supersedes else None)
-        if request.rewind and not self.recovered:
-            start = await self._find_rewound(request.rewind)
+        if start_from.rewind and not self.recovered:
+            start = await self._find_rewound(start_from.rewind)
             await self._count(start, Survivors(options) if options and options.conflate else None)
 
     async def _find_resumed(self, resume: Position) -> int:

@@ -18,14 +18,13 @@ from realtime.delivery.replay import Replay
 from realtime.delivery.throttle import Pacing
 from realtime.delivery.transport import ConnectionOutlet
 from realtime.delivery.writer import Writer
-from realtime.filters import Filter
+from realtime.filters import Filter, conjunction
 from realtime.hub.groups import Subscription
 from realtime.hub.index import Hub
 from realtime.log import LogUnavailable
 from realtime.monitoring.counters import Stats
 from realtime.protocol import Position
-from realtime.protocol.options import Options
-from realtime.protocol.subscribe import Request
+from realtime.protocol.subscribe import SubscribeRequest
 from realtime.tasks import Spawn
 
 
@@ -54,26 +53,28 @@ class Subscriptions:
     async def subscribe(
         self,
         outlet: ConnectionOutlet,
-        kind: str,
-        compiled: Filter,
+        request: SubscribeRequest,
+        enforced: Filter,
         subscription_id: str,
-        request: Request,
-        options: Options | None = None,
     ) -> Replay:
-        """Add a subscription; it receives what :meth:`go_live` then sends, and live messages.
+        """Add a subscription to what both the request's filters and those *enforced* match.
+
+        It receives nothing until the caller, who confirms it to the client first, has called
+        :meth:`go_live` with the replay that is returned.
 
         Raises:
             LayerUnavailable: the type's group could not be joined or its log not be read; nothing
                 is left behind.
         """
-        subscription = self._hub.subscribe(outlet, kind, compiled, subscription_id, options)
+        kind, filters = request.type, conjunction(request.filters, enforced)
+        subscription = self._hub.subscribe(outlet, kind, filters, subscription_id, request.options)
         self._stats.subscriptions[kind] += 1
         try:
             if not self._broker.has_joined(kind):
                 await asyncio.shield(self._settle(kind))
             replay = Replay(subscription, outlet, self._broker.feed(kind), self._writer)
             self._replays[subscription] = replay, None
-            await replay.plan(request)
+            await replay.plan(request.start_from)
             self._stats.replays += bool(replay.replayed)
         except BaseException as error:
             self.unsubscribe(subscription)
@@ -82,15 +83,18 @@ class Subscriptions:
             raise
         return replay
 
-    async def explain(self, kind: str, enforced: Filter, filters: dict[str, Any]) -> dict[str, Any]:
-        """Tell what of the newest messages matches; see :mod:`realtime.delivery.explain`.
+    async def explain(self, request: SubscribeRequest, enforced: Filter) -> dict[str, Any]:
+        """Return how many of the newest messages match, of those that match what is *enforced*.
+
+        See :mod:`realtime.delivery.explain`.
 
         Raises:
             LayerUnavailable: the type's log could not be read.
         """
+        kind = request.type
         feed = self._broker.feed(kind) if self._broker.has_joined(kind) else None
         try:
-            return await explain(kind, feed, enforced, filters)
+            return await explain(kind, feed, enforced, request.raw_filters)
         except LogUnavailable as error:
             raise LayerUnavailable(str(error)) from error
 

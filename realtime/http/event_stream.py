@@ -29,7 +29,7 @@ from realtime.protocol import (
     ProtocolError,
 )
 from realtime.protocol.origins import origin_allowed
-from realtime.protocol.subscribe import read_subscription
+from realtime.protocol.subscribe import invalid_type, read_subscribe_request
 from realtime.sessions.node import get_node
 from realtime.sessions.session import RETRY_AFTER_UNAVAILABLE, Session
 from realtime.tasks import end
@@ -115,17 +115,10 @@ class _Stream:
             data = self._read_request(query)
             self._admit(origin)
             await self._authenticate(query)
-            wanted = read_subscription(data)
-            explanation = await self.session.explain(wanted)
-            subscription_id, replay = await self.session.subscribe(wanted)
+            await self.session.subscribe(read_subscribe_request(data))
         except ProtocolError as error:
             self._check_ended()
             raise _refusal_of(error) from None
-        self.session.send_subscribed(
-            subscription_id, data["filters"], replay, explanation=explanation
-        )
-        if replay is not None:
-            self._node.subscriptions.go_live(replay)
 
     def _read_query(self) -> dict[str, list[str]]:
         query = self._scope["query_string"].decode("latin-1")
@@ -140,10 +133,7 @@ class _Stream:
             raise Refusal(405, "method_not_allowed", "Method not allowed")
         kind = self._scope["path"].removeprefix(PREFIX)
         if kind not in SUBSCRIPTION_TYPES:
-            error = ProtocolError(
-                ErrorCode.INVALID_SUBSCRIPTION,
-                f"type: expected one of {', '.join(SUBSCRIPTION_TYPES)}",
-            )
+            error = invalid_type()
             raise Refusal(404, error.code, str(error))
         last = self._headers.get(b"last-event-id") or query.get("last_event_id", [""])[-1]
         try:

@@ -135,9 +135,9 @@ class Auth(Command):
 
 @dataclass(slots=True)
 class Subscribe(Command):
-    """``wanted`` is the message's ``data``: the subscription's own rules are checked later."""
+    """``data`` is the message's; what is asked for in it is read later, once a client may ask."""
 
-    wanted: dict[str, Any]
+    data: dict[str, Any]
     subscription_id: str | None
 
 

@@ -37,7 +37,7 @@ from realtime.protocol import (
 from realtime.protocol.addresses import address_key
 from realtime.protocol.frames import text_frame
 from realtime.protocol.origins import origin_allowed
-from realtime.protocol.subscribe import Wanted, derive_id
+from realtime.protocol.subscribe import SubscribeRequest
 from realtime.sessions.node import Node
 
 logger = logging.getLogger(__name__)
@@ -249,87 +249,110 @@ class Session:
     # Subscriptions
 
     async def subscribe(
-        self, wanted: Wanted, chosen_id: str | None = None
-    ) -> tuple[str, Replay | None]:
-        """Subscribe; return the id, and what is to go live, unless the client has it already.
+        self,
+        request: SubscribeRequest,
+        chosen_id: str | None = None,
+        metadata: Raw | None = None,
+    ) -> None:
+        """Subscribe, confirm it to the client, and begin to send.
+
+        A client that has the subscription already only has it confirmed.
 
         Raises:
-            ProtocolError: it may not, or cannot now.
+            ProtocolError: the client may not, or cannot now; nothing has been sent.
         """
+        # First: between the subscription and its confirmation nothing may wait.
+        explanation = await self._explain(request)
+        grant = self._grant_for(request.type)
+        subscription_id = self._find_id(request, chosen_id)
+        replay = None
+        if subscription_id not in self.subscriptions:
+            replay = await self._add(subscription_id, request, grant)
+        self._confirm(subscription_id, request, replay, metadata, explanation)
+        if replay is not None:
+            self.node.subscriptions.go_live(replay)
+
+    def _grant_for(self, kind: str) -> Grant:
+        """Return the client's rights, if they allow a type. Raises :class:`ProtocolError`."""
         assert self.grant is not None
-        if wanted.type not in self.grant.types:
-            self.audit(Event.DENIED, type=wanted.type)
+        if kind not in self.grant.types:
+            self.audit(Event.DENIED, type=kind)
             raise ProtocolError(ErrorCode.FORBIDDEN)
-        subscription_id = self._find_id(wanted, chosen_id)
-        if subscription_id in self.subscriptions:
-            return subscription_id, None
-        return subscription_id, await self._add(subscription_id, wanted)
+        return self.grant
 
-    async def explain(self, wanted: Wanted) -> dict[str, Any] | None:
-        """Tell what of the newest messages a subscription would match, if that is wanted.
-
-        Raises:
-            ProtocolError: it may not, or cannot now.
-        """
-        if wanted.explained is None:
+    async def _explain(self, request: SubscribeRequest) -> dict[str, Any] | None:
+        """Return how many of the newest messages match, if the client asks for that."""
+        if not request.wants_explanation:
             return None
-        grant = self.grant
-        assert grant is not None
-        if wanted.type not in grant.types:
-            self.audit(Event.DENIED, type=wanted.type)
-            raise ProtocolError(ErrorCode.FORBIDDEN)
-        try:
-            found = await self.node.subscriptions.explain(
-                wanted.type, grant.filters, wanted.explained
-            )
-        except LayerUnavailable as error:
-            logger.warning("explaining %s: %s", wanted.type, error)
-            raise ProtocolError(ErrorCode.UNAVAILABLE, details=RETRY) from None
-        # Meanwhile its rights may have changed.
-        return found if self.grant is grant else await self.explain(wanted)
+        while True:
+            grant = self._grant_for(request.type)
+            try:
+                explanation = await self.node.subscriptions.explain(request, grant.filters)
+            except LayerUnavailable as error:
+                raise _unavailable("explaining", request, error) from None
+            if self.grant is grant:  # else its rights have changed meanwhile
+                return explanation
 
-    async def _add(self, subscription_id: str, wanted: Wanted) -> Replay:
-        grant, kind = self.grant, wanted.type
-        assert grant is not None and self.outlet is not None
-        enforced = conjunction(wanted.filters, grant.filters)
-        try:
-            replay = await self.node.subscriptions.subscribe(
-                self.outlet, kind, enforced, subscription_id, wanted.request, wanted.options
-            )
-        except LayerUnavailable as error:
-            logger.warning("subscribing to %s: %s", kind, error)
-            raise ProtocolError(ErrorCode.UNAVAILABLE, details=RETRY) from None
-        # Meanwhile the client may have gone, or its rights may have changed.
-        now = self.grant
-        if self.ended or now is not grant:
+    async def _add(self, subscription_id: str, request: SubscribeRequest, grant: Grant) -> Replay:
+        """Subscribe with the rights that the client has in the end; they may change meanwhile."""
+        assert self.outlet is not None
+        while True:
+            try:
+                replay = await self.node.subscriptions.subscribe(
+                    self.outlet, request, grant.filters, subscription_id
+                )
+            except LayerUnavailable as error:
+                raise _unavailable("subscribing to", request, error) from None
+            if self.grant is grant and not self.ended:
+                self.subscriptions[subscription_id] = replay.subscription, request.filters
+                return replay
             self.node.subscriptions.unsubscribe(replay.subscription)
-            if self.ended or now is None or kind not in now.types:
+            if self.ended:
                 raise ProtocolError(ErrorCode.FORBIDDEN)
-            return await self._add(subscription_id, wanted)
-        self.subscriptions[subscription_id] = replay.subscription, wanted.filters
-        return replay
+            grant = self._grant_for(request.type)
 
-    def _find_id(self, wanted: Wanted, chosen: str | None) -> str:
+    def _find_id(self, request: SubscribeRequest, chosen_id: str | None) -> str:
         """Return the id under which the client has this subscription, or will have it."""
-        if chosen in self.subscriptions:
-            if self._is_same(chosen, wanted):
-                return chosen
+        content = request.type, request.filters, request.options
+        equal_ids = [
+            subscription_id
+            for subscription_id, (subscription, filters) in self.subscriptions.items()
+            if (subscription.type, filters, subscription.options) == content
+        ]
+        if chosen_id in self.subscriptions and chosen_id not in equal_ids:
             raise ProtocolError(ErrorCode.DUPLICATE_SUBSCRIPTION)
-        for known_id in self.subscriptions:
-            if self._is_same(known_id, wanted):
-                return known_id
+        if equal_ids:
+            return chosen_id if chosen_id in equal_ids else equal_ids[0]
         if len(self.subscriptions) >= self.node.policy.config.max_subscriptions_per_client:
             self.audit_limit("subscriptions")
             raise ProtocolError(ErrorCode.TOO_MANY_SUBSCRIPTIONS)
-        subscription_id = chosen or derive_id(wanted)
+        subscription_id = chosen_id or request.derive_id()
         if subscription_id in self.subscriptions:
             raise ProtocolError(ErrorCode.DUPLICATE_SUBSCRIPTION)
         return subscription_id
 
-    def _is_same(self, subscription_id: str, wanted: Wanted) -> bool:
-        subscription, filters = self.subscriptions[subscription_id]
-        known = subscription.type, filters, subscription.options
-        return known == (wanted.type, wanted.filters, wanted.options)
+    def _confirm(
+        self,
+        subscription_id: str,
+        request: SubscribeRequest,
+        replay: Replay | None,
+        metadata: Raw | None,
+        explanation: dict[str, Any] | None,
+    ) -> None:
+        """Answer ``subscribed``; without a replay the subscription is not new."""
+        position = replay.live_from if replay else self.position(subscription_id)
+        data = {
+            "type": request.type,
+            "filters": request.raw_filters,
+            **position._asdict(),
+            "recovered": replay is not None and replay.recovered,
+            "replayed": replay.replayed if replay else 0,
+        }
+        if request.options is not None:
+            data["options"] = request.options.describe()
+        if explanation is not None:
+            data["explain"] = explanation
+        self.reply("subscribed", data, subscription_id, metadata)
 
     def position(self, subscription_id: str) -> Position:
         """Return the position up to which a subscription has been sent all that matches."""
@@ -365,30 +388,6 @@ class Session:
         """Send an ``error`` message to the client."""
         self._send(encode_error(error, time.time()))
 
-    def send_subscribed(
-        self,
-        subscription_id: str,
-        filters: Any,
-        replay: Replay | None,
-        metadata: Raw | None = None,
-        explanation: dict[str, Any] | None = None,
-    ) -> None:
-        """Confirm a subscription, new or not, with the client's own *filters*."""
-        subscription, _ = self.subscriptions[subscription_id]
-        position = replay.live_from if replay else self.position(subscription_id)
-        data = {
-            "type": subscription.type,
-            "filters": filters or {},
-            **position._asdict(),
-            "recovered": replay is not None and replay.recovered,
-            "replayed": replay.replayed if replay else 0,
-        }
-        if subscription.options is not None:
-            data["options"] = subscription.options.describe()
-        if explanation is not None:
-            data["explain"] = explanation
-        self.reply("subscribed", data, subscription_id, metadata)
-
     def _send(self, text: bytes) -> None:
         if self.outlet is not None:
             self.node.stats.messages_sent += 1
@@ -406,3 +405,8 @@ class Session:
         if limit not in self._limits_reached:
             self._limits_reached += (limit,)
             self.audit(Event.LIMIT_REACHED, limit=limit)
+
+
+def _unavailable(action: str, request: SubscribeRequest, error: LayerUnavailable) -> ProtocolError:
+    logger.warning("%s %s: %s", action, request.type, error)
+    return ProtocolError(ErrorCode.UNAVAILABLE, details=RETRY)
