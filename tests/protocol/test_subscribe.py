@@ -25,7 +25,13 @@ def test_a_request_has_the_filters_compiled_and_as_they_were_written() -> None:
     )
     plain = SubscribeRequest("alerts", EVERYTHING, {})
     assert read_subscribe_request({"type": "alerts"}) == plain
-    nothing = {"filters": {}, "resume": None, "rewind": None, "explain": False, "max_rate": None}
+    nothing: dict[str, Any] = {
+        "filters": {},
+        "resume": None,
+        "rewind": None,
+        "explain": False,
+        "max_rate": None,
+    }
     assert read_subscribe_request({"type": "alerts"} | nothing) == plain
 
 
