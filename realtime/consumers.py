@@ -17,8 +17,9 @@ from msgspec import Raw
 from realtime.auth.limits import RateLimiter, Verdict
 from realtime.auth.tokens import Grant
 from realtime.database import Unavailable
-from realtime.delivery.transport import OUTLET_EXTENSION, AsgiOutlet
+from realtime.delivery.transport import TRANSPORT_EXTENSION, AsgiTransport
 from realtime.protocol import (
+    ERROR_TEXTS,
     SUBSCRIPTION_TYPES,
     Auth,
     CloseCode,
@@ -34,7 +35,8 @@ from realtime.protocol import (
 )
 from realtime.protocol.subscribe import read_subscribe_request
 from realtime.sessions.node import Node, get_node
-from realtime.sessions.session import RETRY, Session
+from realtime.sessions.peer import RETRY_AFTER_UNAVAILABLE
+from realtime.sessions.session import Session
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +85,7 @@ class StreamConsumer(AsyncJsonWebsocketConsumer):
         except Exception:
             logger.exception("a connection failed")
             self.session.end(CloseCode.INTERNAL_ERROR, CloseReason.INTERNAL)
-            self.session.closed(CloseCode.INTERNAL_ERROR, TRANSPORT)
+            self.session.record_close(CloseCode.INTERNAL_ERROR, TRANSPORT)
         finally:
             self._stop_auth_timer()
             self.session.forget()
@@ -102,14 +104,12 @@ class StreamConsumer(AsyncJsonWebsocketConsumer):
         await self.accept()
         extensions = self.scope.get("extensions") or {}
         self.session.attach(
-            extensions.get(OUTLET_EXTENSION)
-            or AsgiOutlet(self.base_send, lambda: self.node.policy.config.max_buffered_bytes)
+            extensions.get(TRANSPORT_EXTENSION)
+            or AsgiTransport(self.base_send, lambda: self.node.policy.config.max_buffered_bytes)
         )
-        if self.node.draining:
-            self.session.restart(self.node.restart_delay())
-        elif refusal := self.session.refuse(_origin(self.scope)):
-            self.session.end(*refusal)
-        elif self.session.grant is None:
+        if self.node.drain.has_begun:
+            self.session.restart(self.node.drain.retry_after())
+        elif self.session.admit(_origin(self.scope)) and self.session.grant is None:
             self._auth_timer = asyncio.get_running_loop().call_later(
                 self.node.policy.config.auth_timeout_seconds,
                 self.session.end,
@@ -119,7 +119,7 @@ class StreamConsumer(AsyncJsonWebsocketConsumer):
 
     async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
         """Count, read and carry out one message."""
-        if self.session.ended:
+        if self.session.has_ended:
             return
         message = text_data if text_data is not None else bytes_data or b""
         self.session.count_received(message)
@@ -151,9 +151,9 @@ class StreamConsumer(AsyncJsonWebsocketConsumer):
     async def websocket_disconnect(self, message: dict[str, Any]) -> None:
         """End the task of a client that is gone."""
         self.session.forget()
-        self.session.closed(message.get("code", CUT), TRANSPORT)
-        if isinstance(self.session.outlet, AsgiOutlet):
-            self.session.outlet.abandon()
+        self.session.record_close(message.get("code", CUT), TRANSPORT)
+        if isinstance(self.session.transport, AsgiTransport):
+            self.session.transport.abandon()
         raise StopConsumer
 
     # Commands
@@ -169,8 +169,7 @@ class StreamConsumer(AsyncJsonWebsocketConsumer):
         verdict = self._limiter.check(now, limit)
         if verdict is Verdict.ACCEPT:
             return
-        self.node.stats.rate_limited += 1
-        self.session.audit_limit("rate limit")
+        self.session.count_rate_limited()
         if verdict is Verdict.FLOODING:
             self.session.end(CloseCode.POLICY_VIOLATION, CloseReason.FLOODING)
         raise ProtocolError(
@@ -185,7 +184,7 @@ class StreamConsumer(AsyncJsonWebsocketConsumer):
             logger.warning("authentication: %s", error)
             session.reply("auth_failed", _UNAVAILABLE, metadata=command.metadata)
             return
-        if session.ended:
+        if session.has_ended:
             return
         if grant is None:
             self._refuse_authentication(command.metadata)
@@ -218,7 +217,7 @@ class StreamConsumer(AsyncJsonWebsocketConsumer):
     def _positions(self) -> dict[str, Any] | None:
         """Return up to where each subscription has been sent all that matches."""
         session = self.session
-        positions = {known: session.position(known)._asdict() for known in session.subscriptions}
+        positions = {key: session.position(key)._asdict() for key in session.subscriptions}
         return {"positions": positions} if positions else None
 
     def _unsubscribe(self, command: Unsubscribe) -> None:
@@ -229,7 +228,11 @@ class StreamConsumer(AsyncJsonWebsocketConsumer):
 
 
 _INVALID_CREDENTIALS = {"error": "Invalid credentials", "code": "invalid_credentials"}
-_UNAVAILABLE = {"error": "Temporarily unavailable", "code": "unavailable", "details": RETRY}
+_UNAVAILABLE = {
+    "error": ERROR_TEXTS[ErrorCode.UNAVAILABLE],
+    "code": ErrorCode.UNAVAILABLE,
+    "details": {"retry_after": RETRY_AFTER_UNAVAILABLE},
+}
 
 
 def _with_metadata(error: ProtocolError, command: Command) -> ProtocolError:

@@ -83,7 +83,7 @@ INSTALLED_APPS = [
 INSTALLED_APPS.insert(0, INSTALLED_APPS.pop())
 
 MIDDLEWARE = [
-    "realtime.http.probes.any_host_for_probes",
+    "realtime.http.middleware.any_host_for_probes",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",

@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncIterator
 
 from realtime.delivery.feed import Feed, Lost, Range
-from realtime.delivery.transport import ConnectionOutlet
+from realtime.delivery.transport import Transport
 from realtime.delivery.writer import Writer
 from realtime.hub.groups import Subscription
 from realtime.hub.message import Message, cut
@@ -39,7 +39,7 @@ class Replay:
     def __init__(
         self,
         subscription: Subscription,
-        outlet: ConnectionOutlet,
+        outlet: Transport,
         feed: Feed,
         writer: Writer,
     ) -> None:

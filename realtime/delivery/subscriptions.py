@@ -16,7 +16,7 @@ from realtime.delivery.explain import explain
 from realtime.delivery.feed import Feed
 from realtime.delivery.replay import Replay
 from realtime.delivery.throttle import Pacing
-from realtime.delivery.transport import ConnectionOutlet
+from realtime.delivery.transport import Transport
 from realtime.delivery.writer import Writer
 from realtime.filters import Filter, conjunction
 from realtime.hub.groups import Subscription
@@ -52,7 +52,7 @@ class Subscriptions:
 
     async def subscribe(
         self,
-        outlet: ConnectionOutlet,
+        outlet: Transport,
         request: SubscribeRequest,
         enforced: Filter,
         subscription_id: str,

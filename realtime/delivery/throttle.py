@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import cast
 
 from realtime.delivery.feed import Feed, Lost
-from realtime.delivery.transport import ConnectionOutlet
+from realtime.delivery.transport import Transport
 from realtime.delivery.writer import Writer
 from realtime.hub.groups import Delivery, Shaped, Subscription
 from realtime.hub.message import Message
@@ -134,7 +134,7 @@ class Pacing:
         """Tell whether a client takes so many bytes; half its buffer is left for all else."""
         if subscription in self._dropped:
             return False
-        waiting = cast(ConnectionOutlet, subscription.outlet).buffered_bytes()
+        waiting = cast(Transport, subscription.outlet).buffered_bytes()
         return not waiting or waiting + size <= self._writer.buffer_limit() // 2
 
     def _drop(self, subscription: Subscription, messages: Sequence[Message]) -> None:
@@ -154,7 +154,7 @@ class Pacing:
         """Tell those who have read what waited what they have missed; then they go on."""
         self._looking = None
         for subscription, (first, last) in tuple(self._dropped.items()):
-            waiting = cast(ConnectionOutlet, subscription.outlet).buffered_bytes()
+            waiting = cast(Transport, subscription.outlet).buffered_bytes()
             if waiting <= self._writer.buffer_limit() // 8:
                 del self._dropped[subscription]
                 self._writer.tell(subscription, Lost(first or None, last or None, "overflow"))

@@ -29,7 +29,7 @@ from realtime.monitoring.snapshot import Figures, whole
 from realtime.protocol import ERROR_TEXTS, ErrorCode
 from realtime.publishing.outbox import look
 from realtime.sessions.node import Node, get_node
-from realtime.sessions.session import RETRY_AFTER_UNAVAILABLE, Session
+from realtime.sessions.peer import RETRY_AFTER_UNAVAILABLE, Peer
 
 logger = logging.getLogger(__name__)
 
@@ -68,9 +68,8 @@ async def _refusal(request: HttpRequest) -> JsonResponse | None:
 async def _refusal_of_token(request: HttpRequest, secret: str) -> JsonResponse | None:
     node = get_node()
     await node.start()
-    grant = await node.authority.authenticate(secret)
+    grant = await Peer(node, request.META.get("REMOTE_ADDR", "")).authenticate(secret)
     if grant is None:
-        await Session(node, request.META.get("REMOTE_ADDR", "")).count_failure(secret)
         refusal = _error(ErrorCode.AUTH_REQUIRED, 401)
         refusal["WWW-Authenticate"] = 'Bearer error="invalid_token"'
         return refusal
@@ -91,7 +90,7 @@ async def stats(request: HttpRequest) -> JsonResponse:
     """Return this process's figures, those of each process, and the whole."""
     node = get_node()
     await node.start()
-    cluster = await node.look_at_cluster()
+    cluster = await node.reporter.look_at_cluster()
     report: dict[str, Any] = node.report()
     return JsonResponse(
         {
@@ -114,7 +113,7 @@ async def metrics(request: HttpRequest) -> HttpResponse:
     node = get_node()
     await node.start()
     host = socket.gethostname()
-    text = expose([one for one in await node.look_at_cluster() if one.host == host])
+    text = expose([one for one in await node.reporter.look_at_cluster() if one.host == host])
     text += await _outbox(node) + await _processors()
     return HttpResponse(text, content_type=CONTENT_TYPE_LATEST)
 

@@ -21,7 +21,7 @@ from daphne.ws_protocol import WebSocketProtocol
 from twisted.internet import defer, reactor, tcp
 from twisted.internet.protocol import connectionDone
 
-from realtime.delivery.transport import OUTLET_EXTENSION
+from realtime.delivery.transport import TRANSPORT_EXTENSION
 from realtime.protocol import CloseCode, CloseReason
 from realtime.server.compression import takes_shared_frames
 from realtime.server.fair_queue import FRAMES
@@ -95,7 +95,7 @@ class _Log:
 class StreamProtocol(WebSocketProtocol):
     """Daphne's WebSocket protocol with bounds, close codes and a direct way to the socket.
 
-    It is the outlet of its consumer (:class:`realtime.delivery.transport.ConnectionOutlet`).
+    It is the outlet of its consumer (:class:`realtime.delivery.transport.Transport`).
     Options such as the largest message are attributes of a subclass that the factory makes, so that
     connections do not each hold them.
     """
@@ -204,7 +204,7 @@ class StreamProtocol(WebSocketProtocol):
             "client": self.client_addr,
             "server": server_addr,
             "subprotocols": [name.strip() for name in protocols.split(",") if name.strip()],
-            "extensions": {"websocket.http.response": {}, OUTLET_EXTENSION: self},
+            "extensions": {"websocket.http.response": {}, TRANSPORT_EXTENSION: self},
         }
 
     def _addresses(self) -> tuple[Any, Any]:

@@ -1,6 +1,6 @@
-"""Whether what a node needs is there: the database and the channel layer, asked directly.
+"""Whether the database and the channel layer answer: each does within a second, or is away.
 
-Each answers within a second or counts as away. Knows how to ask, nothing of who wants to know.
+Knows how to ask them; nothing of who wants to know.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ _GROUP = "realtime-readiness"
 _left: set[asyncio.Task[None]] = set()
 
 
-async def look_around(database: Database) -> list[str]:
-    """Return what is away."""
+async def check_backends(database: Database) -> list[str]:
+    """Return what does not answer: :data:`DATABASE`, :data:`LAYER`, both or none."""
     answers = await asyncio.gather(
         _ask(DATABASE, lambda: database.run(current_revision)), _ask(LAYER, _ask_layer)
     )

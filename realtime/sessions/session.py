@@ -1,30 +1,28 @@
-"""One client, however it is connected: its rights, its subscriptions, how it ends.
+"""One client that is connected: its rights, its subscriptions, and how it ends.
 
-Knows the contract's rules for them. What all clients share is the node's; how bytes leave is the
-outlet's; how requests come in, and in which form they are answered, is the consumer's
-(:mod:`realtime.consumers`) or the event stream's (:mod:`realtime.http.event_stream`).
+Knows the contract's rules for these. What all clients share is the node's; how bytes leave is the
+transport's; in which form requests come in and are answered is decided in
+:mod:`realtime.consumers` and :mod:`realtime.http.event_stream`.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
-import uuid
 from typing import Any
 
 from msgspec import Raw
 
-from realtime.auth.tokens import ANONYMOUS, Grant, public_prefix
+from realtime.auth.tokens import ANONYMOUS, Grant
 from realtime.cluster.connections import Connection, Subscribed
 from realtime.database import Unavailable
 from realtime.delivery.broker import LayerUnavailable
 from realtime.delivery.replay import Replay
-from realtime.delivery.transport import ConnectionOutlet
+from realtime.delivery.transport import Transport
 from realtime.filters import Filter, conjunction
 from realtime.hub.groups import Subscription
 from realtime.monitoring.access_log import record_end
-from realtime.monitoring.audit_log import Event, record
+from realtime.monitoring.audit_log import Event
 from realtime.protocol import (
     CloseCode,
     CloseReason,
@@ -34,84 +32,82 @@ from realtime.protocol import (
     encode,
     encode_error,
 )
-from realtime.protocol.addresses import address_key
 from realtime.protocol.frames import text_frame
 from realtime.protocol.origins import origin_allowed
 from realtime.protocol.subscribe import SubscribeRequest
 from realtime.sessions.node import Node
+from realtime.sessions.peer import RETRY_AFTER_UNAVAILABLE, Peer
 
 logger = logging.getLogger(__name__)
 
-RETRY_AFTER_UNAVAILABLE = 1
-RETRY = {"retry_after": RETRY_AFTER_UNAVAILABLE}
 
+class Session(Peer):
+    """A peer that stays: one connection, from when it opens until it is closed and logged.
 
-class Session:
-    """One client's stay, from when it is counted in until it is forgotten."""
+    ::
+
+         new --admit()--> waiting --enter()--> entered: subscribe(), apply_grant(), ...
+          |   (at once entered as ANONYMOUS      |
+          |    if no authentication is asked)    |
+          |                   |                  |
+          +---- end() --------+------------------+--> has_ended --record_close()--> logged
+                restart(), forget(), or the transport ends it
+
+    A session that has ended has no subscriptions and no place in the roster; what still comes in
+    is dropped. ``grant`` stays, for the access log. Whoever makes a session must call
+    :meth:`attach` before all else, and :meth:`forget` at the end whatever happens.
+    """
 
     __slots__ = (
         "__weakref__",
-        "_limits_reached",
         "_reason",
         "_sent",
         "_subscribed",
-        "address",
-        "address_key",
-        "client_id",
         "connected_at",
-        "ended",
-        "grant",
-        "node",
-        "outlet",
+        "has_ended",
         "received",
         "subscriptions",
+        "transport",
     )
 
     def __init__(self, node: Node, address: str) -> None:
-        self.node = node
-        self.outlet: ConnectionOutlet | None = None
-        self.grant: Grant | None = None
-        self.client_id = str(uuid.uuid4())
-        self.address = address
-        self.address_key = address_key(address)
+        super().__init__(node, address)
+        self.transport: Transport | None = None
         self.connected_at = time.time()
         # Subscription id -> the subscription and the client's own filters.
         self.subscriptions: dict[str, tuple[Subscription, Filter]] = {}
-        # Set when the client is told to go, or is gone: what still comes in is not looked at.
-        self.ended = False
-        # Messages of the client.
+        self.has_ended = False
+        # How many messages the client has sent.
         self.received = 0
-        # Limits that this client has reached, as the audit log has them.
-        self._limits_reached: tuple[str, ...] = ()
-        # For the access log: why this server ended the session, if it did; the subscriptions and
-        # the bytes sent at the end.
+        # For the access log: why this server ended the session, if it did, and how many
+        # subscriptions it had and bytes it had been sent in the end.
         self._reason: CloseReason | None = None
         self._subscribed = self._sent = 0
 
-    def attach(self, outlet: ConnectionOutlet) -> None:
-        """Take the way out to the client."""
-        self.outlet = outlet
-        outlet.on_lost = self.forget
-        outlet.on_ended = self._ended_by_outlet
+    def attach(self, transport: Transport) -> None:
+        """Take the way to the client."""
+        self.transport = transport
+        transport.on_lost = self.forget
+        transport.on_ended = self._ended_by_transport
 
     # Coming and going
 
-    def refuse(self, origin: str | None) -> tuple[CloseCode, CloseReason] | None:
-        """Count the client in, or say why it may not stay."""
+    def admit(self, origin: str | None) -> bool:
+        """Count the client in, or end the session and return false."""
         config = self.node.policy.config
         if not origin_allowed(origin, config.allowed_origins):
             self.node.stats.refused_connections += 1
             self.audit(Event.DENIED, origin=origin)
-            return CloseCode.POLICY_VIOLATION, CloseReason.ORIGIN
-        if reason := self.node.admit(self):
-            return CloseCode.TRY_AGAIN_LATER, reason
-        if not config.require_auth:
+            self.end(CloseCode.POLICY_VIOLATION, CloseReason.ORIGIN)
+        elif reason := self.node.admit(self):
+            self.end(CloseCode.TRY_AGAIN_LATER, reason)
+        elif not config.require_auth:
             self.enter(ANONYMOUS)
-        return None
+        return not self.has_ended
 
     def end(self, code: CloseCode, reason: CloseReason) -> None:
         """Close the connection after what is buffered; once or more."""
-        if self.ended:
+        if self.has_ended:
             return
         if code is CloseCode.TRY_AGAIN_LATER or reason is CloseReason.FLOODING:
             self.audit(Event.LIMIT_REACHED, limit=reason)
@@ -119,30 +115,41 @@ class Session:
             self.audit(Event.ENDED, reason=reason)
         self._reason = reason
         self.forget()
-        if self.outlet is not None:
-            self.outlet.close(code, reason)
+        if self.transport is not None:
+            self.transport.close(code, reason)
+
+    def restart(self, retry_after: float) -> None:
+        """Ask the client to come back after so many seconds, and close; unless it has ended."""
+        if self.has_ended:
+            return
+        error = ProtocolError(ErrorCode.RESTARTING, details={"retry_after": retry_after})
+        self.send_error(error)
+        self.end(CloseCode.SERVICE_RESTART, CloseReason.RESTARTING)
 
     def forget(self) -> None:
         """Let go of the client's subscriptions and rights; once or more."""
-        if not self.ended:
-            self.ended = True
+        if not self.has_ended:
+            self.has_ended = True
             self._subscribed = len(self.subscriptions)
-            self._sent = self.outlet.bytes_sent if self.outlet else 0
+            self._sent = self.transport.bytes_sent if self.transport else 0
         for subscription, _ in self.subscriptions.values():
             self.node.subscriptions.unsubscribe(subscription)
         self.subscriptions.clear()
         self.node.forget(self)
 
-    def _ended_by_outlet(self, reason: CloseReason) -> None:
-        """Forget a client that the outlet closes."""
+    def _ended_by_transport(self, reason: CloseReason) -> None:
+        """Forget a client that its transport closes."""
         if reason is CloseReason.SLOW_CONSUMER:
             self.node.stats.slow_consumers += 1
         self.audit(Event.LIMIT_REACHED, limit=reason)
         self._reason = reason
         self.forget()
 
-    def closed(self, code: int, transport: str) -> None:
-        """Count and log how the connection ended, once it has; 1006 without a close frame."""
+    def record_close(self, code: int, transport: str) -> None:
+        """Count and log how the connection ended, once it has; 1006 without a close frame.
+
+        *transport* is its name in the access log.
+        """
         self.node.stats.count_close(code)
         grant = self.grant
         record_end(
@@ -159,42 +166,37 @@ class Session:
             subscriptions=self._subscribed,
         )
 
-    def restart(self, retry_after: float) -> None:
-        """Ask the client to come back after so many seconds, and close; unless it has ended."""
-        if self.ended:
-            return
-        error = ProtocolError(ErrorCode.RESTARTING, details={"retry_after": retry_after})
-        self.send_error(error)
-        self.end(CloseCode.SERVICE_RESTART, CloseReason.RESTARTING)
-
     def describe(self) -> Connection:
         """Return what an operator may see of this client."""
-        grant, outlet = self.grant, self.outlet
+        grant, transport = self.grant, self.transport
         return Connection(
             self.client_id,
             grant.holder if grant else None,
             grant.prefix if grant else None,
             self.address,
             self.connected_at,
-            outlet.bytes_sent if outlet else 0,
-            outlet.buffered_bytes() if outlet else 0,
-            [Subscribed(known, found.type) for known, (found, _) in self.subscriptions.items()],
+            transport.bytes_sent if transport else 0,
+            transport.buffered_bytes() if transport else 0,
+            [Subscribed(key, value.type) for key, (value, _) in self.subscriptions.items()],
         )
 
     # Rights
 
     async def authenticate(self, secret: str | None) -> Grant | None:
-        """Return what a secret grants, for :meth:`enter`; one that is wrong is answered late.
+        """Return what a credential grants, for :meth:`enter`; one that is wrong is answered late.
 
-        One of the secret's connections is taken if those are limited; if there is none, the
-        session ends. Raises ``Unavailable``.
+        If the credential's connections are limited, one of them is taken; if there is none left,
+        the session ends. After this the caller must look at ``has_ended``.
+
+        Raises:
+            Unavailable: the database does not answer.
         """
         try:
             grant = await self._find_grant(secret)
         except Unavailable:
             self.node.stats.auth_unavailable += 1
             raise
-        if self.ended:
+        if self.has_ended:
             self.node.leases.release(self.client_id)
         elif grant is None:
             await self.count_failure(secret)
@@ -214,22 +216,13 @@ class Session:
             leases.release(self.client_id)
         return grant
 
-    async def count_failure(self, secret: str | None) -> None:
-        """Count and audit a wrong credential; return late, the later the more there were."""
-        self.node.stats.auth_failures += 1
-        self.audit(Event.AUTH_FAILED, token=public_prefix(secret or ""))
-        free = self.node.policy.config.auth_failures_per_minute
-        await asyncio.sleep(
-            await self.node.failures.record(self.address_key, time.monotonic(), free)
-        )
-
     def enter(self, grant: Grant) -> bool:
         """Take rights; if their holder has connections enough, the session ends instead."""
         if not self.node.authority.bind(self, grant):
             self.end(CloseCode.TRY_AGAIN_LATER, CloseReason.TOKEN_CONNECTIONS)
             return False
-        if self.outlet is not None:
-            self.outlet.trust()
+        if self.transport is not None:
+            self.transport.trust()
         if grant is not ANONYMOUS:
             self.node.stats.authenticated += 1
             self.audit(Event.AUTHENTICATED)
@@ -295,19 +288,19 @@ class Session:
 
     async def _add(self, subscription_id: str, request: SubscribeRequest, grant: Grant) -> Replay:
         """Subscribe with the rights that the client has in the end; they may change meanwhile."""
-        assert self.outlet is not None
+        assert self.transport is not None
         while True:
             try:
                 replay = await self.node.subscriptions.subscribe(
-                    self.outlet, request, grant.filters, subscription_id
+                    self.transport, request, grant.filters, subscription_id
                 )
             except LayerUnavailable as error:
                 raise _unavailable("subscribing to", request, error) from None
-            if self.grant is grant and not self.ended:
+            if self.grant is grant and not self.has_ended:
                 self.subscriptions[subscription_id] = replay.subscription, request.filters
                 return replay
             self.node.subscriptions.unsubscribe(replay.subscription)
-            if self.ended:
+            if self.has_ended:
                 raise ProtocolError(ErrorCode.FORBIDDEN)
             grant = self._grant_for(request.type)
 
@@ -389,24 +382,11 @@ class Session:
         self._send(encode_error(error, time.time()))
 
     def _send(self, text: bytes) -> None:
-        if self.outlet is not None:
+        if self.transport is not None:
             self.node.stats.messages_sent += 1
-            self.outlet.write(text_frame(text))
-
-    def audit(self, event: Event, **fields: Any) -> None:
-        """Write an event of this client into the audit log."""
-        grant = self.grant
-        known = {"holder": grant.holder, "token": grant.prefix} if grant else {}
-        fields = known | fields
-        record(event, client_id=self.client_id, address=self.address or None, **fields)
-
-    def audit_limit(self, limit: str) -> None:
-        """Record that the client has reached a limit, the first time."""
-        if limit not in self._limits_reached:
-            self._limits_reached += (limit,)
-            self.audit(Event.LIMIT_REACHED, limit=limit)
+            self.transport.write(text_frame(text))
 
 
 def _unavailable(action: str, request: SubscribeRequest, error: LayerUnavailable) -> ProtocolError:
     logger.warning("%s %s: %s", action, request.type, error)
-    return ProtocolError(ErrorCode.UNAVAILABLE, details=RETRY)
+    return ProtocolError(ErrorCode.UNAVAILABLE, details={"retry_after": RETRY_AFTER_UNAVAILABLE})

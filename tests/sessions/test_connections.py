@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from realtime.auth.tokens import Grant
 from realtime.cluster.connections import Connection
 from realtime.config import WebSocketConfig
-from realtime.delivery.transport import ConnectionOutlet
+from realtime.delivery.transport import Transport
 from realtime.protocol import CloseCode, CloseReason
 from realtime.sessions.connections import Room, Roster
 
@@ -25,8 +25,12 @@ class Page:
         self.client_id = ""
         self.grant: Grant | None = None
         self.address_key = address_key
-        self.outlet: ConnectionOutlet | None = None
+        self.transport: Transport | None = None
         self.ended: tuple[CloseCode, CloseReason] | None = None
+
+    def set_grant(self, grant: Grant) -> None:
+        """Take rights."""
+        self.grant = grant
 
     def apply_grant(self, grant: Grant) -> None:
         """Take changed rights."""
@@ -149,7 +153,7 @@ def test_nothing_is_left_of_those_who_have_gone(steps: list[tuple[int, int, int]
             page = Page(f"address {key}")
             if roster.admit(page, room, True) is None:
                 pages.append(page)
-            pages = [known for known in pages if known.ended is None]
+            pages = [page for page in pages if page.ended is None]
             assert set(roster.clients) == set(pages)
             continue
         page = pages[which % len(pages)]
