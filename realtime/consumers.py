@@ -1,6 +1,6 @@
 """One WebSocket's conversation: connect, authenticate, subscribe, unsubscribe, ping.
 
-Reads messages and answers them. What a client may and has is its session's.
+Reads messages and answers them; the client's rights and subscriptions are its session's.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class StreamConsumer(AsyncJsonWebsocketConsumer):
         await getattr(self, self.handlers[message["type"]])(message)
 
     async def connect(self) -> None:
-        """Accept, then close at once those who may not stay: so a browser can read why."""
+        """Accept in any case; a client that may not stay is closed then, so a browser sees why."""
         await self.node.start()
         await self.accept()
         extensions = self.scope.get("extensions") or {}
@@ -149,7 +149,7 @@ class StreamConsumer(AsyncJsonWebsocketConsumer):
             raise _with_metadata(error, content) from None
 
     async def websocket_disconnect(self, message: dict[str, Any]) -> None:
-        """End the task of a client that is gone."""
+        """Forget a client that is gone, and end this task."""
         self.session.forget()
         self.session.record_close(message.get("code", CUT), TRANSPORT)
         if isinstance(self.session.transport, AsgiTransport):

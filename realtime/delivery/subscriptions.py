@@ -99,7 +99,7 @@ class Subscriptions:
             raise LayerUnavailable(str(error)) from error
 
     def go_live(self, replay: Replay) -> None:
-        """Send what a new subscription is to receive first; what takes longer goes on by itself."""
+        """Send what a new subscription is to receive first; a task does what takes longer."""
         if replay.subscription not in self._replays:
             return  # it has ended already, as one does that cannot take the answer
         if replay.is_quick() and replay.go_live():
@@ -124,7 +124,7 @@ class Subscriptions:
         return self._broker.feed(kind)
 
     def change_filter(self, subscription: Subscription, compiled: Filter) -> None:
-        """Let a subscription have other filters from now on, also for what is held for it."""
+        """Give a subscription other filters, which what is held for it must match too."""
         before = subscription.shaped
         held = before.shaper.held(subscription.since) if before and subscription.active else []
         self._hub.change_filter(subscription, compiled)
@@ -153,11 +153,11 @@ class Subscriptions:
             self._settle(kind)
 
     def _settle(self, kind: str) -> asyncio.Task[None]:
-        """Join or leave a type's group, as the hub needs it; who asks meanwhile shares the try."""
+        """Join or leave a type's group, as the hub needs it, in a task that all callers share."""
         task = self._settling.get(kind)
         if task is None or task.done():
             task = self._settling[kind] = self._spawn(self._join_or_leave(kind))
-            # Who waits for it hears of a failure; whoever does not has no use for it.
+            # Those who wait for it are told of a failure; asyncio need not log it besides.
             task.add_done_callback(lambda done: done.cancelled() or done.exception())
         return task
 

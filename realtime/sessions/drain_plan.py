@@ -1,33 +1,33 @@
 """When the clients of a server that ends are told to go, and when each is to come back. Pure.
 
-Both evenly: neither this server has a crowd of closings to serve, nor the next one a queue of
-handshakes.
+Both are spread evenly over time, so that this server never has many connections to close at once,
+and the next one never a queue of handshakes.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-# Of ``drain_timeout``, how much telling the clients may take; they need time to close, too.
+# The share of ``drain_timeout`` in which clients are told; they need time to close, too.
 TELLING_SHARE = 0.4
-# Clients told in a second, if that is enough for all.
+# The fewest clients told in a second.
 TOLD_PER_SECOND = 1000
 # Clients that come back in a second. With authentication and a resumed subscription a process
 # serves about twice as many, beside what else it does.
 BACK_PER_SECOND = 400
 # Seconds in which clients come back, at least.
 SHORTEST_RETURN = 1.0
-# Before this none does: a new process on the same port needs about so long to start.
+# Seconds before the first may come back: a new process on the same port needs them to start.
 SOONEST = 1.0
 
 
 @dataclass(frozen=True)
 class DrainPlan:
-    """The plan for so many clients. Times are in seconds."""
+    """The plan for a number of clients. Times are in seconds."""
 
     clients: int
     drain_timeout: float
-    # Whether others take clients already: then nobody has to wait, and who is told comes at once.
+    # Whether other processes take clients already: then each may come back as soon as it is told.
     is_moving: bool = False
 
     @property
@@ -54,8 +54,8 @@ class DrainPlan:
     def retry_after(self, number: int, chance: float) -> float:
         """Return after how many seconds a client that is told now is to come back.
 
-        Who leaves first comes back first, each at a moment of its own share of the time; *chance*,
-        from 0 to 1, says where in it.
+        Who leaves first comes back first. Each has an equal share of the time, and comes back at
+        the moment in it that *chance*, from 0 to 1, says.
         """
         back_at = self.returning * (number + chance) / self.clients
         return round(self.soonest + back_at - self.told_at(number), 3)

@@ -67,12 +67,19 @@ class Peer:
         self.node.stats.rate_limited += 1
         self.audit_limit("rate limit")
 
+    def identity(self) -> dict[str, Any]:
+        """Return by what logs and operators know it: client_id, address, holder and token."""
+        grant = self.grant
+        return {
+            "client_id": self.client_id,
+            "address": self.address or None,
+            "holder": grant.holder if grant else None,
+            "token": grant.prefix if grant else None,
+        }
+
     def audit(self, event: Event, **fields: Any) -> None:
         """Write an event of this client into the audit log."""
-        grant = self.grant
-        holder = {"holder": grant.holder, "token": grant.prefix} if grant else {}
-        fields = holder | fields
-        record(event, client_id=self.client_id, address=self.address or None, **fields)
+        record(event, **self.identity() | fields)
 
     def audit_limit(self, limit: str) -> None:
         """Record that the client has reached a limit, the first time."""

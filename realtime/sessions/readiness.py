@@ -28,7 +28,7 @@ DATABASE = "the database does not answer"
 LAYER = "the channel layer does not answer"
 # A group that nobody is a member of.
 _GROUP = "realtime-readiness"
-# Questions whose answers nobody waits for any more. Not even for their end: redis-py may take a
+# Questions whose answers nobody waits for any more, nor for their end: redis-py may take a
 # cancellation for a timeout of its own, and go on waiting for a server that hangs.
 _left: set[asyncio.Task[None]] = set()
 

@@ -133,15 +133,11 @@ class Session(Subscriber):
         *transport* is its name in the access log.
         """
         self.node.stats.count_close(code)
-        grant = self.grant
         record_end(
             transport=transport,
-            client_id=self.client_id,
             code=code,
             seconds=max(0.0, time.time() - self.connected_at),
-            address=self.address or None,
-            holder=grant.holder if grant else None,
-            token=grant.prefix if grant else None,
+            **self.identity(),
             reason=self._reason,
             messages_received=self.received,
             bytes_sent=self._sent,
@@ -150,16 +146,20 @@ class Session(Subscriber):
 
     def describe(self) -> Connection:
         """Return what an operator may see of this client."""
-        grant, transport = self.grant, self.transport
+        transport = self.transport
+        subscriptions = [
+            Subscribed(subscription_id, subscription.type)
+            for subscription_id, (subscription, _) in self.subscriptions.items()
+        ]
         return Connection(
             self.client_id,
-            grant.holder if grant else None,
-            grant.prefix if grant else None,
+            self.grant.holder if self.grant else None,
+            self.grant.prefix if self.grant else None,
             self.address,
             self.connected_at,
             transport.bytes_sent if transport else 0,
             transport.buffered_bytes() if transport else 0,
-            [Subscribed(key, value.type) for key, (value, _) in self.subscriptions.items()],
+            subscriptions,
         )
 
     def count_received(self, message: str | bytes) -> None:

@@ -56,7 +56,7 @@ class Subscriber(Peer):
             ProtocolError: the client may not, or cannot now; nothing has been sent.
         """
         # First: between the subscription and its confirmation nothing may wait.
-        explanation = await self._explain(request)
+        explanation = await self._explain(request) if request.wants_explanation else None
         grant = self._grant_for(request.type)
         subscription_id = self._find_id(request, chosen_id)
         replay = None
@@ -74,10 +74,8 @@ class Subscriber(Peer):
             raise ProtocolError(ErrorCode.FORBIDDEN)
         return self.grant
 
-    async def _explain(self, request: SubscribeRequest) -> dict[str, Any] | None:
-        """Return how many of the newest messages match, if the client asks for that."""
-        if not request.wants_explanation:
-            return None
+    async def _explain(self, request: SubscribeRequest) -> dict[str, Any]:
+        """Return how many of the newest messages match, of those that the client may see."""
         while True:
             grant = self._grant_for(request.type)
             try:
