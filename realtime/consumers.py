@@ -123,30 +123,30 @@ class StreamConsumer(AsyncJsonWebsocketConsumer):
             return
         message = text_data if text_data is not None else bytes_data or b""
         self.session.count_received(message)
+        command = None
         try:
             self._check_rate()
             command = parse(message)
             if self.session.grant is None and not isinstance(command, Auth | Ping):
-                raise _with_metadata(ProtocolError(ErrorCode.AUTH_REQUIRED), command)
-            await self.receive_json(command)
+                raise ProtocolError(ErrorCode.AUTH_REQUIRED)
+            await self._carry_out(command)
         except ProtocolError as error:
+            if command is not None:
+                error.metadata = command.metadata
             self.session.send_error(error)
 
-    async def receive_json(self, content: Command) -> None:
-        """Carry out a command. Raises :class:`ProtocolError`."""
-        try:
-            match content:
-                case Auth():
-                    await self._authenticate(content)
-                case Subscribe():
-                    request = read_subscribe_request(content.data)
-                    await self.session.subscribe(request, content.subscription_id, content.metadata)
-                case Unsubscribe():
-                    self._unsubscribe(content)
-                case Ping():
-                    self.session.reply("pong", self._positions(), metadata=content.metadata)
-        except ProtocolError as error:
-            raise _with_metadata(error, content) from None
+    async def _carry_out(self, command: Command) -> None:
+        """Do what a client asks for. Raises :class:`ProtocolError`."""
+        match command:
+            case Auth():
+                await self._authenticate(command)
+            case Subscribe():
+                request = read_subscribe_request(command.data)
+                await self.session.subscribe(request, command.subscription_id, command.metadata)
+            case Unsubscribe():
+                self._unsubscribe(command)
+            case Ping():
+                self.session.reply("pong", self._positions(), metadata=command.metadata)
 
     async def websocket_disconnect(self, message: dict[str, Any]) -> None:
         """Forget a client that is gone, and end this task."""
@@ -159,13 +159,14 @@ class StreamConsumer(AsyncJsonWebsocketConsumer):
     # Commands
 
     def _check_rate(self) -> None:
+        """Raise :class:`ProtocolError` for a message beyond the limit; end a client that floods."""
         config = self.node.policy.config
         if not config.enable_rate_limiting:
             return
         grant = self.session.grant
         own_limit = grant.rate_limit_per_minute if grant else None
-        now = time.monotonic()
         limit = own_limit or config.rate_limit_per_minute
+        now = time.monotonic()
         verdict = self._limiter.check(now, limit)
         if verdict is Verdict.ACCEPT:
             return
@@ -177,6 +178,7 @@ class StreamConsumer(AsyncJsonWebsocketConsumer):
         )
 
     async def _authenticate(self, command: Auth) -> None:
+        """Answer a credential, with ``auth_success`` or ``auth_failed`` unless the session ends."""
         session = self.session
         try:
             grant = await session.authenticate(command.token)
@@ -233,11 +235,6 @@ _UNAVAILABLE = {
     "code": ErrorCode.UNAVAILABLE,
     "details": {"retry_after": RETRY_AFTER_UNAVAILABLE},
 }
-
-
-def _with_metadata(error: ProtocolError, command: Command) -> ProtocolError:
-    error.metadata = command.metadata
-    return error
 
 
 def _origin(scope: dict[str, Any]) -> str | None:

@@ -133,9 +133,9 @@ class Subscriptions:
         self._pacing.leave(before)
         if subscription.active:
             subscription.activate()
-            if rest := subscription.select(held):
+            if messages := subscription.select(held):
                 self._writer.write(
-                    subscription.type, [subscription], subscription.frames(rest), len(rest)
+                    subscription.type, [subscription], subscription.frames(messages), len(messages)
                 )
 
     def unsubscribe(self, subscription: Subscription) -> None:

@@ -123,6 +123,7 @@ class AsgiTransport(BufferedTransport):
         self._task.cancel()
 
     async def _run(self) -> None:
+        """Send what is written, and at last the close."""
         while True:
             while self._pieces:
                 frames = self._pieces.popleft()

@@ -102,6 +102,7 @@ def _read_metadata(text: str | bytes, message: dict[str, Any]) -> msgspec.Raw | 
 
 
 def _read_command(message: dict[str, Any], metadata: msgspec.Raw | None) -> Command:
+    """Return the command that a message's type names. Raises :class:`ProtocolError`."""
     kind = _read_field(message, "type", str)
     if kind is None:
         raise _invalid("type: required")

@@ -88,6 +88,7 @@ def _read_overflow(value: Any) -> bool:
 
 
 def _read_path(name: str, text: Any) -> Path:
+    """Return the steps of a path. Raises ``ValueError`` that names the option."""
     if not isinstance(text, str):
         raise ValueError(f"{name}: a path is not a string")
     if len(text) > MAX_PATH_CHARACTERS:

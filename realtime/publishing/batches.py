@@ -90,6 +90,7 @@ class Batches:
         return self.report
 
     async def _take(self, line: bytes) -> None:
+        """Add a line to the batch; publish the batch if that is full."""
         text = line.removesuffix(b"\r")
         try:
             payloads = [self._publisher.check(text)] if text.strip() else []

@@ -94,6 +94,7 @@ class Node:
         await asyncio.shield(self._started)
 
     async def _start(self) -> None:
+        """Start what all else needs, wait a little for the policy, then start all tasks."""
         self._loop = asyncio.get_running_loop()
         self.stats.is_running = True
         if self._embedded is not None:

@@ -194,6 +194,7 @@ class Session(Subscriber):
         return grant
 
     async def _find_grant(self, secret: str | None) -> Grant | None:
+        """Return what a credential grants; take one of its connections if those are limited."""
         authority, leases = self.node.authority, self.node.leases
         grant = await authority.authenticate(secret) if secret else None
         if secret is None or grant is None or grant.max_connections is None:

@@ -42,10 +42,10 @@ CONTRACT_TEXTS = {
 
 def test_every_error_code_has_its_text_of_the_contract() -> None:
     assert set(ERROR_TEXTS) == set(ErrorCode)
-    known = {code.value: words for code, words in ERROR_TEXTS.items()}
+    texts = {code.value: words for code, words in ERROR_TEXTS.items()}
     # `data_lost` belongs to offsets: as soon as there is such a code, it has this text.
-    assert known == {code: CONTRACT_TEXTS[code] for code in known}
-    assert set(CONTRACT_TEXTS) - set(known) <= {"data_lost"}
+    assert texts == {code: CONTRACT_TEXTS[code] for code in texts}
+    assert set(CONTRACT_TEXTS) - set(texts) <= {"data_lost"}
 
 
 def test_the_close_codes_are_the_contracts() -> None:

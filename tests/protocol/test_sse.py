@@ -74,9 +74,9 @@ def test_a_payload_with_line_breaks_stays_one_event() -> None:
     ],
 )
 def test_other_messages_have_their_type_as_name(message: bytes, head: bytes) -> None:
-    name, _, rest = sse.events(text_frame(message)).partition(b"\n")
+    name, _, others = sse.events(text_frame(message)).partition(b"\n")
     assert name == b"event: " + json.loads(message)["type"].encode()
-    assert rest.startswith(head)
+    assert others.startswith(head)
 
 
 def test_errors_have_their_code_as_name() -> None:

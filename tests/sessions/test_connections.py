@@ -117,31 +117,31 @@ def test_an_address_has_a_share_too_if_it_is_configured() -> None:
 
 def test_a_holder_may_have_a_limit() -> None:
     roster = Roster()
-    one, two, three = fill(roster, PLENTY, *"aaa")
+    first, second, third = fill(roster, PLENTY, *"aaa")
     limited = replace(GRANT, max_connections=2)
-    assert roster.bind(one, limited) and roster.bind(two, limited)
-    assert not roster.bind(three, limited) and three.grant is None
-    assert roster.bind(two, limited)  # again, on the same connection
-    assert roster.bind(three, replace(limited, holder="token:2"))
-    roster.forget(one)
-    assert roster.bind(three, limited)
+    assert roster.bind(first, limited) and roster.bind(second, limited)
+    assert not roster.bind(third, limited) and third.grant is None
+    assert roster.bind(second, limited)  # again, on the same connection
+    assert roster.bind(third, replace(limited, holder="token:2"))
+    roster.forget(first)
+    assert roster.bind(third, limited)
     assert set(roster.by_holder) == {"token:1"}
 
 
 def test_rights_end_for_each_connection_by_itself() -> None:
     roster = Roster()
-    one, two, three = fill(roster, PLENTY, *"aaa")
-    roster.bind(one, replace(GRANT, expires_at=10.0))
-    roster.bind(two, replace(GRANT, expires_at=20.0))
-    roster.bind(three, GRANT)
+    first, second, third = fill(roster, PLENTY, *"aaa")
+    roster.bind(first, replace(GRANT, expires_at=10.0))
+    roster.bind(second, replace(GRANT, expires_at=20.0))
+    roster.bind(third, GRANT)
     assert list(roster.expired(9.9)) == []
-    assert list(roster.expired(10.0)) == [one]
-    roster.change(one, replace(GRANT, expires_at=30.0))
-    roster.change(three, replace(GRANT, expires_at=15.0))
-    assert list(roster.expired(20.0)) == [two, three]
-    roster.change(two, GRANT)
-    roster.forget(three)
-    assert list(roster.expired(30.0)) == [one]
+    assert list(roster.expired(10.0)) == [first]
+    roster.change(first, replace(GRANT, expires_at=30.0))
+    roster.change(third, replace(GRANT, expires_at=15.0))
+    assert list(roster.expired(20.0)) == [second, third]
+    roster.change(second, GRANT)
+    roster.forget(third)
+    assert list(roster.expired(30.0)) == [first]
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 5), st.integers(0, 2))))

@@ -69,7 +69,9 @@ def test_who_moves_to_others_does_not_wait_for_more_than_their_pace(
 
 
 def test_few_who_move_come_back_at_once() -> None:
-    assert all(DrainPlan(100, 10, is_moving=True).retry_after(one, 1) < 0.01 for one in range(100))
+    assert all(
+        DrainPlan(100, 10, is_moving=True).retry_after(number, 1) < 0.01 for number in range(100)
+    )
 
 
 def test_late_clients_of_an_empty_server() -> None:
