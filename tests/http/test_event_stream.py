@@ -11,6 +11,7 @@ import pytest
 
 from realtime import apublish
 from realtime.http.event_stream import event_stream
+from realtime.protocol import CloseCode, CloseReason
 from tests.http.asgi import SECRET, Exchange, Site, in_no_time, site_in_memory
 from tests.support.layers import Configure
 
@@ -100,6 +101,16 @@ async def test_a_token_may_have_so_many_streams(site: Site) -> None:
     await asyncio.sleep(1)
     assert third.status == 200
     await third.leave()
+
+
+@in_no_time
+async def test_who_is_ended_while_it_authenticates_is_told_why(site: Site) -> None:
+    exchange = get(authorization="Bearer wrong")
+    await asyncio.sleep(0.001)  # a wrong credential is answered later
+    [client] = site.node.roster.clients
+    client.end(CloseCode.POLICY_VIOLATION, CloseReason.DISCONNECTED)
+    answer = await exchange.answer()
+    assert (exchange.status, answer["error"]) == (401, "disconnected by an administrator")
 
 
 @in_no_time

@@ -179,12 +179,19 @@ async def test_without_a_database_nobody_knows_who_it_is(site: Site) -> None:
 
 @in_no_time
 async def test_a_drain_ends_a_stream(site: Site) -> None:
-    exchange = post(form=NDJSON)
-    await exchange.give(b'{"n": 1}\n')
+    silent, busy = post(form=NDJSON), post(form=NDJSON)
+    for exchange in (silent, busy):
+        await exchange.give(b'{"n": 1}\n')
     await site.node.drain.run()
-    answer = await exchange.answer()
-    assert (exchange.status, answer["error"]) == (503, "Server restarting")
-    assert answer["details"]["count"] == 1 and answer["details"]["retry_after"] >= 1
+    before = site.clock.now
+    await busy.give(b'{"n": 2}\n')
+    answers = [await busy.answer()]
+    assert site.clock.now - before < 0.2
+    answers.append(await silent.answer())
+    assert (silent.status, busy.status) == (503, 503)
+    assert {answer["error"] for answer in answers} == {"Server restarting"}
+    assert [answer["details"]["count"] for answer in answers] == [2, 1]
+    assert all(answer["details"]["retry_after"] >= 1 for answer in answers)
     late = post()
     assert (await late.answer())["error"] == "Server restarting"
 

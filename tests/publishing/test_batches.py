@@ -152,9 +152,13 @@ async def test_with_a_key_the_same_lines_are_published_once(reader: Reader) -> N
     report = await again.end()
     assert await reader.numbers() == numbers
     assert report["count"] == len(numbers) and report["first"] == first.report["first"]
+    repeated = stream("once")  # equal batches of one stream are not the same
+    await repeated.feed(lines([7] * 2 * MOST_LINES))
+    assert (await repeated.end())["count"] == 2 * MOST_LINES
+    assert await reader.numbers() == numbers + [7] * 2 * MOST_LINES
     other = stream("once")
     await other.feed(lines([7]))
-    assert (await other.end())["first"] == report["last"] + 1
+    assert (await other.end())["first"] == repeated.report["last"] + 1
 
 
 async def test_publishing_may_fail(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:

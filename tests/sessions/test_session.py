@@ -20,6 +20,7 @@ from realtime import apublish
 from realtime.auth.tokens import ANONYMOUS
 from realtime.config import WebSocketConfig
 from realtime.database import Unavailable
+from realtime.log import MemoryLog
 from realtime.protocol import CloseCode, CloseReason, ErrorCode, ProtocolError
 from realtime.protocol.subscribe import read_subscribe_request
 from realtime.sessions.node import Node
@@ -481,6 +482,28 @@ def test_rights_that_change_while_it_subscribes(scene: Scene, change: str) -> No
     in_no_time(subscribe)(scene)
 
 
+@in_no_time
+async def test_rights_that_change_while_it_is_explained(scene: Scene) -> None:
+    for n in range(3):
+        await apublish("events", {"n": n})
+    client = await scene.authenticated()
+    read = MemoryLog.read
+
+    async def read_slowly(log: MemoryLog, *arguments: Any) -> Any:
+        await asyncio.sleep(1)
+        return await read(log, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MemoryLog, "read", read_slowly)
+        request = read_subscribe_request(EVENTS | {"explain": True})
+        subscribing = asyncio.create_task(client.session.subscribe(request))
+        await asyncio.sleep(0.5)
+        scene.database.add(SECRET, filters=read_filters({"n": 1}))
+        await scene.node.authority.follow()
+        await subscribing
+    assert client.read()[-1]["data"]["explain"]["retained"] == 1  # all that it may see
+
+
 # The end
 
 
@@ -580,10 +603,13 @@ def test_what_is_logged_of_a_connection(
 
 def test_a_limit_is_recorded_once(scene: Scene, audit: Callable[[], list[dict[str, Any]]]) -> None:
     async def reach_limits(scene: Scene) -> None:
-        session = (await scene.authenticated()).session
-        for _ in range(3):
-            session.count_rate_limited()
-        session.audit_limit("subscriptions")
+        scene.configure(max_subscriptions_per_client=1)
+        client = await scene.authenticated()
+        await scene.subscribed(client)
+        for n in range(3):
+            client.session.count_rate_limited()
+            with pytest.raises(ProtocolError):
+                await scene.subscribed(client, filters={"n": n})
         assert scene.node.stats.rate_limited == 3
 
     in_no_time(reach_limits)(scene)
