@@ -74,7 +74,11 @@ class Node:
         self.drain = Drain(self.roster, lambda: self.policy.config.drain_timeout)
         self.reporter = Reporter(self.process, self.stats, self.roster, self.leases, self.drain)
         self.subscriptions = Subscriptions(
-            self.hub, self.stats, self.process.name, self._buffer_limit, self.spawn
+            self.hub,
+            self.stats,
+            self.process.name,
+            lambda: self.policy.config.max_buffered_bytes,
+            self.spawn,
         )
 
     @property
@@ -82,13 +86,10 @@ class Node:
         """The configuration in force."""
         return self.authority.policy
 
-    def _buffer_limit(self) -> int:
-        return self.policy.config.max_buffered_bytes
-
     # Life
 
     async def start(self) -> None:
-        """Read the policy and start the node's tasks; only once, whoever calls it how often."""
+        """Read the policy and start the node's tasks. Later calls only wait until that is done."""
         if self._started is None:
             self._started = asyncio.create_task(self._start())
         await asyncio.shield(self._started)

@@ -35,12 +35,12 @@ class Session(Subscriber):
 
     ::
 
-         new --admit()--> waiting --enter()--> entered: subscribe(), apply_grant(), ...
-          |   (at once entered as ANONYMOUS      |
-          |    if no authentication is asked)    |
-          |                   |                  |
-          +---- end() --------+------------------+--> has_ended --record_close()--> logged
-                restart(), forget(), or the transport ends it
+         new --admit()--> waiting --enter()--> entered: may subscribe
+          |                  |                    |
+          +------------------+--------------------+--> ended --record_close()--> logged
+
+    If no authentication is required, :meth:`admit` enters at once, as ``ANONYMOUS``. From every
+    state :meth:`end`, :meth:`restart`, :meth:`forget` and the transport lead to the end.
 
     A session that has ended has no subscriptions and no place in the roster; what still comes in
     is dropped. ``grant`` stays, for the access log. Whoever makes a session must call
