@@ -13,7 +13,7 @@ from realtime.log import LogUnavailable, MemoryLog, get_log
 from realtime.protocol import Position
 from realtime.publishing import PublishError
 from realtime.publishing.batches import MOST_LINES, SHOWN, Batches, InvalidPayload, too_large
-from tests.support.layers import IN_MEMORY
+from tests.support.layers import IN_MEMORY, Configure
 
 KIND = "events"
 LONGEST = 100
@@ -61,8 +61,9 @@ class Reader:
 
 
 @pytest.fixture
-async def reader() -> AsyncIterator[Reader]:
-    """Reads the log of this process."""
+async def reader(configure: Configure) -> AsyncIterator[Reader]:
+    """Reads the log of this process, which keeps all that a test publishes."""
+    configure(history_size=str(5 * MOST_LINES), history_ttl="3600")
     with override_settings(CHANNEL_LAYERS=IN_MEMORY):
         yield Reader((await get_log().heads([KIND]))[KIND])
 
