@@ -1,6 +1,6 @@
 """One WebSocket's conversation: connect, authenticate, subscribe, unsubscribe, ping.
 
-Reads messages and answers them. What a client may and has is its session's.
+Reads messages and answers them; the client's rights and subscriptions are its session's.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from msgspec import Raw
 from realtime.auth.grants import Grant
 from realtime.auth.limits import RateLimiter, Verdict
 from realtime.database import Unavailable
-from realtime.delivery.transport import OUTLET_EXTENSION, AsgiOutlet
+from realtime.delivery.transport import TRANSPORT_EXTENSION, AsgiTransport
 from realtime.protocol import (
+    ERROR_TEXTS,
     SUBSCRIPTION_TYPES,
     Auth,
     CloseCode,
@@ -32,9 +33,10 @@ from realtime.protocol import (
     format_timestamp,
     parse,
 )
-from realtime.protocol.subscribe import read_subscription
+from realtime.protocol.subscribe import read_subscribe_request
 from realtime.sessions.node import Node, get_node
-from realtime.sessions.session import RETRY, Session
+from realtime.sessions.peer import RETRY_AFTER_UNAVAILABLE
+from realtime.sessions.session import Session
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +85,7 @@ class StreamConsumer(AsyncJsonWebsocketConsumer):
         except Exception:
             logger.exception("a connection failed")
             self.session.end(CloseCode.INTERNAL_ERROR, CloseReason.INTERNAL)
-            self.session.closed(CloseCode.INTERNAL_ERROR, TRANSPORT)
+            self.session.record_close(CloseCode.INTERNAL_ERROR, TRANSPORT)
         finally:
             self._stop_auth_timer()
             self.session.forget()
@@ -97,19 +99,17 @@ class StreamConsumer(AsyncJsonWebsocketConsumer):
         await getattr(self, self.handlers[message["type"]])(message)
 
     async def connect(self) -> None:
-        """Accept, then close at once those who may not stay: so a browser can read why."""
+        """Accept in any case; a client that may not stay is closed then, so a browser sees why."""
         await self.node.start()
         await self.accept()
         extensions = self.scope.get("extensions") or {}
         self.session.attach(
-            extensions.get(OUTLET_EXTENSION)
-            or AsgiOutlet(self.base_send, lambda: self.node.policy.config.max_buffered_bytes)
+            extensions.get(TRANSPORT_EXTENSION)
+            or AsgiTransport(self.base_send, lambda: self.node.policy.config.max_buffered_bytes)
         )
-        if self.node.draining:
-            self.session.restart(self.node.restart_delay())
-        elif refusal := self.session.refuse(_origin(self.scope)):
-            self.session.end(*refusal)
-        elif self.session.grant is None:
+        if self.node.drain.has_begun:
+            self.session.restart(self.node.drain.retry_after())
+        elif self.session.admit(_origin(self.scope)) and self.session.grant is None:
             self._auth_timer = asyncio.get_running_loop().call_later(
                 self.node.policy.config.auth_timeout_seconds,
                 self.session.end,
@@ -119,57 +119,58 @@ class StreamConsumer(AsyncJsonWebsocketConsumer):
 
     async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
         """Count, read and carry out one message."""
-        if self.session.ended:
+        if self.session.has_ended:
             return
         message = text_data if text_data is not None else bytes_data or b""
         self.session.count_received(message)
+        command = None
         try:
             self._check_rate()
             command = parse(message)
             if self.session.grant is None and not isinstance(command, Auth | Ping):
-                raise _with_metadata(ProtocolError(ErrorCode.AUTH_REQUIRED), command)
-            await self.receive_json(command)
+                raise ProtocolError(ErrorCode.AUTH_REQUIRED)
+            await self._carry_out(command)
         except ProtocolError as error:
+            if command is not None:
+                error.metadata = command.metadata
             self.session.send_error(error)
 
-    async def receive_json(self, content: Command) -> None:
-        """Carry out a command. Raises :class:`ProtocolError`."""
-        try:
-            match content:
-                case Auth():
-                    await self._authenticate(content)
-                case Subscribe():
-                    await self._subscribe(content)
-                case Unsubscribe():
-                    self._unsubscribe(content)
-                case Ping():
-                    self.session.reply("pong", self._positions(), metadata=content.metadata)
-        except ProtocolError as error:
-            raise _with_metadata(error, content) from None
+    async def _carry_out(self, command: Command) -> None:
+        """Do what a client asks for. Raises :class:`ProtocolError`."""
+        match command:
+            case Auth():
+                await self._authenticate(command)
+            case Subscribe():
+                request = read_subscribe_request(command.data)
+                await self.session.subscribe(request, command.subscription_id, command.metadata)
+            case Unsubscribe():
+                self._unsubscribe(command)
+            case Ping():
+                self.session.reply("pong", self._positions(), metadata=command.metadata)
 
     async def websocket_disconnect(self, message: dict[str, Any]) -> None:
-        """End the task of a client that is gone."""
+        """Forget a client that is gone, and end this task."""
         self.session.forget()
-        self.session.closed(message.get("code", CUT), TRANSPORT)
-        if isinstance(self.session.outlet, AsgiOutlet):
-            self.session.outlet.abandon()
+        self.session.record_close(message.get("code", CUT), TRANSPORT)
+        if isinstance(self.session.transport, AsgiTransport):
+            self.session.transport.abandon()
         raise StopConsumer
 
     # Commands
 
     def _check_rate(self) -> None:
+        """Raise :class:`ProtocolError` for a message beyond the limit; end a client that floods."""
         config = self.node.policy.config
         if not config.enable_rate_limiting:
             return
         grant = self.session.grant
         own_limit = grant.rate_limit_per_minute if grant else None
-        now = time.monotonic()
         limit = own_limit or config.rate_limit_per_minute
+        now = time.monotonic()
         verdict = self._limiter.check(now, limit)
         if verdict is Verdict.ACCEPT:
             return
-        self.node.stats.rate_limited += 1
-        self.session.audit_limit("rate limit")
+        self.session.count_rate_limited()
         if verdict is Verdict.FLOODING:
             self.session.end(CloseCode.POLICY_VIOLATION, CloseReason.FLOODING)
         raise ProtocolError(
@@ -177,6 +178,7 @@ class StreamConsumer(AsyncJsonWebsocketConsumer):
         )
 
     async def _authenticate(self, command: Auth) -> None:
+        """Answer a credential, with ``auth_success`` or ``auth_failed`` unless the session ends."""
         session = self.session
         try:
             grant = await session.authenticate(command.token)
@@ -184,7 +186,7 @@ class StreamConsumer(AsyncJsonWebsocketConsumer):
             logger.warning("authentication: %s", error)
             session.reply("auth_failed", _UNAVAILABLE, metadata=command.metadata)
             return
-        if session.ended:
+        if session.has_ended:
             return
         if grant is None:
             self._refuse_authentication(command.metadata)
@@ -214,22 +216,10 @@ class StreamConsumer(AsyncJsonWebsocketConsumer):
             self._auth_timer.cancel()
             self._auth_timer = None
 
-    async def _subscribe(self, command: Subscribe) -> None:
-        wanted = read_subscription(command.wanted)
-        # First: once subscribed, the answer must come before anything else.
-        explanation = await self.session.explain(wanted)
-        subscription_id, replay = await self.session.subscribe(wanted, command.subscription_id)
-        filters = command.wanted.get("filters")
-        self.session.send_subscribed(
-            subscription_id, filters, replay, command.metadata, explanation
-        )
-        if replay is not None:
-            self.node.subscriptions.go_live(replay)
-
     def _positions(self) -> dict[str, Any] | None:
         """Return up to where each subscription has been sent all that matches."""
         session = self.session
-        positions = {known: session.position(known)._asdict() for known in session.subscriptions}
+        positions = {key: session.position(key)._asdict() for key in session.subscriptions}
         return {"positions": positions} if positions else None
 
     def _unsubscribe(self, command: Unsubscribe) -> None:
@@ -240,12 +230,11 @@ class StreamConsumer(AsyncJsonWebsocketConsumer):
 
 
 _INVALID_CREDENTIALS = {"error": "Invalid credentials", "code": "invalid_credentials"}
-_UNAVAILABLE = {"error": "Temporarily unavailable", "code": "unavailable", "details": RETRY}
-
-
-def _with_metadata(error: ProtocolError, command: Command) -> ProtocolError:
-    error.metadata = command.metadata
-    return error
+_UNAVAILABLE = {
+    "error": ERROR_TEXTS[ErrorCode.UNAVAILABLE],
+    "code": ErrorCode.UNAVAILABLE,
+    "details": {"retry_after": RETRY_AFTER_UNAVAILABLE},
+}
 
 
 def _origin(scope: dict[str, Any]) -> str | None:

@@ -1,4 +1,4 @@
-"""Paths outside Django's: WebSockets at ``/`` and ``/ws/``, and what streams over HTTP."""
+"""The paths that Django does not serve: WebSockets, and what streams over HTTP."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ async def websocket_application(scope: dict[str, Any], receive: Any, send: Any) 
 
 
 class HttpApplication:
-    """Serves event streams and publishers; leaves all else to another application, Django's."""
+    """Serves event streams and publishing; hands other requests to Django's application."""
 
     def __init__(self, others: Any) -> None:
         self._others = others

@@ -1,4 +1,4 @@
-"""What the app answers over HTTP."""
+"""Pages and small JSON answers that Django serves: the dashboard, health, connection tokens."""
 
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
@@ -34,7 +34,7 @@ CONTENT_SECURITY_POLICY = "; ".join(
 @require_safe
 @ensure_csrf_cookie
 def dashboard(request: HttpRequest) -> HttpResponse:
-    """Show the live dashboard. The page is anyone's; what it shows is its token's or user's."""
+    """Show the live dashboard. Anyone gets the page; its data need a token or a login."""
     response = render(request, "realtime/dashboard.html", {"charts": CHARTS})
     # Older browsers do not take 'self' for this site's WebSockets.
     sockets = f"{'wss' if request.is_secure() else 'ws'}://{request.get_host()}"
@@ -44,13 +44,13 @@ def dashboard(request: HttpRequest) -> HttpResponse:
 
 @never_cache
 async def healthz(request: HttpRequest) -> JsonResponse:
-    """Say that the process is alive; it looks at nothing else."""
+    """Answer that the process is alive, without a look at anything else."""
     return JsonResponse({"status": "ok"})
 
 
 @never_cache
 async def readyz(request: HttpRequest) -> JsonResponse:
-    """Say whether clients may be sent here, and if not, why."""
+    """Answer 200 if clients may be sent here, else 503 and why."""
     causes = await get_node().readiness()
     if not causes:
         return JsonResponse({"status": "ready"})
@@ -62,7 +62,7 @@ async def readyz(request: HttpRequest) -> JsonResponse:
 
 @require_safe
 async def openapi(request: HttpRequest) -> JsonResponse:
-    """Describe what is served over HTTP, for programs and their makers."""
+    """Return the OpenAPI description of what is served over HTTP."""
     return JsonResponse(describe(request.build_absolute_uri("/")))
 
 

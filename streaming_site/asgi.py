@@ -11,7 +11,7 @@ django_application = get_asgi_application()
 # Only now: these need Django's apps.
 from channels.routing import ProtocolTypeRouter
 
-from realtime.http.proxies import ForwardedAddress
+from realtime.http.middleware import ForwardedAddress
 from realtime.routing import HttpApplication, websocket_application
 
 if "daphne.server" in sys.modules:

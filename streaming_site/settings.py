@@ -73,7 +73,7 @@ INSTALLED_APPS = [
     "channels",
 ]
 MIDDLEWARE = [
-    "realtime.http.probes.any_host_for_probes",
+    "realtime.http.middleware.any_host_for_probes",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",

@@ -19,7 +19,7 @@ from realtime.protocol import (
     parse,
 )
 from realtime.protocol.options import read_options
-from realtime.protocol.subscribe import read_request
+from realtime.protocol.subscribe import read_start
 from tests.support import ROOT, Client, Server, client
 
 API: dict[str, Any] = yaml.safe_load((ROOT / "docs/asyncapi.yaml").read_text())
@@ -97,10 +97,10 @@ def test_the_bounds_of_rewind(rewind: Any, is_described: bool) -> None:
     message = {"type": "subscribe", "data": {"type": "events", "rewind": rewind}}
     assert validator("subscribe").is_valid(message) is is_described
     if is_described:
-        read_request(None, rewind)
+        read_start(None, rewind)
     else:
         with pytest.raises(ValueError):
-            read_request(None, rewind)
+            read_start(None, rewind)
 
 
 @pytest.mark.parametrize(

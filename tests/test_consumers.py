@@ -19,7 +19,7 @@ from realtime import apublish
 from realtime.auth.tokens import create_token
 from realtime.cluster.embedded import EmbeddedServer
 from realtime.consumers import StreamConsumer
-from realtime.delivery.transport import OUTLET_EXTENSION, AsgiOutlet
+from realtime.delivery.transport import TRANSPORT_EXTENSION, AsgiTransport
 from realtime.protocol import CloseCode, CloseReason
 from realtime.routing import websocket_application
 from realtime.sessions.node import Node, get_node
@@ -392,18 +392,18 @@ async def test_one_who_goes_with_a_full_buffer_leaves_nothing(node: Node) -> Non
         await until(lambda: asyncio.all_tasks() <= before)
 
 
-async def test_a_server_without_extensions_gets_the_plain_outlet(configure: Configure) -> None:
+async def test_a_server_without_extensions_gets_the_plain_transport(configure: Configure) -> None:
     sent: list[dict[str, Any]] = []
 
     async def send(message: dict[str, Any]) -> None:
         sent.append(message)
 
-    outlet = AsgiOutlet(send, lambda: 1000)
-    assert not outlet.deflated
-    assert OUTLET_EXTENSION == "realtime.outlet"
-    outlet.close(CloseCode.SERVICE_RESTART, CloseReason.RESTARTING)
-    outlet.close(CloseCode.INTERNAL_ERROR, CloseReason.INTERNAL)
-    outlet.write(b"\x81\x02{}")
+    transport = AsgiTransport(send, lambda: 1000)
+    assert not transport.deflated
+    assert TRANSPORT_EXTENSION == "realtime.transport"
+    transport.close(CloseCode.SERVICE_RESTART, CloseReason.RESTARTING)
+    transport.close(CloseCode.INTERNAL_ERROR, CloseReason.INTERNAL)
+    transport.write(b"\x81\x02{}")
     await until(lambda: bool(sent))
     assert sent == [{"type": "websocket.close", "code": 1012, "reason": "server restarting"}]
 
@@ -414,8 +414,8 @@ async def test_what_is_buffered_comes_before_the_close() -> None:
     async def send(message: dict[str, Any]) -> None:
         sent.append(message)
 
-    outlet = AsgiOutlet(send, lambda: 1000)
-    outlet.write(b"\x81\x02{}\x81\x02[]")
-    outlet.close(CloseCode.SERVICE_RESTART, CloseReason.RESTARTING)
+    transport = AsgiTransport(send, lambda: 1000)
+    transport.write(b"\x81\x02{}\x81\x02[]")
+    transport.close(CloseCode.SERVICE_RESTART, CloseReason.RESTARTING)
     await until(lambda: len(sent) == 3)
     assert [message.get("text") for message in sent] == ["{}", "[]", None]

@@ -14,14 +14,15 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 from realtime.cluster.clients import Unavailable
+from realtime.delivery.dispatcher import Dispatcher
 from realtime.delivery.feed import Feed, Lost, Range
-from realtime.delivery.transport import ConnectionOutlet
+from realtime.delivery.transport import Transport
 from realtime.hub.groups import Subscription
 from realtime.hub.message import Message, cut
 from realtime.hub.shaping import Survivors
 from realtime.log import READ_ENTRIES
 from realtime.protocol import Position
-from realtime.protocol.subscribe import Request
+from realtime.protocol.subscribe import StartFrom
 
 if TYPE_CHECKING:
     from realtime.delivery.dispatcher import Dispatcher
@@ -58,7 +59,7 @@ class Replay:
     def __init__(
         self,
         subscription: Subscription,
-        outlet: ConnectionOutlet,
+        outlet: Transport,
         feed: Feed,
         dispatcher: Dispatcher,
     ) -> None:
@@ -83,7 +84,7 @@ class Replay:
 
     # Before the client is told
 
-    async def plan(self, request: Request) -> None:
+    async def plan(self, start_from: StartFrom) -> None:
         """Find out what is to be replayed. Raises ``Unavailable``.
 
         A resume gives what the subscription would have been sent, so it leaves out messages that
@@ -91,11 +92,11 @@ class Replay:
         of each value, else all messages, whatever the rate.
         """
         options = self.subscription.options
-        if request.resume is not None:
-            start = await self._find_resumed(request.resume)
+        if start_from.resume is not None:
+            start = await self._find_resumed(start_from.resume)
             await self._count(start, Survivors(options) if options and options.supersedes else None)
-        if request.rewind and not self.recovered:
-            start = await self._find_rewound(request.rewind)
+        if start_from.rewind and not self.recovered:
+            start = await self._find_rewound(start_from.rewind)
             await self._count(start, Survivors(options) if options and options.conflate else None)
 
     async def _find_resumed(self, resume: Position) -> int:

@@ -15,14 +15,13 @@ from realtime.delivery.dispatcher import Dispatcher
 from realtime.delivery.explain import explain
 from realtime.delivery.feed import Feed
 from realtime.delivery.replay import Replay
-from realtime.delivery.transport import ConnectionOutlet
-from realtime.filters import Filter
+from realtime.delivery.transport import Transport
+from realtime.filters import Filter, conjunction
 from realtime.hub.groups import Subscription
 from realtime.hub.index import Hub
 from realtime.monitoring.metrics import Counters
 from realtime.protocol import Position
-from realtime.protocol.options import Options
-from realtime.protocol.subscribe import Request
+from realtime.protocol.subscribe import SubscribeRequest
 from realtime.tasks import Spawn
 
 
@@ -49,44 +48,49 @@ class Subscriptions:
 
     async def subscribe(
         self,
-        outlet: ConnectionOutlet,
-        kind: str,
-        compiled: Filter,
+        outlet: Transport,
+        request: SubscribeRequest,
+        enforced: Filter,
         subscription_id: str,
-        request: Request,
-        options: Options | None = None,
     ) -> Replay:
-        """Add a subscription; it receives what :meth:`go_live` then sends, and live messages.
+        """Add a subscription to what both the request's filters and those *enforced* match.
+
+        It receives nothing until the caller, who confirms it to the client first, has called
+        :meth:`go_live` with the replay that is returned.
 
         Raises:
             Unavailable: the type's group could not be joined or its log not be read; nothing
                 is left behind.
         """
-        subscription = self._hub.subscribe(outlet, kind, compiled, subscription_id, options)
+        kind, filters = request.type, conjunction(request.filters, enforced)
+        subscription = self._hub.subscribe(outlet, kind, filters, subscription_id, request.options)
         self._stats.subscriptions[kind] += 1
         try:
             if not self._broker.has_joined(kind):
                 await asyncio.shield(self._settle(kind))
             replay = Replay(subscription, outlet, self._broker.feed(kind), self._dispatcher)
             self._replays[subscription] = replay, None
-            await replay.plan(request)
+            await replay.plan(request.start_from)
             self._stats.replays += bool(replay.replayed)
         except BaseException:
             self.unsubscribe(subscription)
             raise
         return replay
 
-    async def explain(self, kind: str, enforced: Filter, filters: dict[str, Any]) -> dict[str, Any]:
-        """Tell what of the newest messages matches; see :mod:`realtime.delivery.explain`.
+    async def explain(self, request: SubscribeRequest, enforced: Filter) -> dict[str, Any]:
+        """Return how many of the newest messages match, of those that match what is *enforced*.
+
+        See :mod:`realtime.delivery.explain`.
 
         Raises:
             Unavailable: the type's log could not be read.
         """
+        kind = request.type
         feed = self._broker.feed(kind) if self._broker.has_joined(kind) else None
-        return await explain(kind, feed, enforced, filters)
+        return await explain(kind, feed, enforced, request.raw_filters)
 
     def go_live(self, replay: Replay) -> None:
-        """Send what a new subscription is to receive first; what takes longer goes on by itself."""
+        """Send what a new subscription is to receive first; a task does what takes longer."""
         if replay.subscription not in self._replays:
             return  # it has ended already, as one does that cannot take the answer
         if replay.finish_at_once():
@@ -111,7 +115,7 @@ class Subscriptions:
         return self._broker.feed(kind)
 
     def change_filter(self, subscription: Subscription, compiled: Filter) -> None:
-        """Let a subscription have other filters from now on, also for what is held for it."""
+        """Give a subscription other filters, which what is held for it must match too."""
         before = subscription.shaped
         held = (
             before.shaper.held(subscription.joined_after) if before and subscription.active else []
@@ -141,11 +145,11 @@ class Subscriptions:
             self._settle(kind)
 
     def _settle(self, kind: str) -> asyncio.Task[None]:
-        """Join or leave a type's group, as the hub needs it; who asks meanwhile shares the try."""
+        """Join or leave a type's group, as the hub needs it, in a task that all callers share."""
         task = self._settling.get(kind)
         if task is None or task.done():
             task = self._settling[kind] = self._spawn(self._join_or_leave(kind))
-            # Who waits for it hears of a failure; whoever does not has no use for it.
+            # Those who wait for it are told of a failure; asyncio need not log it besides.
             task.add_done_callback(lambda done: done.cancelled() or done.exception())
         return task
 

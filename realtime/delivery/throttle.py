@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, cast
 
 from realtime.delivery.feed import Feed, Lost
-from realtime.delivery.transport import ConnectionOutlet
+from realtime.delivery.transport import Transport
 from realtime.hub.groups import ShapedGroup, SharedFrames, Subscription
 from realtime.hub.message import Message
 from realtime.protocol import Position
@@ -145,7 +145,7 @@ class Throttle:
         """
         if subscription in self._dropped:
             return False
-        waiting = cast(ConnectionOutlet, subscription.outlet).buffered_bytes()
+        waiting = cast(Transport, subscription.outlet).buffered_bytes()
         return not waiting or waiting + size <= self._dispatcher.buffer_limit() // 2
 
     def _drop(self, subscription: Subscription, messages: Sequence[Message]) -> None:
@@ -166,7 +166,7 @@ class Throttle:
         """Tell clients that have read nearly all which messages were dropped; they then go on."""
         self._look_timer = None
         for subscription, (first, last) in tuple(self._dropped.items()):
-            waiting = cast(ConnectionOutlet, subscription.outlet).buffered_bytes()
+            waiting = cast(Transport, subscription.outlet).buffered_bytes()
             if waiting <= self._dispatcher.buffer_limit() // 8:
                 del self._dropped[subscription]
                 self._dispatcher.tell(subscription, Lost(first or None, last or None, "overflow"))

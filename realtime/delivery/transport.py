@@ -1,7 +1,8 @@
-"""The way out of a connection under any ASGI server: frames in, ``websocket.send`` out.
+"""The way to a client: frames in, bytes of a bounded buffer out.
 
-Under this project's Daphne protocol the connection itself is the way out
-(:mod:`realtime.server.websocket`); this one serves other servers and Channels' test communicator.
+Under this project's Daphne protocol the connection itself is the transport
+(:mod:`realtime.server.websocket`). :class:`AsgiTransport` serves WebSockets under other ASGI
+servers and Channels' test communicator, by ``websocket.send``.
 """
 
 from __future__ import annotations
@@ -14,21 +15,22 @@ from typing import Any, Protocol
 from realtime.protocol import CloseCode, CloseReason
 from realtime.protocol.frames import split_frames
 
-# The key of the scope's extensions under which a server offers a way out of its own.
-OUTLET_EXTENSION = "realtime.outlet"
+# The key of the scope's extensions under which a server offers a transport of its own.
+TRANSPORT_EXTENSION = "realtime.transport"
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 
-class ConnectionOutlet(Protocol):
-    """What a consumer writes to and closes. Neither ever waits."""
+class Transport(Protocol):
+    """What a session writes to and closes. Neither ever waits."""
 
+    # Whether the client takes compressed messages (permessage-deflate).
     deflated: bool
     # Called when the client is gone, if the server tells before the application reads of it.
     on_lost: Callable[[], None] | None
-    # Called when the client is closed for what it sends or does not read.
+    # Called when the transport itself closes a client, for what it sends or does not read.
     on_ended: Callable[[CloseReason], None] | None
-    # All that was written so far.
+    # All bytes that were written so far.
     bytes_sent: int
 
     def write(self, frames: bytes) -> None:
@@ -41,47 +43,55 @@ class ConnectionOutlet(Protocol):
         """Close a client that does not read what it is sent."""
 
     def trust(self) -> None:
-        """Take the client for one who has authenticated."""
+        """Allow more to a client that has authenticated."""
 
     def close(self, code: CloseCode, reason: CloseReason) -> None:
         """Send what is buffered, then close. What is written later is dropped."""
 
 
-class AsgiOutlet:
-    """A bounded buffer and the task that empties it into the server's ``send``."""
+class BufferedTransport:
+    """A transport whose bytes wait in a bounded buffer until somebody takes them from there."""
 
     # Whether to compress is the ASGI server's affair.
     deflated = False
     on_lost: Callable[[], None] | None = None
     on_ended: Callable[[CloseReason], None] | None = None
 
-    def __init__(self, send: Send, max_buffered: Callable[[], int]) -> None:
-        self._send = send
+    def __init__(self, max_buffered: Callable[[], int]) -> None:
         self._max_buffered = max_buffered
-        self._frames: deque[bytes] = deque()
+        self._pieces: deque[bytes] = deque()
+        # Bytes in the pieces, and in those that are being sent.
         self._buffered = 0
-        self.bytes_sent = 0
-        self._closing: dict[str, Any] | None = None
         self._wake = asyncio.Event()
-        self._task = asyncio.create_task(self._run())
+        self.bytes_sent = 0
+        # The code and reason of the end, once it has been decided.
+        self.closed: tuple[CloseCode, CloseReason] | None = None
 
     def write(self, frames: bytes) -> None:
         """Buffer *frames*; a client that lets too much pile up is closed.
 
-        One that has read all before may always have one more, however large.
+        One that has read all before may always have one more write, however large.
         """
-        if self._closing is not None:
+        if self.closed is not None:
             return
-        if self._buffered and self._buffered + len(frames) > self._max_buffered():
+        piece = self._encode(frames)
+        if self._buffered and self._buffered + len(piece) > self._max_buffered():
             self.overflow()
-            return
-        self._frames.append(frames)
-        self.bytes_sent += len(frames)
-        self._buffered += len(frames)
+        else:
+            self._append(piece)
+
+    def _encode(self, frames: bytes) -> bytes:
+        """Return *frames* in the form in which they are buffered."""
+        return frames
+
+    def _append(self, piece: bytes) -> None:
+        self._pieces.append(piece)
+        self._buffered += len(piece)
+        self.bytes_sent += len(piece)
         self._wake.set()
 
     def buffered_bytes(self) -> int:
-        """Return how many bytes wait because the server has not taken them."""
+        """Return how many bytes wait because nobody has taken them."""
         return self._buffered
 
     def overflow(self) -> None:
@@ -91,31 +101,39 @@ class AsgiOutlet:
             self.on_ended(CloseReason.SLOW_CONSUMER)
 
     def trust(self) -> None:
-        """What clients may send before is the ASGI server's affair."""
+        """Do nothing: the bounds of what clients send are the ASGI server's affair."""
 
     def close(self, code: CloseCode, reason: CloseReason) -> None:
-        """Close after what is buffered."""
-        if self._closing is None:
-            self._closing = {
-                "type": "websocket.close",
-                "code": int(code),
-                "reason": reason.value,
-            }
+        """Close after what is buffered. What is written later is dropped."""
+        if self.closed is None:
+            self.closed = code, reason
             self._wake.set()
+
+
+class AsgiTransport(BufferedTransport):
+    """A WebSocket under any ASGI server: a task empties the buffer into the server's ``send``."""
+
+    def __init__(self, send: Send, max_buffered: Callable[[], int]) -> None:
+        super().__init__(max_buffered)
+        self._send = send
+        self._task = asyncio.create_task(self._run())
 
     def abandon(self) -> None:
         """Drop what is buffered: the client is gone."""
         self._task.cancel()
 
     async def _run(self) -> None:
+        """Send what is written, and at last the close."""
         while True:
-            while self._frames:
-                frames = self._frames.popleft()
+            while self._pieces:
+                frames = self._pieces.popleft()
                 for payload in split_frames(frames):
                     await self._send({"type": "websocket.send", "text": payload.decode()})
                 self._buffered -= len(frames)
-            if self._closing is not None:
-                await self._send(self._closing)
+            if self.closed is not None:
+                code, reason = self.closed
+                closing = {"type": "websocket.close", "code": int(code), "reason": reason.value}
+                await self._send(closing)
                 return
             self._wake.clear()
             await self._wake.wait()

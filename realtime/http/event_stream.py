@@ -1,27 +1,33 @@
 """``GET /api/stream/TYPE``: one subscription over plain HTTP, for networks without WebSockets.
 
-An ASGI application and not a view, since whoever is counted in has to be counted out whatever
+An ASGI application and not a view, since a client that is counted in must be counted out whatever
 happens to the request. Knows HTTP; what a client may and has is its session's.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import parse_qs
 
-import msgspec
-
-from realtime.auth import connection_tokens
-from realtime.database import Unavailable
-from realtime.filters import parse_filter_options
-from realtime.http.responses import Headers, Refusal, refuse, send_body, start
-from realtime.http.sse import COMMENT, EventOutlet, event_id, parse_event_id
+from realtime.http.event_transport import EventTransport
+from realtime.http.responses import (
+    Headers,
+    Refusal,
+    authenticate,
+    check_draining,
+    check_method,
+    read_address,
+    read_headers,
+    refuse,
+    send_body,
+    start,
+    unavailable,
+    unknown_type,
+)
+from realtime.http.stream_query import read_data, read_query, read_secret
 from realtime.protocol import (
-    ERROR_TEXTS,
     SUBSCRIPTION_TYPES,
     CloseCode,
     CloseReason,
@@ -29,20 +35,21 @@ from realtime.protocol import (
     ProtocolError,
 )
 from realtime.protocol.origins import origin_allowed
-from realtime.protocol.subscribe import read_subscription
+from realtime.protocol.sse import COMMENT, event_id
+from realtime.protocol.subscribe import read_subscribe_request
 from realtime.sessions.node import get_node
-from realtime.sessions.session import RETRY_AFTER_UNAVAILABLE, Session
+from realtime.sessions.session import Session
 from realtime.tasks import end
 
-logger = logging.getLogger(__name__)
-
 PREFIX = "/api/stream/"
+# The transport's name in the access log.
 TRANSPORT = "event-stream"
+# The code in the access log of a client that leaves, which gives none (RFC 6455, section 7.4.1).
+NO_CODE = 1005
 # Milliseconds after which a page's EventSource comes back: each at a time of its own.
 RETRY = (500, 3000)
 # Seconds after which to come back when there is no room.
 RETRY_AFTER_CAPACITY = 5
-MAX_PARAMETERS = 2000
 
 _STATUS = {
     ErrorCode.INVALID_SUBSCRIPTION: HTTPStatus.BAD_REQUEST,
@@ -55,23 +62,21 @@ _STATUS = {
 
 async def event_stream(scope: dict[str, Any], receive: Any, send: Any) -> None:
     """Serve one request for a stream."""
-    headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
-    origin = headers.get(b"origin")
+    origin = read_headers(scope).get(b"origin")
     cors = _cors(origin)
     if scope["method"] == "OPTIONS":
         await _preflight(send, cors, origin)
         return
-    stream = _Stream(scope, headers)
+    stream = _EventStream(scope)
     try:
-        await _until_gone(_serve(stream, send, cors, origin), receive)
+        await _until_gone(_serve(stream, send, cors), receive)
     finally:
-        stream.session.forget()
-        stream.closed()
+        stream.close()
 
 
-async def _serve(stream: _Stream, send: Any, cors: Headers, origin: str | None) -> None:
+async def _serve(stream: _EventStream, send: Any, cors: Headers) -> None:
     try:
-        await stream.open(origin)
+        await stream.open()
     except Refusal as refusal:
         await refuse(send, refusal, b"GET, OPTIONS", cors)
         return
@@ -95,140 +100,78 @@ async def _gone(receive: Any) -> None:
         pass
 
 
-class _Stream:
+class _EventStream:
     """One request: its session and the one subscription it asks for."""
 
-    def __init__(self, scope: dict[str, Any], headers: dict[bytes, str]) -> None:
+    def __init__(self, scope: dict[str, Any]) -> None:
         self._scope = scope
-        self._headers = headers
+        self._headers = read_headers(scope)
         self._node = get_node()
-        self._outlet = EventOutlet(lambda: self._node.policy.config.max_buffered_bytes)
-        self.session = Session(self._node, (scope.get("client") or ("",))[0])
-        self.session.attach(self._outlet)
-        self._began = False
+        self._transport = EventTransport(lambda: self._node.policy.config.max_buffered_bytes)
+        self._session = Session(self._node, read_address(scope))
+        self._session.attach(self._transport)
+        self._has_begun = False
 
-    async def open(self, origin: str | None) -> None:
+    async def open(self) -> None:
         """Count the client in, authenticate it and subscribe. Raises :class:`Refusal`."""
         try:
             await self._node.start()
-            query = self._read_query()
-            data = self._read_request(query)
-            self._admit(origin)
-            await self._authenticate(query)
-            wanted = read_subscription(data)
-            explanation = await self.session.explain(wanted)
-            subscription_id, replay = await self.session.subscribe(wanted)
+            query = read_query(self._scope["query_string"])
+            check_method(self._scope, "GET")
+            kind = self._scope["path"].removeprefix(PREFIX)
+            if kind not in SUBSCRIPTION_TYPES:
+                raise unknown_type()
+            data = read_data(kind, query, self._headers)
+            check_draining(self._node)
+            if self._session.admit(self._headers.get(b"origin")):
+                await self._authenticate(read_secret(query, self._headers))
+            self._check_ended()
+            await self._session.subscribe(read_subscribe_request(data))
+        except Refusal:
+            self._check_ended()
+            raise
         except ProtocolError as error:
             self._check_ended()
-            raise _refusal_of(error) from None
-        self.session.send_subscribed(
-            subscription_id, data["filters"], replay, explanation=explanation
-        )
-        if replay is not None:
-            self._node.subscriptions.go_live(replay)
+            retry_after = (error.details or {}).get("retry_after")
+            status = _STATUS.get(error.code, 400)
+            raise Refusal(status, error.code, str(error), retry_after) from None
 
-    def _read_query(self) -> dict[str, list[str]]:
-        query = self._scope["query_string"].decode("latin-1")
-        try:
-            return parse_qs(query, keep_blank_values=True, max_num_fields=MAX_PARAMETERS)
-        except ValueError:
-            raise ProtocolError(ErrorCode.INVALID_SUBSCRIPTION, "too many parameters") from None
-
-    def _read_request(self, query: dict[str, list[str]]) -> dict[str, Any]:
-        """Return what the ``data`` of a ``subscribe`` message would be."""
-        if self._scope["method"] != "GET":
-            raise Refusal(405, "method_not_allowed", "Method not allowed")
-        kind = self._scope["path"].removeprefix(PREFIX)
-        if kind not in SUBSCRIPTION_TYPES:
-            error = ProtocolError(
-                ErrorCode.INVALID_SUBSCRIPTION,
-                f"type: expected one of {', '.join(SUBSCRIPTION_TYPES)}",
-            )
-            raise Refusal(404, error.code, str(error))
-        last = self._headers.get(b"last-event-id") or query.get("last_event_id", [""])[-1]
-        try:
-            return {
-                "type": kind,
-                "filters": _read_filters(query.get("filter", [])),
-                "resume": parse_event_id(last)._asdict() if last else None,
-                "rewind": _read_number(query.get("rewind")),
-                "explain": _read_flag(query.get("explain")),
-                **_read_options(query),
-            }
-        except ValueError as error:
-            raise ProtocolError(ErrorCode.INVALID_SUBSCRIPTION, str(error)) from None
-
-    def _admit(self, origin: str | None) -> None:
-        if self._node.draining:
-            raise _unavailable("Server restarting", self._node.restart_delay())
-        if refusal := self.session.refuse(origin):
-            self.session.end(*refusal)
-            self._check_ended()
-
-    async def _authenticate(self, query: dict[str, list[str]]) -> None:
-        secret = self._read_secret(query)
-        if secret is None:
-            if self.session.grant is None:
-                raise ProtocolError(ErrorCode.AUTH_REQUIRED)
-            return
-        try:
-            grant = await self.session.authenticate(secret)
-        except Unavailable as error:
-            logger.warning("authentication: %s", error)
-            raise _unavailable(ERROR_TEXTS[ErrorCode.UNAVAILABLE]) from None
-        self._check_ended()
-        if grant is None:
-            raise Refusal(401, "invalid_credentials", "Invalid credentials")
-        if self.session.enter(grant):
-            self.session.apply_grant(grant)
-        self._check_ended()
-
-    def _read_secret(self, query: dict[str, list[str]]) -> str | None:
-        """Return the bearer token, or that of the query, which only may be a short-lived one.
-
-        Queries end up in logs and histories (RFC 6750, section 5.3).
-        """
-        scheme, _, secret = self._headers.get(b"authorization", "").partition(" ")
-        if scheme.lower() == "bearer":
-            return secret.strip()
-        if "token" not in query:
-            return None
-        secret = query["token"][-1]
-        if secret.startswith(connection_tokens.MARK) or secret.count(".") == 2:
-            return secret
-        raise ProtocolError(
-            ErrorCode.INVALID_MESSAGE,
-            "token: only connection tokens and JSON Web Tokens may be in the query; "
-            "an access token goes into the Authorization header",
-        )
+    async def _authenticate(self, secret: str | None) -> None:
+        if secret is not None:
+            grant = await authenticate(self._session, secret)
+            if not self._session.has_ended and self._session.enter(grant):
+                self._session.apply_grant(grant)
+        elif self._session.grant is None:
+            raise ProtocolError(ErrorCode.AUTH_REQUIRED)
 
     def _check_ended(self) -> None:
         """Raise the refusal that says how the session has ended, if it has."""
-        if self._outlet.closed is not None:
-            raise _refusal_of_close(*self._outlet.closed)
-        if self.session.ended:
-            raise _unavailable(ERROR_TEXTS[ErrorCode.UNAVAILABLE])
+        if self._transport.closed is not None:
+            raise _refusal_of_close(*self._transport.closed)
+        if self._session.has_ended:
+            raise unavailable()
 
     async def run(self, send: Any, cors: Headers) -> None:
         """Send what comes until the session or its subscription ends."""
-        self._began = True
+        self._has_begun = True
         await start(send, 200, [*_STREAM_HEADERS, *cors])
         first = b"retry: %d\n" % random.randint(*RETRY)  # noqa: S311 - spreads load
-        while (chunk := await self._outlet.read(self._silence())) is not None:
+        while (chunk := await self._transport.read(self._longest_silence())) is not None:
             await send_body(send, first + (chunk or self._sign_of_life()), more=True)
             first = b""
-            if self._outlet.closed is None and not self.session.subscriptions:
-                break  # no longer allowed, as the client was told
+            if self._transport.closed is None and not self._session.subscriptions:
+                break  # it is no longer allowed, as the client has been told
         await send_body(send, b"")
 
-    def closed(self) -> None:
-        """Say how the stream ended, if it began; a client that leaves gives no code (1005)."""
-        if self._began:
-            code, _ = self._outlet.closed or (1005, None)
-            self.session.closed(int(code), TRANSPORT)
+    def close(self) -> None:
+        """Forget the client; log how the stream ended, if it began."""
+        self._session.forget()
+        if self._has_begun:
+            code, _ = self._transport.closed or (NO_CODE, None)
+            self._session.record_close(int(code), TRANSPORT)
 
-    def _silence(self) -> float:
-        """Return the seconds after which something is said even if nothing has come."""
+    def _longest_silence(self) -> float:
+        """Return the seconds after which a sign of life is sent if nothing else has been."""
         return self._node.policy.config.ping_interval
 
     def _sign_of_life(self) -> bytes:
@@ -236,54 +179,9 @@ class _Stream:
 
         An event without data only changes the id with which a client comes back.
         """
-        for known in self.session.subscriptions:
-            return event_id(self.session.position(known)) + b"\n"
+        for subscription_id in self._session.subscriptions:
+            return event_id(self._session.position(subscription_id)) + b"\n"
         return COMMENT
-
-
-def _read_filters(options: list[str]) -> Any:
-    """Return the filters of ``filter`` parameters: ``path=value`` each, or one JSON object."""
-    if len(options) == 1 and options[0].startswith("{"):
-        try:
-            return msgspec.json.decode(options[0])
-        except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-            raise ValueError(f"filter: not JSON ({error})") from None
-    return parse_filter_options(options)
-
-
-def _read_number(values: list[str] | None) -> int | None:
-    if values is None:
-        return None
-    if not (values[-1].isascii() and values[-1].isdigit()) or len(values[-1]) > 18:
-        raise ValueError("rewind: expected a number")
-    return int(values[-1])
-
-
-def _read_options(query: dict[str, list[str]]) -> dict[str, Any]:
-    """Return the options as a ``subscribe`` message has them."""
-    if "batch_ms" in query:
-        raise ValueError("batch_ms: not in event streams, which have no frames")
-    options: dict[str, Any] = {
-        name: query[name][-1] for name in ("conflate", "on_overflow") if name in query
-    }
-    if "max_rate" in query:
-        options["max_rate"] = _read_rate(query["max_rate"][-1])
-    if "fields" in query:
-        options["fields"] = ",".join(query["fields"]).split(",")
-    return options
-
-
-def _read_rate(text: str) -> Any:
-    try:
-        return msgspec.json.decode(text)
-    except (msgspec.DecodeError, UnicodeError, RecursionError):
-        return text  # which is no number, as will be said
-
-
-def _read_flag(values: list[str] | None) -> bool:
-    if values is None or values[-1] in ("0", "1"):
-        return values is not None and values[-1] == "1"
-    raise ValueError("explain: expected 0 or 1")
 
 
 # Answers
@@ -299,9 +197,7 @@ _STREAM_HEADERS: Headers = [
 def _cors(origin: str | None) -> Headers:
     """Return what lets an allowed origin's page read the answer (Fetch, section 3.3)."""
     varies = (b"vary", b"Origin")
-    if origin is None:
-        return [varies]
-    if not origin_allowed(origin, get_node().policy.config.allowed_origins):
+    if origin is None or not origin_allowed(origin, get_node().policy.config.allowed_origins):
         return [varies]
     return [
         varies,
@@ -318,15 +214,6 @@ async def _preflight(send: Any, cors: Headers, origin: str | None) -> None:
     ]
     await start(send, 204, [(b"allow", b"GET, OPTIONS"), *cors, *(allowed if origin else [])])
     await send_body(send, b"")
-
-
-def _unavailable(text: str, retry_after: float = RETRY_AFTER_UNAVAILABLE) -> Refusal:
-    return Refusal(503, ErrorCode.UNAVAILABLE, text, retry_after)
-
-
-def _refusal_of(error: ProtocolError) -> Refusal:
-    retry_after = (error.details or {}).get("retry_after")
-    return Refusal(_STATUS.get(error.code, 400), error.code, str(error), retry_after)
 
 
 def _refusal_of_close(code: CloseCode, reason: CloseReason) -> Refusal:

@@ -29,7 +29,7 @@ from realtime.monitoring.snapshot import Snapshot, add_up
 from realtime.protocol import ERROR_TEXTS, ErrorCode
 from realtime.publishing.outbox import count_waiting
 from realtime.sessions.node import Node, get_node
-from realtime.sessions.session import RETRY_AFTER_UNAVAILABLE, Session
+from realtime.sessions.peer import RETRY_AFTER_UNAVAILABLE, Peer
 
 logger = logging.getLogger(__name__)
 
@@ -67,9 +67,8 @@ async def _refusal(request: HttpRequest) -> JsonResponse | None:
 async def _refusal_of_token(request: HttpRequest, secret: str) -> JsonResponse | None:
     node = get_node()
     await node.start()
-    grant = await node.authority.authenticate(secret)
+    grant = await Peer(node, request.META.get("REMOTE_ADDR", "")).authenticate(secret)
     if grant is None:
-        await Session(node, request.META.get("REMOTE_ADDR", "")).count_failure(secret)
         challenge = {"WWW-Authenticate": 'Bearer error="invalid_token"'}
         return _error(ErrorCode.AUTH_REQUIRED, 401, challenge)
     return None if grant.can_view_stats else _error(ErrorCode.FORBIDDEN, 403)
@@ -90,7 +89,7 @@ async def stats(request: HttpRequest) -> JsonResponse:
     """Return this process's numbers, those of each process, and the totals."""
     node = get_node()
     await node.start()
-    cluster = await node.look_at_cluster()
+    cluster = await node.reporter.look_at_cluster()
     report: dict[str, Any] = node.report()
     return JsonResponse(
         {
@@ -114,7 +113,7 @@ async def metrics(request: HttpRequest) -> HttpResponse:
     node = get_node()
     await node.start()
     host = socket.gethostname()
-    cluster = await node.look_at_cluster()
+    cluster = await node.reporter.look_at_cluster()
     text = expose([snapshot for snapshot in cluster if snapshot.host == host])
     text += await _outbox(node) + await _processors()
     return HttpResponse(text, content_type=CONTENT_TYPE_LATEST)

@@ -19,14 +19,27 @@ from realtime.auth.grants import Grant
 from realtime.config import get_streaming_config
 from realtime.database import Unavailable
 from realtime.filters import matches
-from realtime.http.responses import Refusal, answer, refuse
+from realtime.http.responses import (
+    Refusal,
+    answer,
+    authenticate,
+    check_draining,
+    check_method,
+    invalid_credentials,
+    read_address,
+    read_bearer,
+    read_headers,
+    refuse,
+    unavailable,
+    unknown_type,
+)
 from realtime.monitoring.audit_log import Event
 from realtime.protocol import ERROR_TEXTS, SUBSCRIPTION_TYPES, ErrorCode
 from realtime.publishing import PublishError, apublish_checked, check_payload
-from realtime.publishing.batches import Batches
-from realtime.publishing.ndjson import Lines, decode_object
-from realtime.sessions.node import get_node
-from realtime.sessions.session import RETRY_AFTER_UNAVAILABLE, Session
+from realtime.publishing.batches import Batches, InvalidPayload, too_large
+from realtime.publishing.ndjson import decode_object
+from realtime.sessions.node import Node, get_node
+from realtime.sessions.peer import Peer
 
 logger = logging.getLogger(__name__)
 
@@ -40,164 +53,215 @@ LOOK_INTERVAL = 1.0
 # RFC 9651, section 3.3.3: a string; a bare word is taken too.
 _KEY = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])+)"|([!#-+\--~]+)')
 MAX_KEY = 255
+# The statuses of payloads that may not be published.
+_STATUS = {
+    ErrorCode.INVALID_MESSAGE: HTTPStatus.BAD_REQUEST,
+    ErrorCode.FORBIDDEN: HTTPStatus.FORBIDDEN,
+    "too_large": HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+}
 
 
-class Gone(Exception):
-    """The client has left."""
+class ClientGone(Exception):
+    """The client has left before its request was complete."""
 
 
 async def ingest(scope: dict[str, Any], receive: Any, send: Any) -> None:
     """Serve one request."""
-    request = _Request(scope, receive)
     try:
-        said = await request.serve()
+        report = await _serve(scope, receive)
     except Refusal as refusal:
         await refuse(send, refusal, b"POST")
-    except Gone:
+    except ClientGone:
         return
     else:
-        await answer(send, HTTPStatus.OK, said)
+        await answer(send, HTTPStatus.OK, report)
 
 
-class _Request:
-    """One request: who asks, and what has been published for him."""
+async def _serve(scope: dict[str, Any], receive: Any) -> dict[str, Any]:
+    """Publish what comes; return the answer. Raises :class:`Refusal`, :class:`ClientGone`."""
+    check_method(scope, "POST")
+    kind = scope["path"].removeprefix(PREFIX)
+    if kind not in SUBSCRIPTION_TYPES:
+        raise unknown_type()
+    node = get_node()
+    await node.start()
+    check_draining(node)
+    headers = read_headers(scope)
+    publisher = _Publisher(Peer(node, read_address(scope)), kind, read_bearer(headers))
+    grant = await publisher.authenticate()
+    form, key = _read_form(headers), _read_key(headers, grant)
+    body = _Body(node, receive)
+    if form == JSON:
+        return await _publish_one(publisher, body, headers, key)
+    skip = parse_qs(scope["query_string"].decode("latin-1")).get("skip_invalid", [""])[-1]
+    batches = Batches(publisher, kind, key, publisher.largest, skip in ("1", "true"))
+    return await _publish_lines(publisher, body, batches)
 
-    def __init__(self, scope: dict[str, Any], receive: Any) -> None:
-        self._scope = scope
-        self._receive = receive
-        self._headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
-        self._node = get_node()
-        self._session = Session(self._node, (scope.get("client") or ("",))[0])
-        self._kind = scope["path"].removeprefix(PREFIX)
-        self._secret = ""
 
-    async def serve(self) -> dict[str, Any]:
-        """Publish what comes; return the answer. Raises :class:`Refusal`, :class:`Gone`."""
-        if self._scope["method"] != "POST":
-            raise Refusal(405, "method_not_allowed", "Method not allowed")
-        if self._kind not in SUBSCRIPTION_TYPES:
-            known = ", ".join(SUBSCRIPTION_TYPES)
-            text = f"{ERROR_TEXTS[ErrorCode.INVALID_SUBSCRIPTION]}type: expected one of {known}"
-            raise Refusal(404, ErrorCode.INVALID_SUBSCRIPTION, text)
-        await self._node.start()
-        self._check_draining()
-        self._session.grant = grant = await self._authenticate()
+async def _publish_one(
+    publisher: _Publisher, body: _Body, headers: dict[bytes, str], key: str | None
+) -> dict[str, Any]:
+    length = headers.get(b"content-length", "")
+    try:
+        if length.isdigit() and int(length) > publisher.largest:
+            raise too_large(publisher.largest)
+        payload = publisher.check(await body.read(publisher.largest))
+        position = await apublish_checked(publisher.kind, [payload], key)
+    except (InvalidPayload, PublishError) as error:
+        raise publisher.refusal_of(error) from None
+    return position._asdict()
+
+
+async def _publish_lines(publisher: _Publisher, body: _Body, batches: Batches) -> dict[str, Any]:
+    try:
+        async for part in body.parts(SILENCE):
+            await batches.feed(part)
+            check_draining(publisher.peer.node)
+        return await batches.end()
+    except (InvalidPayload, PublishError) as error:
+        refusal = publisher.refusal_of(error)
+    except Refusal as error:
+        refusal = error
+    raise refusal.with_details({"line": batches.next_line, **batches.report})
+
+
+class _Publisher:
+    """Who publishes: its rights to a type, and the payloads that they allow."""
+
+    def __init__(self, peer: Peer, kind: str, secret: str | None) -> None:
+        self.peer = peer
+        self.kind = kind
+        self._secret = secret or ""
+
+    async def authenticate(self) -> Grant:
+        """Return the rights, which allow one more request now. Raises :class:`Refusal`."""
+        if not self._secret:
+            raise Refusal.of(401, ErrorCode.AUTH_REQUIRED)
+        grant = await authenticate(self.peer, self._secret)
+        self._take_grant(grant)
+        self.peer.node.authority.note_use(grant)
         self._check_rate(grant)
-        form, key = self._read_form(), self._read_key()
-        if form == JSON:
-            return await self._publish_one(key)
-        skip = parse_qs(self._scope["query_string"].decode("latin-1")).get("skip_invalid", [""])
-        return await self._publish_lines(Batches(self._kind, key), skip[-1] in ("1", "true"))
-
-    # Who asks
-
-    async def _authenticate(self) -> Grant:
-        scheme, _, secret = self._headers.get(b"authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not secret.strip():
-            raise Refusal(401, ErrorCode.AUTH_REQUIRED, ERROR_TEXTS[ErrorCode.AUTH_REQUIRED])
-        self._secret = secret.strip()
-        try:
-            grant = await self._node.authority.authenticate(self._secret)
-        except Unavailable as error:
-            logger.warning("authentication: %s", error)
-            raise _unavailable() from None
-        if grant is None:
-            await self._session.count_failure(self._secret)
-            raise Refusal(401, "invalid_credentials", "Invalid credentials")
-        self._check_right(grant)
-        self._node.authority.note_use(grant)
         return grant
 
-    def _check_right(self, grant: Grant) -> None:
-        if not grant.can_publish or self._kind not in grant.types:
-            self._session.grant = grant
-            self._session.audit(Event.DENIED, type=self._kind)
-            raise Refusal(403, ErrorCode.FORBIDDEN, ERROR_TEXTS[ErrorCode.FORBIDDEN])
-
-    async def _check_again(self) -> None:
-        """Refuse the rest of a stream whose token has been changed or revoked meanwhile."""
-        try:
-            grant = await self._node.authority.authenticate(self._secret)
-        except Unavailable:
-            return
-        if grant is None:
-            raise Refusal(401, "invalid_credentials", "Invalid credentials")
-        self._check_right(grant)
-        self._session.grant = grant
+    def _take_grant(self, grant: Grant) -> None:
+        self.peer.set_grant(grant)
+        if not grant.can_publish or self.kind not in grant.types:
+            self.peer.audit(Event.DENIED, type=self.kind)
+            raise Refusal.of(403, ErrorCode.FORBIDDEN)
 
     def _check_rate(self, grant: Grant) -> None:
-        config = self._node.policy.config
+        config = self.peer.node.policy.config
         if not config.enable_rate_limiting:
             return
         limit = grant.rate_limit_per_minute or config.rate_limit_per_minute
-        wait = self._node.requests.check(grant.holder, time.monotonic(), limit)
+        wait = self.peer.node.requests.check(grant.holder, time.monotonic(), limit)
         if wait:
-            self._node.stats.rate_limited += 1
-            self._session.audit_limit("rate limit")
+            self.peer.count_rate_limited()
             code = ErrorCode.RATE_LIMITED
             raise Refusal(429, code, ERROR_TEXTS[code], wait)
 
-    def _check_draining(self) -> None:
-        if self._node.draining:
-            raise _unavailable("Server restarting", self._node.restart_delay())
+    async def check_rights(self) -> None:
+        """Refuse the rest of a stream whose token has been changed or revoked meanwhile."""
+        try:
+            grant = await self.peer.node.authority.authenticate(self._secret)
+        except Unavailable:
+            return
+        if grant is None:
+            raise invalid_credentials()
+        self._take_grant(grant)
 
-    # What is asked
-
-    def _read_form(self) -> str:
-        form, _, parameters = self._headers.get(b"content-type", "").lower().partition(";")
-        charset = parameters.partition("charset=")[2].strip(' "') or "utf-8"
-        encoding = self._headers.get(b"content-encoding", "identity")
-        if form.strip() not in (JSON, NDJSON) or charset != "utf-8" or encoding != "identity":
-            text = f"Unsupported media type: expected {JSON} or {NDJSON}, in UTF-8, not compressed"
-            raise Refusal(415, "unsupported_media_type", text)
-        if not {b"content-length", b"transfer-encoding"} & self._headers.keys():
-            raise Refusal(411, "length_required", "Length required")
-        return JSON if form.strip() == JSON else NDJSON
-
-    def _read_key(self) -> str | None:
-        """Return what identifies the request and nobody else's, if it may be repeated.
-
-        The header is that of draft-ietf-httpapi-idempotency-key-header.
-        """
-        if b"idempotency-key" not in self._headers:
-            return None
-        text = self._headers[b"idempotency-key"].strip()
-        found = _KEY.fullmatch(text)
-        if found is None or len(text) > MAX_KEY:
-            raise _invalid(f"Idempotency-Key: expected a string of at most {MAX_KEY} characters")
-        assert self._session.grant is not None
-        return f"POST {self._session.grant.holder} {found[1] or found[2]}"
-
-    def _largest(self) -> int:
-        in_force = self._node.policy.config.max_message_size
+    @property
+    def largest(self) -> int:
+        """The most bytes that a payload may have."""
+        in_force = self.peer.node.policy.config.max_message_size
         return min(in_force, get_streaming_config().websocket.max_message_size)
 
-    def _check(self, text: bytes) -> bytes:
-        """Return a payload as it is published. Raises :class:`Refusal`."""
-        if len(text) > self._largest():
-            raise _too_large(self._largest())
+    def check(self, text: bytes) -> bytes:
+        """Return a payload as it is published. Raises :class:`InvalidPayload`."""
+        if len(text) > self.largest:
+            raise too_large(self.largest)
         try:
             payload = decode_object(text)
             body = check_payload(payload)
         except ValueError as error:
-            raise _invalid(str(error)) from None
-        assert self._session.grant is not None
-        if not matches(self._session.grant.filters, payload):
-            text_ = f"{ERROR_TEXTS[ErrorCode.FORBIDDEN]}: outside the token's filters"
-            raise Refusal(403, ErrorCode.FORBIDDEN, text_)
+            code = ErrorCode.INVALID_MESSAGE
+            raise InvalidPayload(code, f"{ERROR_TEXTS[code]}{error}") from None
+        assert self.peer.grant is not None
+        if not matches(self.peer.grant.filters, payload):
+            code = ErrorCode.FORBIDDEN
+            raise InvalidPayload(code, f"{ERROR_TEXTS[code]}: outside the token's filters")
         return body
 
-    # The body
+    def refusal_of(self, error: InvalidPayload | PublishError) -> Refusal:
+        """Return the answer for a payload that has not been published."""
+        if isinstance(error, InvalidPayload):
+            return Refusal(_STATUS[error.code], error.code, str(error))
+        logger.warning("publishing for %s: %s", self.peer.address, error)
+        return unavailable()
 
-    async def _parts(self, silence: float) -> AsyncIterator[bytes]:
-        """Yield what arrives. Raises :class:`Gone`, or :class:`Refusal` if nothing does."""
-        more = True
-        while more:
+
+def _read_form(headers: dict[bytes, str]) -> str:
+    """Return the media type, :data:`JSON` or :data:`NDJSON`. Raises :class:`Refusal`."""
+    form, _, parameters = headers.get(b"content-type", "").lower().partition(";")
+    charset = parameters.partition("charset=")[2].strip(' "') or "utf-8"
+    encoding = headers.get(b"content-encoding", "identity")
+    if form.strip() not in (JSON, NDJSON) or charset != "utf-8" or encoding != "identity":
+        text = f"Unsupported media type: expected {JSON} or {NDJSON}, in UTF-8, not compressed"
+        raise Refusal(415, "unsupported_media_type", text)
+    if not {b"content-length", b"transfer-encoding"} & headers.keys():
+        raise Refusal(411, "length_required", "Length required")
+    return JSON if form.strip() == JSON else NDJSON
+
+
+def _read_key(headers: dict[bytes, str], grant: Grant) -> str | None:
+    """Return what identifies the request among all holders' requests, if it may be repeated.
+
+    The header is that of draft-ietf-httpapi-idempotency-key-header.
+    """
+    if b"idempotency-key" not in headers:
+        return None
+    text = headers[b"idempotency-key"].strip()
+    match = _KEY.fullmatch(text)
+    if match is None or len(text) > MAX_KEY:
+        expected = f"Idempotency-Key: expected a string of at most {MAX_KEY} characters"
+        raise Refusal.of(400, ErrorCode.INVALID_MESSAGE, expected)
+    return f"POST {grant.holder} {match[1] or match[2]}"
+
+
+class _Body:
+    """The body of one request, as it arrives."""
+
+    def __init__(self, node: Node, receive: Any) -> None:
+        self._node = node
+        self._receive = receive
+
+    async def read(self, largest: int) -> bytes:
+        """Return all of it. Raises as :meth:`parts`, and :class:`InvalidPayload`."""
+        body = bytearray()
+        try:
+            async with asyncio.timeout(BODY_TIMEOUT):
+                async for part in self.parts(BODY_TIMEOUT):
+                    body += part
+                    if len(body) > largest:
+                        raise too_large(largest)
+        except TimeoutError:
+            raise Refusal(408, "timeout", "The request has not come in time") from None
+        return bytes(body)
+
+    async def parts(self, silence: float) -> AsyncIterator[bytes]:
+        """Yield what arrives, each part within *silence* seconds after the last.
+
+        Raises:
+            ClientGone: the client has left.
+            Refusal: nothing comes for too long, or the server is about to end.
+        """
+        has_more = True
+        while has_more:
             message = await self._next(time.monotonic() + silence)
             if message["type"] == "http.disconnect":
-                raise Gone
+                raise ClientGone
             yield message.get("body", b"")
-            more = message.get("more_body", False)
+            has_more = message.get("more_body", False)
 
     async def _next(self, deadline: float) -> Any:
         while time.monotonic() < deadline:
@@ -205,89 +269,5 @@ class _Request:
                 async with asyncio.timeout(LOOK_INTERVAL):
                     return await self._receive()
             except TimeoutError:
-                self._check_draining()
+                check_draining(self._node)
         raise Refusal(408, "timeout", "Nothing has come for too long")
-
-    async def _publish_one(self, key: str | None) -> dict[str, Any]:
-        body = self._check(await self._read_one())
-        try:
-            position = await apublish_checked(self._kind, [body], key)
-        except PublishError as error:
-            raise self._not_confirmed(error) from None
-        return position._asdict()
-
-    def _not_confirmed(self, error: PublishError) -> Refusal:
-        logger.warning("publishing for %s: %s", self._session.address, error)
-        return _unavailable()
-
-    async def _read_one(self) -> bytes:
-        body, largest = bytearray(), self._largest()
-        length = self._headers.get(b"content-length", "")
-        try:
-            async with asyncio.timeout(BODY_TIMEOUT):
-                if length.isdigit() and int(length) > largest:
-                    raise _too_large(largest)
-                async for part in self._parts(BODY_TIMEOUT):
-                    body += part
-                    if len(body) > largest:
-                        raise _too_large(largest)
-        except TimeoutError:
-            raise Refusal(408, "timeout", "The request has not come in time") from None
-        return bytes(body)
-
-    async def _publish_lines(self, batches: Batches, skip: bool) -> dict[str, Any]:
-        lines = Lines(self._largest())
-        try:
-            async for part in self._parts(SILENCE):
-                for line in lines.feed(part):
-                    await self._take(batches, line, skip)
-                if lines.is_too_long and not skip:
-                    await self._stop(batches, _too_large(self._largest()))
-                if batches.may_be_cut_anywhere:
-                    await self._publish(batches)
-                self._check_draining()
-            for line in lines.end():
-                await self._take(batches, line, skip)
-            await self._publish(batches)
-        except Refusal as refusal:
-            refusal.details = {"line": batches.next_line, **batches.report, **refusal.details}
-            raise
-        return batches.report
-
-    async def _take(self, batches: Batches, line: bytes, skip: bool) -> None:
-        text = line.removesuffix(b"\r")
-        try:
-            batches.add(self._check(text) if text.strip() else None, len(line))
-        except Refusal as refusal:
-            if not skip:
-                await self._stop(batches, refusal)
-            batches.skip(len(line), str(refusal))
-        if batches.is_full:
-            await self._publish(batches)
-
-    async def _stop(self, batches: Batches, refusal: Refusal) -> None:
-        """Refuse the next line, once all before it is published."""
-        await self._publish(batches)
-        raise refusal
-
-    async def _publish(self, batches: Batches) -> None:
-        if batches.waiting:
-            await self._check_again()
-        try:
-            await batches.publish()
-        except PublishError as error:
-            raise self._not_confirmed(error) from None
-
-
-def _invalid(text: str) -> Refusal:
-    return Refusal(400, ErrorCode.INVALID_MESSAGE, ERROR_TEXTS[ErrorCode.INVALID_MESSAGE] + text)
-
-
-def _too_large(largest: int) -> Refusal:
-    return Refusal(413, "too_large", f"Larger than max_message_size ({largest} bytes)")
-
-
-def _unavailable(
-    text: str = ERROR_TEXTS[ErrorCode.UNAVAILABLE], retry_after: float = RETRY_AFTER_UNAVAILABLE
-) -> Refusal:
-    return Refusal(503, ErrorCode.UNAVAILABLE, text, retry_after)

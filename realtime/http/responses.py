@@ -1,20 +1,33 @@
-"""Answers of what is served over HTTP beside Django: errors in JSON, and the parts of a response.
+"""Requests and answers beside Django: bearer tokens, errors in JSON, the parts of a response.
 
-Knows HTTP; nothing of what is asked for.
+Knows HTTP and the contract's codes; nothing of what is asked for.
 """
 
 from __future__ import annotations
 
+import logging
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Self
 
 import msgspec
+
+from realtime.auth.grants import Grant
+from realtime.database import Unavailable
+from realtime.protocol import ERROR_TEXTS, ErrorCode
+from realtime.protocol.subscribe import invalid_type
+from realtime.sessions.node import Node
+from realtime.sessions.peer import RETRY_AFTER_UNAVAILABLE, Peer
+
+logger = logging.getLogger(__name__)
 
 Headers = list[tuple[bytes, bytes]]
 
 
 class Refusal(Exception):
-    """An answer other than what was asked for, with ``details``; *retry_after* is in seconds."""
+    """An answer other than what was asked for: its status and the JSON of the error.
+
+    *retry_after* is in seconds; it becomes a header and one of the details.
+    """
 
     def __init__(
         self,
@@ -32,9 +45,77 @@ class Refusal(Exception):
         if retry_after is not None:
             self.details["retry_after"] = retry_after
 
+    @classmethod
+    def of(cls, status: int, code: ErrorCode, text: str = "") -> Self:
+        """Return the refusal with a code of the contract and its text, which *text* ends."""
+        return cls(status, code, ERROR_TEXTS[code] + text)
+
+    def with_details(self, details: dict[str, Any]) -> Self:
+        """Return the same refusal with more details."""
+        together = details | self.details
+        return type(self)(self.status, self.code, str(self), self.retry_after, together)
+
+
+def unavailable(
+    text: str = ERROR_TEXTS[ErrorCode.UNAVAILABLE], retry_after: float = RETRY_AFTER_UNAVAILABLE
+) -> Refusal:
+    """Return the refusal of a server that cannot serve the request now."""
+    return Refusal(503, ErrorCode.UNAVAILABLE, text, retry_after)
+
+
+def unknown_type() -> Refusal:
+    """Return the refusal for a path that ends with no subscription type."""
+    error = invalid_type()
+    return Refusal(404, error.code, str(error))
+
+
+def invalid_credentials() -> Refusal:
+    """Return the refusal for a credential that grants nothing."""
+    return Refusal(401, "invalid_credentials", "Invalid credentials")
+
+
+def check_method(scope: dict[str, Any], method: str) -> None:
+    """Raise :class:`Refusal` for a request with another method."""
+    if scope["method"] != method:
+        raise Refusal(405, "method_not_allowed", "Method not allowed")
+
+
+def check_draining(node: Node) -> None:
+    """Raise :class:`Refusal` if the server is about to end."""
+    if node.drain.has_begun:
+        raise unavailable("Server restarting", node.drain.retry_after())
+
+
+def read_headers(scope: dict[str, Any]) -> dict[bytes, str]:
+    """Return the headers of a request by their names, in lower case."""
+    return {name: value.decode("latin-1") for name, value in scope["headers"]}
+
+
+def read_address(scope: dict[str, Any]) -> str:
+    """Return the address of the client, or nothing."""
+    return str((scope.get("client") or ("",))[0])
+
+
+def read_bearer(headers: dict[bytes, str]) -> str | None:
+    """Return the token of the Authorization header (RFC 6750, section 2.1), if it has one."""
+    scheme, _, secret = headers.get(b"authorization", "").partition(" ")
+    return secret.strip() if scheme.lower() == "bearer" else None
+
+
+async def authenticate(peer: Peer, secret: str) -> Grant:
+    """Return what a credential grants. Raises :class:`Refusal`."""
+    try:
+        grant = await peer.authenticate(secret)
+    except Unavailable as error:
+        logger.warning("authentication: %s", error)
+        raise unavailable() from None
+    if grant is None:
+        raise invalid_credentials()
+    return grant
+
 
 async def refuse(send: Any, refusal: Refusal, allow: bytes, more: Headers | None = None) -> None:
-    """Answer with an error: {error, code, details?}. *allow* are the methods there are."""
+    """Answer with an error: {error, code, details?}. *allow* names the methods that exist."""
     headers: Headers = list(more or [])
     if refusal.retry_after is not None:
         headers.append((b"retry-after", b"%d" % max(1, round(refusal.retry_after))))
@@ -42,15 +123,15 @@ async def refuse(send: Any, refusal: Refusal, allow: bytes, more: Headers | None
         headers.append((b"www-authenticate", b"Bearer"))
     if refusal.status == HTTPStatus.METHOD_NOT_ALLOWED:
         headers.append((b"allow", allow))
-    said: dict[str, Any] = {"error": str(refusal), "code": str(refusal.code)}
+    content: dict[str, Any] = {"error": str(refusal), "code": str(refusal.code)}
     if refusal.details:
-        said["details"] = refusal.details
-    await answer(send, refusal.status, said, headers)
+        content["details"] = refusal.details
+    await answer(send, refusal.status, content, headers)
 
 
-async def answer(send: Any, status: int, said: Any, more: Headers | None = None) -> None:
+async def answer(send: Any, status: int, content: Any, more: Headers | None = None) -> None:
     """Answer with JSON."""
-    body = msgspec.json.encode(said)
+    body = msgspec.json.encode(content)
     headers: Headers = [
         (b"content-type", b"application/json"),
         (b"cache-control", b"no-store"),

@@ -1,21 +1,26 @@
 """The wire: messages, codes, frames, headers, and what a client may ask for. Pure."""
 
-from realtime.protocol.messages import (
+from realtime.protocol.codes import (
     ERROR_TEXTS,
-    MAX_METADATA_BYTES,
     PAYLOAD_KEYS,
-    SUBSCRIPTION_ID,
     SUBSCRIPTION_TYPES,
-    Auth,
     CloseCode,
     CloseReason,
-    Command,
     ErrorCode,
-    Ping,
-    Position,
     ProtocolError,
+)
+from realtime.protocol.commands import (
+    MAX_METADATA_BYTES,
+    SUBSCRIPTION_ID,
+    Auth,
+    Command,
+    Ping,
     Subscribe,
     Unsubscribe,
+    parse,
+)
+from realtime.protocol.messages import (
+    Position,
     encode,
     encode_batch_head,
     encode_batch_item,
@@ -24,7 +29,6 @@ from realtime.protocol.messages import (
     encode_error,
     encode_payload,
     format_timestamp,
-    parse,
     replace_payload,
 )
 

@@ -1,4 +1,4 @@
-"""Whose connection it is: the client's address, which a proxy in front only tells. Pure.
+"""The address of a client, which a server behind a proxy knows only from a header. Pure.
 
 Anyone can send ``X-Forwarded-For``. Each proxy appends the address it was called from, so entries
 are believed from the right, as long as trusted proxies wrote them (MDN, "X-Forwarded-For", security
@@ -40,7 +40,7 @@ class TrustedProxies:
         self._networks = [ip_network(text) for text in texts - {UNIX}]
 
     def __bool__(self) -> bool:
-        """Whether there are any."""
+        """Whether any proxy is trusted."""
         return self._trusts_unix or bool(self._networks)
 
     def trusts(self, peer: str | None) -> bool:
@@ -53,10 +53,10 @@ class TrustedProxies:
         )
 
     def client(self, peer: str | None, forwarded_for: Sequence[str]) -> str | None:
-        """Return the client's address.
+        """Return the address of the client whose connection comes from *peer*.
 
         *forwarded_for* are the values of the ``X-Forwarded-For`` headers in their order. An entry
-        that is no address ends the search: what is left of it may be anybody's.
+        that is no address ends the search: anybody may have written those before it.
         """
         client = peer
         entries = [entry for value in forwarded_for for entry in value.split(",")]

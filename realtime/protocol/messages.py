@@ -1,35 +1,24 @@
-"""The wire contract: message types, error and close codes, parsing and encoding. Pure.
+"""What a server sends: its messages as JSON text. Pure.
 
-Knows JSON and the contract (docs/protocol.md), nothing of sockets, settings or subscriptions'
-meaning. Everything a client sends goes through :func:`parse`; everything it receives is encoded
-here.
+A ``data`` message has two parts, since most of it is the same for all who receive it. The head is
+made once per message, the tail is the end of each client's own copy::
+
+    {"type":"data","data":{...},"timestamp":"...","metadata":{...},"subscription_id":"my-id"}
+    |----------------------------------- head ---------------------------------------||-tail-|
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from enum import IntEnum, StrEnum
 from math import isfinite
 from typing import Any, NamedTuple
 
 import msgspec
 
-# Subscription type -> the key of the payload in a data message.
-PAYLOAD_KEYS = {
-    "events": "event",
-    "metrics": "metrics",
-    "alerts": "alert",
-    "predictions": "prediction",
-    "aggregations": "aggregation",
-    "system_status": "status",
-}
-SUBSCRIPTION_TYPES = tuple(PAYLOAD_KEYS)
+from realtime.protocol.codes import PAYLOAD_KEYS, ProtocolError
 
-MAX_METADATA_BYTES = 1024
-SUBSCRIPTION_ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}\Z")
+_encoder = msgspec.json.Encoder()
 
 
 class Position(NamedTuple):
@@ -37,215 +26,6 @@ class Position(NamedTuple):
 
     epoch: str
     offset: int
-
-
-class ErrorCode(StrEnum):
-    """Codes of ``error`` messages; :data:`ERROR_TEXTS` has their exact texts."""
-
-    RATE_LIMITED = "rate_limited"
-    INVALID_MESSAGE = "invalid_message"
-    UNKNOWN_TYPE = "unknown_type"
-    AUTH_REQUIRED = "auth_required"
-    FORBIDDEN = "forbidden"
-    INVALID_SUBSCRIPTION = "invalid_subscription"
-    UNKNOWN_SUBSCRIPTION = "unknown_subscription"
-    DUPLICATE_SUBSCRIPTION = "duplicate_subscription"
-    TOO_MANY_SUBSCRIPTIONS = "too_many_subscriptions"
-    DATA_LOST = "data_lost"
-    RESTARTING = "restarting"
-    UNAVAILABLE = "unavailable"
-
-
-# The two that end with a colon are followed by what is wrong.
-ERROR_TEXTS = {
-    ErrorCode.RATE_LIMITED: "Rate limit exceeded",
-    ErrorCode.INVALID_MESSAGE: "Invalid message format: ",
-    ErrorCode.UNKNOWN_TYPE: "Unknown message type",
-    ErrorCode.AUTH_REQUIRED: "Authentication required",
-    ErrorCode.FORBIDDEN: "Not permitted",
-    ErrorCode.INVALID_SUBSCRIPTION: "Invalid subscription: ",
-    ErrorCode.UNKNOWN_SUBSCRIPTION: "Unknown subscription",
-    ErrorCode.DUPLICATE_SUBSCRIPTION: "Duplicate subscription",
-    ErrorCode.TOO_MANY_SUBSCRIPTIONS: "Too many subscriptions",
-    ErrorCode.DATA_LOST: "Data lost",
-    ErrorCode.RESTARTING: "Server restarting",
-    ErrorCode.UNAVAILABLE: "Temporarily unavailable",
-}
-
-
-class CloseCode(IntEnum):
-    """WebSocket close codes the server sends (RFC 6455, section 7.4, and the IANA registry)."""
-
-    PROTOCOL_ERROR = 1002
-    INVALID_PAYLOAD = 1007
-    POLICY_VIOLATION = 1008
-    MESSAGE_TOO_BIG = 1009
-    INTERNAL_ERROR = 1011
-    SERVICE_RESTART = 1012
-    TRY_AGAIN_LATER = 1013
-
-
-class CloseReason(StrEnum):
-    """The exact reasons sent with a close code."""
-
-    ORIGIN = "origin not allowed"
-    AUTH_TIMEOUT = "authentication timeout"
-    AUTH_FAILED = "authentication failed"
-    TOKEN_REVOKED = "token revoked"  # noqa: S105 - a reason, not a secret
-    TOKEN_EXPIRED = "token expired"  # noqa: S105 - a reason, not a secret
-    FLOODING = "flooding"
-    DISCONNECTED = "disconnected by an administrator"
-    CAPACITY = "server at capacity"
-    TOKEN_CONNECTIONS = "token connection limit"  # noqa: S105 - a reason, not a secret
-    ADDRESS_CONNECTIONS = "address connection limit"
-    SLOW_CONSUMER = "slow consumer"
-    RESTARTING = "server restarting"
-    TOO_BIG = "message too big"
-    INTERNAL = "internal error"
-
-
-class ProtocolError(Exception):
-    """What a client sent cannot be served; becomes the ``error`` message with this code.
-
-    ``metadata`` is the client's own, when it could be read.
-    """
-
-    def __init__(
-        self, code: ErrorCode, explanation: str = "", details: dict[str, Any] | None = None
-    ) -> None:
-        super().__init__(ERROR_TEXTS[code] + explanation)
-        self.code = code
-        self.details = details
-        self.metadata: msgspec.Raw | None = None
-
-
-@dataclass(slots=True)
-class Command:
-    """A message of a client, read. ``metadata`` is its JSON text, to be returned unchanged."""
-
-    metadata: msgspec.Raw | None
-
-
-@dataclass(slots=True)
-class Auth(Command):
-    """``token`` is ``None`` when it is missing or no string: that counts as a wrong one."""
-
-    token: str | None = field(repr=False)
-
-
-@dataclass(slots=True)
-class Subscribe(Command):
-    """``wanted`` is the message's ``data``: the subscription's own rules are checked later."""
-
-    wanted: dict[str, Any]
-    subscription_id: str | None
-
-
-@dataclass(slots=True)
-class Unsubscribe(Command):
-    """End the subscription with this id."""
-
-    subscription_id: str
-
-
-@dataclass(slots=True)
-class Ping(Command):
-    """Asks for a ``pong``."""
-
-
-class _Envelope(msgspec.Struct):
-    """Takes the metadata out of a message as it was written."""
-
-    metadata: msgspec.Raw = msgspec.Raw()
-
-
-_envelope = msgspec.json.Decoder(_Envelope)
-_encoder = msgspec.json.Encoder()
-
-
-def _invalid(explanation: str) -> ProtocolError:
-    return ProtocolError(ErrorCode.INVALID_MESSAGE, explanation)
-
-
-def parse(text: str | bytes) -> Command:
-    """Read one message of a client. Raises :class:`ProtocolError`, nothing else."""
-    message = _decode(text)
-    metadata = _read_metadata(text, message)
-    try:
-        return _read_command(message, metadata)
-    except ProtocolError as error:
-        error.metadata = metadata
-        raise
-
-
-def _decode(text: str | bytes) -> dict[str, Any]:
-    if not text:
-        raise _invalid("empty message")
-    try:
-        message = msgspec.json.decode(text)
-    except RecursionError:
-        raise _invalid("nested too deeply") from None
-    except (msgspec.DecodeError, UnicodeError) as error:
-        raise _invalid(f"not JSON ({error})") from None
-    if not isinstance(message, dict):
-        raise _invalid("expected a JSON object")
-    return message
-
-
-def _read_metadata(text: str | bytes, message: dict[str, Any]) -> msgspec.Raw | None:
-    if message.get("metadata") is None:
-        return None
-    if not isinstance(message["metadata"], dict):
-        raise _invalid("metadata: expected an object")
-    raw = bytes(_envelope.decode(text).metadata)  # a copy: the view would keep all of the text
-    if len(raw) > MAX_METADATA_BYTES:
-        raise _invalid(f"metadata: larger than {MAX_METADATA_BYTES} bytes")
-    return msgspec.Raw(raw)
-
-
-def _read_command(message: dict[str, Any], metadata: msgspec.Raw | None) -> Command:
-    kind = _read_field(message, "type", str)
-    if kind is None:
-        raise _invalid("type: required")
-    data = _read_field(message, "data", dict)
-    chosen_id = _read_field(message, "subscription_id", str)
-    _read_field(message, "timestamp", str)
-    if kind == "ping":
-        return Ping(metadata)
-    if kind == "auth":
-        token = (data or {}).get("token")
-        return Auth(metadata, token if isinstance(token, str) else None)
-    if kind == "subscribe":
-        return _read_subscribe(data, chosen_id, metadata)
-    if kind == "unsubscribe":
-        return _read_unsubscribe(data, chosen_id, metadata)
-    raise ProtocolError(ErrorCode.UNKNOWN_TYPE, details={"type": kind[:256]})
-
-
-def _read_field(message: dict[str, Any], name: str, expected: type) -> Any:
-    value = message.get(name)
-    if value is not None and not isinstance(value, expected):
-        raise _invalid(f"{name}: expected {'an object' if expected is dict else 'a string'}")
-    return value
-
-
-def _read_subscribe(
-    data: dict[str, Any] | None, chosen_id: str | None, metadata: msgspec.Raw | None
-) -> Subscribe:
-    if data is None:
-        raise _invalid("data: required")
-    if chosen_id is not None and not SUBSCRIPTION_ID.match(chosen_id):
-        raise _invalid("subscription_id: expected 1 to 64 characters of A-Z a-z 0-9 _ . : -")
-    return Subscribe(metadata, data, chosen_id)
-
-
-def _read_unsubscribe(
-    data: dict[str, Any] | None, chosen_id: str | None, metadata: msgspec.Raw | None
-) -> Unsubscribe:
-    subscription_id = _read_field(data or {}, "subscription_id", str) or chosen_id
-    if subscription_id is None:
-        raise _invalid("data.subscription_id: required")
-    return Unsubscribe(metadata, subscription_id)
 
 
 def format_timestamp(seconds: float) -> str:
@@ -340,7 +120,7 @@ def encode_payload(payload: Any) -> bytes:
     """Encode what a publisher gave as JSON text.
 
     Raises:
-        ValueError: it is no mapping, or holds what JSON cannot (such as NaN).
+        ValueError: it is no mapping, or has values that JSON does not (such as NaN).
     """
     if not isinstance(payload, dict):
         raise ValueError(f"payload: expected an object, got {type(payload).__name__}")

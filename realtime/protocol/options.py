@@ -1,6 +1,7 @@
-"""What a subscription may ask for beside filters: options, read into one form. Pure.
+"""The options of a subscription: limits on how much of what matches is sent, and when. Pure.
 
-Knows the options' rules (docs/protocol.md)."""
+Knows their rules (docs/protocol.md); how they are carried out is in :mod:`realtime.hub.shaping`.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +12,9 @@ from realtime.filters import MAX_PATH_CHARACTERS, MAX_STEPS, Path
 
 # Messages per second.
 MIN_RATE, MAX_RATE = 0.001, 1000
-
-
-# Of `conflate` alone: how often per second the newest values leave.
+# The max_rate of `conflate` alone.
 CONFLATE_RATE = 1.0
-
-
 MAX_BATCH_MS = 10_000
-
-
 MAX_FIELDS = 64
 
 
@@ -38,15 +33,15 @@ class Options(NamedTuple):
         return self.max_rate is not None
 
     def describe(self) -> dict[str, Any]:
-        """Return them as a client gives them."""
-        said = {
+        """Return them as a client writes them."""
+        options = {
             "max_rate": self.max_rate,
             "conflate": None if self.conflate is None else ".".join(self.conflate),
             "batch_ms": self.batch_ms,
             "fields": None if self.fields is None else [".".join(path) for path in self.fields],
             "on_overflow": "drop" if self.drops else None,
         }
-        return {name: value for name, value in said.items() if value is not None}
+        return {name: value for name, value in options.items() if value is not None}
 
 
 PLAIN = Options()
@@ -55,16 +50,16 @@ PLAIN = Options()
 def read_options(data: Mapping[str, Any]) -> Options | None:
     """Read the options in the ``data`` of ``subscribe``; ``None`` for none. Raises ``ValueError``.
 
-    null is as good as absent.
+    null means the same as absent.
     """
-    given = {name: data[name] for name in _READERS if data.get(name) is not None}
-    if not given:
+    names = [name for name in _READERS if data.get(name) is not None]
+    if not names:
         return None
-    read = {name: _READERS[name](value) for name, value in given.items()}
-    if "conflate" in read:
-        read.setdefault("max_rate", CONFLATE_RATE)
-    drops = read.pop("on_overflow", False)
-    options = Options(**read, drops=drops)
+    values = {name: _READERS[name](data[name]) for name in names}
+    if "conflate" in values:
+        values.setdefault("max_rate", CONFLATE_RATE)
+    drops = values.pop("on_overflow", False)
+    options = Options(**values, drops=drops)
     return None if options == PLAIN else options
 
 
@@ -93,6 +88,7 @@ def _read_overflow(value: Any) -> bool:
 
 
 def _read_path(name: str, text: Any) -> Path:
+    """Return the steps of a path. Raises ``ValueError`` that names the option."""
     if not isinstance(text, str):
         raise ValueError(f"{name}: a path is not a string")
     if len(text) > MAX_PATH_CHARACTERS:

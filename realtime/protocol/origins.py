@@ -1,7 +1,5 @@
 """Which browser origins may connect: patterns and how they match. Pure.
 
-Knows no settings.
-
 An origin is scheme, host and port (RFC 6454). A pattern is ``*`` (any origin), ``null`` (pages
 without one, such as files), an origin (``https://app.example.com``), or an origin whose first
 label is a wildcard (``https://*.example.com``: every subdomain, at any depth, not the domain

@@ -1,4 +1,7 @@
-"""What a client asks to subscribe to, read from the ``data`` of its message. Pure."""
+"""The request to subscribe: how the ``data`` of a ``subscribe`` message is read. Pure.
+
+Knows what a client may ask for; nothing of what it is allowed, which its grant says.
+"""
 
 from __future__ import annotations
 
@@ -14,16 +17,61 @@ from realtime.protocol.options import Options, read_options
 MAX_REWIND = 1000
 
 
-class Request(NamedTuple):
-    """What a client asks for: to go on after a position, or to have the newest few."""
+class StartFrom(NamedTuple):
+    """Where a subscription starts: after a position, with the newest few messages, or now."""
 
     resume: Position | None = None
     rewind: int = 0
 
 
-def read_request(resume: Any, rewind: Any) -> Request:
+class SubscribeRequest(NamedTuple):
+    """What a client asks to subscribe to, with its own filters and not those of its token."""
+
+    type: str
+    # The filters compiled, and as the client wrote them.
+    filters: Filter
+    raw_filters: dict[str, Any]
+    options: Options | None = None
+    start_from: StartFrom = StartFrom()
+    # Whether it asks how many of the newest messages its filters match.
+    wants_explanation: bool = False
+
+    def derive_id(self) -> str:
+        """Return the id of a subscription without a chosen one: equal for equal subscriptions."""
+        plain = derive_subscription_id(self.type, self.filters)
+        if self.options is None:
+            return plain
+        return str(uuid.uuid5(uuid.UUID(plain), json.dumps(self.options.describe())))
+
+
+def invalid_type() -> ProtocolError:
+    """Return the error for a subscription type that does not exist."""
+    expected = ", ".join(SUBSCRIPTION_TYPES)
+    return ProtocolError(ErrorCode.INVALID_SUBSCRIPTION, f"type: expected one of {expected}")
+
+
+def read_subscribe_request(data: Mapping[str, Any]) -> SubscribeRequest:
+    """Read the ``data`` of a ``subscribe`` message. Raises :class:`ProtocolError`."""
+    kind = data.get("type")
+    if not isinstance(kind, str) or kind not in SUBSCRIPTION_TYPES:
+        raise invalid_type()
+    raw_filters = data.get("filters")
+    try:
+        return SubscribeRequest(
+            kind,
+            compile_filters(raw_filters),
+            raw_filters or {},
+            read_options(data),
+            read_start(data.get("resume"), data.get("rewind")),
+            _read_flag("explain", data),
+        )
+    except ValueError as error:
+        raise ProtocolError(ErrorCode.INVALID_SUBSCRIPTION, str(error)) from None
+
+
+def read_start(resume: Any, rewind: Any) -> StartFrom:
     """Read what a client sent as ``resume`` and ``rewind``. Raises ``ValueError``."""
-    return Request(
+    return StartFrom(
         None if resume is None else _read_position(resume),
         0 if rewind is None else _read_count(rewind),
     )
@@ -44,42 +92,6 @@ def _read_count(rewind: Any) -> int:
     if type(rewind) is not int or not 0 <= rewind <= MAX_REWIND:
         raise ValueError(f"rewind: expected an integer from 0 to {MAX_REWIND}")
     return rewind
-
-
-class Wanted(NamedTuple):
-    """What a client asks to subscribe to: with its own filters, not yet those of its token."""
-
-    type: str
-    filters: Filter
-    request: Request
-    options: Options | None = None
-    # The filters as the client wrote them, if it wants to know what they match.
-    explained: dict[str, Any] | None = None
-
-
-def derive_id(wanted: Wanted) -> str:
-    """Return the id of a subscription without a chosen one: equal for equal subscriptions."""
-    plain = derive_subscription_id(wanted.type, wanted.filters)
-    if wanted.options is None:
-        return plain
-    return str(uuid.uuid5(uuid.UUID(plain), json.dumps(wanted.options.describe())))
-
-
-def read_subscription(data: Mapping[str, Any]) -> Wanted:
-    """Read the ``data`` of a ``subscribe`` message. Raises :class:`ProtocolError`."""
-    kind = data.get("type")
-    if not isinstance(kind, str) or kind not in SUBSCRIPTION_TYPES:
-        raise ProtocolError(
-            ErrorCode.INVALID_SUBSCRIPTION,
-            f"type: expected one of {', '.join(SUBSCRIPTION_TYPES)}",
-        )
-    try:
-        filters = compile_filters(data.get("filters"))
-        request = read_request(data.get("resume"), data.get("rewind"))
-        explained = (data.get("filters") or {}) if _read_flag("explain", data) else None
-        return Wanted(kind, filters, request, read_options(data), explained)
-    except ValueError as error:
-        raise ProtocolError(ErrorCode.INVALID_SUBSCRIPTION, str(error)) from None
 
 
 def _read_flag(name: str, data: Mapping[str, Any]) -> bool:

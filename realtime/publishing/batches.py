@@ -1,91 +1,146 @@
-"""Lines on their way into the log: what is published together, and what has been.
+"""A stream of lines on its way into the log: what is published together, and what has been.
 
-Knows publishing; nothing of where the lines come from.
+Knows lines and publishing; nothing of where the lines come from or who may publish.
 """
 
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+from typing import Any, Protocol
 
 from realtime.protocol import Position
 from realtime.publishing import apublish_checked
+from realtime.publishing.ndjson import Lines
 
 MOST_LINES = 1000
 MOST_BYTES = 1024 * 1024
-# Of the lines that were skipped, so many are named.
+# How many of the lines that were skipped are named in the report.
 SHOWN = 10
 
 
-class Batches:
-    """Payloads of one type, in the order of their lines.
+class InvalidPayload(Exception):
+    """A payload that may not be published; ``code`` is that of an error message, or its like."""
 
-    With a *key* the same lines are cut in the same places and published once, however often they
-    come, within ``history_ttl``: what says where to cut is the lines alone. Each batch's key is
-    made of *key*, its number and its payloads, so other lines under the same key are published.
+    def __init__(self, code: str, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+class Publisher(Protocol):
+    """Who publishes, as :class:`Batches` needs it."""
+
+    def check(self, text: bytes) -> bytes:
+        """Return a payload as it is published. Raises :class:`InvalidPayload`."""
+
+    async def check_rights(self) -> None:
+        """Raise, if the publisher may not publish any more. Called before each batch."""
+
+
+class Batches:
+    """The lines of one stream of payloads of a type, published in batches, in their order.
+
+    With a *key*, the same lines under the same key are published once within ``history_ttl``,
+    however often they are sent. For that they must be cut in the same places each time, so what
+    says where to cut is the lines alone, not when they came. Each batch's key is made of *key*,
+    the batch's number and its payloads, so other lines under the same key are published.
+
+    If anything is raised, ``report`` says what has been published and ``next_line`` is the first
+    line that has neither been published nor skipped.
     """
 
-    def __init__(self, kind: str, key: str | None) -> None:
+    def __init__(
+        self, publisher: Publisher, kind: str, key: str | None, longest: int, skip_invalid: bool
+    ) -> None:
+        self._publisher = publisher
         self._kind = kind
         self._key = key
-        self._number = 0
-        self._lines = 0
-        self._bytes = 0
-        self._taken = 0
-        # Payloads that are not published yet, as JSON text.
-        self.waiting: list[bytes] = []
-        # The first line that has neither been published nor skipped.
+        self._skip_invalid = skip_invalid
+        self._longest = longest
+        self._lines = Lines(longest)
+        # Payloads that have not been published yet, as JSON text; they, empty lines and lines that
+        # were skipped since the last batch; and the bytes of those lines.
+        self._payloads: list[bytes] = []
+        self._line_count = 0
+        self._size = 0
+        self._batch_number = 0
+        self._last_line = 0
         self.next_line = 1
         self.report: dict[str, Any] = {"count": 0, "epoch": None, "first": None, "last": None}
 
-    @property
-    def may_be_cut_anywhere(self) -> bool:
-        """Whether what waits may be published though more lines may come."""
-        return self._key is None
+    async def feed(self, chunk: bytes) -> None:
+        """Take a part of the stream; publish what may be published.
 
-    @property
-    def is_full(self) -> bool:
-        """Whether what waits is to be published."""
-        return self._lines >= MOST_LINES or self._bytes >= MOST_BYTES
+        Raises:
+            InvalidPayload: a line is invalid and not to be skipped; all before it is published.
+            PublishError: publishing was not confirmed.
+        """
+        for line in self._lines.feed(chunk):
+            await self._take(line)
+        if self._lines.is_too_long and not self._skip_invalid:
+            await self._publish()
+            raise too_large(self._longest)
+        if self._key is None:
+            await self._publish()
 
-    def add(self, payload: bytes | None, size: int) -> None:
-        """Take a line of *size* bytes, ``None`` if there is nothing in it."""
-        self._lines += 1
-        self._bytes += size
-        self._taken += 1
-        if payload is not None:
-            self.waiting.append(payload)
+    async def end(self) -> dict[str, Any]:
+        """Take the end of the stream, publish what waits, and return the report. Raises as above"""
+        for line in self._lines.end():
+            await self._take(line)
+        await self._publish()
+        return self.report
 
-    def skip(self, size: int, why: str) -> None:
-        """Take a line that is not to be published."""
-        self.add(None, size)
-        self.report["skipped"] = self.report.get("skipped", 0) + 1
-        errors = self.report.setdefault("errors", [])
-        if len(errors) < SHOWN:
-            errors.append({"line": self._taken, "error": why})
+    async def _take(self, line: bytes) -> None:
+        """Add a line to the batch; publish the batch if that is full."""
+        text = line.removesuffix(b"\r")
+        try:
+            payloads = [self._publisher.check(text)] if text.strip() else []
+        except InvalidPayload as error:
+            if not self._skip_invalid:
+                await self._publish()
+                raise
+            payloads = []
+            self._note_skipped(self._last_line + 1, str(error))
+        self._payloads += payloads
+        self._last_line += 1
+        self._line_count += 1
+        self._size += len(line)
+        if self._line_count >= MOST_LINES or self._size >= MOST_BYTES:
+            await self._publish()
 
-    async def publish(self) -> None:
-        """Publish what waits. Raises :class:`~realtime.publishing.PublishError`."""
-        if self.waiting:
-            first = await apublish_checked(self._kind, self.waiting, self._batch_key())
-            self._note(first, len(self.waiting))
-        self._number += 1
-        self._lines = self._bytes = 0
-        self.waiting = []
-        self.next_line = self._taken + 1
+    async def _publish(self) -> None:
+        """Publish what waits; the next line begins another batch."""
+        if self._payloads:
+            await self._publisher.check_rights()
+            first = await apublish_checked(self._kind, self._payloads, self._batch_key())
+            self._note_published(first, len(self._payloads))
+        self._batch_number += 1
+        self._line_count = self._size = 0
+        self._payloads = []
+        self.next_line = self._last_line + 1
 
     def _batch_key(self) -> str | None:
         if self._key is None:
             return None
         digest = hashlib.sha256()
-        for payload in self.waiting:
+        for payload in self._payloads:
             digest.update(payload)
             digest.update(b"\n")
-        return f"{self._key} {self._number} {digest.hexdigest()}"
+        return f"{self._key} {self._batch_number} {digest.hexdigest()}"
 
-    def _note(self, first: Position, count: int) -> None:
+    def _note_published(self, first: Position, count: int) -> None:
         report = self.report
         if report["epoch"] != first.epoch:  # the first batch, or the log has been lost meanwhile
             report |= {"epoch": first.epoch, "first": first.offset}
         report["last"] = first.offset + count - 1
         report["count"] += count
+
+    def _note_skipped(self, line: int, why: str) -> None:
+        self.report["skipped"] = self.report.get("skipped", 0) + 1
+        errors = self.report.setdefault("errors", [])
+        if len(errors) < SHOWN:
+            errors.append({"line": line, "error": why})
+
+
+def too_large(longest: int) -> InvalidPayload:
+    """Return the error of a payload that is larger than any may be."""
+    return InvalidPayload("too_large", f"Larger than max_message_size ({longest} bytes)")

@@ -140,7 +140,7 @@ class StreamFactory(WebSocketFactory):
         await _stop_listening()
         if getattr(self.server_class, "is_worker", False):
             await self._leave_requests_to_others(started + LAST_ANSWERS)
-        await node.drain()
+        await node.drain.run()
         deadline = started + allowed * CLIENTS_SHARE
         await asyncio.sleep(DRAIN_LOOK_INTERVAL)  # bytes that are under way arrive
         while self._is_busy() and time.monotonic() < deadline:  # noqa: ASYNC110 - rare, and short

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import unquote
 
-from realtime.delivery.transport import OUTLET_EXTENSION
+from realtime.delivery.transport import TRANSPORT_EXTENSION
 from realtime.server import patches
 
 
@@ -33,7 +33,7 @@ def make_scope(connection: Any, request: Any) -> dict[str, Any]:
         "subprotocols": [name.strip() for name in protocols.split(",") if name.strip()],
         "extensions": {
             "websocket.http.response": {},
-            OUTLET_EXTENSION: connection.outgoing,
+            TRANSPORT_EXTENSION: connection.outgoing,
         },
     }
 

@@ -17,7 +17,7 @@ PING_FRAME = b"\x89\x00"
 
 
 class Outgoing:
-    """The outlet of a consumer (:class:`realtime.delivery.transport.ConnectionOutlet`).
+    """The outlet of a consumer (:class:`realtime.delivery.transport.Transport`).
 
     While nothing waits in the transport's buffer, frames go past it to the socket. A client that
     lets more than ``max_buffered_bytes`` of its connection pile up is closed.

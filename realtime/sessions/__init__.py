@@ -1,1 +1,1 @@
-"""One client, and all clients of a process."""
+"""One client, all clients of a process, and the node that owns both."""

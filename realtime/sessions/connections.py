@@ -1,6 +1,6 @@
-"""Who is connected to this process, who has yet to authenticate, and with whose rights.
+"""Who is connected to this process, who has yet to authenticate, and whose rights each has.
 
-Knows whom there is room for; nothing of sockets, subscriptions or the database.
+Knows for how many there is room; nothing of sockets, subscriptions or the database.
 """
 
 from __future__ import annotations
@@ -11,21 +11,24 @@ from typing import NamedTuple, Protocol
 from realtime.auth.grants import Grant
 from realtime.cluster.connections import Connection
 from realtime.config import WebSocketConfig
-from realtime.delivery.transport import ConnectionOutlet
+from realtime.delivery.transport import Transport
 from realtime.protocol import CloseCode, CloseReason
 
 # Of the connections that a process may have, how many may be unauthenticated.
 UNAUTHENTICATED_SHARE = 0.5
 
 
-class Client(Protocol):
+class ConnectedClient(Protocol):
     """A connection as the roster and the node see it."""
 
     client_id: str
     grant: Grant | None
-    outlet: ConnectionOutlet | None
+    transport: Transport | None
     # What limits count the client's address as; see :mod:`realtime.protocol.addresses`.
     address_key: str
+
+    def set_grant(self, grant: Grant) -> None:
+        """Take rights; only the roster calls this."""
 
     def apply_grant(self, grant: Grant) -> None:
         """Take changed rights; subscriptions that they do not allow end."""
@@ -59,45 +62,47 @@ class Roster:
 
     def __init__(self) -> None:
         # Every open connection.
-        self.clients: dict[Client, None] = {}
+        self.clients: dict[ConnectedClient, None] = {}
         # Those that have yet to authenticate.
-        self.waiting: dict[Client, None] = {}
+        self.waiting: dict[ConnectedClient, None] = {}
         # Whose rights -> the open connections that have them; never empty.
-        self.by_holder: dict[str, dict[Client, None]] = {}
+        self.by_holder: dict[str, dict[ConnectedClient, None]] = {}
         # Address -> its open connections; never empty.
-        self.by_address: dict[str, dict[Client, None]] = {}
+        self.by_address: dict[str, dict[ConnectedClient, None]] = {}
         # Those whose rights end at some time.
-        self._expiring: dict[Client, None] = {}
+        self._expiring: dict[ConnectedClient, None] = {}
 
-    def admit(self, client: Client, room: Room, must_authenticate: bool) -> CloseReason | None:
-        """Take a newcomer in if there is room, or can be made; else say what there is none of.
+    def admit(
+        self, client: ConnectedClient, room: Room, must_authenticate: bool
+    ) -> CloseReason | None:
+        """Take a newcomer in if there is room or can be made; else return what is full.
 
-        Those give way that have not authenticated, the oldest first: of the same address for room
-        of that address, of all addresses otherwise.
+        To make room, the oldest connection that has not authenticated is ended: one of the same
+        address if that address has too many, one of any address otherwise.
         """
         neighbours = self.by_address.get(client.address_key, {})
         if room.per_address and len(neighbours) >= room.per_address:
-            first = next((known for known in neighbours if known in self.waiting), None)
-            if first is None:
+            oldest = next((other for other in neighbours if other in self.waiting), None)
+            if oldest is None:
                 return CloseReason.ADDRESS_CONNECTIONS
-            self._turn_out(first, CloseReason.ADDRESS_CONNECTIONS)
+            self._evict(oldest, CloseReason.ADDRESS_CONNECTIONS)
         is_full = len(self.clients) >= room.connections
         if is_full or (must_authenticate and len(self.waiting) >= room.waiting):
             oldest = next(iter(self.waiting), None)
             if oldest is None:
                 return CloseReason.CAPACITY
-            self._turn_out(oldest, CloseReason.CAPACITY)
+            self._evict(oldest, CloseReason.CAPACITY)
         self.clients[client] = None
         self.by_address.setdefault(client.address_key, {})[client] = None
         if must_authenticate:
             self.waiting[client] = None
         return None
 
-    def _turn_out(self, client: Client, reason: CloseReason) -> None:
+    def _evict(self, client: ConnectedClient, reason: CloseReason) -> None:
         client.end(CloseCode.TRY_AGAIN_LATER, reason)
         self.forget(client)
 
-    def forget(self, client: Client) -> None:
+    def forget(self, client: ConnectedClient) -> None:
         """Let a connection go; once or more."""
         if client in self.clients:
             del self.clients[client]
@@ -105,7 +110,7 @@ class Roster:
         self.waiting.pop(client, None)
         self._release(client)
 
-    def bind(self, client: Client, grant: Grant) -> bool:
+    def bind(self, client: ConnectedClient, grant: Grant) -> bool:
         """Give a connection rights, unless their holder has connections enough."""
         if grant.max_connections is not None:
             holders = self.by_holder.get(grant.holder, {})
@@ -117,20 +122,20 @@ class Roster:
         self.change(client, grant)
         return True
 
-    def change(self, client: Client, grant: Grant) -> None:
+    def change(self, client: ConnectedClient, grant: Grant) -> None:
         """Note the rights that a connection has now, of the same holder as before."""
-        client.grant = grant
+        client.set_grant(grant)
         if grant.expires_at is not None:
             self._expiring[client] = None
         else:
             self._expiring.pop(client, None)
 
-    def _release(self, client: Client) -> None:
+    def _release(self, client: ConnectedClient) -> None:
         self._expiring.pop(client, None)
         if client.grant is not None:
             _remove(self.by_holder, client.grant.holder, client)
 
-    def expired(self, now: float) -> Iterator[Client]:
+    def expired(self, now: float) -> Iterator[ConnectedClient]:
         """Yield the connections whose rights have ended by *now* (seconds since 1970)."""
         for client in list(self._expiring):
             expires_at = client.grant.expires_at if client.grant else None
@@ -138,7 +143,9 @@ class Roster:
                 yield client
 
 
-def _remove(index: dict[str, dict[Client, None]], key: str, client: Client) -> None:
+def _remove(
+    index: dict[str, dict[ConnectedClient, None]], key: str, client: ConnectedClient
+) -> None:
     members = index.get(key)
     if members is not None:
         members.pop(client, None)

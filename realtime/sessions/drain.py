@@ -1,65 +1,47 @@
-"""When the clients of a server that ends are told to go, and when each is to come back. Pure.
+"""The end of a node: all its clients are asked to come back, each at a time of its own.
 
-Both evenly: neither this server has a crowd of closings to serve, nor the next one a queue of
-handshakes.
+Knows clocks and clients; when to tell whom is planned in :mod:`realtime.sessions.drain_plan`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import asyncio
+import random
+import time
+from collections.abc import Callable
 
-# Of ``drain_timeout``, how much telling the clients may take; they need time to close, too.
-TELLING_SHARE = 0.4
-# Clients told in a second, if that is enough for all.
-TOLD_PER_SECOND = 1000
-# Clients that come back in a second. With authentication and a resumed subscription a process
-# serves about twice as many, beside what else it does.
-BACK_PER_SECOND = 400
-# Seconds in which clients come back, at least.
-SHORTEST_RETURN = 1.0
-# Before this none does: a new process on the same port needs about so long to start.
-SOONEST = 1.0
+from realtime.sessions.connections import Roster
+from realtime.sessions.drain_plan import DrainPlan
 
 
-@dataclass(frozen=True)
 class Drain:
-    """The plan for so many clients. Times are in seconds."""
+    """The drain of one event loop's connections, before and after it has begun."""
 
-    clients: int
-    drain_timeout: float
-    # Whether others take clients already: then nobody has to wait, and who is told comes at once.
-    moving: bool = False
-
-    @property
-    def telling(self) -> float:
-        """How long it takes until all have been told."""
-        pace = BACK_PER_SECOND if self.moving else TOLD_PER_SECOND
-        return min(self.drain_timeout * TELLING_SHARE, self.clients / pace)
+    def __init__(self, roster: Roster, timeout: Callable[[], float]) -> None:
+        """*timeout* returns the ``drain_timeout`` in force, in seconds."""
+        self._roster = roster
+        self._timeout = timeout
+        self._plan: DrainPlan | None = None
+        # Set before it begins if other processes take the clients at once.
+        self.is_moving = False
 
     @property
-    def soonest(self) -> float:
-        """After how long the first may come back."""
-        return 0.0 if self.moving else SOONEST
+    def has_begun(self) -> bool:
+        """Whether clients should go elsewhere."""
+        return self._plan is not None
 
-    @property
-    def returning(self) -> float:
-        """How long it takes until all are back, from the soonest."""
-        needed = self.clients / BACK_PER_SECOND
-        return needed if self.moving else max(SHORTEST_RETURN, self.drain_timeout / 2, needed)
+    async def run(self) -> None:
+        """Tell every client, at the times of the plan."""
+        clients = list(self._roster.clients)
+        plan = self._plan = DrainPlan(len(clients), self._timeout(), self.is_moving)
+        started = time.monotonic()
+        for number, client in enumerate(clients):
+            early = started + plan.told_at(number) - time.monotonic()
+            if early > 0:
+                await asyncio.sleep(early)
+            client.restart(plan.retry_after(number, random.random()))  # noqa: S311 - spreads load
 
-    def told_at(self, number: int) -> float:
-        """Return when to tell a client, in seconds from the start. Numbers are from 0."""
-        return self.telling * number / self.clients
-
-    def retry_after(self, number: int, chance: float) -> float:
-        """Return after how many seconds a client that is told now is to come back.
-
-        Who leaves first comes back first, each at a moment of its own share of the time; *chance*,
-        from 0 to 1, says where in it.
-        """
-        back_at = self.returning * (number + chance) / self.clients
-        return round(self.soonest + back_at - self.told_at(number), 3)
-
-    def retry_after_late(self, chance: float) -> float:
-        """Return the same for a client that comes when the others are leaving."""
-        return round(self.soonest + self.returning * chance, 3)
+    def retry_after(self) -> float:
+        """Return after how many seconds a client that comes during a drain should come back."""
+        plan = self._plan or DrainPlan(0, self._timeout(), self.is_moving)
+        return plan.retry_after_late(random.random())  # noqa: S311 - spreads load

@@ -1,6 +1,6 @@
-"""Whether what a node needs is there: the database and the channel layer, asked directly.
+"""Whether the database and the channel layer answer: each does within a second, or is away.
 
-Each answers within a second or counts as away. Knows how to ask, nothing of who wants to know.
+Knows how to ask them; nothing of who wants to know.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ DATABASE = "the database does not answer"
 LAYER = "the channel layer does not answer"
 # A group that nobody is a member of.
 _GROUP = "realtime-readiness"
-# Questions whose answers nobody waits for any more. Not even for their end: redis-py may take a
+# Questions whose answers nobody waits for any more, nor for their end: redis-py may take a
 # cancellation for a timeout of its own, and go on waiting for a server that hangs.
 _left: set[asyncio.Task[None]] = set()
 
 
-async def look_around(database: Database) -> list[str]:
-    """Return what is away."""
+async def check_backends(database: Database) -> list[str]:
+    """Return what does not answer: :data:`DATABASE`, :data:`LAYER`, both or none."""
     answers = await asyncio.gather(
         _ask(DATABASE, lambda: database.run(current_revision)), _ask(LAYER, _ask_layer)
     )

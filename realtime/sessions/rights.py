@@ -1,4 +1,4 @@
-"""Who may do what, now: the policy in force and what tokens grant, as administrators change them.
+"""The rights in force now: the policy, and what credentials grant, as administrators change them.
 
 Knows the database through :class:`Database` and who is connected; nothing of subscriptions.
 """
@@ -24,7 +24,7 @@ from realtime.auth.tokens import digest, find_grant, live_grants, record_use
 from realtime.config import get_streaming_config
 from realtime.database import Database, Unavailable
 from realtime.protocol import CloseCode, CloseReason
-from realtime.sessions.connections import Client, Roster
+from realtime.sessions.connections import ConnectedClient, Roster
 
 if TYPE_CHECKING:
     from realtime.auth.jwt import Identity, Verifier
@@ -73,13 +73,13 @@ class Authority:
         self._policy_checked = float("-inf")
 
     async def follow(self) -> None:
-        """Carry out what administrators have changed and what time has."""
+        """Carry out what administrators have changed, and end connections that have expired."""
         await self._follow_changes()
         for client in self._roster.expired(time.time()):
             client.end(CloseCode.POLICY_VIOLATION, CloseReason.TOKEN_EXPIRED)
 
     async def _follow_changes(self) -> None:
-        """Look whether an administrator has changed anything, and if so, carry it out."""
+        """Ask the database whether an administrator has changed anything; if so, carry it out."""
         try:
             revision = await self._database.run(current_revision)
             if revision != self._revision:
@@ -91,6 +91,7 @@ class Authority:
         self._policy_checked = time.monotonic()
 
     async def _apply_changes(self) -> None:
+        """Read policy and grants anew, and give each connection the rights it has now."""
         self._grants.clear()
         self.policy = await self._database.run(load_policy)
         held = {
@@ -109,15 +110,15 @@ class Authority:
             if client.grant is not before:
                 continue  # it has left, or has other rights by now
             if before.holder_type == HolderType.TOKEN:
-                now = by_token.get(before.holder_id, {}).get(before.digest)
+                after = by_token.get(before.holder_id, {}).get(before.digest)
             else:
-                now = by_user.get(before.holder)
-            if now is None:
+                after = by_user.get(before.holder)
+            if after is None:
                 client.end(CloseCode.POLICY_VIOLATION, CloseReason.TOKEN_REVOKED)
-            elif now != before:
-                client.apply_grant(now)
+            elif after != before:
+                client.apply_grant(after)
 
-    def bind(self, client: Client, grant: Grant) -> bool:
+    def bind(self, client: ConnectedClient, grant: Grant) -> bool:
         """Give a connection the rights of a token, unless the token has connections enough."""
         if not self._roster.bind(client, grant):
             return False
@@ -140,9 +141,9 @@ class Authority:
         if secret.startswith(connection_tokens.MARK):
             return await self._look_up(find_user_grant, secret)
         secret_digest = digest(secret)
-        fresh = time.monotonic() - self._policy_checked < TRUSTED_AGE
-        if fresh and (known := self._grants.get(secret_digest, time.time())):
-            return known
+        is_fresh = time.monotonic() - self._policy_checked < TRUSTED_AGE
+        if is_fresh and (cached := self._grants.get(secret_digest, time.time())):
+            return cached
         grant = await self._look_up(find_grant, secret_digest)
         if grant is not None:
             self._grants.put(secret_digest, grant)

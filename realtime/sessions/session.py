@@ -1,117 +1,95 @@
-"""One client, however it is connected: its rights, its subscriptions, how it ends.
+"""One client that is connected: how it is let in, which rights it has, and how it ends.
 
-Knows the contract's rules for them. What all clients share is the node's; how bytes leave is the
-outlet's; how requests come in, and in which form they are answered, is the consumer's
-(:mod:`realtime.consumers`) or the event stream's (:mod:`realtime.http.event_stream`).
+Knows the contract's rules for that. What all clients share is the node's; how bytes leave is the
+transport's; in which form requests come in and are answered is decided in
+:mod:`realtime.consumers` and :mod:`realtime.http.event_stream`.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
-import uuid
-from typing import Any
-
-from msgspec import Raw
 
 from realtime.auth.grants import ANONYMOUS, Grant
-from realtime.auth.tokens import public_prefix
 from realtime.cluster.connections import Connection, Subscribed
 from realtime.database import Unavailable
-from realtime.delivery.replay import Replay
-from realtime.delivery.transport import ConnectionOutlet
-from realtime.filters import Filter, conjunction
-from realtime.hub.groups import Subscription
+from realtime.delivery.transport import Transport
+from realtime.filters import conjunction
 from realtime.monitoring.access_log import record_end
-from realtime.monitoring.audit_log import Event, record
+from realtime.monitoring.audit_log import Event
 from realtime.protocol import (
     CloseCode,
     CloseReason,
     ErrorCode,
-    Position,
     ProtocolError,
-    encode,
-    encode_error,
 )
-from realtime.protocol.addresses import address_key
-from realtime.protocol.frames import text_frame
 from realtime.protocol.origins import origin_allowed
-from realtime.protocol.subscribe import Wanted, derive_id
 from realtime.sessions.node import Node
+from realtime.sessions.subscriber import Subscriber
 
 logger = logging.getLogger(__name__)
 
-RETRY_AFTER_UNAVAILABLE = 1
-RETRY = {"retry_after": RETRY_AFTER_UNAVAILABLE}
 
+class Session(Subscriber):
+    """One connection, from when it opens until it is closed and logged.
 
-class Session:
-    """One client's stay, from when it is counted in until it is forgotten."""
+    ::
+
+         new --admit()--> waiting --enter()--> entered: may subscribe
+          |                  |                    |
+          +------------------+--------------------+--> ended --record_close()--> logged
+
+    If no authentication is required, :meth:`admit` enters at once, as ``ANONYMOUS``. From every
+    state :meth:`end`, :meth:`restart`, :meth:`forget` and the transport lead to the end.
+
+    A session that has ended has no subscriptions and no place in the roster; what still comes in
+    is dropped. ``grant`` stays, for the access log. Whoever makes a session must call
+    :meth:`attach` before all else, and :meth:`forget` at the end whatever happens.
+    """
 
     __slots__ = (
         "__weakref__",
-        "_limits_reached",
         "_reason",
         "_sent",
         "_subscribed",
-        "address",
-        "address_key",
-        "client_id",
         "connected_at",
-        "ended",
-        "grant",
-        "node",
-        "outlet",
         "received",
-        "subscriptions",
     )
 
     def __init__(self, node: Node, address: str) -> None:
-        self.node = node
-        self.outlet: ConnectionOutlet | None = None
-        self.grant: Grant | None = None
-        self.client_id = str(uuid.uuid4())
-        self.address = address
-        self.address_key = address_key(address)
+        super().__init__(node, address)
         self.connected_at = time.time()
-        # Subscription id -> the subscription and the client's own filters.
-        self.subscriptions: dict[str, tuple[Subscription, Filter]] = {}
-        # Set when the client is told to go, or is gone: what still comes in is not looked at.
-        self.ended = False
-        # Messages of the client.
+        # How many messages the client has sent.
         self.received = 0
-        # Limits that this client has reached, as the audit log has them.
-        self._limits_reached: tuple[str, ...] = ()
-        # For the access log: why this server ended the session, if it did; the subscriptions and
-        # the bytes sent at the end.
+        # For the access log: why this server ended the session, if it did, and how many
+        # subscriptions it had and bytes it had been sent in the end.
         self._reason: CloseReason | None = None
         self._subscribed = self._sent = 0
 
-    def attach(self, outlet: ConnectionOutlet) -> None:
-        """Take the way out to the client."""
-        self.outlet = outlet
-        outlet.on_lost = self.forget
-        outlet.on_ended = self._ended_by_outlet
+    def attach(self, transport: Transport) -> None:
+        """Take the way to the client."""
+        self.transport = transport
+        transport.on_lost = self.forget
+        transport.on_ended = self._ended_by_transport
 
     # Coming and going
 
-    def refuse(self, origin: str | None) -> tuple[CloseCode, CloseReason] | None:
-        """Count the client in, or say why it may not stay."""
+    def admit(self, origin: str | None) -> bool:
+        """Count the client in, or end the session and return false."""
         config = self.node.policy.config
         if not origin_allowed(origin, config.allowed_origins):
             self.node.stats.refused_connections += 1
             self.audit(Event.DENIED, origin=origin)
-            return CloseCode.POLICY_VIOLATION, CloseReason.ORIGIN
-        if reason := self.node.admit(self):
-            return CloseCode.TRY_AGAIN_LATER, reason
-        if not config.require_auth:
+            self.end(CloseCode.POLICY_VIOLATION, CloseReason.ORIGIN)
+        elif reason := self.node.admit(self):
+            self.end(CloseCode.TRY_AGAIN_LATER, reason)
+        elif not config.require_auth:
             self.enter(ANONYMOUS)
-        return None
+        return not self.has_ended
 
     def end(self, code: CloseCode, reason: CloseReason) -> None:
         """Close the connection after what is buffered; once or more."""
-        if self.ended:
+        if self.has_ended:
             return
         if code is CloseCode.TRY_AGAIN_LATER or reason is CloseReason.FLOODING:
             self.audit(Event.LIMIT_REACHED, limit=reason)
@@ -119,88 +97,104 @@ class Session:
             self.audit(Event.ENDED, reason=reason)
         self._reason = reason
         self.forget()
-        if self.outlet is not None:
-            self.outlet.close(code, reason)
+        if self.transport is not None:
+            self.transport.close(code, reason)
+
+    def restart(self, retry_after: float) -> None:
+        """Ask the client to come back after so many seconds, and close; unless it has ended."""
+        if self.has_ended:
+            return
+        error = ProtocolError(ErrorCode.RESTARTING, details={"retry_after": retry_after})
+        self.send_error(error)
+        self.end(CloseCode.SERVICE_RESTART, CloseReason.RESTARTING)
 
     def forget(self) -> None:
         """Let go of the client's subscriptions and rights; once or more."""
-        if not self.ended:
-            self.ended = True
+        if not self.has_ended:
+            self.has_ended = True
             self._subscribed = len(self.subscriptions)
-            self._sent = self.outlet.bytes_sent if self.outlet else 0
+            self._sent = self.transport.bytes_sent if self.transport else 0
         for subscription, _ in self.subscriptions.values():
             self.node.subscriptions.unsubscribe(subscription)
         self.subscriptions.clear()
         self.node.forget(self)
 
-    def _ended_by_outlet(self, reason: CloseReason) -> None:
-        """Forget a client that the outlet closes."""
+    def _ended_by_transport(self, reason: CloseReason) -> None:
+        """Forget a client that its transport closes."""
         if reason is CloseReason.SLOW_CONSUMER:
             self.node.stats.slow_consumers += 1
         self.audit(Event.LIMIT_REACHED, limit=reason)
         self._reason = reason
         self.forget()
 
-    def closed(self, code: int, transport: str) -> None:
-        """Count and log how the connection ended, once it has; 1006 without a close frame."""
+    def record_close(self, code: int, transport: str) -> None:
+        """Count and log how the connection ended, once it has; 1006 without a close frame.
+
+        *transport* is its name in the access log.
+        """
         self.node.stats.count_close(code)
-        grant = self.grant
         record_end(
             transport=transport,
-            client_id=self.client_id,
             code=code,
             seconds=max(0.0, time.time() - self.connected_at),
-            address=self.address or None,
-            holder=grant.holder if grant else None,
-            token=grant.prefix if grant else None,
+            **self.identity(),
             reason=self._reason,
             messages_received=self.received,
             bytes_sent=self._sent,
             subscriptions=self._subscribed,
         )
 
-    def restart(self, retry_after: float) -> None:
-        """Ask the client to come back after so many seconds, and close; unless it has ended."""
-        if self.ended:
-            return
-        error = ProtocolError(ErrorCode.RESTARTING, details={"retry_after": retry_after})
-        self.send_error(error)
-        self.end(CloseCode.SERVICE_RESTART, CloseReason.RESTARTING)
-
     def describe(self) -> Connection:
         """Return what an operator may see of this client."""
-        grant, outlet = self.grant, self.outlet
+        transport = self.transport
+        subscriptions = [
+            Subscribed(subscription_id, subscription.type)
+            for subscription_id, (subscription, _) in self.subscriptions.items()
+        ]
         return Connection(
             self.client_id,
-            grant.holder if grant else None,
-            grant.prefix if grant else None,
+            self.grant.holder if self.grant else None,
+            self.grant.prefix if self.grant else None,
             self.address,
             self.connected_at,
-            outlet.bytes_sent if outlet else 0,
-            outlet.buffered_bytes() if outlet else 0,
-            [Subscribed(known, found.type) for known, (found, _) in self.subscriptions.items()],
+            transport.bytes_sent if transport else 0,
+            transport.buffered_bytes() if transport else 0,
+            subscriptions,
         )
+
+    def count_received(self, message: str | bytes) -> None:
+        """Count a message of the client, whatever is in it."""
+        self.received += 1
+        stats = self.node.stats
+        stats.messages_received += 1
+        if isinstance(message, str) and not message.isascii():
+            message = message.encode(errors="surrogatepass")
+        stats.received_bytes += len(message)
 
     # Rights
 
     async def authenticate(self, secret: str | None) -> Grant | None:
-        """Return what a secret grants, for :meth:`enter`; one that is wrong is answered late.
+        """Return what a credential grants, for :meth:`enter`; one that is wrong is answered late.
 
-        One of the secret's connections is taken if those are limited; if there is none, the
-        session ends. Raises ``Unavailable``.
+        If the credential's connections are limited, one of them is taken; if there is none left,
+        the session ends. After this the caller must look at ``has_ended``.
+
+        Raises:
+            Unavailable: the database does not answer.
         """
         try:
             grant = await self._find_grant(secret)
         except Unavailable:
             self.node.stats.auth_unavailable += 1
             raise
-        if self.ended:
+        if self.has_ended:
             self.node.leases.release(self.client_id)
         elif grant is None:
             await self.count_failure(secret)
         return grant
 
     async def _find_grant(self, secret: str | None) -> Grant | None:
+        """Return what a credential grants; take one of its connections if those are limited."""
         authority, leases = self.node.authority, self.node.leases
         grant = await authority.authenticate(secret) if secret else None
         if secret is None or grant is None or grant.max_connections is None:
@@ -214,22 +208,13 @@ class Session:
             leases.release(self.client_id)
         return grant
 
-    async def count_failure(self, secret: str | None) -> None:
-        """Count and audit a wrong credential; return late, the later the more there were."""
-        self.node.stats.auth_failures += 1
-        self.audit(Event.AUTH_FAILED, token=public_prefix(secret or ""))
-        free = self.node.policy.config.auth_failures_per_minute
-        await asyncio.sleep(
-            await self.node.failures.record(self.address_key, time.monotonic(), free)
-        )
-
     def enter(self, grant: Grant) -> bool:
         """Take rights; if their holder has connections enough, the session ends instead."""
         if not self.node.authority.bind(self, grant):
             self.end(CloseCode.TRY_AGAIN_LATER, CloseReason.TOKEN_CONNECTIONS)
             return False
-        if self.outlet is not None:
-            self.outlet.trust()
+        if self.transport is not None:
+            self.transport.trust()
         if grant is not ANONYMOUS:
             self.node.stats.authenticated += 1
             self.audit(Event.AUTHENTICATED)
@@ -245,164 +230,3 @@ class Session:
             else:
                 self.unsubscribe(subscription_id)
                 self.reply("unsubscribed", {"reason": "forbidden"}, subscription_id)
-
-    # Subscriptions
-
-    async def subscribe(
-        self, wanted: Wanted, chosen_id: str | None = None
-    ) -> tuple[str, Replay | None]:
-        """Subscribe; return the id, and what is to go live, unless the client has it already.
-
-        Raises:
-            ProtocolError: it may not, or cannot now.
-        """
-        assert self.grant is not None
-        if wanted.type not in self.grant.types:
-            self.audit(Event.DENIED, type=wanted.type)
-            raise ProtocolError(ErrorCode.FORBIDDEN)
-        subscription_id = self._find_id(wanted, chosen_id)
-        if subscription_id in self.subscriptions:
-            return subscription_id, None
-        return subscription_id, await self._add(subscription_id, wanted)
-
-    async def explain(self, wanted: Wanted) -> dict[str, Any] | None:
-        """Tell what of the newest messages a subscription would match, if that is wanted.
-
-        Raises:
-            ProtocolError: it may not, or cannot now.
-        """
-        if wanted.explained is None:
-            return None
-        grant = self.grant
-        assert grant is not None
-        if wanted.type not in grant.types:
-            self.audit(Event.DENIED, type=wanted.type)
-            raise ProtocolError(ErrorCode.FORBIDDEN)
-        try:
-            found = await self.node.subscriptions.explain(
-                wanted.type, grant.filters, wanted.explained
-            )
-        except Unavailable as error:
-            logger.warning("explaining %s: %s", wanted.type, error)
-            raise ProtocolError(ErrorCode.UNAVAILABLE, details=RETRY) from None
-        # Meanwhile its rights may have changed.
-        return found if self.grant is grant else await self.explain(wanted)
-
-    async def _add(self, subscription_id: str, wanted: Wanted) -> Replay:
-        grant, kind = self.grant, wanted.type
-        assert grant is not None and self.outlet is not None
-        enforced = conjunction(wanted.filters, grant.filters)
-        try:
-            replay = await self.node.subscriptions.subscribe(
-                self.outlet, kind, enforced, subscription_id, wanted.request, wanted.options
-            )
-        except Unavailable as error:
-            logger.warning("subscribing to %s: %s", kind, error)
-            raise ProtocolError(ErrorCode.UNAVAILABLE, details=RETRY) from None
-        # Meanwhile the client may have gone, or its rights may have changed.
-        now = self.grant
-        if self.ended or now is not grant:
-            self.node.subscriptions.unsubscribe(replay.subscription)
-            if self.ended or now is None or kind not in now.types:
-                raise ProtocolError(ErrorCode.FORBIDDEN)
-            return await self._add(subscription_id, wanted)
-        self.subscriptions[subscription_id] = replay.subscription, wanted.filters
-        return replay
-
-    def _find_id(self, wanted: Wanted, chosen: str | None) -> str:
-        """Return the id under which the client has this subscription, or will have it."""
-        if chosen in self.subscriptions:
-            if self._is_same(chosen, wanted):
-                return chosen
-            raise ProtocolError(ErrorCode.DUPLICATE_SUBSCRIPTION)
-        for known_id in self.subscriptions:
-            if self._is_same(known_id, wanted):
-                return known_id
-        if len(self.subscriptions) >= self.node.policy.config.max_subscriptions_per_client:
-            self.audit_limit("subscriptions")
-            raise ProtocolError(ErrorCode.TOO_MANY_SUBSCRIPTIONS)
-        subscription_id = chosen or derive_id(wanted)
-        if subscription_id in self.subscriptions:
-            raise ProtocolError(ErrorCode.DUPLICATE_SUBSCRIPTION)
-        return subscription_id
-
-    def _is_same(self, subscription_id: str, wanted: Wanted) -> bool:
-        subscription, filters = self.subscriptions[subscription_id]
-        known = subscription.type, filters, subscription.options
-        return known == (wanted.type, wanted.filters, wanted.options)
-
-    def position(self, subscription_id: str) -> Position:
-        """Return the position up to which a subscription has been sent all that matches."""
-        return self.node.subscriptions.position(self.subscriptions[subscription_id][0])
-
-    def unsubscribe(self, subscription_id: str) -> None:
-        """End a subscription. Raises ``KeyError``."""
-        subscription, _ = self.subscriptions.pop(subscription_id)
-        self.node.subscriptions.unsubscribe(subscription)
-
-    # In and out
-
-    def count_received(self, message: str | bytes) -> None:
-        """Count a message of the client, whatever is in it."""
-        self.received += 1
-        stats = self.node.stats
-        stats.messages_received += 1
-        if isinstance(message, str) and not message.isascii():
-            message = message.encode(errors="surrogatepass")
-        stats.received_bytes += len(message)
-
-    def reply(
-        self,
-        kind: str,
-        data: dict[str, Any] | None = None,
-        subscription_id: str | None = None,
-        metadata: Raw | None = None,
-    ) -> None:
-        """Send a message to the client."""
-        self._send(encode(kind, time.time(), data, subscription_id, metadata))
-
-    def send_error(self, error: ProtocolError) -> None:
-        """Send an ``error`` message to the client."""
-        self._send(encode_error(error, time.time()))
-
-    def send_subscribed(
-        self,
-        subscription_id: str,
-        filters: Any,
-        replay: Replay | None,
-        metadata: Raw | None = None,
-        explanation: dict[str, Any] | None = None,
-    ) -> None:
-        """Confirm a subscription, new or not, with the client's own *filters*."""
-        subscription, _ = self.subscriptions[subscription_id]
-        position = replay.live_from if replay else self.position(subscription_id)
-        data = {
-            "type": subscription.type,
-            "filters": filters or {},
-            **position._asdict(),
-            "recovered": replay is not None and replay.recovered,
-            "replayed": replay.replayed if replay else 0,
-        }
-        if subscription.options is not None:
-            data["options"] = subscription.options.describe()
-        if explanation is not None:
-            data["explain"] = explanation
-        self.reply("subscribed", data, subscription_id, metadata)
-
-    def _send(self, text: bytes) -> None:
-        if self.outlet is not None:
-            self.node.stats.messages_sent += 1
-            self.outlet.write(text_frame(text))
-
-    def audit(self, event: Event, **fields: Any) -> None:
-        """Write an event of this client into the audit log."""
-        grant = self.grant
-        known = {"holder": grant.holder, "token": grant.prefix} if grant else {}
-        fields = known | fields
-        record(event, client_id=self.client_id, address=self.address or None, **fields)
-
-    def audit_limit(self, limit: str) -> None:
-        """Record that the client has reached a limit, the first time."""
-        if limit not in self._limits_reached:
-            self._limits_reached += (limit,)
-            self.audit(Event.LIMIT_REACHED, limit=limit)

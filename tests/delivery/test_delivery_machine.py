@@ -33,7 +33,7 @@ from realtime.delivery.feed import Feed
 from realtime.delivery.replay import Replay
 from realtime.log import MemoryLog
 from realtime.protocol import Position
-from realtime.protocol.subscribe import Request
+from realtime.protocol.subscribe import StartFrom
 from realtime.publishing import apublish
 from realtime.publishing.publication import Publication
 from realtime.sessions.node import Node
@@ -187,7 +187,7 @@ class DeliveryMachine(RuleBasedStateMachine):
     def begin(self, nodes: list[int]) -> None:
         """Some clients are there from the beginning."""
         for client, node in enumerate(nodes):
-            self._connect(client, node, Request())
+            self._connect(client, node, StartFrom())
 
     @precondition(lambda self: len(self._connected()) < 3)
     @rule(
@@ -204,10 +204,10 @@ class DeliveryMachine(RuleBasedStateMachine):
         resume = self.accounts[client].position() if resumes else None
         if resume is not None:
             resume = resume._replace(offset=resume.offset + ahead)
-        self._connect(client, node, Request(resume, rewind))
+        self._connect(client, node, StartFrom(resume, rewind))
 
-    def _connect(self, client: int, node: int, request: Request) -> None:
-        session = self.sessions[client] = Session(self.nodes[node], self.log, request)
+    def _connect(self, client: int, node: int, start_from: StartFrom) -> None:
+        session = self.sessions[client] = Session(self.nodes[node], self.log, start_from)
         wanted = self.accounts[client].wanted
         self.run(self._begin(session.subscribe({} if wanted is None else {"k": wanted})))
 
@@ -235,7 +235,7 @@ class DeliveryMachine(RuleBasedStateMachine):
     def _read(self, session: Session, account: Account, most: int = 1000) -> None:
         read, session.unread = session.unread[:most], session.unread[most:]
         for text, state in read:
-            account.read(text, state, session.request, session.asked_at)
+            account.read(text, state, session.start_from, session.asked_at)
 
     @precondition(lambda self: self._connected())
     @rule(
@@ -252,7 +252,7 @@ class DeliveryMachine(RuleBasedStateMachine):
         if missed:
             self.publish(missed, 3, ["brought"])
         if node is not None:
-            self._connect(self.accounts.index(account), node, Request(account.position()))
+            self._connect(self.accounts.index(account), node, StartFrom(account.position()))
 
     async def _call(self, function: Callable[[], None]) -> None:
         function()

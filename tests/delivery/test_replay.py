@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 from django.test import override_settings
 
+from realtime.filters import EVERYTHING
 from realtime.log import Append, Batch, pack
 from realtime.protocol import Position
-from realtime.protocol.subscribe import MAX_REWIND, Request, read_request
+from realtime.protocol.subscribe import StartFrom, SubscribeRequest
 from realtime.sessions.node import Node
 from tests.support.delivery import KIND, FickleLog, Session
 from tests.support.layers import IN_MEMORY, Configure, until
@@ -33,9 +34,9 @@ class Scene:
         first = await self.log.aappend(Append(KIND, [Batch(bodies, pack(bodies))], time.time()))
         return first._replace(offset=first.offset + len(bodies) - 1)
 
-    async def subscribe(self, request: Request) -> Session:
+    async def subscribe(self, start_from: StartFrom) -> Session:
         """Subscribe as a client that has read nothing."""
-        session = Session(self.node, self.log, request)
+        session = Session(self.node, self.log, start_from)
         await session.subscribe({})
         return session
 
@@ -64,9 +65,9 @@ async def scene(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> AsyncI
 
 async def test_a_client_that_is_ahead_of_this_process_misses_nothing(scene: Scene) -> None:
     await scene.append("1")
-    first = await scene.subscribe(Request())  # now the process has come to 1
+    first = await scene.subscribe(StartFrom())  # now the process has come to 1
     head = await scene.append("2", "3")
-    second = await scene.subscribe(Request(head))
+    second = await scene.subscribe(StartFrom(head))
     (subscribed,) = read(second)
     assert subscribed["data"] == {
         "epoch": head.epoch,
@@ -90,7 +91,7 @@ async def test_a_log_that_is_lost_while_it_is_replayed(
     texts = ["x" * 1000] * 30
     start = (await scene.append("1"))._replace(offset=0)
     await scene.append(*texts)
-    session = await scene.subscribe(Request(start))
+    session = await scene.subscribe(StartFrom(start))
     await until(lambda: session.buffered_bytes() > 1000)  # it waits for the client
     scene.log.flush()
     new = await scene.append("a", "b")
@@ -119,7 +120,7 @@ async def test_who_reads_nothing_during_a_replay_is_given_up(
 ) -> None:
     monkeypatch.setattr("realtime.delivery.replay.PATIENCE", 0.1)
     start = (await scene.append(*["x" * 1000] * 30))._replace(offset=0)
-    session = await scene.subscribe(Request(start))
+    session = await scene.subscribe(StartFrom(start))
     await until(lambda: session.ended)
     assert session.buffered_bytes() <= 4096
 
@@ -128,9 +129,10 @@ async def test_who_reads_nothing_during_a_replay_is_given_up(
 async def test_who_has_left_before_it_is_live_is_sent_nothing(scene: Scene, is_busy: bool) -> None:
     start = await scene.append("first")
     await scene.append("second")
-    session = Session(scene.node, scene.log, Request(start))
+    session = Session(scene.node, scene.log, StartFrom(start))
     subscriptions = scene.node.subscriptions
-    replay = await subscriptions.subscribe(session, KIND, (), "id", session.request)
+    request = SubscribeRequest(KIND, EVERYTHING, {}, None, StartFrom(start))
+    replay = await subscriptions.subscribe(session, request, EVERYTHING, "id")
     assert replay.replayed == 1
     subscriptions.unsubscribe(replay.subscription)
     async with subscriptions.feed(KIND).lock if is_busy else contextlib.nullcontext():
@@ -138,32 +140,3 @@ async def test_who_has_left_before_it_is_live_is_sent_nothing(scene: Scene, is_b
     assert not replay.subscription.active
     assert [task for task in asyncio.all_tasks() if "Subscriptions._run" in repr(task)] == []
     assert session.unread == []
-
-
-@pytest.mark.parametrize(
-    ("resume", "rewind", "wrong"),
-    [
-        ("x", None, "resume: expected an object with epoch and offset"),
-        ([], None, "resume: expected an object with epoch and offset"),
-        ({}, None, "resume.epoch: expected a string"),
-        ({"epoch": 1, "offset": 1}, None, "resume.epoch: expected a string"),
-        ({"epoch": "a"}, None, "resume.offset: expected an integer of 0 or more"),
-        ({"epoch": "a", "offset": -1}, None, "resume.offset: expected an integer of 0 or more"),
-        ({"epoch": "a", "offset": 1.0}, None, "resume.offset: expected an integer of 0 or more"),
-        ({"epoch": "a", "offset": True}, None, "resume.offset: expected an integer of 0 or more"),
-        (None, -1, "rewind: expected an integer from 0 to 1000"),
-        (None, MAX_REWIND + 1, "rewind: expected an integer from 0 to 1000"),
-        (None, "1", "rewind: expected an integer from 0 to 1000"),
-        (None, True, "rewind: expected an integer from 0 to 1000"),
-    ],
-)
-def test_a_request_that_is_wrong_is_told_how(resume: Any, rewind: Any, wrong: str) -> None:
-    with pytest.raises(ValueError) as caught:
-        read_request(resume, rewind)
-    assert str(caught.value) == wrong
-
-
-def test_a_request() -> None:
-    assert read_request(None, None) == Request()
-    position = {"epoch": "a", "offset": 0, "more": 1}
-    assert read_request(position, MAX_REWIND) == Request(Position("a", 0), MAX_REWIND)

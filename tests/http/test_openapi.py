@@ -19,7 +19,7 @@ from realtime.http.publish import MAX_KEY
 from realtime.http.publish import PREFIX as PUBLISH_PREFIX
 from realtime.protocol import ERROR_TEXTS, PAYLOAD_KEYS, SUBSCRIPTION_TYPES, ErrorCode
 from realtime.protocol.options import MAX_RATE, MIN_RATE
-from realtime.protocol.subscribe import read_request
+from realtime.protocol.subscribe import read_start
 from realtime.sessions.readiness import DATABASE, DRAINING, LAYER
 from tests.end_to_end.event_source import event_source, subscribed
 from tests.end_to_end.poster import NDJSON, post
@@ -101,10 +101,10 @@ def test_its_bounds_are_those_of_the_code() -> None:
     assert key["maxLength"] == MAX_KEY
     rewind = parameter("/api/stream/{type}", "get", "rewind")
     for value in (rewind["minimum"], rewind["maximum"]):
-        read_request(None, value)
+        read_start(None, value)
     for value in (rewind["minimum"] - 1, rewind["maximum"] + 1):
         with pytest.raises(ValueError):
-            read_request(None, value)
+            read_start(None, value)
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/api/openapi.json"])

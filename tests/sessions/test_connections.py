@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from realtime.auth.grants import Grant
 from realtime.cluster.connections import Connection
 from realtime.config import WebSocketConfig
-from realtime.delivery.transport import ConnectionOutlet
+from realtime.delivery.transport import Transport
 from realtime.protocol import CloseCode, CloseReason
 from realtime.sessions.connections import Room, Roster
 
@@ -25,8 +25,12 @@ class Page:
         self.client_id = ""
         self.grant: Grant | None = None
         self.address_key = address_key
-        self.outlet: ConnectionOutlet | None = None
+        self.transport: Transport | None = None
         self.ended: tuple[CloseCode, CloseReason] | None = None
+
+    def set_grant(self, grant: Grant) -> None:
+        """Take rights."""
+        self.grant = grant
 
     def apply_grant(self, grant: Grant) -> None:
         """Take changed rights."""
@@ -113,31 +117,31 @@ def test_an_address_has_a_share_too_if_it_is_configured() -> None:
 
 def test_a_holder_may_have_a_limit() -> None:
     roster = Roster()
-    one, two, three = fill(roster, PLENTY, *"aaa")
+    first, second, third = fill(roster, PLENTY, *"aaa")
     limited = replace(GRANT, max_connections=2)
-    assert roster.bind(one, limited) and roster.bind(two, limited)
-    assert not roster.bind(three, limited) and three.grant is None
-    assert roster.bind(two, limited)  # again, on the same connection
-    assert roster.bind(three, replace(limited, holder="token:2"))
-    roster.forget(one)
-    assert roster.bind(three, limited)
+    assert roster.bind(first, limited) and roster.bind(second, limited)
+    assert not roster.bind(third, limited) and third.grant is None
+    assert roster.bind(second, limited)  # again, on the same connection
+    assert roster.bind(third, replace(limited, holder="token:2"))
+    roster.forget(first)
+    assert roster.bind(third, limited)
     assert set(roster.by_holder) == {"token:1"}
 
 
 def test_rights_end_for_each_connection_by_itself() -> None:
     roster = Roster()
-    one, two, three = fill(roster, PLENTY, *"aaa")
-    roster.bind(one, replace(GRANT, expires_at=10.0))
-    roster.bind(two, replace(GRANT, expires_at=20.0))
-    roster.bind(three, GRANT)
+    first, second, third = fill(roster, PLENTY, *"aaa")
+    roster.bind(first, replace(GRANT, expires_at=10.0))
+    roster.bind(second, replace(GRANT, expires_at=20.0))
+    roster.bind(third, GRANT)
     assert list(roster.expired(9.9)) == []
-    assert list(roster.expired(10.0)) == [one]
-    roster.change(one, replace(GRANT, expires_at=30.0))
-    roster.change(three, replace(GRANT, expires_at=15.0))
-    assert list(roster.expired(20.0)) == [two, three]
-    roster.change(two, GRANT)
-    roster.forget(three)
-    assert list(roster.expired(30.0)) == [one]
+    assert list(roster.expired(10.0)) == [first]
+    roster.change(first, replace(GRANT, expires_at=30.0))
+    roster.change(third, replace(GRANT, expires_at=15.0))
+    assert list(roster.expired(20.0)) == [second, third]
+    roster.change(second, GRANT)
+    roster.forget(third)
+    assert list(roster.expired(30.0)) == [first]
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 5), st.integers(0, 2))))
@@ -149,7 +153,7 @@ def test_nothing_is_left_of_those_who_have_gone(steps: list[tuple[int, int, int]
             page = Page(f"address {key}")
             if roster.admit(page, room, True) is None:
                 pages.append(page)
-            pages = [known for known in pages if known.ended is None]
+            pages = [page for page in pages if page.ended is None]
             assert set(roster.clients) == set(pages)
             continue
         page = pages[which % len(pages)]

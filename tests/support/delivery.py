@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from realtime.cluster.clients import Unavailable
-from realtime.filters import compile_filters
+from realtime.filters import EVERYTHING, compile_filters
 from realtime.hub.groups import Subscription
 from realtime.log import Chunk, MemoryLog
 from realtime.protocol import CloseCode, CloseReason, Position, encode
 from realtime.protocol.frames import split_frames, text_frame
-from realtime.protocol.subscribe import Request
+from realtime.protocol.subscribe import StartFrom, SubscribeRequest
 from realtime.sessions.node import Node
 from realtime.testing.clock import START
 
@@ -78,9 +78,9 @@ class Session:
     on_lost: Callable[[], None] | None = None
     on_ended: Callable[[CloseReason], None] | None = None
 
-    def __init__(self, node: Node, log: FickleLog, request: Request) -> None:
+    def __init__(self, node: Node, log: FickleLog, start_from: StartFrom) -> None:
         self.node = node
-        self.request = request
+        self.start_from = start_from
         self.subscription: Subscription | None = None
         self.ended = False
         # Messages that the client has not read, each with the log as it was then.
@@ -124,11 +124,9 @@ class Session:
     async def subscribe(self, wanted: dict[str, Any]) -> None:
         """Subscribe and answer; end if that cannot be."""
         self.asked_at = self._log.state().head
-        compiled = compile_filters(wanted)
+        request = SubscribeRequest(KIND, compile_filters(wanted), wanted, None, self.start_from)
         try:
-            replay = await self.node.subscriptions.subscribe(
-                self, KIND, compiled, "id", self.request
-            )
+            replay = await self.node.subscriptions.subscribe(self, request, EVERYTHING, "id")
         except Unavailable:
             self.ended = True
             return
@@ -174,15 +172,15 @@ class Account:
         """Return from where to resume."""
         return Position(self.epoch, self.next - 1) if self.epoch else None
 
-    def read(self, text: bytes, state: LogState, request: Request, asked_at: int) -> None:
+    def read(self, text: bytes, state: LogState, start_from: StartFrom, asked_at: int) -> None:
         """Read a message that was sent when the log was in this state.
 
-        *asked_at* is where the log ended when the client made its *request*.
+        *asked_at* is where the log ended when the client made its request.
         """
         message = json.loads(text)
         match message["type"]:
             case "subscribed":
-                self._subscribed(message["data"], state, request, asked_at)
+                self._subscribed(message["data"], state, start_from, asked_at)
             case "data":
                 self._received(message)
             case "pong":
@@ -192,9 +190,9 @@ class Account:
                 self._lost(message["data"]["details"], state)
 
     def _subscribed(
-        self, told: dict[str, Any], state: LogState, request: Request, asked_at: int
+        self, told: dict[str, Any], state: LogState, start_from: StartFrom, asked_at: int
     ) -> None:
-        resume, rewind = request
+        resume, rewind = start_from
         live = Position(told["epoch"], told["offset"])
         self._unchecked, self._rewind, self._promised_from = [], None, 1
         if told["recovered"]:

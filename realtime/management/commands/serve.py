@@ -149,7 +149,7 @@ class Command(BaseCommand):
         """Drain on SIGHUP too: with it the supervisor says that other workers take the clients."""
 
         def move(number: int, frame: Any) -> None:
-            self._node.moving = True
+            self._node.drain.is_moving = True
             stop(number, frame)
 
         signal.signal(signal.SIGHUP, move)

@@ -1,23 +1,20 @@
-"""Server-sent events: which event becomes of which message, and the buffer they wait in."""
+"""Server-sent events: which event becomes of which message."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 
 import pytest
 
-from realtime.http import sse
 from realtime.hub.index import Hub
 from realtime.hub.message import Message
 from realtime.protocol import (
-    CloseCode,
-    CloseReason,
     ErrorCode,
     Position,
     ProtocolError,
     encode,
     encode_error,
+    sse,
 )
 from realtime.protocol.frames import text_frame
 
@@ -25,7 +22,7 @@ PLACE = Position("e1", 7)
 
 
 class Plain:
-    """An outlet that keeps nothing."""
+    """A transport that keeps nothing."""
 
     deflated = False
 
@@ -77,9 +74,9 @@ def test_a_payload_with_line_breaks_stays_one_event() -> None:
     ],
 )
 def test_other_messages_have_their_type_as_name(message: bytes, head: bytes) -> None:
-    name, _, rest = sse.events(text_frame(message)).partition(b"\n")
+    name, _, others = sse.events(text_frame(message)).partition(b"\n")
     assert name == b"event: " + json.loads(message)["type"].encode()
-    assert rest.startswith(head)
+    assert others.startswith(head)
 
 
 def test_errors_have_their_code_as_name() -> None:
@@ -99,70 +96,3 @@ def test_event_ids_are_read_as_they_were_written(text: str) -> None:
 def test_what_is_no_event_id(text: str) -> None:
     with pytest.raises(ValueError, match="expected EPOCH:OFFSET"):
         sse.parse_event_id(text)
-
-
-class TestOutlet:
-    """The buffer of a stream."""
-
-    async def test_what_waits_leaves_together(self) -> None:
-        outlet = sse.EventOutlet(lambda: 10_000)
-        frames = data_frames(b'{"a":1}', PLACE)
-        outlet.write(frames)
-        outlet.write(frames)
-        assert await outlet.read(1) == sse.events(frames) * 2
-        assert outlet.buffered_bytes() == outlet.bytes_sent == len(sse.events(frames)) * 2
-        assert await outlet.read(0) == b""
-        assert outlet.buffered_bytes() == 0
-
-    async def test_who_waits_is_woken(self) -> None:
-        outlet = sse.EventOutlet(lambda: 10_000)
-        reading = asyncio.create_task(outlet.read(10))
-        await asyncio.sleep(0)
-        outlet.write(data_frames(b"{}", PLACE))
-        assert (await reading or b"").startswith(b"id: e1:7")
-
-    async def test_large_messages_leave_one_by_one(self) -> None:
-        outlet = sse.EventOutlet(lambda: 10 * sse.CHUNK)
-        large = data_frames(b'{"a":"%b"}' % (b"x" * sse.CHUNK), PLACE)
-        for _ in range(2):
-            outlet.write(large)
-        assert await outlet.read(1) == await outlet.read(1) == sse.events(large)
-
-    async def test_a_client_that_does_not_read_is_closed(self) -> None:
-        frames = data_frames(b'{"a":"%b"}' % (b"x" * 1000), PLACE)
-        outlet = sse.EventOutlet(lambda: 3000)
-        ended: list[CloseReason] = []
-        outlet.on_ended = ended.append
-        for _ in range(5):
-            outlet.write(frames)
-        assert ended == [CloseReason.SLOW_CONSUMER]
-        assert outlet.buffered_bytes() < 4000
-        read = await outlet.read(1) or b""
-        assert read == sse.events(frames) * 2 + sse.close_event(
-            CloseCode.TRY_AGAIN_LATER, CloseReason.SLOW_CONSUMER
-        )
-        assert await outlet.read(1) is None
-
-    async def test_what_is_being_sent_counts_as_waiting(self) -> None:
-        frames = data_frames(b'{"a":"%b"}' % (b"x" * 1000), PLACE)
-        outlet = sse.EventOutlet(lambda: 2000)
-        outlet.write(frames)
-        await outlet.read(1)
-        outlet.write(frames)
-        assert outlet.closed is not None
-
-    async def test_one_large_message_is_taken_by_an_empty_buffer(self) -> None:
-        outlet = sse.EventOutlet(lambda: 100)
-        outlet.write(data_frames(b'{"a":"%b"}' % (b"x" * 1000), PLACE))
-        assert outlet.closed is None
-
-    async def test_nothing_follows_the_end(self) -> None:
-        outlet = sse.EventOutlet(lambda: 10_000)
-        outlet.close(CloseCode.POLICY_VIOLATION, CloseReason.TOKEN_REVOKED)
-        outlet.close(CloseCode.INTERNAL_ERROR, CloseReason.INTERNAL)
-        outlet.write(data_frames(b"{}", PLACE))
-        assert (
-            await outlet.read(1)
-            == b'event: close\ndata: {"code":1008,"reason":"token revoked"}\n\n'
-        )
-        assert await outlet.read(1) is None

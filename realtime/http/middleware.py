@@ -1,0 +1,89 @@
+"""What requests pass before they are served: whose they are, and under which name they ask.
+
+How a client's address is found behind proxies is in :mod:`realtime.protocol.addresses`; which
+proxies are trusted is configured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import lru_cache
+from typing import Any, cast
+
+from asgiref.sync import iscoroutinefunction
+from django.http import HttpRequest, HttpResponse
+from django.utils.decorators import sync_and_async_middleware
+
+from realtime.config import get_streaming_config
+from realtime.protocol.addresses import TrustedProxies
+
+PROBE_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
+FORWARDED_FOR = b"x-forwarded-for"
+# The headers that only a trusted proxy may set.
+FORWARDED = (FORWARDED_FOR, b"x-forwarded-proto", b"x-forwarded-host", b"x-forwarded-port")
+
+
+class ForwardedAddress:
+    """ASGI middleware that puts the client's address into the scope.
+
+    It hides from the application what an untrusted peer says of itself. Without trusted proxies
+    scopes stay as they are.
+    """
+
+    def __init__(self, application: Any) -> None:
+        self._application = application
+
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        """Serve one connection."""
+        proxies = _trusted(tuple(get_streaming_config().websocket.trusted_proxies))
+        if proxies and scope["type"] in ("http", "websocket"):
+            scope = _resolve(scope, proxies)
+        await self._application(scope, receive, send)
+
+
+@lru_cache(maxsize=8)
+def _trusted(networks: tuple[str, ...]) -> TrustedProxies:
+    return TrustedProxies(networks)
+
+
+def _resolve(scope: dict[str, Any], proxies: TrustedProxies) -> dict[str, Any]:
+    """Return the scope with the client's address, as far as trusted proxies tell it."""
+    peer = scope.get("client")
+    host = peer[0] if peer else None
+    if not proxies.trusts(host):
+        headers = [header for header in scope["headers"] if header[0] not in FORWARDED]
+        return {**scope, "headers": headers}
+    values = [v.decode("latin-1") for name, v in scope["headers"] if name == FORWARDED_FOR]
+    client = proxies.client(host, values)
+    if client == host:
+        return scope
+    # The port would be that of the proxy's connection; the client's is not known.
+    return {**scope, "client": [client, 0]}
+
+
+@sync_and_async_middleware
+def any_host_for_probes(get_response: Callable[[HttpRequest], Any]) -> Callable[..., Any]:
+    """Make the Django middleware that lets probes and Prometheus ask under any host name.
+
+    They ask by address, which ``ALLOWED_HOSTS`` cannot name where addresses come and go. Nothing
+    in what they are answered is made of the name. It must come before all middleware that looks
+    at the host.
+    """
+    if iscoroutinefunction(get_response):
+
+        async def answer_async(request: HttpRequest) -> HttpResponse:
+            return await cast(Awaitable[HttpResponse], get_response(_for_any_host(request)))
+
+        return answer_async
+
+    def answer(request: HttpRequest) -> HttpResponse:
+        return cast(HttpResponse, get_response(_for_any_host(request)))
+
+    return answer
+
+
+def _for_any_host(request: HttpRequest) -> HttpRequest:
+    if request.path in PROBE_PATHS:
+        # Django's own way to say it would be ALLOWED_HOSTS, which all other pages share.
+        request.get_host = lambda: "localhost"  # type: ignore[method-assign]
+    return request

@@ -1,0 +1,180 @@
+"""What one client receives: its subscriptions, and the messages that answer it.
+
+Knows the contract's rules of subscribing; nothing of how clients come and go.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Raw
+
+from realtime.auth.grants import Grant
+from realtime.cluster.clients import Unavailable
+from realtime.delivery.replay import Replay
+from realtime.delivery.transport import Transport
+from realtime.filters import Filter
+from realtime.hub.groups import Subscription
+from realtime.monitoring.audit_log import Event
+from realtime.protocol import ErrorCode, Position, ProtocolError, encode, encode_error
+from realtime.protocol.frames import text_frame
+from realtime.protocol.subscribe import SubscribeRequest
+from realtime.sessions.peer import RETRY_AFTER_UNAVAILABLE, Peer
+
+if TYPE_CHECKING:
+    from realtime.sessions.node import Node
+
+logger = logging.getLogger(__name__)
+
+
+class Subscriber(Peer):
+    """A peer that has a transport, and subscriptions whose messages are written to it."""
+
+    __slots__ = ("has_ended", "subscriptions", "transport")
+
+    def __init__(self, node: Node, address: str) -> None:
+        super().__init__(node, address)
+        self.transport: Transport | None = None
+        # Subscription id -> the subscription and the client's own filters.
+        self.subscriptions: dict[str, tuple[Subscription, Filter]] = {}
+        # Whether it has been told to go or is gone: it can have no subscriptions any more.
+        self.has_ended = False
+
+    async def subscribe(
+        self,
+        request: SubscribeRequest,
+        chosen_id: str | None = None,
+        metadata: Raw | None = None,
+    ) -> None:
+        """Subscribe, confirm it to the client, and begin to send.
+
+        A client that has the subscription already only has it confirmed.
+
+        Raises:
+            ProtocolError: the client may not, or cannot now; nothing has been sent.
+        """
+        # First: between the subscription and its confirmation nothing may wait.
+        explanation = await self._explain(request) if request.wants_explanation else None
+        grant = self._grant_for(request.type)
+        subscription_id = self._find_id(request, chosen_id)
+        replay = None
+        if subscription_id not in self.subscriptions:
+            replay = await self._add(subscription_id, request, grant)
+        self._confirm(subscription_id, request, replay, metadata, explanation)
+        if replay is not None:
+            self.node.subscriptions.go_live(replay)
+
+    def _grant_for(self, kind: str) -> Grant:
+        """Return the client's rights, if they allow a type. Raises :class:`ProtocolError`."""
+        assert self.grant is not None
+        if kind not in self.grant.types:
+            self.audit(Event.DENIED, type=kind)
+            raise ProtocolError(ErrorCode.FORBIDDEN)
+        return self.grant
+
+    async def _explain(self, request: SubscribeRequest) -> dict[str, Any]:
+        """Return how many of the newest messages match, of those that the client may see."""
+        while True:
+            grant = self._grant_for(request.type)
+            try:
+                explanation = await self.node.subscriptions.explain(request, grant.filters)
+            except Unavailable as error:
+                raise _unavailable("explaining", request, error) from None
+            if self.grant is grant:  # else its rights have changed meanwhile
+                return explanation
+
+    async def _add(self, subscription_id: str, request: SubscribeRequest, grant: Grant) -> Replay:
+        """Subscribe with the rights that the client has in the end; they may change meanwhile."""
+        assert self.transport is not None
+        while True:
+            try:
+                replay = await self.node.subscriptions.subscribe(
+                    self.transport, request, grant.filters, subscription_id
+                )
+            except Unavailable as error:
+                raise _unavailable("subscribing to", request, error) from None
+            if self.grant is grant and not self.has_ended:
+                self.subscriptions[subscription_id] = replay.subscription, request.filters
+                return replay
+            self.node.subscriptions.unsubscribe(replay.subscription)
+            if self.has_ended:
+                raise ProtocolError(ErrorCode.FORBIDDEN)
+            grant = self._grant_for(request.type)
+
+    def _find_id(self, request: SubscribeRequest, chosen_id: str | None) -> str:
+        """Return the id under which the client has this subscription, or will have it."""
+        content = request.type, request.filters, request.options
+        equal_ids = [
+            subscription_id
+            for subscription_id, (subscription, filters) in self.subscriptions.items()
+            if (subscription.type, filters, subscription.options) == content
+        ]
+        if chosen_id in self.subscriptions and chosen_id not in equal_ids:
+            raise ProtocolError(ErrorCode.DUPLICATE_SUBSCRIPTION)
+        if equal_ids:
+            return chosen_id if chosen_id in equal_ids else equal_ids[0]
+        if len(self.subscriptions) >= self.node.policy.config.max_subscriptions_per_client:
+            self.audit_limit("subscriptions")
+            raise ProtocolError(ErrorCode.TOO_MANY_SUBSCRIPTIONS)
+        subscription_id = chosen_id or request.derive_id()
+        if subscription_id in self.subscriptions:
+            raise ProtocolError(ErrorCode.DUPLICATE_SUBSCRIPTION)
+        return subscription_id
+
+    def _confirm(
+        self,
+        subscription_id: str,
+        request: SubscribeRequest,
+        replay: Replay | None,
+        metadata: Raw | None,
+        explanation: dict[str, Any] | None,
+    ) -> None:
+        """Answer ``subscribed``; without a replay the subscription is not new."""
+        position = replay.live_from if replay else self.position(subscription_id)
+        data = {
+            "type": request.type,
+            "filters": request.raw_filters,
+            **position._asdict(),
+            "recovered": replay is not None and replay.recovered,
+            "replayed": replay.replayed if replay else 0,
+        }
+        if request.options is not None:
+            data["options"] = request.options.describe()
+        if explanation is not None:
+            data["explain"] = explanation
+        self.reply("subscribed", data, subscription_id, metadata)
+
+    def position(self, subscription_id: str) -> Position:
+        """Return the position up to which a subscription has been sent all that matches."""
+        return self.node.subscriptions.position(self.subscriptions[subscription_id][0])
+
+    def unsubscribe(self, subscription_id: str) -> None:
+        """End a subscription. Raises ``KeyError``."""
+        subscription, _ = self.subscriptions.pop(subscription_id)
+        self.node.subscriptions.unsubscribe(subscription)
+
+    def reply(
+        self,
+        kind: str,
+        data: dict[str, Any] | None = None,
+        subscription_id: str | None = None,
+        metadata: Raw | None = None,
+    ) -> None:
+        """Send a message to the client."""
+        self._send(encode(kind, time.time(), data, subscription_id, metadata))
+
+    def send_error(self, error: ProtocolError) -> None:
+        """Send an ``error`` message to the client."""
+        self._send(encode_error(error, time.time()))
+
+    def _send(self, text: bytes) -> None:
+        if self.transport is not None:
+            self.node.stats.messages_sent += 1
+            self.transport.write(text_frame(text))
+
+
+def _unavailable(action: str, request: SubscribeRequest, error: Unavailable) -> ProtocolError:
+    logger.warning("%s %s: %s", action, request.type, error)
+    return ProtocolError(ErrorCode.UNAVAILABLE, details={"retry_after": RETRY_AFTER_UNAVAILABLE})
