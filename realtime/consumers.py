@@ -129,13 +129,13 @@ class StreamConsumer(AsyncJsonWebsocketConsumer):
             command = parse(message)
             if self.session.grant is None and not isinstance(command, Auth | Ping):
                 raise ProtocolError(ErrorCode.AUTH_REQUIRED)
-            await self._carry_out(command)
+            await self.carry_out(command)
         except ProtocolError as error:
             if command is not None:
                 error.metadata = command.metadata
             self.session.send_error(error)
 
-    async def _carry_out(self, command: Command) -> None:
+    async def carry_out(self, command: Command) -> None:
         """Do what a client asks for. Raises :class:`ProtocolError`."""
         match command:
             case Auth():

@@ -17,10 +17,10 @@ from realtime.protocol import Command, Ping
 
 
 class _FaultyConsumer(StreamConsumer):
-    async def receive_json(self, content: Command) -> None:
-        if isinstance(content, Ping) and content.metadata is not None:
+    async def carry_out(self, command: Command) -> None:
+        if isinstance(command, Ping) and command.metadata is not None:
             raise RuntimeError("a fault made for a test")
-        await super().receive_json(content)
+        await super().carry_out(command)
 
 
 async def application(scope: dict[str, Any], receive: Any, send: Any) -> None:
