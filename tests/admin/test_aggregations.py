@@ -89,6 +89,7 @@ def test_a_wrong_field_says_why(browser: Client, field: str, value: str, text: s
     assert not AggregationRule.objects.exists()
 
 
+@pytest.mark.processes
 @pytest.mark.django_db
 async def test_the_admin_shows_how_a_rule_stands(data_dir: Path) -> None:
     row = AggregationRule(name="r", size=60, time_path="at", functions=COUNT)

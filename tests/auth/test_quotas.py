@@ -70,6 +70,7 @@ async def test_a_connection_with_another_holder_gives_back_the_first_ones(cluste
     assert await q.acquire(SECOND, LIMITED)
 
 
+@pytest.mark.processes
 async def test_what_could_not_be_written_is_written_later(
     data_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -87,6 +88,7 @@ async def test_what_could_not_be_written_is_written_later(
             await close_layer()
 
 
+@pytest.mark.processes
 async def test_all_is_written_again_for_a_server_that_has_forgotten(data_dir: Path) -> None:
     with running_valkey(data_dir):
         p, q = await process("p"), await process("q")

@@ -15,6 +15,8 @@ import pytest
 from realtime.cluster.process import ChildProcess, describe_end
 from tests.support import TIMEOUT
 
+pytestmark = pytest.mark.processes
+
 # Ignores SIGTERM, and says when it does.
 STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True)"
 STUBBORN += "; time.sleep(600)"

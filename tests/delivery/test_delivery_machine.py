@@ -36,8 +36,11 @@ from realtime.protocol import Position
 from realtime.protocol.subscribe import StartFrom
 from realtime.publishing import apublish
 from realtime.publishing.publication import Publication
+from realtime.sessions.drain import Drain
 from realtime.sessions.node import Node
+from realtime.sessions.reporter import Reporter
 from realtime.sessions.rights import Authority
+from realtime.sessions.subscriber import Subscriber
 from realtime.tasks import TimeSlice
 from realtime.testing import FakeClock
 from tests.support.delivery import KIND, Account, FickleLog, Published, Session
@@ -64,7 +67,9 @@ CLOCKED: list[Any] = [
     Replay,
     TimeSlice,
     Authority,
-    Node,
+    Drain,
+    Reporter,
+    Subscriber,
 ]
 # Seconds after which everyone who reads must have everything: a look at the log, and a retry.
 SETTLED_AFTER = 3.0

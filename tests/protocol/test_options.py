@@ -53,4 +53,4 @@ class TestReading:
     def test_what_a_message_may_hold(self) -> None:
         """Numbers as a client may write them."""
         command = parse('{"type":"subscribe","data":{"type":"events","max_rate":1e3}}')
-        assert options(**command.wanted).max_rate == 1000  # type: ignore[attr-defined]
+        assert options(**command.data).max_rate == 1000  # type: ignore[attr-defined]

@@ -32,6 +32,8 @@ from realtime.log import get_log
 from tests.support import ROOT, TIMEOUT, environment, manage, wait_until
 from tests.support.layers import close_layer, running_valkey, until
 
+pytestmark = pytest.mark.processes
+
 Payload = dict[str, Any]
 
 

@@ -27,6 +27,8 @@ from tests.support import ROOT, TIMEOUT, environment, wait_until
 from tests.support.adder import Adder
 from tests.support.layers import close_layer, running_valkey, until
 
+pytestmark = pytest.mark.processes
+
 
 @pytest.fixture(autouse=True)
 async def layer(data_dir: Path) -> AsyncIterator[None]:
