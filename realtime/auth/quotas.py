@@ -45,6 +45,7 @@ class ConnectionQuotas:
         if limit is None:
             return True
         try:
+            await self.write()  # what has just been given back may be what is asked for
             has_room = await get_cluster().acquire(holder, connection, self._process, limit)
         except Unavailable as error:
             logger.warning("counting the connections of %s: %s", holder, error)
