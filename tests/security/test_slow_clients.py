@@ -37,7 +37,7 @@ from django.core.management import execute_from_command_line
 execute_from_command_line(["manage.py", "serve", *sys.argv[1:]])
 """
 
-LIVE = "from realtime import live\nresult = [c.client_id for c in live.connections().connections]"
+LIVE = "from realtime.cluster import connections as live\nresult = [c.client_id for c in live.connections().connections]"
 
 
 class HastyServer(Server):
