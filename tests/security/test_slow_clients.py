@@ -37,7 +37,10 @@ from django.core.management import execute_from_command_line
 execute_from_command_line(["manage.py", "serve", *sys.argv[1:]])
 """
 
-LIVE = "from realtime.cluster import connections as live\nresult = [c.client_id for c in live.connections().connections]"
+LIVE = (
+    "from realtime.cluster.connections import connections\n"
+    "result = [each.client_id for each in connections().connections]"
+)
 
 
 class HastyServer(Server):
