@@ -46,13 +46,18 @@ async def report(group: str, names: Collection[str], running: Sequence[Report]) 
         realtime.cluster.clients.Unavailable: the server does not answer.
     """
     long_ago = time.time() - FORGET_AFTER
-    forgotten = [
-        earlier.processor
-        for earlier in await read_reports()
-        if earlier.read_at < long_ago or (earlier.group == group and earlier.processor not in names)
-    ]
-    rows = {each.processor: msgspec.json.encode(each) for each in running}
-    await get_cluster().write_rows(_TABLE, rows, set(forgotten) - rows.keys(), seconds=FORGET_AFTER)
+    reports = {each.processor: each for each in (*await read_reports(), *running)}
+    forgotten = {
+        name
+        for name, each in reports.items()
+        if each.read_at < long_ago or (each.group == group and name not in names)
+    }
+    rows = {
+        each.processor: msgspec.json.encode(each)
+        for each in running
+        if each.processor not in forgotten
+    }
+    await get_cluster().write_rows(_TABLE, rows, forgotten, seconds=FORGET_AFTER)
 
 
 async def read_reports() -> list[Report]:

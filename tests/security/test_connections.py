@@ -66,7 +66,7 @@ async def until_refused(server: Server, token: str) -> None:
 def overview(server: Server, **asked: str) -> dict[str, Any]:
     """Return what a third process sees."""
     found: dict[str, Any] = server.administer(
-        "import msgspec\nfrom realtime import live\n"
+        "import msgspec\nfrom realtime.cluster import connections as live\n"
         "result = msgspec.to_builtins(live.connections(**asked))",
         asked=asked,
     )
