@@ -57,8 +57,13 @@ class ConnectionQuotas:
         return has_room
 
     def hold(self, connection: str, grant: Grant) -> None:
-        """Count an existing connection, room or not: its grant may have a limit by now."""
-        if grant.max_connections is None or self._held.get(connection) == grant.holder:
+        """Count an existing connection, room or not: its grant may have a limit by now.
+
+        What it held of another holder is given back.
+        """
+        if self._held.get(connection, grant.holder) != grant.holder:
+            self.release(connection)
+        if grant.max_connections is None or connection in self._held:
             return
         self._set(connection, grant.holder)
         self._change(grant.holder, connection, True)
