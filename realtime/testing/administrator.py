@@ -62,6 +62,7 @@ def administer(connection: socket.socket) -> None:
     from channels.layers import get_channel_layer
     from django.contrib.auth.models import User
     from django.core.management import call_command
+    from django.db import connections
     from django.utils import timezone
 
     from realtime import models, publish_many
@@ -90,6 +91,8 @@ def administer(connection: socket.socket) -> None:
                 answer = {"result": names.get("result")}
             except Exception:
                 answer = {"error": traceback.format_exc()}
+            finally:
+                connections.close_all()  # the next request may meet a database that was restarted
             file.write(json.dumps(answer) + "\n")
             file.flush()
 

@@ -17,8 +17,8 @@ from tests.support.postgresql import PostgreSQL, running_postgresql
 
 # Tests that use the database in their own process.
 OF_THE_DATABASE = [
-    *("auth/test_models", "admin/test_admin", "auth/test_tokens", "auth/test_policy"),
-    *("management/test_tokens", "auth/test_connection_tokens", "publishing/test_outbox"),
+    *("admin", "auth/test_models.py", "auth/test_tokens.py", "auth/test_policy.py"),
+    *("auth/test_connection_tokens.py", "management/test_tokens.py", "publishing/test_outbox.py"),
 ]
 
 
@@ -32,7 +32,7 @@ def postgresql() -> Iterator[PostgreSQL]:
 def test_the_tests_of_the_database(postgresql: PostgreSQL) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--numprocesses=0"]
-        + [f"tests/{name}.py" for name in OF_THE_DATABASE],
+        + [f"tests/{name}" for name in OF_THE_DATABASE],
         env=os.environ | {"TEST_DATABASE_URL": postgresql.url},
         cwd=ROOT,
         capture_output=True,

@@ -3,7 +3,7 @@
 
 import { createInterface } from "node:readline";
 
-import { StreamingClient } from "../../realtime/static/realtime/client.js";
+import { StreamingClient } from "../../../realtime/static/realtime/client.js";
 
 const say = (said) => process.stdout.write(`${JSON.stringify(said)}\n`);
 const subscriptions = new Map();

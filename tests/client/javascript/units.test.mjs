@@ -3,11 +3,11 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { StreamingError, backoffDelay, finalError } from "../../realtime/static/realtime/contract.js";
-import { EventParser, positionOf } from "../../realtime/static/realtime/event_source.js";
-import { explained, parseFilters } from "../../realtime/static/realtime/dashboard/filters.js";
-import { Results, resultOf } from "../../realtime/static/realtime/dashboard/results.js";
-import { Fields, Series, leaves, valueAt } from "../../realtime/static/realtime/dashboard/series.js";
+import { StreamingError, backoffDelay, finalError } from "../../../realtime/static/realtime/contract.js";
+import { EventParser, positionOf } from "../../../realtime/static/realtime/event_source.js";
+import { explained, parseFilters } from "../../../realtime/static/realtime/dashboard/filters.js";
+import { Results, resultOf } from "../../../realtime/static/realtime/dashboard/results.js";
+import { Fields, Series, leaves, valueAt } from "../../../realtime/static/realtime/dashboard/series.js";
 
 test("pauses double up to the most, and are anything from 0 on", () => {
   for (const [failed, most] of [[0, 0.5], [1, 1], [2, 2], [5, 16], [6, 30], [1000, 30]]) {
