@@ -12,7 +12,6 @@ from typing import Any
 
 from realtime.analytics.aggregation import columns
 from realtime.analytics.aggregation.columns import GroupValues
-from realtime.analytics.aggregation.functions import MESSAGES, NUMBERS, TEXTS, VALUES
 from realtime.analytics.aggregation.rule import AggregationSpec
 from realtime.analytics.aggregation.windows import Windows
 from realtime.analytics.processing.contract import Changes, Records
@@ -23,8 +22,6 @@ from realtime.filters import Path
 CLOCK_SLACK = 2.0
 # Seconds between two lines about the messages that one rule leaves out.
 LOG_INTERVAL = 60.0
-
-_COLUMNS = {VALUES: columns.values, TEXTS: columns.texts, NUMBERS: columns.numbers}
 
 
 class AggregationProcessor:
@@ -42,7 +39,7 @@ class AggregationProcessor:
         self.windows = Windows(rule)
         self._lateness = rule.allowed_lateness + (0.0 if rule.time_path else CLOCK_SLACK)
         # View and path -> which of the accumulators take these values.
-        self._inputs: dict[tuple[str, Path], list[int]] = defaultdict(list)
+        self._inputs: dict[tuple[Any, Path], list[int]] = defaultdict(list)
         for index, need in enumerate(self.windows.needs):
             self._inputs[need.view, need.path].append(index)
         self._is_new = True
@@ -78,8 +75,7 @@ class AggregationProcessor:
         times = columns.times(records, self.rule.time_path)
         chosen = columns.matching(records, self.rule.filters)
         timed = [i for i in chosen if times[i] is not None]
-        if len(timed) < len(chosen):
-            progress.untimed += len(chosen) - len(timed)
+        progress.untimed += len(chosen) - len(timed)
         if not timed:
             return {}
         if progress.is_torn:
@@ -89,40 +85,33 @@ class AggregationProcessor:
         if min(own_times) // slide * slide + slide <= newest:
             timed = self._in_time(timed, own_times)
         self.windows.advance(newest)
-        return self._grouped(records, timed)
+        keys = columns.keys(records, self.rule.time_path, slide, self.rule.group_by)
+        indices: dict[Any, list[int]] = defaultdict(list)
+        for i in timed:
+            indices[keys[i]].append(i)
+        progress.ungrouped += len(indices.pop(None, ()))
+        return indices
 
     def _in_time(self, timed: list[int], own_times: list[float]) -> list[int]:
         """Return the indices of messages that come before the watermark has passed their slide."""
         progress, slide = self.windows.progress, self.rule.slide
-        # The watermark before each message.
-        before = accumulate(
-            (time - self._lateness for time in own_times), max, initial=progress.watermark
-        )
+        newest = (time - self._lateness for time in own_times)
+        watermarks = accumulate(newest, max, initial=progress.watermark)  # before each message
         in_time = [
             i
-            for i, time, watermark in zip(timed, own_times, before, strict=False)
+            for i, time, watermark in zip(timed, own_times, watermarks, strict=False)
             if time // slide * slide + slide > watermark
         ]
         progress.late += len(timed) - len(in_time)
         return in_time
 
-    def _grouped(
-        self, records: Records, chosen: list[int]
-    ) -> dict[tuple[int, GroupValues], list[int]]:
-        keys = columns.keys(records, self.rule.time_path, self.rule.slide, self.rule.group_by)
-        indices: dict[Any, list[int]] = defaultdict(list)
-        for i in chosen:
-            indices[keys[i]].append(i)
-        self.windows.progress.ungrouped += len(indices.pop(None, ()))
-        return indices
-
     def _add(self, accumulators: list[Any], records: Records, indices: list[int]) -> None:
         """Let each accumulator take in its values of the messages at these indices."""
         for (view, path), targets in self._inputs.items():
-            if view == MESSAGES:
+            if view is None:
                 accumulators[targets[0]].add(indices)
                 continue
-            column = _COLUMNS[view](records, path)
+            column = view(records, path)
             values = [value for i in indices if (value := column[i]) is not None]
             if values:
                 for index in targets:

@@ -9,6 +9,7 @@ import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from inspect import signature
 from typing import Annotated, Any
 
 import msgspec
@@ -118,6 +119,10 @@ def make_spec(
     return AggregationSpec(
         name, source, compiled, paths, size, slide, lateness, when, figures, definition
     )
+
+
+# The arguments of :func:`make_spec`.
+ARGUMENTS = tuple(signature(make_spec).parameters)
 
 
 def _seconds(field: str, value: Any, low: int) -> int:

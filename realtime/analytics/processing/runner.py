@@ -23,7 +23,8 @@ from realtime.cluster import get_cluster
 from realtime.cluster.clients import Unavailable, close_async_clients
 from realtime.cluster.membership import BEAT_INTERVAL, Membership
 from realtime.database import Database
-from realtime.log import Chunk, get_log
+from realtime.log import get_log
+from realtime.log.contract import Chunk
 from realtime.monitoring.processors import Report, report
 from realtime.protocol import Position
 from realtime.tasks import end, is_cancelled
@@ -50,8 +51,7 @@ class Runner:
     """The processors of one group, such as "alerts", that this process runs.
 
     *load* returns all processors of the group, each a new object, and may use the database. It is
-    called every two seconds. A processor that is no longer among them is given up; one that has
-    another definition is given up and claimed again.
+    called every two seconds. A processor that is gone, or has another definition, is given up.
     """
 
     def __init__(self, name: str, load: Callable[[], Iterable[AnyProcessor]]) -> None:
@@ -71,11 +71,7 @@ class Runner:
         self._lock = asyncio.Lock()
 
     async def run(self) -> None:
-        """Run until cancelled; then save and give everything up.
-
-        Raises:
-            NoLog: the channel layer is the one in memory.
-        """
+        """Run until cancelled; then give everything up. Raises :class:`NoLog`."""
         if not get_cluster().is_shared:
             raise NoLog("the channel layer is of one process: there is no log to read")
         try:
@@ -91,7 +87,12 @@ class Runner:
             processors = await self._database.run(lambda: list(self._load()))
             async with self._lock:
                 await self._share(processors, members)
-            await self._report({processor.name for processor in processors})
+            running = [
+                Report(self._name, name, hold.processor.source, hold.lag, hold.read_at)
+                for name, hold in self.holds.items()
+                if hold.read_at
+            ]
+            await report(self._name, {processor.name for processor in processors}, running)
         except Unavailable as error:
             logger.warning("sharing the work: %s", error)
         except Exception:
@@ -116,16 +117,10 @@ class Runner:
             if name not in self.holds and (claimed := await claim(processor, self._owner)):
                 self.holds[name] = claimed
                 logger.info("running %s", name)
-        self._read_what_is_held()
-
-    async def _report(self, names: set[str]) -> None:
-        """Report the processors that run here and have read something."""
-        running = [
-            Report(self._name, name, hold.processor.source, hold.lag, hold.read_at)
-            for name, hold in self.holds.items()
-            if hold.read_at
-        ]
-        await report(self._name, names, running)
+        for kind in {hold.processor.source for hold in self.holds.values()}:
+            task = self._readers.get(kind)
+            if task is None or task.done():
+                self._readers[kind] = asyncio.create_task(self._follow(kind), name=f"read {kind}")
 
     async def _give_up(self, hold: Hold) -> None:
         """Save a processor, run it no more, and let other processes have it. Call with the lock."""
@@ -144,12 +139,6 @@ class Runner:
             hold.task.cancel()
         if isinstance(hold.processor, WaitingProcessor):
             hold.processor.close()
-
-    def _read_what_is_held(self) -> None:
-        for kind in {hold.processor.source for hold in self.holds.values()}:
-            task = self._readers.get(kind)
-            if task is None or task.done():
-                self._readers[kind] = asyncio.create_task(self._follow(kind), name=f"read {kind}")
 
     async def _close(self) -> None:
         ahead = (task for _, task in self._ahead.values())
@@ -240,10 +229,7 @@ class Runner:
 
     @contextlib.asynccontextmanager
     async def _watching(self, hold: Hold) -> AsyncIterator[None]:
-        """Drop a processor that fails or has been taken over.
-
-        The next beat claims it again if no other process has it.
-        """
+        """Drop a processor that fails or has been taken over; the next beat may claim it again."""
         name = hold.processor.name
         try:
             yield
@@ -285,8 +271,7 @@ def _has_read_all(hold: Hold, chunk: Chunk) -> bool:
 async def _pause(at_work: Sequence[asyncio.Task[None]]) -> None:
     """Wait for :data:`POLL_INTERVAL`, or until a processor that was at work is ready for more."""
     if at_work:
-        done = asyncio.FIRST_COMPLETED
-        await asyncio.wait(at_work, timeout=POLL_INTERVAL, return_when=done)
+        await asyncio.wait(at_work, timeout=POLL_INTERVAL, return_when=asyncio.FIRST_COMPLETED)
     else:
         await asyncio.sleep(POLL_INTERVAL)
 
