@@ -99,7 +99,7 @@ def append_call(append: Append) -> tuple[Server, list[str], list[Any]]:
 
 
 def append_arguments(append: Append, channel: str) -> list[Any]:
-    """Return the arguments of ``append()`` in ``append.lua``, which are the second and following."""
+    """Return the arguments of ``append()`` in ``append.lua``: its second and those after it."""
     config = get_streaming_config().websocket
     arguments: list[Any] = [new_epoch(), config.history_size, config.history_ttl]
     arguments += (int(1000 * append.timestamp), channel)

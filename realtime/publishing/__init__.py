@@ -44,17 +44,16 @@ def publish(
         PublishError: the log may not have the message. To try again with the same
             *idempotency_key* is safe.
     """
-    _check_type(kind)
-    body = check_payload(payload)
+    bodies = _check(kind, [payload])
     if on_commit and durable:
         raise ValueError("publish: either on_commit or durable, which is published after it too")
     if durable:
-        _write(kind, [body], idempotency_key)
+        _write(kind, bodies, idempotency_key)
         return None
     if on_commit:
-        transaction.on_commit(lambda: publish_checked(kind, [body], idempotency_key))
+        transaction.on_commit(lambda: publish_checked(kind, bodies, idempotency_key))
         return None
-    return publish_checked(kind, [body], idempotency_key)
+    return publish_checked(kind, bodies, idempotency_key)
 
 
 async def apublish(
@@ -70,8 +69,7 @@ async def apublish(
         return await sync_to_async(publish)(
             kind, payload, on_commit=on_commit, durable=durable, idempotency_key=idempotency_key
         )
-    _check_type(kind)
-    return await apublish_checked(kind, [check_payload(payload)], idempotency_key)
+    return await apublish_checked(kind, _check(kind, [payload]), idempotency_key)
 
 
 def publish_many(
@@ -86,8 +84,7 @@ def publish_many(
     More than ``MAX_APPEND_MESSAGES`` or ``MAX_APPEND_BYTES`` are published in parts, each in a
     round trip of its own. Raises as :func:`publish`. Nothing is published if a payload is invalid.
     """
-    _check_type(kind)
-    bodies = [check_payload(payload) for payload in payloads]
+    bodies = _check(kind, payloads)
     if durable:
         _write(kind, bodies, idempotency_key)
         return []
@@ -109,10 +106,8 @@ async def apublish_many(
         return await sync_to_async(publish_many)(
             kind, list(payloads), durable=True, idempotency_key=idempotency_key
         )
-    _check_type(kind)
-    bodies = [check_payload(payload) for payload in payloads]
     positions: list[Position] = []
-    for part, key in cut_into_appends(bodies, idempotency_key):
+    for part, key in cut_into_appends(_check(kind, payloads), idempotency_key):
         positions += _positions(await apublish_checked(kind, part, key), len(part))
     return positions
 
@@ -147,9 +142,11 @@ async def broadcast_system_status(status: dict[str, Any]) -> None:
     await apublish("system_status", status)
 
 
-def _check_type(kind: str) -> None:
+def _check(kind: str, payloads: Iterable[dict[str, Any]]) -> list[bytes]:
+    """Return payloads as JSON text. Raises ``ValueError``."""
     if kind not in SUBSCRIPTION_TYPES:
         raise ValueError(f"{kind!r} is no subscription type: {', '.join(SUBSCRIPTION_TYPES)}")
+    return [check_payload(payload) for payload in payloads]
 
 
 def _positions(first: Position, count: int) -> Iterator[Position]:

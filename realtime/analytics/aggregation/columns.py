@@ -39,7 +39,7 @@ def _once(
 ) -> Callable[Concatenate[Records, P], T]:
     """Let rules that read the same from the same records share what *make* returns."""
 
-    def made(records: Records, *args: P.args, **kwargs: P.kwargs) -> T:
+    def made(records: Records, /, *args: P.args, **kwargs: P.kwargs) -> T:
         key = make, *args
         result: T | None = records.computed.get(key)
         if result is None:

@@ -92,28 +92,21 @@ class Sum:
         """Return the sum; ``None`` of nothing, or if it is no integer and too large for a float."""
         if not self.count:
             return None
-        if self.other is None:
-            return self.whole
-        return _finite(lambda: float(self._exact()))
+        return self.whole if self.other is None else _ratio(self._exact(), 1)
 
     def mean(self) -> float | None:
-        """Return the mean; ``None`` of nothing."""
-        if not self.count:
-            return None
-        if self.other is None:
-            return _finite(lambda: self.whole / self.count)
-        return _finite(lambda: float(self._exact() / self.count))
+        """Return the mean; ``None`` of nothing, or if it is too large for a float."""
+        return _ratio(self.whole if self.other is None else self._exact(), self.count)
 
     def _exact(self) -> Fraction:
         return self.whole + Fraction(self.other or 0)
 
 
-def _finite(compute: Callable[[], float]) -> float | None:
+def _ratio(value: int | Fraction, count: int) -> float | None:
     try:
-        value = compute()
-    except OverflowError:
+        return float(value / count)
+    except (OverflowError, ZeroDivisionError):
         return None
-    return value if math.isfinite(value) else None
 
 
 @dataclass(slots=True)
@@ -259,7 +252,6 @@ class Distinct:
         return round(estimate)
 
     def dump(self) -> Any:
-        """Return the texts, or the sketch's own bytes in Base64."""
         if self.sketch is None:
             return list(self.values)
         return b64encode(self.sketch.serialize_compact()).decode()
@@ -272,16 +264,14 @@ class Distinct:
 
 
 def _new_sketch() -> Any:
-    library = _datasketches()
-    return library.hll_sketch(_HLL_BITS, library.tgt_hll_type.HLL_8)
+    return _datasketches().hll_sketch(_HLL_BITS, _datasketches().tgt_hll_type.HLL_8)
 
 
 def _united(*sketches: Any) -> Any:
-    library = _datasketches()
-    union = library.hll_union(_HLL_BITS)
+    union = _datasketches().hll_union(_HLL_BITS)
     for sketch in sketches:
         union.update(sketch)
-    return union.get_result(library.tgt_hll_type.HLL_8)
+    return union.get_result(_datasketches().tgt_hll_type.HLL_8)
 
 
 @cache

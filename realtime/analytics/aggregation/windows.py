@@ -115,15 +115,14 @@ class Windows:
         slide = self._slides.get(number)
         if slide is None:
             slide = self._slides[number] = Slide()
-        slide.changed.add(group)
         cell = slide.cells.get(group)
         if cell is None:
             if len(slide.cells) >= MAX_GROUPS or self._cells >= MAX_CELLS:
-                slide.changed.discard(group)
                 return None
             text = _encoder.encode(group).decode()
             cell = slide.cells[group] = Cell(text, self._new_accumulators())
             self._cells += 1
+        slide.changed.add(group)
         return cell
 
     def _new_accumulators(self) -> list[Any]:
@@ -171,7 +170,7 @@ class Windows:
         return min(ends, default=None)
 
     def close(self) -> list[bytes]:
-        """Return the results of windows that are over, the oldest first, and forget these windows.
+        """Forget windows that are over and return their results, the oldest first.
 
         Call again while :attr:`is_due`: about :data:`MAX_RESULTS` come at a time.
         """
@@ -204,16 +203,18 @@ class Windows:
         more = {"incomplete": True} if self._is_incomplete(end) else {}
         for group, accumulators in self._merged(end):
             values = {name: of(accumulators[at], size) for name, at, of in self._figures}
-            result = {"rule": self.rule.name, "group": self._named(group), "window": window}
+            plain = (value[0] if type(value) is tuple else value for value in group)
+            named = dict(zip(self._group_names, plain, strict=True))
+            result = {"rule": self.rule.name, "group": named, "window": window}
             yield _encoder.encode(result | {"values": values, "timestamp": until} | more)
 
     def _merged(self, end: int) -> list[tuple[GroupValues, list[Any]]]:
         """Return a window's accumulators of each group, in the order of the groups' texts."""
-        numbers = [n for n in range(end - self.rule.slides, end) if n in self._slides]
         cells: dict[GroupValues, list[Cell]] = {}
-        for number in numbers:
-            for group, cell in self._slides[number].cells.items():
-                cells.setdefault(group, []).append(cell)
+        for number in range(end - self.rule.slides, end):
+            if number in self._slides:
+                for group, cell in self._slides[number].cells.items():
+                    cells.setdefault(group, []).append(cell)
         ordered = sorted(cells.items(), key=lambda item: item[1][0].text)
         return [(group, self._merge(parts)) for group, parts in ordered]
 
@@ -225,10 +226,6 @@ class Windows:
             for accumulator, other in zip(merged, part.accumulators, strict=True):
                 accumulator.merge(other)
         return merged
-
-    def _named(self, group: GroupValues) -> dict[str, Any]:
-        values = (value[0] if type(value) is tuple else value for value in group)
-        return dict(zip(self._group_names, values, strict=True))
 
     def store(self) -> tuple[dict[str, bytes], list[str]]:
         """Return fields that have changed since the last call, by name, and those to remove."""

@@ -152,8 +152,6 @@ class Runner:
         await close_async_clients()
         self._database.close()
 
-    # Reading
-
     async def _follow(self, kind: str) -> None:
         """Read a type's log as long as a processor here needs it."""
         while holds := [each for each in self.holds.values() if each.processor.source == kind]:
@@ -204,13 +202,13 @@ class Runner:
             new = _catch_up(hold, chunk, records)
             hold.head = chunk.head
             if isinstance(processor, WaitingProcessor):
-                if len(new) or _has_read_all(hold, chunk):
+                if len(new) or not hold.lag:
                     hold.task = asyncio.create_task(self._wait_for(processor, hold, new))
                 return
             if len(new):
                 processor.take(new)
                 hold.position = Position(chunk.epoch, new.last)
-            elif _has_read_all(hold, chunk) and (text := processor.tick(time.time())):
+            elif not hold.lag and (text := processor.tick(time.time())):
                 logger.warning("%s: %s", processor.name, text)
             await _save_if_due(hold)
             hold.read_at = time.time()
@@ -262,10 +260,6 @@ def _catch_up(hold: Hold, chunk: Chunk, records: Records) -> Records:
         processor.skip(hold.position.offset + 1, chunk.first - 1)
         hold.position = Position(chunk.epoch, chunk.first - 1)
     return records.after(hold.position.offset)
-
-
-def _has_read_all(hold: Hold, chunk: Chunk) -> bool:
-    return hold.position is not None and hold.position.offset >= chunk.head
 
 
 async def _pause(at_work: Sequence[asyncio.Task[None]]) -> None:
