@@ -102,9 +102,8 @@ class Batches:
     async def feed(self, chunk: bytes) -> None:
         """Take a part of the stream; publish what may be published.
 
-        Raises:
-            InvalidPayload: a line is invalid and not to be skipped; all before it is published.
-            PublishError: publishing was not confirmed.
+        Raises :class:`PublishError`, and :class:`InvalidPayload` if a line is invalid and not to be
+        skipped; all before it is published.
         """
         for line in self._lines.feed(chunk):
             await self._take(line)

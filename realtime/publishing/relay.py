@@ -20,7 +20,6 @@ SQLite has one writer at a time, so ids are in the order of commits.
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import logging
 import os
@@ -192,12 +191,10 @@ class PostgreSQLLock:
         """Take the lock if nobody has it; tell whether this relay has it now."""
         # Once: PostgreSQL counts how often it was taken.
         held = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND granted AND pid = %s"
-        own = [self._connection.info.backend_pid]
-        if self._connection.execute(held, own).fetchone():
+        ask = self._connection.execute
+        if ask(held, [self._connection.info.backend_pid]).fetchone():
             return True
-        return bool(
-            self._connection.execute("SELECT pg_try_advisory_lock(%s)", [LOCK]).fetchone()[0]
-        )
+        return bool(ask("SELECT pg_try_advisory_lock(%s)", [LOCK]).fetchone()[0])
 
     def wait(self, seconds: float) -> None:
         """Wait for new messages, at most so long."""
@@ -214,18 +211,18 @@ class FileLock:
 
     def __init__(self) -> None:
         name = str(connection.settings_dict["NAME"])
-        path = Path(f"{name}-relay.lock")
         is_file = connection.vendor == "sqlite" and Path(name).exists()
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600) if is_file else None
+        flags = os.O_RDWR | os.O_CREAT
+        self._file = os.open(f"{name}-relay.lock", flags, 0o600) if is_file else None
 
     def take(self) -> bool:
         """As :meth:`PostgreSQLLock.take`."""
-        if self._file is None:
-            return True
-        with contextlib.suppress(BlockingIOError):
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        return False
+        try:
+            if self._file is not None:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
 
     def wait(self, seconds: float) -> None:
         """Wait; SQLite does not tell of new messages, so not for long."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, TypeVar, TypeVarTuple
 
 from realtime.analytics.processing.contract import Records
 from realtime.analytics.rules import plain_number
@@ -30,20 +30,18 @@ _MARK = "\0"
 # since in Python they would equal 1 and 0.
 GroupValues = tuple[Any, ...]
 
-P = ParamSpec("P")
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 
-def _once(
-    make: Callable[Concatenate[Records, P], T],
-) -> Callable[Concatenate[Records, P], T]:
+def _once(make: Callable[[Records, *Ts], T]) -> Callable[[Records, *Ts], T]:
     """Let rules that read the same from the same records share what *make* returns."""
 
-    def made(records: Records, /, *args: P.args, **kwargs: P.kwargs) -> T:
+    def made(records: Records, *args: *Ts) -> T:
         key = make, *args
         result: T | None = records.computed.get(key)
         if result is None:
-            result = records.computed[key] = make(records, *args, **kwargs)
+            result = records.computed[key] = make(records, *args)
         return result
 
     return made

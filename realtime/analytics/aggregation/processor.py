@@ -61,12 +61,22 @@ class AggregationProcessor:
             self._is_new = False
             if records.first > 1:
                 self.windows.mark_lost()
-        for (number, group), indices in self._sort(records).items():
+        by_cell = self._sort(records)
+        inputs = [
+            (view and view(records, path), accumulators)
+            for (view, path), accumulators in (self._inputs.items() if by_cell else ())
+        ]
+        for (number, group), indices in by_cell.items():
             cell = self.windows.cell(number, group)
             if cell is None:
                 self.windows.progress.crowded += len(indices)
                 continue
-            self._add(cell.accumulators, records, indices)
+            for column, accumulators in inputs:
+                values: list[Any] = indices
+                if column is not None:
+                    values = [value for i in indices if (value := column[i]) is not None]
+                for accumulator in accumulators if values else ():
+                    cell.accumulators[accumulator].add(values)
         self._is_due = self.windows.is_due
 
     def _sort(self, records: Records) -> dict[tuple[int, GroupValues], list[int]]:
@@ -104,18 +114,6 @@ class AggregationProcessor:
         ]
         progress.late += len(timed) - len(in_time)
         return in_time
-
-    def _add(self, accumulators: list[Any], records: Records, indices: list[int]) -> None:
-        """Let each accumulator take in its values of the messages at these indices."""
-        for (view, path), targets in self._inputs.items():
-            if view is None:
-                accumulators[targets[0]].add(indices)
-                continue
-            column = view(records, path)
-            values = [value for i in indices if (value := column[i]) is not None]
-            if values:
-                for index in targets:
-                    accumulators[index].add(values)
 
     def skip(self, first: int, last: int | None) -> None:
         """Take note that open windows, and those up to the next message, are incomplete."""

@@ -52,8 +52,6 @@ class Function:
 
 
 class _FunctionFields(msgspec.Struct, forbid_unknown_fields=True):
-    """A function as it is written."""
-
     name: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_-]{0,63}\Z")]
     function: str
     path: str | None = None
@@ -165,10 +163,8 @@ def _functions(value: Any) -> Iterator[Function]:
             raise RuleError("functions", f"the name {figure.name!r} is there twice")
         names.add(figure.name)
         if not _FUNCTION.fullmatch(figure.function):
-            plain = ", ".join(PLAIN_FUNCTIONS)
-            raise RuleError(
-                "functions", f"{figure.name}: function is none of {plain} and p1 to p99.999"
-            )
+            choices = f"{', '.join(PLAIN_FUNCTIONS)} and p1 to p99.999"
+            raise RuleError("functions", f"{figure.name}: function is none of {choices}")
         if not figure.path and figure.function not in _WITHOUT_PATH:
             raise RuleError("functions", f"{figure.name}: {figure.function} needs a path")
         path = read_rule_path("functions", figure.path) if figure.path else ()

@@ -1,9 +1,8 @@
 """Runs processors and shares them with other processes that run the same ones.
 
-Each process says every two seconds that it is there. The processors are dealt out among the
-processes that are there, and each process reads the logs of the types that its processors need,
-lets the processors work and saves their state. Knows nothing of what processors do and of where
-their definitions are kept.
+Each process says every two seconds that it is there. The processors are dealt out among those, and
+each reads the logs that its processors need, lets them work and saves their state. Knows nothing of
+what processors do and of where their definitions are kept.
 """
 
 from __future__ import annotations
@@ -124,10 +123,9 @@ class Runner:
 
     async def _give_up(self, hold: Hold) -> None:
         """Save a processor, run it no more, and let other processes have it. Call with the lock."""
-        is_at_work = hold.task is not None
         self._drop(hold)
         # A processor at work is not saved: the process that takes it over does the work again.
-        if hold.position is not None and hold.needs_saving and not is_at_work:
+        if hold.position is not None and hold.needs_saving and hold.task is None:
             with contextlib.suppress(Fenced):  # the process that has it saves it
                 await save(hold)
         await renew(hold.processor, self._owner, give_up=True)

@@ -102,22 +102,16 @@ async def claim(processor: AnyProcessor, owner: str) -> Hold | None:
     place = place_of(processor)
     keeps_state = int(getattr(processor, "keeps_state", False))
     arguments = (owner, int(LEASE * 1000), processor.definition, keeps_state)
-    reply = await ask(
-        place.server, lambda client: _CLAIM.acall(client, [place.state, place.lease], *arguments)
-    )
+    keys = [place.state, place.lease]
+    reply = await ask(place.server, lambda client: _CLAIM.acall(client, keys, *arguments))
     if reply is None:
         return None
     state = {name.decode(): value for name, value in zip(reply[::2], reply[1::2], strict=True)}
     position = None
     if "epoch" in state:
         position = Position(state["epoch"].decode(), int(state["offset"]))
-    processor.restore(
-        {
-            name.removeprefix(FIELD_PREFIX): value
-            for name, value in state.items()
-            if name.startswith(FIELD_PREFIX)
-        }
-    )
+    own = [name for name in state if name.startswith(FIELD_PREFIX)]
+    processor.restore({name.removeprefix(FIELD_PREFIX): state[name] for name in own})
     return Hold(processor, int(state["generation"]), position, position)
 
 
@@ -131,10 +125,8 @@ async def renew(processor: AnyProcessor, owner: str, *, give_up: bool = False) -
 async def save(hold: Hold) -> None:
     """Save what has changed and publish, in one step.
 
-    Raises:
-        Fenced: another process has taken the processor over; nothing was saved.
-        Unavailable: it may or may not have been saved. The caller must claim the processor anew,
-            which restores what was saved.
+    Raises :class:`Fenced` if nothing was saved, as another process has taken the processor over, or
+    ``Unavailable`` if it may have been saved: claim it anew, which restores what was saved.
     """
     assert hold.position is not None
     processor, position = hold.processor, hold.position
