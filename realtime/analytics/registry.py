@@ -24,8 +24,6 @@ MODULE = "streams"
 
 
 class Definition(Protocol):
-    """A rule or a predictor."""
-
     @property
     def name(self) -> str: ...
 
@@ -66,9 +64,8 @@ class DefinitionRegistry(Generic[T]):
             names = ", ".join(sorted(self._in_code)) or "none"
             raise CommandError(f"no {self._noun} is named {unknown[0]!r} (there are: {names})")
         if not chosen:
-            raise CommandError(
-                f"there are no {self._noun}s in the {MODULE}.py of any installed app"
-            )
+            where = f"the {MODULE}.py of any installed app"
+            raise CommandError(f"there are no {self._noun}s in {where}")
         return [self._in_code[name] for name in sorted(chosen)]
 
     def in_force(self, rows: Iterable[Any]) -> dict[str, T]:
@@ -92,9 +89,8 @@ class DefinitionRegistry(Generic[T]):
 
 def add_module_argument(parser: CommandParser) -> None:
     """Declare the option whose value :func:`discover` takes."""
-    parser.add_argument(
-        "--module", help=f"a module with definitions, in place of the apps' {MODULE}.py"
-    )
+    text = f"a module with definitions, in place of the apps' {MODULE}.py"
+    parser.add_argument("--module", help=text)
 
 
 def discover(module: str | None = None) -> None:

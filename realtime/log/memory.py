@@ -48,7 +48,10 @@ class MemoryLog:
             earlier, until = self._appended.get(key, (None, 0.0))
             if earlier is not None and earlier.epoch == stream.epoch and until > now:
                 return earlier
-            self._forget(now)
+            # What is due is forgotten once there is twice as much as the last time left.
+            if len(self._appended) >= self._forget_at:
+                self._appended = {key: it for key, it in self._appended.items() if it[1] > now}
+                self._forget_at = 2 * len(self._appended) + 1000
             position = Position(stream.epoch, stream.head + 1)
             for batch in append.batches:
                 stream.entries.extend(Entry(append.timestamp, body) for body in batch.bodies)
@@ -56,12 +59,6 @@ class MemoryLog:
             stream.trim(now)
             self._appended[key] = position, now + append.once_ttl
             return position
-
-    def _forget(self, now: float) -> None:
-        """Forget appends that are due, once there are twice as many as the last time left."""
-        if len(self._appended) >= self._forget_at:
-            self._appended = {key: it for key, it in self._appended.items() if it[1] > now}
-            self._forget_at = 2 * len(self._appended) + 1000
 
     async def aappend(self, append: Append) -> Position:
         return self.append(append)

@@ -74,10 +74,8 @@ class Consumption:
         """Publish messages; tell whether the log has them all. If not, the consumer is to end.
 
         *source_id* names what numbers the messages: the same number twice is the same message.
-
-        Raises:
-            CannotConsume: a message is no payload, and that is to stop the consumer; those before
-                it have been published.
+        Raises :class:`CannotConsume` if a message is no payload and that is to stop the consumer;
+        those before it have been published.
         """
         readable: list[tuple[int, bytes]] = []
         try:

@@ -103,7 +103,11 @@ class Publication:
             _make_batch(self._layer, part, timestamp, trace)
             for part in _cut(bodies, MAX_BATCH_BYTES, MAX_BATCH_MESSAGES)
         ]
-        self.append = Append(kind, batches, timestamp, **_once(idempotency_key))
+        once: dict[str, Any] = {}  # one of its own, for this attempt and its retry
+        if idempotency_key is not None:
+            digest = hashlib.sha256(idempotency_key.encode("utf-8", "surrogatepass")).hexdigest()
+            once = {"once": digest, "once_ttl": get_streaming_config().websocket.history_ttl}
+        self.append = Append(kind, batches, timestamp, **once)
         # Whether the log's server sends the group messages, in the call that appends.
         self.is_announced = all(batch.before for batch in batches)
 
@@ -162,14 +166,6 @@ def _message(
         **trace,
         "messages": packed,
     }
-
-
-def _once(idempotency_key: str | None) -> dict[str, Any]:
-    """Return what identifies an append that may be repeated, and for how many seconds."""
-    if idempotency_key is None:
-        return {}  # one of its own, for this attempt and its retry
-    digest = hashlib.sha256(idempotency_key.encode("utf-8", "surrogatepass")).hexdigest()
-    return {"once": digest, "once_ttl": get_streaming_config().websocket.history_ttl}
 
 
 def publish_checked(

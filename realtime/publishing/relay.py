@@ -26,7 +26,7 @@ import os
 import time
 import uuid
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from django.db import connection, transaction
 from django.db.models import Q
@@ -52,12 +52,8 @@ _XMIN = RawSQL("pg_snapshot_xmin(pg_current_snapshot())::text::bigint", ())
 _XMAX = RawSQL("pg_snapshot_xmax(pg_current_snapshot())::text::bigint", ())
 
 
-class ClaimedBatch(NamedTuple):
-    """Messages that are published together, and the :class:`OutboxBatch` row that claims them."""
-
-    claim: str
-    key: str
-    bodies: list[bytes]
+# The claim that is in the row of OutboxBatch, the idempotency key, and the payloads.
+ClaimedBatch = tuple[str, str, list[bytes]]
 
 
 class Relay:
@@ -98,15 +94,16 @@ class Relay:
         batch = _next_batch(kind, self._published.get(kind))
         if batch is None:
             return False
+        claim, key, bodies = batch
         try:
-            if batch.bodies:
-                publish_checked(kind, batch.bodies, batch.key)
+            if bodies:
+                publish_checked(kind, bodies, key)
         except PublishError as error:
             logger.warning("%s: %s", kind, error)
             self._paused[kind] = time.monotonic() + RETRY_INTERVAL
             return False
-        self._published[kind] = batch.claim
-        self.count += len(batch.bodies)
+        self._published[kind] = claim
+        self.count += len(bodies)
         return True
 
 
@@ -133,7 +130,7 @@ def _next_batch(kind: str, published: str | None) -> ClaimedBatch | None:
 def _read(claimed: OutboxBatch) -> ClaimedBatch:
     rows = list(OutboxMessage.objects.filter(pk__in=claimed.messages))
     key = (rows and rows[0].idempotency_key) or f"outbox {claimed.key}"
-    return ClaimedBatch(claimed.key, key, [row.payload.encode() for row in rows])
+    return claimed.key, key, [row.payload.encode() for row in rows]
 
 
 def _choose(kind: str) -> list[int]:

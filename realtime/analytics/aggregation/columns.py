@@ -1,7 +1,6 @@
 """The values that rules read from messages, as columns, each made once for all rules. Pure.
 
-Knows how values, times and groups are read; nothing of windows. A column is as long as its records,
-with ``None`` for a message that has nothing to count.
+A column is as long as its records, with ``None`` for a message that has nothing to count.
 """
 
 from __future__ import annotations

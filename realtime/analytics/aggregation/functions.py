@@ -118,16 +118,12 @@ class Extremes:
 
     def add(self, values: Sequence[Any]) -> None:
         if values:
-            self._take(min(values), max(values))
+            low, high = min(values), max(values)
+            self.low = low if self.low is None else min(self.low, low)
+            self.high = high if self.high is None else max(self.high, high)
 
     def merge(self, other: Extremes) -> None:
-        if other.low is not None:
-            self._take(other.low, other.high)
-
-    def _take(self, low: Any, high: Any) -> None:
-        if self.low is not None:
-            low, high = min(self.low, low), max(self.high, high)
-        self.low, self.high = low, high
+        self.add([] if other.low is None else [other.low, other.high])
 
     def dump(self) -> Any:
         return [self.low, self.high]

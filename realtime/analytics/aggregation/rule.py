@@ -1,7 +1,4 @@
-"""What an aggregation rule says, and what it may say. Pure.
-
-Knows nothing of messages, windows or the database.
-"""
+"""What an aggregation rule says, and what it may say. Pure."""
 
 from __future__ import annotations
 

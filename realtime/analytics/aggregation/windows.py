@@ -144,12 +144,6 @@ class Windows:
         self.progress.torn_to = max(self.progress.torn_to, int(time // self.rule.slide))
         self.progress.is_torn = False
 
-    def _is_incomplete(self, end: int) -> bool:
-        progress = self.progress
-        return 0 <= progress.torn_from < end and (
-            progress.is_torn or end - self.rule.slides <= progress.torn_to
-        )
-
     def _over(self) -> int:
         """Return how many slides since 1970 are over."""
         return int(self.progress.watermark // self.rule.slide)
@@ -200,7 +194,9 @@ class Windows:
         slide, size = self.rule.slide, self.rule.size
         until = format_timestamp(end * slide)
         window = {"start": format_timestamp((end - self.rule.slides) * slide), "end": until}
-        more = {"incomplete": True} if self._is_incomplete(end) else {}
+        torn = self.progress
+        is_torn = torn.is_torn or end - self.rule.slides <= torn.torn_to
+        more = {"incomplete": True} if is_torn and 0 <= torn.torn_from < end else {}
         for group, accumulators in self._merged(end):
             values = {name: of(accumulators[at], size) for name, at, of in self._figures}
             plain = (value[0] if type(value) is tuple else value for value in group)

@@ -155,8 +155,13 @@ class Runner:
         while holds := [each for each in self.holds.values() if each.processor.source == kind]:
             at_work = [hold.task for hold in holds if hold.task is not None]
             try:
-                if not await self._step(kind, [hold for hold in holds if hold.task is None]):
-                    await _pause(at_work)
+                if await self._step(kind, [hold for hold in holds if hold.task is None]):
+                    continue
+                if at_work:  # until one is ready for more
+                    first = asyncio.FIRST_COMPLETED
+                    await asyncio.wait(at_work, timeout=POLL_INTERVAL, return_when=first)
+                else:
+                    await asyncio.sleep(POLL_INTERVAL)
             except Unavailable as error:
                 logger.warning("reading %s: %s", kind, error)
                 await asyncio.sleep(RETRY_INTERVAL)
@@ -258,14 +263,6 @@ def _catch_up(hold: Hold, chunk: Chunk, records: Records) -> Records:
         processor.skip(hold.position.offset + 1, chunk.first - 1)
         hold.position = Position(chunk.epoch, chunk.first - 1)
     return records.after(hold.position.offset)
-
-
-async def _pause(at_work: Sequence[asyncio.Task[None]]) -> None:
-    """Wait for :data:`POLL_INTERVAL`, or until a processor that was at work is ready for more."""
-    if at_work:
-        await asyncio.wait(at_work, timeout=POLL_INTERVAL, return_when=asyncio.FIRST_COMPLETED)
-    else:
-        await asyncio.sleep(POLL_INTERVAL)
 
 
 async def _save_if_due(hold: Hold) -> None:
