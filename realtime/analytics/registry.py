@@ -1,7 +1,7 @@
 """The rules and predictors that applications define in code, and those that administrators add.
 
 Code is in a module ``streams`` of any installed app. A row of the admin takes the place of code of
-the same name, also when it is turned off. Knows nothing of what rules and predictors do.
+the same name, also when it is turned off.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
-from django.core.management.base import CommandError, CommandParser
+from django.core.management.base import CommandError
 from django.utils.module_loading import autodiscover_modules
 
 from realtime.analytics.rules import RuleError
@@ -85,12 +85,6 @@ class DefinitionRegistry(Generic[T]):
                         self._complaints.add(text)
                         logger.warning(text)
         return definitions
-
-
-def add_module_argument(parser: CommandParser) -> None:
-    """Declare the option whose value :func:`discover` takes."""
-    text = f"a module with definitions, in place of the apps' {MODULE}.py"
-    parser.add_argument("--module", help=text)
 
 
 def discover(module: str | None = None) -> None:

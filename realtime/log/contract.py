@@ -66,9 +66,8 @@ class Batch(NamedTuple):
 class Append:
     """Messages to be appended together.
 
-    ``once`` identifies the append: repeated within ``once_ttl`` seconds and in the same epoch, it
-    appends nothing and returns the first attempt's position. So an attempt whose answer was lost
-    may be repeated. In a new epoch the messages are appended again, since the log has lost them.
+    ``once`` identifies the append: repeated within ``once_ttl`` seconds and in the same epoch, as
+    after an answer that was lost, it appends nothing and returns the first attempt's position.
     """
 
     kind: str

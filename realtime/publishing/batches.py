@@ -130,7 +130,10 @@ class Batches:
             if not self._skip_invalid:
                 await self._publish()
                 raise
-            self._note_skipped(self._last_line + 1, str(error))
+            self.report["skipped"] = self.report.get("skipped", 0) + 1
+            errors = self.report.setdefault("errors", [])
+            if len(errors) < SHOWN:
+                errors.append({"line": self._last_line + 1, "error": str(error)})
         self._last_line += 1
         self._line_count += 1
         self._size += len(line)
@@ -157,12 +160,6 @@ class Batches:
             return None
         digest = hashlib.sha256(b"".join(payload + b"\n" for payload in self._payloads))
         return f"{self._key} {self._batch_number} {digest.hexdigest()}"
-
-    def _note_skipped(self, line: int, why: str) -> None:
-        self.report["skipped"] = self.report.get("skipped", 0) + 1
-        errors = self.report.setdefault("errors", [])
-        if len(errors) < SHOWN:
-            errors.append({"line": line, "error": why})
 
 
 def too_large(longest: int) -> InvalidPayload:

@@ -25,7 +25,7 @@ LOG_INTERVAL = 60.0
 
 
 class AggregationProcessor:
-    """Computes one rule."""
+    """Computes one rule; its methods are those of the contract."""
 
     target = "aggregations"
     # So that a new rule has results at once.
@@ -49,14 +49,12 @@ class AggregationProcessor:
         self._logged_at = 0.0
 
     def restore(self, fields: Mapping[str, bytes]) -> None:
-        """Go on from open windows that were saved."""
         self.windows.restore(fields.items())
         self._is_new = "progress" not in fields
         self._logged = self.windows.progress.left_out()
         self._is_due = self.windows.is_due
 
     def take(self, records: Records) -> None:
-        """Count the next messages."""
         if self._is_new:
             self._is_new = False
             if records.first > 1:
@@ -133,12 +131,10 @@ class AggregationProcessor:
 
     @property
     def urgent(self) -> bool:
-        """Whether a window is over."""
         return self._is_due
 
     def save(self) -> Changes:
         """Return results, and open windows as far as they have changed."""
         results = self.windows.close()
         self._is_due = self.windows.is_due
-        fields, removed = self.windows.store()
-        return Changes(fields, removed, results)
+        return Changes(*self.windows.store(), results)

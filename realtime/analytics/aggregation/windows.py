@@ -225,7 +225,7 @@ class Windows:
 
     def store(self) -> tuple[dict[str, bytes], list[str]]:
         """Return fields that have changed since the last call, by name, and those to remove."""
-        fields: dict[str, bytes] = {"progress": _encoder.encode(asdict(self.progress))}
+        fields = {"progress": _encoder.encode(asdict(self.progress))}
         for number, slide in self._slides.items():
             for group in slide.changed:
                 cell = slide.cells[group]

@@ -57,8 +57,7 @@ class Runner:
         self._load = load
         self._name = name
         self._membership = Membership(f"runners:{name}")
-        # Who this process is in leases.
-        self._owner = self._membership.name
+        self._owner = self._membership.name  # in leases
         self._database = Database()
         # Name -> a processor that this process runs.
         self.holds: dict[str, Hold] = {}
