@@ -83,7 +83,8 @@ class Relay:
         kinds = set(waiting.values_list("type", flat=True).distinct())
         now = time.monotonic()
         due = [kind for kind in sorted(kinds) if self._paused.get(kind, 0.0) <= now]
-        return sum(map(self._relay, due)) > 0
+        results = [self._relay(kind) for kind in due]
+        return any(results)
 
     def has_waiting(self) -> bool:
         """Tell whether there is anything to publish, now or soon."""

@@ -198,7 +198,7 @@ class Windows:
         is_torn = torn.is_torn or end - self.rule.slides <= torn.torn_to
         more = {"incomplete": True} if is_torn and 0 <= torn.torn_from < end else {}
         for group, accumulators in self._merged(end):
-            values = {name: of(accumulators[at], size) for name, at, of in self._figures}
+            values = {name: figure(accumulators[at], size) for name, at, figure in self._figures}
             plain = (value[0] if type(value) is tuple else value for value in group)
             named = dict(zip(self._group_names, plain, strict=True))
             result = {"rule": self.rule.name, "group": named, "window": window}
