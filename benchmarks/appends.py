@@ -31,7 +31,7 @@ class Appends:
         # The very calls that RedisLog.append makes.
         from realtime.log.redis import APPEND, append_call
         from realtime.protocol import encode_payload
-        from realtime.publishing import Publication
+        from realtime.publishing.publication import Publication
 
         with redis.Redis(port=port) as client:
             digest = client.script_load(APPEND.text)

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from realtime.config import StreamingConfig, WebSocketConfig, get_streaming_config
     from realtime.protocol import Position
     from realtime.publishing import (
-        PublishError,
         apublish,
         apublish_many,
         broadcast_aggregation,
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
         publish,
         publish_many,
     )
+    from realtime.publishing.publication import PublishError
     from realtime.server.handle import WebSocketServer, get_stats, get_websocket_server
 
 _MODULES = {
@@ -37,7 +37,7 @@ _MODULES = {
     "get_streaming_config": "config",
     "predictor": "analytics.predictions.definitions",
     "Position": "protocol",
-    "PublishError": "publishing",
+    "PublishError": "publishing.publication",
     "aggregation_rule": "analytics.aggregation.definitions",
     "apublish": "publishing",
     "apublish_many": "publishing",

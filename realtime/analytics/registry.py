@@ -1,7 +1,7 @@
 """The rules and predictors that applications define in code, and those that administrators add.
 
 Code is in a module ``streams`` of any installed app. A row of the admin takes the place of code of
-the same name, also when it is turned off. Knows nothing of what rules and predictors do.
+the same name, also when it is turned off.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import traceback
 from collections.abc import Iterable, Iterator
 from importlib import import_module
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
-from django.core.management.base import CommandError, CommandParser
+from django.core.management.base import CommandError
 from django.utils.module_loading import autodiscover_modules
 
 from realtime.analytics.rules import RuleError
@@ -24,24 +24,11 @@ MODULE = "streams"
 
 
 class Definition(Protocol):
-    """A rule or a predictor."""
-
     @property
     def name(self) -> str: ...
 
 
 T = TypeVar("T", bound=Definition)
-T_co = TypeVar("T_co", bound=Definition, covariant=True)
-
-
-class Row(Protocol[T_co]):
-    """A rule as an administrator entered it."""
-
-    name: str
-    enabled: bool
-
-    def spec(self) -> T_co:
-        """Return the rule. Raises :class:`~realtime.analytics.rules.RuleError`."""
 
 
 class DefinitionRegistry(Generic[T]):
@@ -54,11 +41,7 @@ class DefinitionRegistry(Generic[T]):
         self._complaints: set[str] = set()
 
     def add(self, definition: T) -> None:
-        """Add a definition; the same one may come twice.
-
-        Raises:
-            RuleError: there is another one of that name.
-        """
+        """Add a definition. Raises :class:`RuleError` if there is another one of that name."""
         name = definition.name
         if self._in_code.setdefault(name, definition) != definition:
             raise RuleError("name", f"there is another {self._noun} named {name!r}")
@@ -73,8 +56,7 @@ class DefinitionRegistry(Generic[T]):
     def select(self, names: Iterable[str]) -> list[T]:
         """Return the definitions of these names, or all if there are no names; sorted by name.
 
-        Raises:
-            CommandError: there is no definition of some name, or none at all.
+        Raises ``CommandError`` if there is no definition of some name, or none at all.
         """
         chosen = set(names) or self._in_code.keys()
         unknown = sorted(chosen - self._in_code.keys())
@@ -82,15 +64,14 @@ class DefinitionRegistry(Generic[T]):
             names = ", ".join(sorted(self._in_code)) or "none"
             raise CommandError(f"no {self._noun} is named {unknown[0]!r} (there are: {names})")
         if not chosen:
-            raise CommandError(
-                f"there are no {self._noun}s in the {MODULE}.py of any installed app"
-            )
+            where = f"the {MODULE}.py of any installed app"
+            raise CommandError(f"there are no {self._noun}s in {where}")
         return [self._in_code[name] for name in sorted(chosen)]
 
-    def in_force(self, rows: Iterable[Row[T]]) -> dict[str, T]:
-        """Return what is to run, by name: code, and rows in its place.
+    def in_force(self, rows: Iterable[Any]) -> dict[str, T]:
+        """Return what is to run, by name: code, and in its place what ``spec()`` of rows returns.
 
-        A row that is wrong is logged once and left out.
+        A row that is not ``enabled`` is left out, and one that is wrong, which is logged once.
         """
         definitions = dict(self._in_code)
         for row in rows:
@@ -99,27 +80,17 @@ class DefinitionRegistry(Generic[T]):
                 try:
                     definitions[row.name] = row.spec()
                 except RuleError as error:
-                    self._complain(f"the {self._noun} {row.name} of the admin is wrong: {error}")
+                    text = f"the {self._noun} {row.name} of the admin is wrong: {error}"
+                    if text not in self._complaints:
+                        self._complaints.add(text)
+                        logger.warning(text)
         return definitions
-
-    def _complain(self, text: str) -> None:
-        if text not in self._complaints:
-            self._complaints.add(text)
-            logger.warning(text)
-
-
-def add_module_argument(parser: CommandParser) -> None:
-    """Declare the option whose value :func:`discover` takes."""
-    parser.add_argument(
-        "--module", help=f"a module with definitions, in place of the apps' {MODULE}.py"
-    )
 
 
 def discover(module: str | None = None) -> None:
     """Import the module ``streams`` of each installed app, or *module* in their place.
 
-    Raises:
-        CommandError: a module cannot be imported; the message is one line.
+    Raises ``CommandError``, one line, if a module cannot be imported.
     """
     try:
         if module is None:

@@ -21,7 +21,8 @@ from realtime.cluster.clients import Unavailable
 from realtime.cluster.layer import group_name, new_channel, received
 from realtime.delivery.feed import Feed, FeedHandler, ReceivedBatch
 from realtime.hub.message import Message
-from realtime.log import get_log, read_position, unpack
+from realtime.log import get_log
+from realtime.log.contract import read_position, unpack
 from realtime.monitoring.tracing import get_tracing
 from realtime.protocol import Position, encode_payload
 from realtime.tasks import end

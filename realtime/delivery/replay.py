@@ -20,7 +20,7 @@ from realtime.delivery.transport import Transport
 from realtime.hub.groups import Subscription
 from realtime.hub.message import Message, cut
 from realtime.hub.shaping import Survivors
-from realtime.log import READ_ENTRIES
+from realtime.log.contract import READ_ENTRIES
 from realtime.protocol import Position
 from realtime.protocol.subscribe import StartFrom
 

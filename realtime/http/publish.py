@@ -35,9 +35,13 @@ from realtime.http.responses import (
 )
 from realtime.monitoring.audit_log import Event
 from realtime.protocol import ERROR_TEXTS, SUBSCRIPTION_TYPES, ErrorCode
-from realtime.publishing import PublishError, apublish_checked, check_payload
 from realtime.publishing.batches import Batches, InvalidPayload, too_large
-from realtime.publishing.ndjson import decode_object
+from realtime.publishing.publication import (
+    PublishError,
+    apublish_checked,
+    check_payload,
+    decode_object,
+)
 from realtime.sessions.node import Node, get_node
 from realtime.sessions.peer import Peer
 

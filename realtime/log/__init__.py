@@ -14,50 +14,18 @@ from channels.layers import InMemoryChannelLayer, get_channel_layer
 
 from realtime.cluster.clients import Unavailable
 from realtime.cluster.layer import uses_redis
-from realtime.log.contract import (
-    NO_POSITION,
-    READ_BYTES,
-    READ_ENTRIES,
-    Append,
-    Batch,
-    Chunk,
-    Entry,
-    Log,
-    pack,
-    position_text,
-    read_position,
-    unpack,
-)
+from realtime.log.contract import Log
 from realtime.log.memory import MemoryLog
 from realtime.log.redis import RedisLog
-
-__all__ = [
-    "NO_POSITION",
-    "READ_BYTES",
-    "READ_ENTRIES",
-    "Append",
-    "Batch",
-    "Chunk",
-    "Entry",
-    "Log",
-    "MemoryLog",
-    "RedisLog",
-    "get_log",
-    "pack",
-    "position_text",
-    "read_position",
-    "unpack",
-]
 
 _redis_log = RedisLog()
 _memory_logs: WeakKeyDictionary[Any, MemoryLog] = WeakKeyDictionary()
 
 
 def get_log() -> Log:
-    """Return the log that belongs to the configured channel layer.
+    """Return the configured channel layer's log.
 
-    Raises:
-        Unavailable: no log belongs to the layer; the system check realtime.E001 says so too.
+    Raises ``Unavailable`` if none belongs to it; the system check realtime.E001 says so too.
     """
     layer = get_channel_layer()
     if layer is None:

@@ -37,11 +37,10 @@ class Entry(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """Consecutive entries of a log.
+    """Consecutive entries of a log; ``head`` is the offset of its newest message.
 
-    ``head`` is the offset of the newest message, ``first`` that of the first entry, ``head + 1`` if
-    there is none. If ``first`` is beyond the offset that was asked for, what is between them is no
-    longer retained.
+    ``first`` is that of the first entry, ``head + 1`` if there is none. What is between the offset
+    that was asked for and ``first`` is no longer retained.
     """
 
     epoch: str
@@ -53,8 +52,8 @@ class Chunk(NamedTuple):
 class Batch(NamedTuple):
     """Messages that are sent and stored as one piece.
 
-    A log in Redis sends the group message ``before + POSITION + after + packed`` by itself. Both
-    parts are empty if it must not.
+    A log in Redis sends the group message ``before + POSITION + after + packed`` by itself, unless
+    both are empty.
     """
 
     bodies: Sequence[bytes]
@@ -67,9 +66,8 @@ class Batch(NamedTuple):
 class Append:
     """Messages to be appended together.
 
-    ``once`` identifies the append: repeated within ``once_ttl`` seconds and in the same epoch, it
-    appends nothing and returns the first attempt's position. So an attempt whose answer was lost
-    may be repeated. In a new epoch the messages are appended again, since the log has lost them.
+    ``once`` identifies the append: repeated within ``once_ttl`` seconds and in the same epoch, as
+    after an answer that was lost, it appends nothing and returns the first attempt's position.
     """
 
     kind: str
@@ -123,18 +121,9 @@ def read_position(text: str) -> Position:
 NO_POSITION = position_text(Position("0" * 16, 0))
 
 
-def pack(bodies: Sequence[bytes]) -> bytes:
-    """Encode payloads as one piece."""
-    return _packer.encode(bodies)
-
-
-def unpack(packed: bytes) -> list[bytes]:
-    """Return the payloads that :func:`pack` encoded."""
-    return _unpacker.decode(packed)
-
-
-_packer = msgspec.msgpack.Encoder()
-_unpacker = msgspec.msgpack.Decoder(list[bytes])
+# Payloads as one piece, and back.
+pack = msgspec.msgpack.Encoder().encode
+unpack = msgspec.msgpack.Decoder(list[bytes]).decode
 
 
 def new_epoch() -> str:

@@ -23,16 +23,14 @@ class _Stream:
 
     def trim(self, now: float) -> None:
         """Forget what is no longer retained."""
-        config = get_streaming_config().websocket
+        config, entries = get_streaming_config().websocket, self.entries
         expired = now - config.history_ttl
-        while self.entries and (
-            len(self.entries) > config.history_size or self.entries[0].timestamp < expired
-        ):
-            self.entries.popleft()
+        while entries and (len(entries) > config.history_size or entries[0].timestamp < expired):
+            entries.popleft()
 
 
 class MemoryLog:
-    """The logs of all types in one process."""
+    """The logs of all types in one process, as :class:`~realtime.log.contract.Log` says."""
 
     def __init__(self) -> None:
         self._streams: dict[str, _Stream] = {}
@@ -43,7 +41,6 @@ class MemoryLog:
         self._lock = threading.Lock()
 
     def append(self, append: Append) -> Position:
-        """Append; the caller sends the messages to the group."""
         key = append.kind, append.once
         with self._lock:
             now = time.time()
@@ -51,7 +48,10 @@ class MemoryLog:
             earlier, until = self._appended.get(key, (None, 0.0))
             if earlier is not None and earlier.epoch == stream.epoch and until > now:
                 return earlier
-            self._forget(now)
+            # What is due is forgotten once there is twice as much as the last time left.
+            if len(self._appended) >= self._forget_at:
+                self._appended = {key: it for key, it in self._appended.items() if it[1] > now}
+                self._forget_at = 2 * len(self._appended) + 1000
             position = Position(stream.epoch, stream.head + 1)
             for batch in append.batches:
                 stream.entries.extend(Entry(append.timestamp, body) for body in batch.bodies)
@@ -60,21 +60,10 @@ class MemoryLog:
             self._appended[key] = position, now + append.once_ttl
             return position
 
-    def _forget(self, now: float) -> None:
-        """Forget appends that are due, once there are twice as many as the last time left."""
-        if len(self._appended) >= self._forget_at:
-            appended = self._appended.items()
-            self._appended = {
-                key: (position, due) for key, (position, due) in appended if due > now
-            }
-            self._forget_at = 2 * len(self._appended) + 1000
-
     async def aappend(self, append: Append) -> Position:
-        """Append; the caller sends the messages to the group."""
         return self.append(append)
 
     async def read(self, kind: str, after: int, at_most: int | None = None) -> Chunk:
-        """Return what is retained after an offset, within the bounds of one read."""
         with self._lock:
             stream = self._stream(kind)
             stream.trim(time.time())
@@ -90,13 +79,11 @@ class MemoryLog:
             return Chunk(stream.epoch, stream.head, first, entries)
 
     async def heads(self, kinds: Iterable[str]) -> dict[str, Position]:
-        """Return the newest position of each type."""
         with self._lock:
             streams = {kind: self._stream(kind) for kind in kinds}
             return {kind: Position(stream.epoch, stream.head) for kind, stream in streams.items()}
 
     async def lengths(self, kinds: Iterable[str]) -> dict[str, int]:
-        """Return how many messages of each type are retained."""
         with self._lock:
             streams = {kind: self._stream(kind) for kind in kinds}
             for stream in streams.values():
@@ -104,7 +91,6 @@ class MemoryLog:
             return {kind: len(stream.entries) for kind, stream in streams.items()}
 
     async def renew(self, kind: str, seen: Position) -> None:
-        """Begin a new epoch if the log has lost the message at *seen*."""
         with self._lock:
             stream = self._stream(kind)
             if stream.epoch == seen.epoch and stream.head < seen.offset:

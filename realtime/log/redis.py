@@ -43,41 +43,39 @@ APPEND, _READ, _LENGTH, _RENEW = (
 
 
 class RedisLog:
-    """A stream of each type in the server that carries the type's group."""
+    """A stream of each type in the server that carries the type's group.
+
+    What asks all types asks each server once, all at the same time; the others make one round trip.
+    """
 
     def append(self, append: Append) -> Position:
-        """Append in one round trip, which also sends the group messages."""
         server, keys, arguments = append_call(append)
-        return _to_position(
-            ask_blocking(server, lambda client: APPEND.call(client, keys, *arguments))
-        )
+        reply = ask_blocking(server, lambda client: APPEND.call(client, keys, *arguments))
+        return read_position(reply.decode())
 
     async def aappend(self, append: Append) -> Position:
-        """Append in one round trip; the coroutine form of :meth:`append`."""
         server, keys, arguments = append_call(append)
-        return _to_position(
-            await ask(server, lambda client: APPEND.acall(client, keys, *arguments))
-        )
+        reply = await ask(server, lambda client: APPEND.acall(client, keys, *arguments))
+        return read_position(reply.decode())
 
     async def read(self, kind: str, after: int, at_most: int | None = None) -> Chunk:
-        """Read in one round trip; begin the log if there is none."""
         bounds = (*_retention(), at_most or READ_ENTRIES, READ_BYTES)
         return _to_chunk(await self._call(_READ, kind, after, *bounds))
 
     async def heads(self, kinds: Iterable[str]) -> dict[str, Position]:
-        """Ask each server once, all at the same time."""
-        replies = await _ask_each(kinds, _heads)
-        return {
-            kind: Position((epoch or b"").decode(), int(offset or 0))
-            for kind, (epoch, offset) in replies.items()
-        }
+        replies = await _ask_each(
+            kinds, lambda pipeline, kind: pipeline.hmget(log_keys(kind)[0], "epoch", "offset")
+        )
+        return {kind: to_head(reply) for kind, reply in replies.items()}
 
     async def lengths(self, kinds: Iterable[str]) -> dict[str, int]:
-        """Ask each server once, all at the same time."""
-        return await _ask_each(kinds, _lengths)
+        bounds = _retention()
+        return await _ask_each(
+            kinds,
+            lambda pipeline, kind: pipeline.eval(_LENGTH.text, 2, *log_keys(kind), *bounds),
+        )
 
     async def renew(self, kind: str, seen: Position) -> None:
-        """Begin a new epoch unless another process has done so."""
         await self._call(_RENEW, kind, *seen)
 
     async def _call(self, script: Script, kind: str, *arguments: Any) -> Any:
@@ -101,14 +99,10 @@ def append_call(append: Append) -> tuple[Server, list[str], list[Any]]:
 
 
 def append_arguments(append: Append, channel: str) -> list[Any]:
-    """Return the arguments of ``append()`` in ``append.lua``, which are the second and following.
-
-    *channel* is the Redis channel of the type's group.
-    """
+    """Return the arguments of ``append()`` in ``append.lua``: its second and those after it."""
     config = get_streaming_config().websocket
-    milliseconds = int(1000 * append.timestamp)
-    arguments: list[Any] = [new_epoch(), config.history_size, config.history_ttl, milliseconds]
-    arguments.append(channel)
+    arguments: list[Any] = [new_epoch(), config.history_size, config.history_ttl]
+    arguments += (int(1000 * append.timestamp), channel)
     for batch in append.batches:
         arguments += (len(batch.bodies), batch.packed, batch.before, batch.after)
     return arguments
@@ -120,8 +114,24 @@ def _retention() -> tuple[int, int]:
     return config.history_size, int(1000 * (time.time() - config.history_ttl))
 
 
-async def _ask_each(kinds: Iterable[str], question: Callable[..., Any]) -> dict[str, Any]:
-    """Ask each server about its types; return the answers by type, of those that answer."""
+def to_head(reply: list[Any]) -> Position:
+    """Return the newest position, from the fields ``epoch`` and ``offset`` of a log's hash."""
+    epoch, offset = reply
+    return Position((epoch or b"").decode(), int(offset or 0))
+
+
+async def _ask_each(kinds: Iterable[str], add: Callable[[Any, str], Any]) -> dict[str, Any]:
+    """Ask each server about its types; return the answers by type, of those that answer.
+
+    *add* adds the question about a type to a pipeline.
+    """
+
+    async def question(its_kinds: Sequence[str], client: AsyncRedis) -> list[Any]:
+        pipeline = client.pipeline(transaction=False)
+        for kind in its_kinds:
+            add(pipeline, kind)
+        return await pipeline.execute()
+
     by_server: dict[Server, list[str]] = {}
     for kind in kinds:
         by_server.setdefault(group_address(kind)[0], []).append(kind)
@@ -135,26 +145,6 @@ async def _ask_each(kinds: Iterable[str], question: Callable[..., Any]) -> dict[
             raise replies
         by_kind.update(zip(its_kinds, replies, strict=True))
     return by_kind
-
-
-async def _heads(kinds: Sequence[str], client: AsyncRedis) -> list[list[bytes | None]]:
-    pipeline = client.pipeline(transaction=False)
-    for kind in kinds:
-        pipeline.hmget(log_keys(kind)[0], "epoch", "offset")
-    replies: list[list[bytes | None]] = await pipeline.execute()
-    return replies
-
-
-async def _lengths(kinds: Sequence[str], client: AsyncRedis) -> list[int]:
-    pipeline = client.pipeline(transaction=False)
-    for kind in kinds:
-        pipeline.eval(_LENGTH.text, 2, *log_keys(kind), *_retention())
-    replies: list[int] = await pipeline.execute()
-    return replies
-
-
-def _to_position(reply: bytes) -> Position:
-    return read_position(reply.decode())
 
 
 def _to_chunk(reply: list[Any]) -> Chunk:

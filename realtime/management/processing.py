@@ -7,7 +7,7 @@ from typing import Any
 from django.core.management.base import CommandError, CommandParser
 
 from realtime.analytics.processing.runner import NoLog, Runs, run_until_stopped
-from realtime.analytics.registry import add_module_argument, discover
+from realtime.analytics.registry import MODULE, discover
 from realtime.management.running import RunningCommand
 
 
@@ -20,7 +20,8 @@ class ProcessingCommand(RunningCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         """Declare the options."""
         super().add_arguments(parser)
-        add_module_argument(parser)
+        text = f"a module with definitions, in place of the apps' {MODULE}.py"
+        parser.add_argument("--module", help=text)
 
     def run(self, options: dict[str, Any]) -> None:
         """Run until stopped."""

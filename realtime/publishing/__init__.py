@@ -1,49 +1,160 @@
-"""How messages get in: publish(), the outbox and its relay, lines of JSON, NATS and Kafka."""
+"""How messages get in: publish(), the outbox and its relay, lines of JSON, NATS and Kafka.
 
-from realtime.publishing.api import (
-    apublish,
-    apublish_many,
-    broadcast_aggregation,
-    broadcast_alert,
-    broadcast_event,
-    broadcast_metrics,
-    broadcast_prediction,
-    broadcast_system_status,
-    publish,
-    publish_many,
-)
+Here is what other code publishes with, from any thread, view, task or shell. How a message gets
+into the log and out to the group is :mod:`realtime.publishing.publication`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from asgiref.sync import sync_to_async
+from django.db import transaction
+
+from realtime.protocol import SUBSCRIPTION_TYPES, Position
 from realtime.publishing.publication import (
-    MAX_APPEND_BYTES,
-    MAX_APPEND_MESSAGES,
-    MAX_BATCH_BYTES,
-    MAX_BATCH_MESSAGES,
-    NO_TRACE,
-    Publication,
-    PublishError,
     apublish_checked,
     check_payload,
+    cut_into_appends,
     publish_checked,
 )
 
-__all__ = [
-    "MAX_APPEND_BYTES",
-    "MAX_APPEND_MESSAGES",
-    "MAX_BATCH_BYTES",
-    "MAX_BATCH_MESSAGES",
-    "NO_TRACE",
-    "Publication",
-    "PublishError",
-    "apublish",
-    "apublish_checked",
-    "apublish_many",
-    "broadcast_aggregation",
-    "broadcast_alert",
-    "broadcast_event",
-    "broadcast_metrics",
-    "broadcast_prediction",
-    "broadcast_system_status",
-    "check_payload",
-    "publish",
-    "publish_checked",
-    "publish_many",
-]
+
+def publish(
+    kind: str,
+    payload: dict[str, Any],
+    *,
+    on_commit: bool = False,
+    durable: bool = False,
+    idempotency_key: str | None = None,
+) -> Position | None:
+    """Publish one payload to everyone subscribed to *kind*; return its position in the log.
+
+    With *on_commit* it is published when the current database transaction commits, and not at all
+    if it rolls back; with *durable* it is written to the outbox in that transaction, or in one of
+    its own, and ``manage.py relay_outbox`` publishes it: whatever happens after the commit, it is
+    not lost. The position is then ``None``. A message with an *idempotency_key* that was used
+    within ``history_ttl`` is not published again: the first one's position is returned.
+
+    Raises:
+        ValueError: unknown subscription type; the payload is no JSON object or larger than
+            ``max_message_size``; both *on_commit* and *durable*.
+        django.db.Error: a *durable* message could not be written.
+        PublishError: the log may not have the message. To try again with the same
+            *idempotency_key* is safe.
+    """
+    bodies = _check(kind, [payload])
+    if on_commit and durable:
+        raise ValueError("publish: either on_commit or durable, which is published after it too")
+    if durable:
+        _write(kind, bodies, idempotency_key)
+        return None
+    if on_commit:
+        transaction.on_commit(lambda: publish_checked(kind, bodies, idempotency_key))
+        return None
+    return publish_checked(kind, bodies, idempotency_key)
+
+
+async def apublish(
+    kind: str,
+    payload: dict[str, Any],
+    *,
+    on_commit: bool = False,
+    durable: bool = False,
+    idempotency_key: str | None = None,
+) -> Position | None:
+    """The coroutine form of :func:`publish`."""
+    if on_commit or durable:  # transactions are those of the thread that runs synchronous code
+        return await sync_to_async(publish)(
+            kind, payload, on_commit=on_commit, durable=durable, idempotency_key=idempotency_key
+        )
+    return await apublish_checked(kind, _check(kind, [payload]), idempotency_key)
+
+
+def publish_many(
+    kind: str,
+    payloads: Iterable[dict[str, Any]],
+    *,
+    durable: bool = False,
+    idempotency_key: str | None = None,
+) -> list[Position]:
+    """Publish payloads in order, in one round trip; return their positions, none if *durable*.
+
+    More than ``MAX_APPEND_MESSAGES`` or ``MAX_APPEND_BYTES`` are published in parts, each in a
+    round trip of its own. Raises as :func:`publish`. Nothing is published if a payload is invalid.
+    """
+    bodies = _check(kind, payloads)
+    if durable:
+        _write(kind, bodies, idempotency_key)
+        return []
+    positions: list[Position] = []
+    for part, key in cut_into_appends(bodies, idempotency_key):
+        positions += _positions(publish_checked(kind, part, key), len(part))
+    return positions
+
+
+async def apublish_many(
+    kind: str,
+    payloads: Iterable[dict[str, Any]],
+    *,
+    durable: bool = False,
+    idempotency_key: str | None = None,
+) -> list[Position]:
+    """The coroutine form of :func:`publish_many`."""
+    if durable:
+        return await sync_to_async(publish_many)(
+            kind, list(payloads), durable=True, idempotency_key=idempotency_key
+        )
+    positions: list[Position] = []
+    for part, key in cut_into_appends(_check(kind, payloads), idempotency_key):
+        positions += _positions(await apublish_checked(kind, part, key), len(part))
+    return positions
+
+
+async def broadcast_event(event: dict[str, Any]) -> None:
+    """Publish to ``events``. Raises as :func:`publish`."""
+    await apublish("events", event)
+
+
+async def broadcast_metrics(metrics: dict[str, Any]) -> None:
+    """Publish to ``metrics``. Raises as :func:`publish`."""
+    await apublish("metrics", metrics)
+
+
+async def broadcast_alert(alert: dict[str, Any]) -> None:
+    """Publish to ``alerts``. Raises as :func:`publish`."""
+    await apublish("alerts", alert)
+
+
+async def broadcast_prediction(prediction: dict[str, Any]) -> None:
+    """Publish to ``predictions``. Raises as :func:`publish`."""
+    await apublish("predictions", prediction)
+
+
+async def broadcast_aggregation(aggregation: dict[str, Any]) -> None:
+    """Publish to ``aggregations``. Raises as :func:`publish`."""
+    await apublish("aggregations", aggregation)
+
+
+async def broadcast_system_status(status: dict[str, Any]) -> None:
+    """Publish to ``system_status``. Raises as :func:`publish`."""
+    await apublish("system_status", status)
+
+
+def _check(kind: str, payloads: Iterable[dict[str, Any]]) -> list[bytes]:
+    """Return payloads as JSON text. Raises ``ValueError``."""
+    if kind not in SUBSCRIPTION_TYPES:
+        raise ValueError(f"{kind!r} is no subscription type: {', '.join(SUBSCRIPTION_TYPES)}")
+    return [check_payload(payload) for payload in payloads]
+
+
+def _positions(first: Position, count: int) -> Iterator[Position]:
+    return (Position(first.epoch, first.offset + number) for number in range(count))
+
+
+def _write(kind: str, bodies: Sequence[bytes], key: str | None) -> None:
+    """Write to the outbox, whose model not every publisher's program has set up."""
+    from realtime.publishing.outbox import write
+
+    write(kind, bodies, key)

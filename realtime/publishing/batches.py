@@ -1,6 +1,6 @@
 """A stream of lines on its way into the log: what is published together, and what has been.
 
-Knows lines and publishing; nothing of where the lines come from or who may publish.
+Knows nothing of where the lines come from or who may publish.
 """
 
 from __future__ import annotations
@@ -8,9 +8,7 @@ from __future__ import annotations
 import hashlib
 from typing import Any, Protocol
 
-from realtime.protocol import Position
-from realtime.publishing import apublish_checked
-from realtime.publishing.ndjson import Lines
+from realtime.publishing.publication import apublish_checked
 
 MOST_LINES = 1000
 MOST_BYTES = 1024 * 1024
@@ -34,6 +32,40 @@ class Publisher(Protocol):
 
     async def check_rights(self) -> None:
         """Raise, if the publisher may not publish any more. Called before each batch."""
+
+
+class Lines:
+    """Cuts newline-delimited JSON, as it arrives, into lines: each ends with LF or CR LF.
+
+    The last may end with the input, as github.com/ndjson/ndjson-spec says. Of a line longer than
+    *longest* bytes a little more is kept, so that the reader sees that it is too long.
+    """
+
+    def __init__(self, longest: int) -> None:
+        self._most = longest + 2  # it may end with a carriage return
+        # The line that has begun.
+        self._begun = bytearray()
+
+    def feed(self, chunk: bytes) -> list[bytes]:
+        """Return the lines that *chunk* completes, without their ends."""
+        first, newline, others = chunk.partition(b"\n")
+        self._begun += first[: max(0, self._most - len(self._begun))]
+        if not newline:
+            return []
+        lines = [bytes(self._begun)]
+        *complete, begun = others.split(b"\n")
+        self._begun = bytearray(begun[: self._most])
+        return lines + complete
+
+    @property
+    def is_too_long(self) -> bool:
+        """Whether the line that has begun is longer than any may be."""
+        return len(self._begun) == self._most
+
+    def end(self) -> list[bytes]:
+        """Return the line that ends with the input, if there is one."""
+        last, self._begun = bytes(self._begun), bytearray()
+        return [last] if last else []
 
 
 class Batches:
@@ -70,9 +102,8 @@ class Batches:
     async def feed(self, chunk: bytes) -> None:
         """Take a part of the stream; publish what may be published.
 
-        Raises:
-            InvalidPayload: a line is invalid and not to be skipped; all before it is published.
-            PublishError: publishing was not confirmed.
+        Raises :class:`PublishError`, and :class:`InvalidPayload` if a line is invalid and not to be
+        skipped; all before it is published.
         """
         for line in self._lines.feed(chunk):
             await self._take(line)
@@ -93,14 +124,16 @@ class Batches:
         """Add a line to the batch; publish the batch if that is full."""
         text = line.removesuffix(b"\r")
         try:
-            payloads = [self._publisher.check(text)] if text.strip() else []
+            if text.strip():
+                self._payloads.append(self._publisher.check(text))
         except InvalidPayload as error:
             if not self._skip_invalid:
                 await self._publish()
                 raise
-            payloads = []
-            self._note_skipped(self._last_line + 1, str(error))
-        self._payloads += payloads
+            self.report["skipped"] = self.report.get("skipped", 0) + 1
+            errors = self.report.setdefault("errors", [])
+            if len(errors) < SHOWN:
+                errors.append({"line": self._last_line + 1, "error": str(error)})
         self._last_line += 1
         self._line_count += 1
         self._size += len(line)
@@ -112,7 +145,11 @@ class Batches:
         if self._payloads:
             await self._publisher.check_rights()
             first = await apublish_checked(self._kind, self._payloads, self._batch_key())
-            self._note_published(first, len(self._payloads))
+            report = self.report
+            if report["epoch"] != first.epoch:  # the first batch, or the log was lost meanwhile
+                report |= {"epoch": first.epoch, "first": first.offset}
+            report["last"] = first.offset + len(self._payloads) - 1
+            report["count"] += len(self._payloads)
         self._batch_number += 1
         self._line_count = self._size = 0
         self._payloads = []
@@ -121,24 +158,8 @@ class Batches:
     def _batch_key(self) -> str | None:
         if self._key is None:
             return None
-        digest = hashlib.sha256()
-        for payload in self._payloads:
-            digest.update(payload)
-            digest.update(b"\n")
+        digest = hashlib.sha256(b"".join(payload + b"\n" for payload in self._payloads))
         return f"{self._key} {self._batch_number} {digest.hexdigest()}"
-
-    def _note_published(self, first: Position, count: int) -> None:
-        report = self.report
-        if report["epoch"] != first.epoch:  # the first batch, or the log has been lost meanwhile
-            report |= {"epoch": first.epoch, "first": first.offset}
-        report["last"] = first.offset + count - 1
-        report["count"] += count
-
-    def _note_skipped(self, line: int, why: str) -> None:
-        self.report["skipped"] = self.report.get("skipped", 0) + 1
-        errors = self.report.setdefault("errors", [])
-        if len(errors) < SHOWN:
-            errors.append({"line": line, "error": why})
 
 
 def too_large(longest: int) -> InvalidPayload:

@@ -1,26 +1,43 @@
-"""What consumers of other systems share: they publish payloads, each until that is confirmed.
+"""What consumers of other systems share: they append messages that others have numbered, once.
 
-Knows no such system: :mod:`realtime.publishing.nats` knows NATS, :mod:`realtime.publishing.kafka`
-Kafka.
+Beside the log is a bit for each number that it has, set in the call that appends. So it does not
+matter who brings a message again, when, or together with which others. Knows no such system:
+:mod:`realtime.publishing.nats` knows NATS, :mod:`realtime.publishing.kafka` Kafka.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import logging
-from collections.abc import Iterable
-from typing import NamedTuple, Protocol
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple, Protocol
 
-from realtime.publishing import PublishError, check_payload
-from realtime.publishing.deduplication import Numbered, take
-from realtime.publishing.ndjson import decode_object
-from realtime.publishing.publication import RETRY_INTERVAL
+import msgspec
+
+from realtime.cluster.clients import Unavailable, ask
+from realtime.cluster.layer import group_address
+from realtime.cluster.scripts import Script
+from realtime.log.contract import read_position
+from realtime.log.redis import append_arguments, log_keys
+from realtime.publishing.publication import (
+    RETRY_INTERVAL,
+    Publication,
+    PublishError,
+    check_payload,
+    decode_object,
+)
 
 logger = logging.getLogger(__name__)
 
 # Messages of one read.
 MAX_MESSAGES = 500
+# Numbers in one bitmap of 8 KiB, and seconds for which one is kept after the last was set.
+BLOCK = 65_536
+BITMAP_TTL = 7 * 86_400
+
+_TAKE = Script("realtime.publishing", "take")
 
 
 class CannotConsume(Exception):
@@ -57,32 +74,26 @@ class Consumption:
         """Publish messages; tell whether the log has them all. If not, the consumer is to end.
 
         *source_id* names what numbers the messages: the same number twice is the same message.
-
-        Raises:
-            CannotConsume: a message is no payload, and that is to stop the consumer; those before
-                it have been published.
+        Raises :class:`CannotConsume` if a message is no payload and that is to stop the consumer;
+        those before it have been published.
         """
-        readable: list[Numbered] = []
+        readable: list[tuple[int, bytes]] = []
         try:
-            for message in messages:
-                self._read(message, readable)
+            for number, text, name in messages:
+                try:
+                    if text is None:
+                        raise ValueError("no value")
+                    readable.append((number, check_payload(decode_object(text))))
+                except ValueError as error:
+                    if self._stop_on_invalid:
+                        raise CannotConsume(f"{name}: {error}") from None
+                    self.skipped += 1
+                    logger.warning("%s is skipped: %s", name, error)
         finally:
             is_confirmed = await self._publish(source_id, readable)
         return is_confirmed
 
-    def _read(self, message: SourceMessage, readable: list[Numbered]) -> None:
-        """Add a message to *readable* if it is a payload."""
-        try:
-            if message.text is None:
-                raise ValueError("no value")
-            readable.append(Numbered(message.number, check_payload(decode_object(message.text))))
-        except ValueError as error:
-            if self._stop_on_invalid:
-                raise CannotConsume(f"{message.name}: {error}") from None
-            self.skipped += 1
-            logger.warning("%s is skipped: %s", message.name, error)
-
-    async def _publish(self, source_id: str, messages: list[Numbered]) -> bool:
+    async def _publish(self, source_id: str, messages: list[tuple[int, bytes]]) -> bool:
         while True:
             try:
                 new = await take(self.kind, source_id, messages)
@@ -110,3 +121,44 @@ class Consumption:
 def describe(error: BaseException) -> str:
     """Return an error's text, or its class if it has none."""
     return str(error) or type(error).__name__
+
+
+async def take(kind: str, source: str, messages: Sequence[tuple[int, bytes]]) -> int:
+    """Append those of a source's numbered payloads that the log does not have; return how many.
+
+    Numbers are from 0. Raises :class:`PublishError`: the log may or may not have them; to take them
+    again is safe.
+    """
+    remaining = list(dict(messages).items())
+    while remaining:
+        reply = await _try(kind, source, remaining)
+        if isinstance(reply, bytes):
+            return len(remaining)
+        present = {place - 1 for place in reply}
+        remaining = [message for at, message in enumerate(remaining) if at not in present]
+    return 0
+
+
+async def _try(kind: str, source: str, messages: Sequence[tuple[int, bytes]]) -> Any:
+    """Append all messages if the log has none of them; return the reply of ``take.lua``."""
+    server, channel = group_address(kind)
+    publication = Publication(kind, [body for _, body in messages], None)
+    keys = log_keys(kind)
+    stem = f"{keys[0]}:taken:{hashlib.sha256(source.encode()).hexdigest()[:32]}"
+    places: dict[int, int] = {}
+    bits = []
+    for number, _ in messages:
+        block, bit = divmod(number, BLOCK)
+        if block not in places:
+            keys.append(f"{stem}:{block}")
+            places[block] = len(keys)
+        bits.append((places[block], bit))
+    taken = msgspec.msgpack.encode({"ttl": BITMAP_TTL, "bits": bits})
+    arguments = (taken, *append_arguments(publication.append, channel))
+    try:
+        reply = await ask(server, lambda client: _TAKE.acall(client, keys, *arguments))
+    except Unavailable as error:
+        raise PublishError(f"the channel layer did not confirm the messages: {error}") from error
+    if isinstance(reply, bytes):
+        await publication.announce(read_position(reply.decode()))
+    return reply

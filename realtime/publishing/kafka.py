@@ -6,7 +6,6 @@ Knows Kafka; publishing is :mod:`realtime.publishing.bridge`'s.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,22 +83,15 @@ class KafkaSource:
             await consumption.pause()
             return
         for partition, batch in records.items():
-            if not await consumption.take(self._source_id(partition), _read(batch)):
+            name = f"{partition.topic} {partition.partition}"
+            messages = [
+                SourceMessage(record.offset, record.value, f"{name} {record.offset}")
+                for record in batch
+            ]
+            # Named by the group too: another group publishes all of a topic anew.
+            if not await consumption.take(f"kafka {self.group} {name}", messages):
                 return
             await _commit(consumer, partition, batch[-1].offset + 1)
-
-    def _source_id(self, partition: TopicPartition) -> str:
-        """Name a partition by the group too: another group publishes all of a topic anew."""
-        return f"kafka {self.group} {partition.topic} {partition.partition}"
-
-
-def _read(records: Sequence[Any]) -> list[SourceMessage]:
-    return [
-        SourceMessage(
-            record.offset, record.value, f"{record.topic} {record.partition} {record.offset}"
-        )
-        for record in records
-    ]
 
 
 async def _commit(consumer: Any, partition: TopicPartition, offset: int) -> None:

@@ -96,7 +96,10 @@ class NatsSource:
             name = self.stream or await jetstream.find_stream_name_by_subject(self.subject)
             stream = await jetstream.stream_info(name)
             config = ConsumerConfig(ack_wait=self.ack_wait)
-            return _source_id(stream), await jetstream.pull_subscribe(
+            # Named by its time too: a stream made anew under the same name begins at 1 again.
+            created = stream.created
+            time = created.isoformat() if isinstance(created, datetime) else str(created)
+            return f"nats {stream.config.name} {time}", await jetstream.pull_subscribe(
                 self.subject, durable=self.durable, stream=stream.config.name, config=config
             )
         except nats.js.errors.NotFoundError:
@@ -104,13 +107,6 @@ class NatsSource:
             raise CannotConsume(f"NATS: there is no stream {wanted}") from None
         except FAILURES as error:
             raise CannotConsume(f"NATS: {describe(error)}") from None
-
-
-def _source_id(stream: Any) -> str:
-    """Name a stream by its time too: one made anew under the same name begins at 1 again."""
-    created = stream.created
-    time = created.isoformat() if isinstance(created, datetime) else str(created)
-    return f"nats {stream.config.name} {time}"
 
 
 async def _pull(subscription: Any, source_id: str, consumption: Consumption) -> None:

@@ -1,7 +1,6 @@
-"""The outbox: messages that a transaction writes, to be published after it has committed.
+"""The outbox: messages that a transaction writes; :mod:`realtime.publishing.relay` publishes them.
 
-Knows its tables and how to write to them; :mod:`realtime.publishing.relay` publishes, in a process
-of its own.
+The relay does so after the commit, in a process of its own.
 """
 
 from __future__ import annotations
@@ -76,8 +75,7 @@ class OutboxBatch(models.Model):
 class Waiting(NamedTuple):
     """How many messages wait for a relay, and how many are parked: they cannot be published.
 
-    ``since`` is when the oldest that waits was written, in seconds since 1970; ``None`` if none
-    waits.
+    ``since`` is when the oldest that waits was written, in seconds since 1970.
     """
 
     waiting: int
@@ -101,21 +99,20 @@ def write(kind: str, bodies: Sequence[bytes], idempotency_key: str | None) -> No
     """Write messages to the outbox, in the current transaction or in one of their own."""
     is_postgresql = connection.vendor == "postgresql"
     number = RawSQL("pg_current_xact_id()::text::bigint", ()) if is_postgresql else None
+    keys = [idempotency_key] * len(bodies)
+    if idempotency_key and len(bodies) > 1:
+        keys = [f"{idempotency_key}:{place}" for place in range(len(bodies))]
     rows = [
         OutboxMessage(
             type=kind,
             payload=body.decode(),
-            idempotency_key=idempotency_key and _key_of(idempotency_key, position, len(bodies)),
+            idempotency_key=key,
             transaction=number,
         )
-        for position, body in enumerate(bodies)
+        for key, body in zip(keys, bodies, strict=True)
     ]
     with transaction.atomic(savepoint=False):
         OutboxMessage.objects.bulk_create(rows, INSERTED_TOGETHER)
         if is_postgresql:
             with connection.cursor() as cursor:  # delivered at the commit
                 cursor.execute(f"NOTIFY {CHANNEL}")
-
-
-def _key_of(key: str, position: int, count: int) -> str:
-    return key if count == 1 else f"{key}:{position}"

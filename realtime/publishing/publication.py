@@ -9,9 +9,9 @@ import hashlib
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from types import MappingProxyType
 from typing import Any
 
+import msgspec
 from asgiref.sync import async_to_sync
 from channels.layers import get_channel_layer
 from channels_redis.pubsub import RedisPubSubChannelLayer
@@ -19,14 +19,8 @@ from channels_redis.pubsub import RedisPubSubChannelLayer
 from realtime.cluster.clients import Unavailable
 from realtime.cluster.layer import group_name
 from realtime.config import get_streaming_config
-from realtime.log import (
-    NO_POSITION,
-    Append,
-    Batch,
-    get_log,
-    pack,
-    position_text,
-)
+from realtime.log import get_log
+from realtime.log.contract import NO_POSITION, Append, Batch, pack, position_text
 from realtime.monitoring.tracing import publishing
 from realtime.protocol import Position, encode_payload
 
@@ -41,8 +35,7 @@ MAX_APPEND_BYTES = 8 * 1024 * 1024
 MAX_APPEND_MESSAGES = 5000
 # Seconds to wait before publishing again what was not confirmed.
 RETRY_INTERVAL = 1.0
-
-NO_TRACE: Mapping[str, str] = MappingProxyType({})
+NOT_CONFIRMED = "the channel layer did not confirm the message: {}"
 
 
 class PublishError(Exception):
@@ -56,6 +49,19 @@ def check_payload(payload: Any) -> bytes:
     if len(body) > largest:
         raise ValueError(f"payload: {len(body)} bytes, more than max_message_size ({largest})")
     return body
+
+
+def decode_object(text: str | bytes) -> dict[str, Any]:
+    """Return a JSON object. Raises ``ValueError``."""
+    try:
+        value = msgspec.json.decode(text)
+    except RecursionError:
+        raise ValueError("not JSON (nested too deeply)") from None
+    except (msgspec.DecodeError, UnicodeError) as error:
+        raise ValueError(f"not JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"payload: expected an object, got {type(value).__name__}")
+    return value
 
 
 def cut_into_appends(
@@ -81,33 +87,34 @@ def _cut(bodies: Sequence[bytes], max_bytes: int, max_messages: int) -> Iterator
 
 
 class Publication:
-    """Payloads of one type on their way into the log and out to the group.
-
-    After appending ``append`` to the log, the caller must call :meth:`announce`.
-    """
+    """Payloads of one type: append ``append`` to the log, then call :meth:`announce`."""
 
     def __init__(
         self,
         kind: str,
         bodies: Sequence[bytes],
         idempotency_key: str | None,
-        trace: Mapping[str, str] = NO_TRACE,
+        trace: Mapping[str, str] | None = None,
     ) -> None:
         self._layer: Any = get_channel_layer()
-        self._trace = trace
+        self._trace = trace = trace or {}
         timestamp = time.time()
         batches = [
             _make_batch(self._layer, part, timestamp, trace)
             for part in _cut(bodies, MAX_BATCH_BYTES, MAX_BATCH_MESSAGES)
         ]
-        self.append = Append(kind, batches, timestamp, **_once(idempotency_key))
+        once: dict[str, Any] = {}  # one of its own, for this attempt and its retry
+        if idempotency_key is not None:
+            digest = hashlib.sha256(idempotency_key.encode("utf-8", "surrogatepass")).hexdigest()
+            once = {"once": digest, "once_ttl": get_streaming_config().websocket.history_ttl}
+        self.append = Append(kind, batches, timestamp, **once)
         # Whether the log's server sends the group messages, in the call that appends.
         self.is_announced = all(batch.before for batch in batches)
 
     async def announce(self, first: Position) -> None:
         """Send to the group what the log's server has not sent by itself; *first* is its position.
 
-        It is in the log already, so whoever misses it here finds it there.
+        Errors are logged only: whoever misses a message here finds it in the log.
         """
         if self.is_announced:
             return
@@ -127,9 +134,9 @@ def _make_batch(
 ) -> Batch:
     """Pack payloads, together with the layer's message around them if the server can complete it.
 
-    The log's server gives the position, and sends the group message in the same call: that saves
-    a round trip. So the message is serialised with a dummy position, as wide as any other, and
-    cut at the position and at the packed payloads. For ``{"n":1}``, published at 1.5 seconds::
+    The log's server gives the position, and sends the group message in the same call. So that is
+    serialised with a dummy position, as wide as any other, and cut at the position and at the
+    packed payloads. For ``{"n":1}``, published at 1.5 seconds::
 
         type "stream.batch", position │ 000…0:000…0 │ timestamp 1.5, messages │ [{"n":1}]
         ─────────── before ───────────┘ (cut out)   └──────── after ──────────┘ packed
@@ -151,10 +158,7 @@ def _make_batch(
 def _message(
     packed: bytes, timestamp: float, position: str, trace: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Return the group message that carries packed payloads; the broker reads it.
-
-    *trace* is empty, or the fields of :data:`realtime.monitoring.tracing.TRACE_FIELDS`.
-    """
+    """Return the group message that carries packed payloads; the broker reads it."""
     return {
         "type": "stream.batch",
         "position": position,
@@ -162,14 +166,6 @@ def _message(
         **trace,
         "messages": packed,
     }
-
-
-def _once(idempotency_key: str | None) -> dict[str, Any]:
-    """Return what identifies an append that may be repeated, and for how many seconds."""
-    if idempotency_key is None:
-        return {}  # one of its own, for this attempt and its retry
-    digest = hashlib.sha256(idempotency_key.encode("utf-8", "surrogatepass")).hexdigest()
-    return {"once": digest, "once_ttl": get_streaming_config().websocket.history_ttl}
 
 
 def publish_checked(
@@ -183,7 +179,7 @@ def publish_checked(
         try:
             return traced.appended(get_log().append(publication.append))
         except Unavailable as error:
-            raise _not_confirmed(error) from error
+            raise PublishError(NOT_CONFIRMED.format(error)) from error
 
 
 async def apublish_checked(
@@ -191,8 +187,7 @@ async def apublish_checked(
 ) -> Position:
     """Publish, all or none, what :func:`check_payload` returned; return the first's position.
 
-    Raises:
-        PublishError: the log may not have it.
+    Raises :class:`PublishError`: the log may not have it.
     """
     with publishing(kind, bodies) as traced:
         publication = Publication(kind, bodies, idempotency_key, traced.carried)
@@ -203,10 +198,6 @@ async def _append_and_announce(publication: Publication) -> Position:
     try:
         position = await get_log().aappend(publication.append)
     except Unavailable as error:
-        raise _not_confirmed(error) from error
+        raise PublishError(NOT_CONFIRMED.format(error)) from error
     await publication.announce(position)
     return position
-
-
-def _not_confirmed(error: Unavailable) -> PublishError:
-    return PublishError(f"the channel layer did not confirm the message: {error}")

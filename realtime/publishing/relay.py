@@ -1,8 +1,9 @@
 """The relay: publishes what is in the outbox, in order, each message once.
 
-Knows the outbox and publishing. Which of several relays works is
-:mod:`realtime.publishing.relay_lock`'s. Each type is relayed by itself: one whose server is away
-does not hold up the others.
+Each type is relayed by itself: one whose server is away does not hold up the others. Of several
+relays one holds a lock and works, and another takes over when it ends, however it ends. That saves
+work only: if two worked, the batches that they claim in the database would still be published once
+and in order.
 
 The order is that of transactions as they began to write, and of ids within one. On PostgreSQL a
 transaction may commit after one that began later, so a message is published only when all
@@ -19,10 +20,13 @@ SQLite has one writer at a time, so ids are in the order of commits.
 
 from __future__ import annotations
 
+import fcntl
 import logging
+import os
 import time
 import uuid
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any
 
 from django.db import connection, transaction
 from django.db.models import Q
@@ -31,29 +35,25 @@ from django.db.models.functions import Length
 
 from realtime.config import get_streaming_config
 from realtime.protocol import SUBSCRIPTION_TYPES
-from realtime.publishing import PublishError, publish_checked
-from realtime.publishing.outbox import OutboxBatch, OutboxMessage
-from realtime.publishing.publication import RETRY_INTERVAL
+from realtime.publishing.outbox import CHANNEL, OutboxBatch, OutboxMessage
+from realtime.publishing.publication import RETRY_INTERVAL, PublishError, publish_checked
 
 logger = logging.getLogger(__name__)
 
 # Of one batch.
 MAX_MESSAGES = 500
 MAX_CHARACTERS = 4 * 1024 * 1024
+# The key of PostgreSQL's advisory lock: "realtime" in ASCII.
+LOCK = 0x7265616C74696D65
+# Seconds.
+POLL_INTERVAL = 0.2
 
 _XMIN = RawSQL("pg_snapshot_xmin(pg_current_snapshot())::text::bigint", ())
 _XMAX = RawSQL("pg_snapshot_xmax(pg_current_snapshot())::text::bigint", ())
 
 
-class ClaimedBatch(NamedTuple):
-    """Messages that are published together.
-
-    ``claim`` identifies the row of :class:`OutboxBatch`, ``key`` is their idempotency key.
-    """
-
-    claim: str
-    key: str
-    bodies: list[bytes]
+# The claim that is in the row of OutboxBatch, the idempotency key, and the payloads.
+ClaimedBatch = tuple[str, str, list[bytes]]
 
 
 class Relay:
@@ -81,30 +81,30 @@ class Relay:
         """Publish a batch of each type that has messages; tell whether anything was published."""
         waiting = OutboxMessage.objects.filter(error="").order_by()
         kinds = set(waiting.values_list("type", flat=True).distinct())
-        results = [self._relay(kind) for kind in sorted(kinds) if not self._is_paused(kind)]
+        now = time.monotonic()
+        due = [kind for kind in sorted(kinds) if self._paused.get(kind, 0.0) <= now]
+        results = [self._relay(kind) for kind in due]
         return any(results)
 
     def has_waiting(self) -> bool:
         """Tell whether there is anything to publish, now or soon."""
         return bool(OutboxMessage.objects.filter(error="").exists())
 
-    def _is_paused(self, kind: str) -> bool:
-        return self._paused.get(kind, 0.0) > time.monotonic()
-
     def _relay(self, kind: str) -> bool:
         """Publish one batch of a type; tell whether there was one and the log has it."""
         batch = _next_batch(kind, self._published.get(kind))
         if batch is None:
             return False
+        claim, key, bodies = batch
         try:
-            if batch.bodies:
-                publish_checked(kind, batch.bodies, batch.key)
+            if bodies:
+                publish_checked(kind, bodies, key)
         except PublishError as error:
             logger.warning("%s: %s", kind, error)
             self._paused[kind] = time.monotonic() + RETRY_INTERVAL
             return False
-        self._published[kind] = batch.claim
-        self.count += len(batch.bodies)
+        self._published[kind] = claim
+        self.count += len(bodies)
         return True
 
 
@@ -130,9 +130,8 @@ def _next_batch(kind: str, published: str | None) -> ClaimedBatch | None:
 
 def _read(claimed: OutboxBatch) -> ClaimedBatch:
     rows = list(OutboxMessage.objects.filter(pk__in=claimed.messages))
-    own_key = rows[0].idempotency_key if rows else None
-    key = own_key or f"outbox {claimed.key}"
-    return ClaimedBatch(claimed.key, key, [row.payload.encode() for row in rows])
+    key = (rows and rows[0].idempotency_key) or f"outbox {claimed.key}"
+    return claimed.key, key, [row.payload.encode() for row in rows]
 
 
 def _choose(kind: str) -> list[int]:
@@ -170,3 +169,72 @@ def _park_if_too_large(pk: int, largest: int) -> bool:
     row.save(update_fields=["error"])
     logger.error("%s is not published: %s", row, row.error)
     return True
+
+
+class PostgreSQLLock:
+    """An advisory lock, held by a connection of its own that also listens for new messages.
+
+    Raises psycopg's errors when that connection is lost, and the lock with it.
+    """
+
+    def __init__(self) -> None:
+        import psycopg
+
+        parameters = connection.get_connection_params()
+        parameters.pop("pool", None)
+        self._connection: Any = psycopg.connect(**parameters, autocommit=True)
+        self._connection.execute(f"LISTEN {CHANNEL}")
+
+    def take(self) -> bool:
+        """Take the lock if nobody has it; tell whether this relay has it now."""
+        # Once: PostgreSQL counts how often it was taken.
+        held = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND granted AND pid = %s"
+        ask = self._connection.execute
+        if ask(held, [self._connection.info.backend_pid]).fetchone():
+            return True
+        return bool(ask("SELECT pg_try_advisory_lock(%s)", [LOCK]).fetchone()[0])
+
+    def wait(self, seconds: float) -> None:
+        """Wait for new messages, at most so long."""
+        for _ in self._connection.notifies(timeout=seconds, stop_after=1):
+            return
+
+    def close(self) -> None:
+        """Close the connection, and give the lock up with it."""
+        self._connection.close()
+
+
+class FileLock:
+    """A lock on a file beside SQLite's. A database in memory has one process: nothing to lock."""
+
+    def __init__(self) -> None:
+        name = str(connection.settings_dict["NAME"])
+        is_file = connection.vendor == "sqlite" and Path(name).exists()
+        flags = os.O_RDWR | os.O_CREAT
+        self._file = os.open(f"{name}-relay.lock", flags, 0o600) if is_file else None
+
+    def take(self) -> bool:
+        """As :meth:`PostgreSQLLock.take`."""
+        try:
+            if self._file is not None:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def wait(self, seconds: float) -> None:
+        """Wait; SQLite does not tell of new messages, so not for long."""
+        time.sleep(min(seconds, POLL_INTERVAL))
+
+    def close(self) -> None:
+        """Give the lock up."""
+        if self._file is not None:
+            os.close(self._file)
+
+
+RelayLock = PostgreSQLLock | FileLock
+
+
+def open_lock() -> RelayLock:
+    """Return the lock of the configured database, not yet taken."""
+    return PostgreSQLLock() if connection.vendor == "postgresql" else FileLock()

@@ -31,7 +31,7 @@ from realtime.delivery.broker import Broker
 from realtime.delivery.dispatcher import Dispatcher
 from realtime.delivery.feed import Feed
 from realtime.delivery.replay import Replay
-from realtime.log import MemoryLog
+from realtime.log.memory import MemoryLog
 from realtime.protocol import Position
 from realtime.protocol.subscribe import StartFrom
 from realtime.publishing import apublish

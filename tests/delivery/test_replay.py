@@ -13,7 +13,7 @@ import pytest
 from django.test import override_settings
 
 from realtime.filters import EVERYTHING
-from realtime.log import Append, Batch, pack
+from realtime.log.contract import Append, Batch, pack
 from realtime.protocol import Position
 from realtime.protocol.subscribe import StartFrom, SubscribeRequest
 from realtime.sessions.node import Node

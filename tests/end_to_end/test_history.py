@@ -26,7 +26,8 @@ from tests.support import (
 # Appends to the log what the group is not told of.
 APPEND = """
 import time
-from realtime.log import Append, Batch, get_log, pack
+from realtime.log import get_log
+from realtime.log.contract import Append, Batch, pack
 bodies = [b'{"n":%d}' % n for n in range(count)]
 result = get_log().append(Append("events", [Batch(bodies, pack(bodies))], time.time()))
 """

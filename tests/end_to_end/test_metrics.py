@@ -28,7 +28,8 @@ sync_client(group_address(kind)[0]).hincrby(log_keys(kind)[0], "offset", count)
 # As if the channel layer had lost what was published.
 APPEND = """
 import json, time
-from realtime.log import Append, Batch, get_log, pack
+from realtime.log import get_log
+from realtime.log.contract import Append, Batch, pack
 bodies = [json.dumps(payload).encode() for payload in payloads]
 get_log().append(Append(kind, [Batch(bodies, pack(bodies))], time.time()))
 """

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from realtime.publishing import MAX_BATCH_MESSAGES
+from realtime.publishing.publication import MAX_BATCH_MESSAGES
 from realtime.testing.server import manage
 from tests.support import ROOT, environment, running
 from tests.support.collector import Collector, Span, hanging_collector, running_collector
@@ -22,7 +22,8 @@ NOWHERE = "http://127.0.0.1:1"
 # As if the channel layer had lost what was published.
 APPEND = """
 import json, time
-from realtime.log import Append, Batch, get_log, pack
+from realtime.log import get_log
+from realtime.log.contract import Append, Batch, pack
 bodies = [json.dumps(payload).encode() for payload in payloads]
 get_log().append(Append(kind, [Batch(bodies, pack(bodies))], time.time()))
 """

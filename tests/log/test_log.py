@@ -24,20 +24,12 @@ from realtime import PublishError, apublish, publish, publish_many
 from realtime.cluster import servers
 from realtime.cluster.clients import Unavailable
 from realtime.cluster.embedded import EmbeddedServer
-from realtime.log import (
-    READ_BYTES,
-    READ_ENTRIES,
-    Append,
-    Batch,
-    Log,
-    MemoryLog,
-    RedisLog,
-    get_log,
-    pack,
-    read_position,
-)
+from realtime.log import get_log
+from realtime.log.contract import READ_BYTES, READ_ENTRIES, Append, Batch, Log, pack, read_position
+from realtime.log.memory import MemoryLog
+from realtime.log.redis import RedisLog
 from realtime.protocol import SUBSCRIPTION_TYPES, Position
-from realtime.publishing import MAX_APPEND_MESSAGES
+from realtime.publishing.publication import MAX_APPEND_MESSAGES
 from tests.support import ROOT, TIMEOUT, environment, wait_until
 from tests.support.layers import Configure, close_layer, layer_of, running_valkey, until
 

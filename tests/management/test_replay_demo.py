@@ -11,8 +11,7 @@ from django.core.management import CommandError, call_command
 from realtime.demo.replay import read_week
 from realtime.management.commands import replay_demo
 from realtime.management.commands.replay_demo import numbered_rounds
-from realtime.publishing import PublishError
-from realtime.publishing.publication import RETRY_INTERVAL
+from realtime.publishing.publication import RETRY_INTERVAL, PublishError
 
 Payload = dict[str, Any]
 

@@ -1,14 +1,13 @@
 """The values that rules read from messages, as columns, each made once for all rules. Pure.
 
-Knows how values, times and groups are read; nothing of windows. A column is as long as its records,
-with ``None`` for a message that has nothing to count.
+A column is as long as its records, with ``None`` for a message that has nothing to count.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from hashlib import blake2b
-from typing import Any
+from typing import Any, TypeVar, TypeVarTuple
 
 from realtime.analytics.processing.contract import Records
 from realtime.analytics.rules import plain_number
@@ -30,48 +29,56 @@ _MARK = "\0"
 # since in Python they would equal 1 and 0.
 GroupValues = tuple[Any, ...]
 
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
+
+def _once(make: Callable[[Records, *Ts], T]) -> Callable[[Records, *Ts], T]:
+    """Let rules that read the same from the same records share what *make* returns."""
+
+    def made(records: Records, *args: *Ts) -> T:
+        key = make, *args
+        result: T | None = records.computed.get(key)
+        if result is None:
+            result = records.computed[key] = make(records, *args)
+        return result
+
+    return made
+
+
+@_once
 def matching(records: Records, filters: Filter) -> Sequence[int]:
     """Return the indices of the messages that match."""
     if not filters:
         return range(len(records))
-    return records.once(
-        ("matching", filters),
-        lambda: [i for i, payload in enumerate(records) if matches(filters, payload)],
-    )
+    return [i for i, payload in enumerate(records) if matches(filters, payload)]
 
 
+@_once
 def values(records: Records, path: Path) -> list[Any]:
     """Return the value at a path, of any type; ``None`` for null and for no value."""
-    return records.once(
-        ("values", path),
-        lambda: [None if value is MISSING else value for value in records.column(path)],
-    )
+    return [None if value is MISSING else value for value in records.column(path)]
 
 
+@_once
 def numbers(records: Records, path: Path) -> list[Any]:
     """Return the number at a path; booleans are not numbers."""
-    return records.once(
-        ("numbers", path),
-        lambda: [value if _is_number(value) else None for value in records.column(path)],
-    )
+    return [value if _is_number(value) else None for value in records.column(path)]
 
 
 def _is_number(value: Any) -> bool:
     return type(value) is float or (type(value) is int and -BIGGEST < value < BIGGEST)
 
 
+@_once
 def texts(records: Records, path: Path) -> list[Any]:
     """Return a text for the scalar at a path: the same for values that are equal in JSON."""
-    return records.once(
-        ("texts", path),
-        lambda: [
-            value
-            if type(value) is str and len(value) <= _MAX_TEXT and value[:1] != _MARK
-            else _text(value)
-            for value in records.column(path)
-        ],
-    )
+    return [
+        value
+        if type(value) is str and len(value) <= _MAX_TEXT and value[:1] != _MARK
+        else _text(value)
+        for value in records.column(path)
+    ]
 
 
 def _text(value: Any) -> str | None:
@@ -85,6 +92,7 @@ def _text(value: Any) -> str | None:
     return f"{_MARK}{plain_number(value)!r}"
 
 
+@_once
 def times(records: Records, path: Path) -> list[Any]:
     """Return each message's own time, in seconds since 1970; without a path, its publishing.
 
@@ -92,52 +100,39 @@ def times(records: Records, path: Path) -> list[Any]:
     """
     if not path:
         return records.timestamps
-    return records.once(
-        ("times", path),
-        lambda: [
-            seconds
-            if (seconds := read_time(value)) is not None and 0 <= seconds <= published + MAX_AHEAD
-            else None
-            for value, published in zip(records.column(path), records.timestamps, strict=True)
-        ],
-    )
+    return [
+        seconds
+        if (seconds := read_time(value)) is not None and 0 <= seconds <= published + MAX_AHEAD
+        else None
+        for value, published in zip(records.column(path), records.timestamps, strict=True)
+    ]
 
 
-def groups(records: Records, paths: Sequence[Path]) -> list[Any]:
+@_once
+def groups(records: Records, paths: tuple[Path, ...]) -> list[Any]:
     """Return each message's group; ``None`` if a value is no scalar. A missing value is null."""
     if not paths:
         return [()] * len(records)
-
-    def build() -> list[Any]:
-        columns = [_group_values(records, path) for path in paths]
-        return [None if MISSING in values else values for values in zip(*columns, strict=True)]
-
-    return records.once(("groups", tuple(paths)), build)
+    columns = [_group_values(records, path) for path in paths]
+    return [None if MISSING in values else values for values in zip(*columns, strict=True)]
 
 
-def keys(records: Records, time_path: Path, slide: int, paths: Sequence[Path]) -> list[Any]:
+@_once
+def keys(records: Records, time_path: Path, slide: int, paths: tuple[Path, ...]) -> list[Any]:
     """Return each message's slide, counted from 1970, and group; ``None`` if one is missing."""
-
-    def build() -> list[Any]:
-        pairs = zip(times(records, time_path), groups(records, paths), strict=True)
-        return [
-            None if time is None or group is None else (int(time // slide), group)
-            for time, group in pairs
-        ]
-
-    return records.once(("keys", time_path, slide, tuple(paths)), build)
+    pairs = zip(times(records, time_path), groups(records, paths), strict=True)
+    return [
+        None if time is None or group is None else (int(time // slide), group)
+        for time, group in pairs
+    ]
 
 
+@_once
 def _group_values(records: Records, path: Path) -> list[Any]:
-    return records.once(
-        ("group values", path),
-        lambda: [
-            value
-            if type(value) is str and len(value) <= MAX_GROUP_CHARACTERS
-            else _group_value(value)
-            for value in records.column(path)
-        ],
-    )
+    return [
+        value if type(value) is str and len(value) <= MAX_GROUP_CHARACTERS else _group_value(value)
+        for value in records.column(path)
+    ]
 
 
 def _group_value(value: Any) -> Any:

@@ -28,17 +28,7 @@ def aggregation_rule(
     Times are in seconds; see docs/analytics.md for the rest. Raises
     :class:`~realtime.analytics.rules.RuleError`, a ``ValueError``.
     """
-    rule = make_spec(
-        name,
-        source=source,
-        filters=filters,
-        group_by=group_by,
-        size=size,
-        slide=slide,
-        allowed_lateness=allowed_lateness,
-        time_path=time_path,
-        functions=functions,
-    )
+    rule = make_spec(**locals())  # all arguments
     aggregation_rules.add(rule)
     return rule
 

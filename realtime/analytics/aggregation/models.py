@@ -6,7 +6,13 @@ from django.core.exceptions import ValidationError
 from django.db import models
 from django.utils import timezone
 
-from realtime.analytics.aggregation.rule import MAX_SECONDS, SOURCES, AggregationSpec, make_spec
+from realtime.analytics.aggregation.rule import (
+    ARGUMENTS,
+    MAX_SECONDS,
+    SOURCES,
+    AggregationSpec,
+    make_spec,
+)
 from realtime.analytics.rules import RuleError
 from realtime.filters import MAX_PATH_CHARACTERS
 
@@ -56,17 +62,7 @@ class AggregationRule(models.Model):
 
     def spec(self) -> AggregationSpec:
         """Return the rule. Raises :class:`~realtime.analytics.rules.RuleError`."""
-        return make_spec(
-            self.name,
-            source=self.source,
-            filters=self.filters,
-            group_by=self.group_by,
-            size=self.size,
-            slide=self.slide,
-            allowed_lateness=self.allowed_lateness,
-            time_path=self.time_path,
-            functions=self.functions,
-        )
+        return make_spec(**{argument: getattr(self, argument) for argument in ARGUMENTS})
 
     def clean(self) -> None:
         """Raise ``ValidationError`` with the rule's own words."""

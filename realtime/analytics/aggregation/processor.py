@@ -12,7 +12,6 @@ from typing import Any
 
 from realtime.analytics.aggregation import columns
 from realtime.analytics.aggregation.columns import GroupValues
-from realtime.analytics.aggregation.functions import MESSAGES, NUMBERS, TEXTS, VALUES
 from realtime.analytics.aggregation.rule import AggregationSpec
 from realtime.analytics.aggregation.windows import Windows
 from realtime.analytics.processing.contract import Changes, Records
@@ -24,11 +23,9 @@ CLOCK_SLACK = 2.0
 # Seconds between two lines about the messages that one rule leaves out.
 LOG_INTERVAL = 60.0
 
-_COLUMNS = {VALUES: columns.values, TEXTS: columns.texts, NUMBERS: columns.numbers}
-
 
 class AggregationProcessor:
-    """Computes one rule."""
+    """Computes one rule; its methods are those of the contract."""
 
     target = "aggregations"
     # So that a new rule has results at once.
@@ -42,7 +39,7 @@ class AggregationProcessor:
         self.windows = Windows(rule)
         self._lateness = rule.allowed_lateness + (0.0 if rule.time_path else CLOCK_SLACK)
         # View and path -> which of the accumulators take these values.
-        self._inputs: dict[tuple[str, Path], list[int]] = defaultdict(list)
+        self._inputs: dict[tuple[Any, Path], list[int]] = defaultdict(list)
         for index, need in enumerate(self.windows.needs):
             self._inputs[need.view, need.path].append(index)
         self._is_new = True
@@ -52,24 +49,32 @@ class AggregationProcessor:
         self._logged_at = 0.0
 
     def restore(self, fields: Mapping[str, bytes]) -> None:
-        """Go on from open windows that were saved."""
         self.windows.restore(fields.items())
         self._is_new = "progress" not in fields
         self._logged = self.windows.progress.left_out()
         self._is_due = self.windows.is_due
 
     def take(self, records: Records) -> None:
-        """Count the next messages."""
         if self._is_new:
             self._is_new = False
             if records.first > 1:
                 self.windows.mark_lost()
-        for (number, group), indices in self._sort(records).items():
+        by_cell = self._sort(records)
+        inputs = [
+            (view and view(records, path), accumulators)
+            for (view, path), accumulators in (self._inputs.items() if by_cell else ())
+        ]
+        for (number, group), indices in by_cell.items():
             cell = self.windows.cell(number, group)
             if cell is None:
                 self.windows.progress.crowded += len(indices)
                 continue
-            self._add(cell.accumulators, records, indices)
+            for column, accumulators in inputs:
+                values: list[Any] = indices
+                if column is not None:
+                    values = [value for i in indices if (value := column[i]) is not None]
+                for accumulator in accumulators if values else ():
+                    cell.accumulators[accumulator].add(values)
         self._is_due = self.windows.is_due
 
     def _sort(self, records: Records) -> dict[tuple[int, GroupValues], list[int]]:
@@ -78,8 +83,7 @@ class AggregationProcessor:
         times = columns.times(records, self.rule.time_path)
         chosen = columns.matching(records, self.rule.filters)
         timed = [i for i in chosen if times[i] is not None]
-        if len(timed) < len(chosen):
-            progress.untimed += len(chosen) - len(timed)
+        progress.untimed += len(chosen) - len(timed)
         if not timed:
             return {}
         if progress.is_torn:
@@ -89,44 +93,25 @@ class AggregationProcessor:
         if min(own_times) // slide * slide + slide <= newest:
             timed = self._in_time(timed, own_times)
         self.windows.advance(newest)
-        return self._grouped(records, timed)
+        keys = columns.keys(records, self.rule.time_path, slide, self.rule.group_by)
+        indices: dict[Any, list[int]] = defaultdict(list)
+        for i in timed:
+            indices[keys[i]].append(i)
+        progress.ungrouped += len(indices.pop(None, ()))
+        return indices
 
     def _in_time(self, timed: list[int], own_times: list[float]) -> list[int]:
         """Return the indices of messages that come before the watermark has passed their slide."""
         progress, slide = self.windows.progress, self.rule.slide
-        # The watermark before each message.
-        before = accumulate(
-            (time - self._lateness for time in own_times), max, initial=progress.watermark
-        )
+        newest = (time - self._lateness for time in own_times)
+        watermarks = accumulate(newest, max, initial=progress.watermark)  # before each message
         in_time = [
             i
-            for i, time, watermark in zip(timed, own_times, before, strict=False)
+            for i, time, watermark in zip(timed, own_times, watermarks, strict=False)
             if time // slide * slide + slide > watermark
         ]
         progress.late += len(timed) - len(in_time)
         return in_time
-
-    def _grouped(
-        self, records: Records, chosen: list[int]
-    ) -> dict[tuple[int, GroupValues], list[int]]:
-        keys = columns.keys(records, self.rule.time_path, self.rule.slide, self.rule.group_by)
-        indices: dict[Any, list[int]] = defaultdict(list)
-        for i in chosen:
-            indices[keys[i]].append(i)
-        self.windows.progress.ungrouped += len(indices.pop(None, ()))
-        return indices
-
-    def _add(self, accumulators: list[Any], records: Records, indices: list[int]) -> None:
-        """Let each accumulator take in its values of the messages at these indices."""
-        for (view, path), targets in self._inputs.items():
-            if view == MESSAGES:
-                accumulators[targets[0]].add(indices)
-                continue
-            column = _COLUMNS[view](records, path)
-            values = [value for i in indices if (value := column[i]) is not None]
-            if values:
-                for index in targets:
-                    accumulators[index].add(values)
 
     def skip(self, first: int, last: int | None) -> None:
         """Take note that open windows, and those up to the next message, are incomplete."""
@@ -146,12 +131,10 @@ class AggregationProcessor:
 
     @property
     def urgent(self) -> bool:
-        """Whether a window is over."""
         return self._is_due
 
     def save(self) -> Changes:
         """Return results, and open windows as far as they have changed."""
         results = self.windows.close()
         self._is_due = self.windows.is_due
-        fields, removed = self.windows.store()
-        return Changes(fields, removed, results)
+        return Changes(*self.windows.store(), results)

@@ -1,7 +1,4 @@
-"""What an aggregation rule says, and what it may say. Pure.
-
-Knows nothing of messages, windows or the database.
-"""
+"""What an aggregation rule says, and what it may say. Pure."""
 
 from __future__ import annotations
 
@@ -9,6 +6,7 @@ import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from inspect import signature
 from typing import Annotated, Any
 
 import msgspec
@@ -51,8 +49,6 @@ class Function:
 
 
 class _FunctionFields(msgspec.Struct, forbid_unknown_fields=True):
-    """A function as it is written."""
-
     name: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_-]{0,63}\Z")]
     function: str
     path: str | None = None
@@ -120,6 +116,10 @@ def make_spec(
     )
 
 
+# The arguments of :func:`make_spec`.
+ARGUMENTS = tuple(signature(make_spec).parameters)
+
+
 def _seconds(field: str, value: Any, low: int) -> int:
     if type(value) is not int or not low <= value <= MAX_SECONDS:
         raise RuleError(field, f"expected whole seconds, {low} to {MAX_SECONDS}")
@@ -160,10 +160,8 @@ def _functions(value: Any) -> Iterator[Function]:
             raise RuleError("functions", f"the name {figure.name!r} is there twice")
         names.add(figure.name)
         if not _FUNCTION.fullmatch(figure.function):
-            plain = ", ".join(PLAIN_FUNCTIONS)
-            raise RuleError(
-                "functions", f"{figure.name}: function is none of {plain} and p1 to p99.999"
-            )
+            choices = f"{', '.join(PLAIN_FUNCTIONS)} and p1 to p99.999"
+            raise RuleError("functions", f"{figure.name}: function is none of {choices}")
         if not figure.path and figure.function not in _WITHOUT_PATH:
             raise RuleError("functions", f"{figure.name}: {figure.function} needs a path")
         path = read_rule_path("functions", figure.path) if figure.path else ()

@@ -22,12 +22,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
 from realtime.analytics.aggregation.columns import GroupValues
-from realtime.analytics.aggregation.functions import Need, need_of, reader
+from realtime.analytics.aggregation.functions import Need, need_of
 from realtime.analytics.aggregation.rule import AggregationSpec
 from realtime.protocol import format_timestamp
 
@@ -36,6 +36,8 @@ MAX_GROUPS = 10_000
 MAX_CELLS = 100_000
 # Results that are made at a time, about: whole windows, at least one.
 MAX_RESULTS = 2000
+
+_encoder = msgspec.json.Encoder()
 
 
 @dataclass(slots=True)
@@ -60,8 +62,7 @@ class Slide:
 class Progress:
     """How far a rule is, and how many messages it left out; stored beside the cells.
 
-    Times are in seconds since 1970; slides are counted from then. The names of the fields are
-    stored, so they stay as they are.
+    Times are in seconds since 1970; slides are counted from then. Fields are stored by name.
     """
 
     # The newest time less the allowed lateness. -1: no message has come yet.
@@ -84,18 +85,11 @@ class Progress:
         return self.late + self.untimed + self.ungrouped + self.crowded
 
     def explain(self) -> str:
-        """Return how many messages did not count, and why."""
+        """Return why messages did not count, and how many."""
         return (
             f"{self.late:,} too late, {self.untimed:,} without a time, "
             f"{self.ungrouped:,} without a group, {self.crowded:,} in too many groups"
         )
-
-
-class Stored(NamedTuple):
-    """Fields to store, by name, and the names of fields to remove."""
-
-    fields: dict[str, bytes]
-    removed: list[str]
 
 
 class Windows:
@@ -104,10 +98,11 @@ class Windows:
     def __init__(self, rule: AggregationSpec) -> None:
         self.rule = rule
         self.progress = Progress()
-        self.needs: list[Need] = list(dict.fromkeys(map(need_of, rule.functions)))
-        self._readers = [
-            (function.name, self.needs.index(need_of(function)), reader(function, rule.size))
-            for function in rule.functions
+        needs = [need_of(function) for function in rule.functions]
+        self.needs: list[Need] = list(dict.fromkeys(need for need, _ in needs))
+        self._figures = [
+            (function.name, self.needs.index(need), figure)
+            for function, (need, figure) in zip(rule.functions, needs, strict=True)
         ]
         self._group_names = [".".join(path) for path in rule.group_by]
         # By number, counted from 1970.
@@ -115,21 +110,19 @@ class Windows:
         self._cells = 0
         self._removed: list[str] = []
 
-    # What comes in
-
     def cell(self, number: int, group: GroupValues) -> Cell | None:
         """Return the cell of a group in a slide, to be changed; ``None`` if there are too many."""
         slide = self._slides.get(number)
         if slide is None:
             slide = self._slides[number] = Slide()
-        slide.changed.add(group)
         cell = slide.cells.get(group)
         if cell is None:
             if len(slide.cells) >= MAX_GROUPS or self._cells >= MAX_CELLS:
-                slide.changed.discard(group)
                 return None
-            cell = slide.cells[group] = Cell(_text(group), self._new_accumulators())
+            text = _encoder.encode(group).decode()
+            cell = slide.cells[group] = Cell(text, self._new_accumulators())
             self._cells += 1
+        slide.changed.add(group)
         return cell
 
     def _new_accumulators(self) -> list[Any]:
@@ -139,13 +132,8 @@ class Windows:
         """Raise the watermark."""
         self.progress.watermark = max(self.progress.watermark, watermark)
 
-    # Messages that were lost
-
     def mark_lost(self) -> None:
-        """Take note that messages were lost before the next one.
-
-        When that has come, the caller must call :meth:`mark_complete`.
-        """
+        """Note that messages were lost before the next one; then :meth:`mark_complete`."""
         progress = self.progress
         if progress.torn_from < 0:
             progress.torn_from = max(0, self._over())
@@ -155,14 +143,6 @@ class Windows:
         """Take note that no message from this time on was lost."""
         self.progress.torn_to = max(self.progress.torn_to, int(time // self.rule.slide))
         self.progress.is_torn = False
-
-    def _is_incomplete(self, end: int) -> bool:
-        progress = self.progress
-        return 0 <= progress.torn_from < end and (
-            progress.is_torn or end - self.rule.slides <= progress.torn_to
-        )
-
-    # Windows that are over
 
     def _over(self) -> int:
         """Return how many slides since 1970 are over."""
@@ -184,7 +164,7 @@ class Windows:
         return min(ends, default=None)
 
     def close(self) -> list[bytes]:
-        """Return the results of windows that are over, the oldest first, and forget these windows.
+        """Forget windows that are over and return their results, the oldest first.
 
         Call again while :attr:`is_due`: about :data:`MAX_RESULTS` come at a time.
         """
@@ -211,22 +191,26 @@ class Windows:
 
     def _results(self, end: int) -> Iterator[bytes]:
         """Yield a window's results in the order of their groups' texts."""
-        slide = self.rule.slide
+        slide, size = self.rule.slide, self.rule.size
         until = format_timestamp(end * slide)
         window = {"start": format_timestamp((end - self.rule.slides) * slide), "end": until}
-        more = {"incomplete": True} if self._is_incomplete(end) else {}
+        torn = self.progress
+        is_torn = torn.is_torn or end - self.rule.slides <= torn.torn_to
+        more = {"incomplete": True} if is_torn and 0 <= torn.torn_from < end else {}
         for group, accumulators in self._merged(end):
-            values = {name: read(accumulators[index]) for name, index, read in self._readers}
-            result = {"rule": self.rule.name, "group": self._named(group), "window": window}
+            values = {name: figure(accumulators[at], size) for name, at, figure in self._figures}
+            plain = (value[0] if type(value) is tuple else value for value in group)
+            named = dict(zip(self._group_names, plain, strict=True))
+            result = {"rule": self.rule.name, "group": named, "window": window}
             yield _encoder.encode(result | {"values": values, "timestamp": until} | more)
 
     def _merged(self, end: int) -> list[tuple[GroupValues, list[Any]]]:
         """Return a window's accumulators of each group, in the order of the groups' texts."""
-        numbers = [n for n in range(end - self.rule.slides, end) if n in self._slides]
         cells: dict[GroupValues, list[Cell]] = {}
-        for number in numbers:
-            for group, cell in self._slides[number].cells.items():
-                cells.setdefault(group, []).append(cell)
+        for number in range(end - self.rule.slides, end):
+            if number in self._slides:
+                for group, cell in self._slides[number].cells.items():
+                    cells.setdefault(group, []).append(cell)
         ordered = sorted(cells.items(), key=lambda item: item[1][0].text)
         return [(group, self._merge(parts)) for group, parts in ordered]
 
@@ -239,15 +223,9 @@ class Windows:
                 accumulator.merge(other)
         return merged
 
-    def _named(self, group: GroupValues) -> dict[str, Any]:
-        values = (value[0] if type(value) is tuple else value for value in group)
-        return dict(zip(self._group_names, values, strict=True))
-
-    # What is stored
-
-    def store(self) -> Stored:
-        """Return what has changed since this was called last."""
-        fields: dict[str, bytes] = {"progress": _encoder.encode(asdict(self.progress))}
+    def store(self) -> tuple[dict[str, bytes], list[str]]:
+        """Return fields that have changed since the last call, by name, and those to remove."""
+        fields = {"progress": _encoder.encode(asdict(self.progress))}
         for number, slide in self._slides.items():
             for group in slide.changed:
                 cell = slide.cells[group]
@@ -256,7 +234,7 @@ class Windows:
                 fields[f"{number}:{cell.text}"] = _encoder.encode(contents)
             slide.changed.clear()
         removed, self._removed = self._removed, []
-        return Stored(fields, removed)
+        return fields, removed
 
     def restore(self, fields: Iterable[tuple[str, bytes]]) -> None:
         """Go on from what was stored."""
@@ -270,18 +248,6 @@ class Windows:
                 for need, data in zip(self.needs, msgspec.json.decode(value), strict=True)
             ]
             slide = self._slides.setdefault(int(number), Slide())
-            slide.cells[_group(text)] = Cell(text, accumulators, is_stored=True)
+            group = (tuple(v) if type(v) is list else v for v in msgspec.json.decode(text))
+            slide.cells[tuple(group)] = Cell(text, accumulators, is_stored=True)
             self._cells += 1
-
-
-_encoder = msgspec.json.Encoder()
-
-
-def _text(group: GroupValues) -> str:
-    return _encoder.encode(group).decode()
-
-
-def _group(text: str) -> GroupValues:
-    return tuple(
-        tuple(value) if isinstance(value, list) else value for value in msgspec.json.decode(text)
-    )

@@ -7,17 +7,13 @@ step, so each message counts once, whatever is killed and when.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, runtime_checkable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
-import msgspec
-
-from realtime.filters import MISSING, Path
+from realtime.filters import Path, decode_or_none, lookup
 
 if TYPE_CHECKING:
-    from realtime.log import Entry
-
-T = TypeVar("T")
+    from realtime.log.contract import Entry
 
 
 class Records:
@@ -27,7 +23,7 @@ class Records:
     since 1970, ``epoch`` is the log's. A payload that cannot be decoded is ``None``.
     """
 
-    __slots__ = ("_columns", "_computed", "epoch", "first", "payloads", "timestamps")
+    __slots__ = ("_columns", "computed", "epoch", "first", "payloads", "timestamps")
 
     def __init__(
         self, first: int, payloads: list[Any], timestamps: list[float], epoch: str = ""
@@ -37,12 +33,13 @@ class Records:
         self.timestamps = timestamps
         self.epoch = epoch
         self._columns: dict[Path, list[Any]] = {}
-        self._computed: dict[Any, Any] = {}
+        # What processors have made of the messages, for others that need the same.
+        self.computed: dict[Any, Any] = {}
 
     @classmethod
     def decode(cls, first: int, entries: Sequence[Entry], epoch: str = "") -> Records:
         """Decode the entries of a log."""
-        payloads = [_decode(entry.body) for entry in entries]
+        payloads = [decode_or_none(entry.body) for entry in entries]
         return cls(first, payloads, [entry.timestamp for entry in entries], epoch)
 
     def __len__(self) -> int:
@@ -68,30 +65,8 @@ class Records:
         """Return each message's value at a path; :data:`~realtime.filters.MISSING` for none."""
         column = self._columns.get(path)
         if column is None:
-            column = self._columns[path] = [_value(payload, path) for payload in self.payloads]
+            column = self._columns[path] = [lookup(payload, path) for payload in self.payloads]
         return column
-
-    def once(self, key: Any, compute: Callable[[], T]) -> T:
-        """Return the result of *compute*, which is called for the first processor that asks."""
-        if key not in self._computed:
-            self._computed[key] = compute()
-        result: T = self._computed[key]
-        return result
-
-
-def _value(payload: Any, path: Path) -> Any:
-    for step in path:
-        if not isinstance(payload, dict):
-            return MISSING
-        payload = payload.get(step, MISSING)
-    return payload
-
-
-def _decode(body: bytes) -> Any:
-    try:
-        return msgspec.json.decode(body)
-    except (RecursionError, ValueError):
-        return None
 
 
 class Changes(NamedTuple):
@@ -141,10 +116,7 @@ class BaseProcessor(Protocol):
         """Whether there is something to publish."""
 
     def save(self) -> Changes:
-        """Return what has changed since the last call, or since the start.
-
-        The caller must save it, or never use this processor again.
-        """
+        """Return what has changed since the last call. Save it, or never use this one again."""
 
 
 class Processor(BaseProcessor, Protocol):
@@ -154,18 +126,15 @@ class Processor(BaseProcessor, Protocol):
         """Take in the next messages."""
 
     def tick(self, now: float) -> str | None:
-        """Take note of the time, in seconds since 1970, when everything has been read.
-
-        Returns what the runner is to log, if anything.
-        """
+        """Take note of the time when everything has been read; return what is to be logged."""
 
 
 @runtime_checkable
 class WaitingProcessor(BaseProcessor, Protocol):
-    """A processor whose work takes time.
+    """A processor whose work takes time: the runner and the other processors go on meanwhile.
 
-    While it works it gets no other messages and is not saved; the runner and the other processors
-    go on. If it is given up meanwhile, the messages that it works on count as not taken in.
+    While it works it gets no other messages and is not saved. If it is given up, the messages that
+    it works on count as not taken in.
     """
 
     async def work(self, records: Records) -> int:

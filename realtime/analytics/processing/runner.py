@@ -1,9 +1,8 @@
 """Runs processors and shares them with other processes that run the same ones.
 
-Each process says every two seconds that it is there. The processors are dealt out among the
-processes that are there, and each process reads the logs of the types that its processors need,
-lets the processors work and saves their state. Knows nothing of what processors do and of where
-their definitions are kept.
+Each process says every two seconds that it is there. The processors are dealt out among those, and
+each reads the logs that its processors need, lets them work and saves their state. Knows nothing of
+what processors do and of where their definitions are kept.
 """
 
 from __future__ import annotations
@@ -23,7 +22,8 @@ from realtime.cluster import get_cluster
 from realtime.cluster.clients import Unavailable, close_async_clients
 from realtime.cluster.membership import BEAT_INTERVAL, Membership
 from realtime.database import Database
-from realtime.log import Chunk, get_log
+from realtime.log import get_log
+from realtime.log.contract import Chunk
 from realtime.monitoring.processors import Report, report
 from realtime.protocol import Position
 from realtime.tasks import end, is_cancelled
@@ -50,16 +50,14 @@ class Runner:
     """The processors of one group, such as "alerts", that this process runs.
 
     *load* returns all processors of the group, each a new object, and may use the database. It is
-    called every two seconds. A processor that is no longer among them is given up; one that has
-    another definition is given up and claimed again.
+    called every two seconds. A processor that is gone, or has another definition, is given up.
     """
 
     def __init__(self, name: str, load: Callable[[], Iterable[AnyProcessor]]) -> None:
         self._load = load
         self._name = name
         self._membership = Membership(f"runners:{name}")
-        # Who this process is in leases.
-        self._owner = self._membership.name
+        self._owner = self._membership.name  # in leases
         self._database = Database()
         # Name -> a processor that this process runs.
         self.holds: dict[str, Hold] = {}
@@ -71,11 +69,7 @@ class Runner:
         self._lock = asyncio.Lock()
 
     async def run(self) -> None:
-        """Run until cancelled; then save and give everything up.
-
-        Raises:
-            NoLog: the channel layer is the one in memory.
-        """
+        """Run until cancelled; then give everything up. Raises :class:`NoLog`."""
         if not get_cluster().is_shared:
             raise NoLog("the channel layer is of one process: there is no log to read")
         try:
@@ -91,7 +85,12 @@ class Runner:
             processors = await self._database.run(lambda: list(self._load()))
             async with self._lock:
                 await self._share(processors, members)
-            await self._report({processor.name for processor in processors})
+            running = [
+                Report(self._name, name, hold.processor.source, hold.lag, hold.read_at)
+                for name, hold in self.holds.items()
+                if hold.read_at
+            ]
+            await report(self._name, {processor.name for processor in processors}, running)
         except Unavailable as error:
             logger.warning("sharing the work: %s", error)
         except Exception:
@@ -116,23 +115,16 @@ class Runner:
             if name not in self.holds and (claimed := await claim(processor, self._owner)):
                 self.holds[name] = claimed
                 logger.info("running %s", name)
-        self._read_what_is_held()
-
-    async def _report(self, names: set[str]) -> None:
-        """Report the processors that run here and have read something."""
-        running = [
-            Report(self._name, name, hold.processor.source, hold.lag, hold.read_at)
-            for name, hold in self.holds.items()
-            if hold.read_at
-        ]
-        await report(self._name, names, running)
+        for kind in {hold.processor.source for hold in self.holds.values()}:
+            task = self._readers.get(kind)
+            if task is None or task.done():
+                self._readers[kind] = asyncio.create_task(self._follow(kind), name=f"read {kind}")
 
     async def _give_up(self, hold: Hold) -> None:
         """Save a processor, run it no more, and let other processes have it. Call with the lock."""
-        is_at_work = hold.task is not None
         self._drop(hold)
         # A processor at work is not saved: the process that takes it over does the work again.
-        if hold.position is not None and hold.needs_saving and not is_at_work:
+        if hold.position is not None and hold.needs_saving and hold.task is None:
             with contextlib.suppress(Fenced):  # the process that has it saves it
                 await save(hold)
         await renew(hold.processor, self._owner, give_up=True)
@@ -144,12 +136,6 @@ class Runner:
             hold.task.cancel()
         if isinstance(hold.processor, WaitingProcessor):
             hold.processor.close()
-
-    def _read_what_is_held(self) -> None:
-        for kind in {hold.processor.source for hold in self.holds.values()}:
-            task = self._readers.get(kind)
-            if task is None or task.done():
-                self._readers[kind] = asyncio.create_task(self._follow(kind), name=f"read {kind}")
 
     async def _close(self) -> None:
         ahead = (task for _, task in self._ahead.values())
@@ -163,15 +149,18 @@ class Runner:
         await close_async_clients()
         self._database.close()
 
-    # Reading
-
     async def _follow(self, kind: str) -> None:
         """Read a type's log as long as a processor here needs it."""
         while holds := [each for each in self.holds.values() if each.processor.source == kind]:
             at_work = [hold.task for hold in holds if hold.task is not None]
             try:
-                if not await self._step(kind, [hold for hold in holds if hold.task is None]):
-                    await _pause(at_work)
+                if await self._step(kind, [hold for hold in holds if hold.task is None]):
+                    continue
+                if at_work:  # until one is ready for more
+                    first = asyncio.FIRST_COMPLETED
+                    await asyncio.wait(at_work, timeout=POLL_INTERVAL, return_when=first)
+                else:
+                    await asyncio.sleep(POLL_INTERVAL)
             except Unavailable as error:
                 logger.warning("reading %s: %s", kind, error)
                 await asyncio.sleep(RETRY_INTERVAL)
@@ -215,13 +204,13 @@ class Runner:
             new = _catch_up(hold, chunk, records)
             hold.head = chunk.head
             if isinstance(processor, WaitingProcessor):
-                if len(new) or _has_read_all(hold, chunk):
+                if len(new) or not hold.lag:
                     hold.task = asyncio.create_task(self._wait_for(processor, hold, new))
                 return
             if len(new):
                 processor.take(new)
                 hold.position = Position(chunk.epoch, new.last)
-            elif _has_read_all(hold, chunk) and (text := processor.tick(time.time())):
+            elif not hold.lag and (text := processor.tick(time.time())):
                 logger.warning("%s: %s", processor.name, text)
             await _save_if_due(hold)
             hold.read_at = time.time()
@@ -240,10 +229,7 @@ class Runner:
 
     @contextlib.asynccontextmanager
     async def _watching(self, hold: Hold) -> AsyncIterator[None]:
-        """Drop a processor that fails or has been taken over.
-
-        The next beat claims it again if no other process has it.
-        """
+        """Drop a processor that fails or has been taken over; the next beat may claim it again."""
         name = hold.processor.name
         try:
             yield
@@ -276,19 +262,6 @@ def _catch_up(hold: Hold, chunk: Chunk, records: Records) -> Records:
         processor.skip(hold.position.offset + 1, chunk.first - 1)
         hold.position = Position(chunk.epoch, chunk.first - 1)
     return records.after(hold.position.offset)
-
-
-def _has_read_all(hold: Hold, chunk: Chunk) -> bool:
-    return hold.position is not None and hold.position.offset >= chunk.head
-
-
-async def _pause(at_work: Sequence[asyncio.Task[None]]) -> None:
-    """Wait for :data:`POLL_INTERVAL`, or until a processor that was at work is ready for more."""
-    if at_work:
-        done = asyncio.FIRST_COMPLETED
-        await asyncio.wait(at_work, timeout=POLL_INTERVAL, return_when=done)
-    else:
-        await asyncio.sleep(POLL_INTERVAL)
 
 
 async def _save_if_due(hold: Hold) -> None:

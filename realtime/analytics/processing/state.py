@@ -27,10 +27,10 @@ from realtime.cluster.clients import ask, ask_blocking
 from realtime.cluster.layer import group_address, key
 from realtime.cluster.scripts import Script, as_text
 from realtime.cluster.servers import Server
-from realtime.log import read_position
-from realtime.log.redis import append_arguments, log_keys
+from realtime.log.contract import read_position
+from realtime.log.redis import append_arguments, log_keys, to_head
 from realtime.protocol import Position
-from realtime.publishing import Publication
+from realtime.publishing.publication import Publication
 
 # Seconds without a sign of life after which another process takes a processor over.
 LEASE = 6.0
@@ -97,51 +97,36 @@ def place_of(processor: AnyProcessor) -> Place:
 async def claim(processor: AnyProcessor, owner: str) -> Hold | None:
     """Take a processor over and restore it; ``None`` if another process has it.
 
-    After calling this, the caller must :func:`renew` the lease within :data:`LEASE`.
-
-    Raises:
-        Unavailable: its server does not answer.
+    The caller must :func:`renew` the lease within :data:`LEASE`. Raises ``Unavailable``.
     """
     place = place_of(processor)
     keeps_state = int(getattr(processor, "keeps_state", False))
     arguments = (owner, int(LEASE * 1000), processor.definition, keeps_state)
-    reply = await ask(
-        place.server, lambda client: _CLAIM.acall(client, [place.state, place.lease], *arguments)
-    )
+    keys = [place.state, place.lease]
+    reply = await ask(place.server, lambda client: _CLAIM.acall(client, keys, *arguments))
     if reply is None:
         return None
     state = {name.decode(): value for name, value in zip(reply[::2], reply[1::2], strict=True)}
     position = None
     if "epoch" in state:
         position = Position(state["epoch"].decode(), int(state["offset"]))
-    processor.restore(
-        {
-            name.removeprefix(FIELD_PREFIX): value
-            for name, value in state.items()
-            if name.startswith(FIELD_PREFIX)
-        }
-    )
+    own = [name for name in state if name.startswith(FIELD_PREFIX)]
+    processor.restore({name.removeprefix(FIELD_PREFIX): state[name] for name in own})
     return Hold(processor, int(state["generation"]), position, position)
 
 
 async def renew(processor: AnyProcessor, owner: str, *, give_up: bool = False) -> bool:
     """Keep the lease or give it up; tell whether this process had it. Raises ``Unavailable``."""
     place = place_of(processor)
-    milliseconds = 0 if give_up else int(LEASE * 1000)
-    return bool(
-        await ask(
-            place.server, lambda client: _RENEW.acall(client, [place.lease], owner, milliseconds)
-        )
-    )
+    arguments = [place.lease], owner, 0 if give_up else int(LEASE * 1000)
+    return bool(await ask(place.server, lambda client: _RENEW.acall(client, *arguments)))
 
 
 async def save(hold: Hold) -> None:
     """Save what has changed and publish, in one step.
 
-    Raises:
-        Fenced: another process has taken the processor over; nothing was saved.
-        Unavailable: it may or may not have been saved. The caller must claim the processor anew,
-            which restores what was saved.
+    Raises :class:`Fenced` if nothing was saved, as another process has taken the processor over, or
+    ``Unavailable`` if it may have been saved: claim it anew, which restores what was saved.
     """
     assert hold.position is not None
     processor, position = hold.processor, hold.position
@@ -170,7 +155,7 @@ async def save(hold: Hold) -> None:
     if reply == -1:
         raise Fenced(processor.name)
     hold.saved, hold.saved_at = Position(position.epoch, restored_at), time.monotonic()
-    if publication is not None and isinstance(reply, bytes) and not publication.is_announced:
+    if publication is not None and isinstance(reply, bytes):
         await publication.announce(read_position(reply.decode()))
 
 
@@ -196,8 +181,7 @@ class Standing(NamedTuple):
 def read_standing(processor: AnyProcessor, field: str) -> Standing:
     """Return how a processor stands, whichever process runs it; from any thread.
 
-    Raises:
-        Unavailable: a server does not answer.
+    Raises ``Unavailable`` if a server does not answer.
     """
     place = place_of(processor)
 
@@ -207,15 +191,14 @@ def read_standing(processor: AnyProcessor, field: str) -> Standing:
             pipeline.hmget(place.state, "epoch", "offset", FIELD_PREFIX + field)
             return pipeline.execute()
 
-    owner, (epoch, offset, value) = ask_blocking(place.server, read)
-    source_server, _ = group_address(processor.source)
-    head_key = log_keys(processor.source)[0]
+    owner, (*position, value) = ask_blocking(place.server, read)
     head: Any = ask_blocking(
-        source_server, lambda client: client.hmget(head_key, "epoch", "offset")
+        group_address(processor.source)[0],
+        lambda client: client.hmget(log_keys(processor.source)[0], "epoch", "offset"),
     )
     return Standing(
         None if owner is None else owner.decode(),
-        None if epoch is None else Position(epoch.decode(), int(offset)),
-        Position((head[0] or b"").decode(), int(head[1] or 0)),
+        None if position[0] is None else to_head(position),
+        to_head(head),
         value,
     )

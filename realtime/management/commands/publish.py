@@ -12,8 +12,8 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from realtime.protocol import SUBSCRIPTION_TYPES
-from realtime.publishing import PublishError, check_payload, publish, publish_many
-from realtime.publishing.ndjson import decode_object
+from realtime.publishing import publish, publish_many
+from realtime.publishing.publication import PublishError, check_payload, decode_object
 
 CHUNK = 256 * 1024
 PROGRESS_SECONDS = 0.5

@@ -18,7 +18,8 @@ from realtime.monitoring.host import HealthLimits, Host
 from realtime.monitoring.snapshot import read_all
 from realtime.monitoring.system_status import DEFAULTS, LOOP_LAG, Reporter
 from realtime.protocol import format_timestamp
-from realtime.publishing import PublishError, publish_many
+from realtime.publishing import publish_many
+from realtime.publishing.publication import PublishError
 
 # Option -> what it sets the thresholds of.
 OPTIONS = {

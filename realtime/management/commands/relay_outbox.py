@@ -12,8 +12,7 @@ from django.db import Error, connections
 from realtime.management.database import prepare_database
 from realtime.management.running import SLICE, RunningCommand
 from realtime.publishing.publication import RETRY_INTERVAL
-from realtime.publishing.relay import Relay
-from realtime.publishing.relay_lock import POLL_INTERVAL, RelayLock, open_lock
+from realtime.publishing.relay import POLL_INTERVAL, Relay, RelayLock, open_lock
 
 # Seconds between attempts to take the lock, and between looks at whether it is still held.
 LOCK_INTERVAL = 0.5

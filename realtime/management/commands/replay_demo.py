@@ -14,8 +14,7 @@ from django.core.management.base import CommandError, CommandParser
 from realtime import publish_many
 from realtime.demo.replay import SPEED, Pace, WeekReplay
 from realtime.management.running import RunningCommand, number, one_line
-from realtime.publishing import PublishError
-from realtime.publishing.publication import RETRY_INTERVAL
+from realtime.publishing.publication import RETRY_INTERVAL, PublishError
 
 MAX_SPEED = 100_000.0
 # Weeks from 2013 on: rules do not take a time that is yet to come.

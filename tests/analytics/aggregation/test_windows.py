@@ -18,9 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from realtime.analytics.aggregation import windows
+from realtime.analytics.aggregation.functions import EXACT_VALUES
 from realtime.analytics.aggregation.processor import CLOCK_SLACK
 from realtime.analytics.aggregation.rule import AggregationSpec, make_spec
-from realtime.analytics.aggregation.sketches import EXACT_VALUES
 from realtime.filters import matches
 from realtime.protocol import format_timestamp
 from tests.support.rule_reader import NEW_YEAR, Reader

@@ -214,7 +214,7 @@ async def test_a_payload_that_is_no_object_is_for_nobody(
 
 
 def _raw(body: bytes) -> Any:
-    from realtime.publishing import Publication
+    from realtime.publishing.publication import Publication
 
     return Publication("events", [body], None).append
 

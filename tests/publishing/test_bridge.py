@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from realtime.cluster.embedded import EmbeddedServer
 from realtime.log import get_log
-from realtime.publishing import PublishError
-from realtime.publishing.deduplication import BLOCK, Numbered, take
+from realtime.publishing.bridge import BLOCK, take
+from realtime.publishing.publication import PublishError
 from tests.support.layers import close_layer
 
 pytestmark = pytest.mark.usefixtures("valkey")
@@ -21,9 +21,9 @@ pytestmark = pytest.mark.usefixtures("valkey")
 NUMBERS = st.integers(0, 5) | st.sampled_from([BLOCK - 1, BLOCK, 3 * BLOCK, 2**53])
 
 
-def numbered(*numbers: int) -> list[Numbered]:
+def numbered(*numbers: int) -> list[tuple[int, bytes]]:
     """Return messages whose payloads are their numbers."""
-    return [Numbered(number, b'{"n":%d}' % number) for number in numbers]
+    return [(number, b'{"n":%d}' % number) for number in numbers]
 
 
 @given(batches=st.lists(st.lists(NUMBERS, max_size=8), max_size=8))
@@ -41,7 +41,7 @@ def test_each_number_once(batches: list[list[int]]) -> None:
         finally:
             await close_layer()
         expected = list(dict.fromkeys(number for batch in batches for number in batch))
-        assert [entry.body for entry in chunk.entries] == [m.body for m in numbered(*expected)]
+        assert [entry.body for entry in chunk.entries] == [body for _, body in numbered(*expected)]
         assert sum(new) == len(expected)
 
     asyncio.run(take_all())

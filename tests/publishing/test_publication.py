@@ -26,9 +26,9 @@ from realtime import PublishError, apublish, publish, publish_many
 from realtime.cluster.clients import MAX_CONNECTIONS
 from realtime.cluster.embedded import EmbeddedServer
 from realtime.cluster.servers import layer_hosts
-from realtime.log import read_position, unpack
+from realtime.log.contract import read_position, unpack
 from realtime.protocol import SUBSCRIPTION_TYPES, Position
-from realtime.publishing import (
+from realtime.publishing.publication import (
     MAX_APPEND_MESSAGES,
     MAX_BATCH_BYTES,
     MAX_BATCH_MESSAGES,
