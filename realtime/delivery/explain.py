@@ -11,8 +11,16 @@ from typing import Any
 
 from realtime.cluster.clients import Unavailable
 from realtime.delivery.feed import END, Feed
-from realtime.filters import Filter, decode_or_none, matches
-from realtime.filters.explanation import Explanation
+from realtime.filters import (
+    MISSING,
+    OR,
+    Filter,
+    compile_filters,
+    decode_or_none,
+    lookup,
+    matches,
+    read_path,
+)
 from realtime.log import get_log
 from realtime.tasks import TimeSlice
 
@@ -76,3 +84,38 @@ async def _newest(kind: str, feed: Feed | None) -> AsyncIterator[Sequence[bytes]
             room -= sum(map(len, bodies))
             after = chunk.first + len(bodies) - 1
         high = start
+
+
+class Explanation:
+    """Counts of messages that a filter, each of its paths and each alternative match."""
+
+    def __init__(self, filters: dict[str, Any]) -> None:
+        """Take filters as a client wrote them, which must compile."""
+        self._filter = compile_filters(filters)
+        self._matching = 0
+        self._paths = {
+            path: (read_path(path), compile_filters({path: value}), {"present": 0, "matching": 0})
+            for path, value in filters.items()
+            if path != OR
+        }
+        self._alternatives = [Explanation(alternative) for alternative in filters.get(OR, ())]
+
+    def count(self, payload: Any) -> None:
+        """Count a message."""
+        self._matching += matches(self._filter, payload)
+        for path, compiled, counts in self._paths.values():
+            counts["present"] += lookup(payload, path) is not MISSING
+            counts["matching"] += matches(compiled, payload)
+        for alternative in self._alternatives:
+            alternative.count(payload)
+
+    def as_data(self) -> dict[str, Any]:
+        """Return the counts as ``explain`` answers them; ``or`` only if there are alternatives:
+
+        ``{"matching": 2, "paths": {"user": {"present": 9, "matching": 2}}, "or": [...]}``
+        """
+        paths = {name: counts for name, (_, _, counts) in self._paths.items()}
+        data: dict[str, Any] = {"matching": self._matching, "paths": paths}
+        if self._alternatives:
+            data["or"] = [alternative.as_data() for alternative in self._alternatives]
+        return data

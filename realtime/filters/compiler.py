@@ -21,12 +21,16 @@ from realtime.filters.clauses import (
     Comparison,
     Condition,
     Filter,
+    Key,
+    PathError,
     Predicate,
     all_of,
     any_of,
     canonical,
+    is_number,
+    read_path,
+    scalar_key,
 )
-from realtime.filters.paths import Key, PathError, is_number, read_path, scalar_key
 
 # Paths of a filter, including those in its alternatives; values of one path.
 MAX_PATHS = 32

@@ -10,8 +10,16 @@ from __future__ import annotations
 
 from typing import Any, Generic, NamedTuple
 
-from realtime.filters.clauses import Clause, Condition, Either, Filter, Predicate, matches
-from realtime.filters.paths import Path, lookup
+from realtime.filters.clauses import (
+    Clause,
+    Condition,
+    Either,
+    Filter,
+    Path,
+    Predicate,
+    lookup,
+    matches,
+)
 from realtime.filters.tables import (
     Bucket,
     Item,

@@ -10,8 +10,16 @@ import struct
 from bisect import bisect_left, bisect_right, insort
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from realtime.filters.clauses import LOWER, UPPER, Condition, Filter
-from realtime.filters.paths import CONTAINERS, Key, is_number, scalar_key
+from realtime.filters.clauses import (
+    CONTAINERS,
+    LOWER,
+    UPPER,
+    Condition,
+    Filter,
+    Key,
+    is_number,
+    scalar_key,
+)
 
 Item = TypeVar("Item")
 # Items, each with the clauses that remain to be compared when it is found.

@@ -17,8 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 from realtime.filters import Filter, matches
-from realtime.hub.fields import field_tree, project
-from realtime.hub.message import Encoded, Message, cut, frame_pieces
+from realtime.hub.message import Encoded, Message, cut, field_tree, frame_pieces, project
 from realtime.hub.shaping import Held, Shaper
 from realtime.protocol import (
     encode_batch_head,
