@@ -1,9 +1,7 @@
 """Between processes: the channel layer's groups, with one channel for each subscription type.
 
-The only module that receives from the channel layer. A received message does not say from which
-group it came, so each type has a channel of its own, which is a member of the type's group while
-anyone here is subscribed to the type. Knows nothing of connections: what arrives goes to the type's
-feed (:mod:`realtime.delivery.feed`), which puts it in order.
+A received message does not say from which group it came, so each type has a channel of its own.
+What arrives goes to the type's feed, which puts it in order.
 """
 
 from __future__ import annotations
@@ -54,8 +52,7 @@ class Broker:
     async def join(self, kind: str) -> None:
         """Become a member of a type's group; return when messages sent from now on arrive.
 
-        Raises:
-            Unavailable: the layer did not confirm it in time. Nothing is left behind.
+        Raises ``Unavailable``, with nothing left behind, if the layer does not confirm it in time.
         """
         if kind in self._receivers:
             return
@@ -98,8 +95,7 @@ class Broker:
     async def _watch_heads(self) -> None:
         """Compare the heads of the logs with what has arrived, every second.
 
-        A gap shows when a later message arrives; without one, only the log tells that the last
-        message is missing.
+        Without a later message, only the log tells that the last message is missing.
         """
         while True:
             await asyncio.sleep(HEAD_INTERVAL)
@@ -134,19 +130,10 @@ class Broker:
 class _Receiver:
     """The channel of one subscription type and the task that reads it.
 
-    :meth:`start` returns when a probe has proven the membership in the group. The layer's
-    ``group_add`` returns before the server has confirmed it, so without a probe this may happen::
-
-        this process                             another process
-        reads the head of the log: 41
-        group_add() returns
-        tells a client that it is subscribed
-                                                 publishes 42: the group has no members
-        (the server adds the member)
-
-    The client would get 42 late, when 43 shows the gap or when the head of the log is looked at; a
-    message that is not in the log it would never get. So a message with a random text is sent to
-    the group, again and again until it comes back: from then on every message to the group arrives.
+    The layer's ``group_add`` returns before the server has confirmed it. What another process
+    publishes in between would come late, or never if it is not in the log. So :meth:`start` sends a
+    probe with a random text to the group again and again until it comes back: from then on
+    everything arrives.
     """
 
     def __init__(self, feed: Feed) -> None:
@@ -161,7 +148,6 @@ class _Receiver:
         self._tracing = get_tracing()
 
     async def start(self) -> None:
-        """Join the group; return when messages to it arrive."""
         await self.feed.start()
         self._channel = await new_channel(self._layer, self.feed.kind)
         await self._layer.group_add(self._group, self._channel)
@@ -202,7 +188,6 @@ class _Receiver:
                 await asyncio.sleep(RETRY_INTERVAL)
 
     async def _drain(self, batches: list[ReceivedBatch]) -> None:
-        """Add what else has arrived already."""
         queue = received(self._layer, self._channel)
         count = sum(len(batch.messages) for batch in batches)
         while queue is not None and not queue.empty() and count < MAX_BATCH:

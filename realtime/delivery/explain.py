@@ -1,8 +1,4 @@
-"""Why a subscription receives nothing: how many of a type's newest messages its filters match.
-
-Reads a bounded number of messages, from memory or from the log, and lets other tasks run
-meanwhile. Counts only messages that the client may see, and says nothing of the others.
-"""
+"""Why a subscription receives nothing: how many of a type's newest messages its filters match."""
 
 from __future__ import annotations
 
@@ -38,12 +34,10 @@ async def explain(
 ) -> dict[str, Any]:
     """Return how many of a type's newest messages a client's filters match.
 
-    The newest are 1,000 retained messages, or 4 MiB of them. Only those count that satisfy
-    *enforced*, the filter of the client's token. *feed* is the type's, if there is one here. The
-    result is ``retained``, the number of these, and the data of :class:`Explanation`.
-
-    Raises:
-        Unavailable: the messages are not in memory, and the log does not answer.
+    The newest are 1,000 retained messages, or 4 MiB of them. Only those count, as ``retained``,
+    that satisfy *enforced*, the filter of the client's token. Raises ``Unavailable`` if the
+    messages are not in memory (of *feed*, the type's if there is one here) and the log does not
+    answer.
     """
     explanation = Explanation(filters)
     retained = 0
@@ -59,7 +53,7 @@ async def explain(
 
 
 async def _newest(kind: str, feed: Feed | None) -> AsyncIterator[Sequence[bytes]]:
-    """Yield the newest messages of a type, some at a time. Raises ``Unavailable``."""
+    """Yield the newest messages of a type, some at a time."""
     if feed is not None:
         recent = feed.read_recent(max(0, feed.position.offset - MAX_MESSAGES))
         if recent is not None:

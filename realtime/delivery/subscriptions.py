@@ -1,7 +1,6 @@
 """The subscriptions of one event loop: how they begin, change and end.
 
-Joins a type's group with its first subscription and leaves it with the last. Which messages a
-subscription receives is decided by the hub, and the dispatcher sends them.
+Joins a type's group with its first subscription and leaves it with the last.
 """
 
 from __future__ import annotations
@@ -47,20 +46,13 @@ class Subscriptions:
         await self._broker.close()
 
     async def subscribe(
-        self,
-        outlet: Transport,
-        request: SubscribeRequest,
-        enforced: Filter,
-        subscription_id: str,
+        self, outlet: Transport, request: SubscribeRequest, enforced: Filter, subscription_id: str
     ) -> Replay:
         """Add a subscription to what both the request's filters and those *enforced* match.
 
-        It receives nothing until the caller, who confirms it to the client first, has called
-        :meth:`go_live` with the replay that is returned.
-
-        Raises:
-            Unavailable: the type's group could not be joined or its log not be read; nothing
-                is left behind.
+        It receives nothing until the caller has confirmed it to the client and called
+        :meth:`go_live` with the replay that is returned. Raises ``Unavailable``, with nothing left
+        behind.
         """
         kind, filters = request.type, conjunction(request.filters, enforced)
         subscription = self._hub.subscribe(outlet, kind, filters, subscription_id, request.options)
@@ -78,13 +70,7 @@ class Subscriptions:
         return replay
 
     async def explain(self, request: SubscribeRequest, enforced: Filter) -> dict[str, Any]:
-        """Return how many of the newest messages match, of those that match what is *enforced*.
-
-        See :mod:`realtime.delivery.explain`.
-
-        Raises:
-            Unavailable: the type's log could not be read.
-        """
+        """See :func:`realtime.delivery.explain.explain`."""
         kind = request.type
         feed = self._broker.feed(kind) if self._broker.has_joined(kind) else None
         return await explain(kind, feed, enforced, request.raw_filters)

@@ -1,9 +1,7 @@
-"""What a compiled filter is made of: clauses, all of which a payload must satisfy. Pure.
+"""What a compiled filter is made of: paths and clauses, all of which a payload satisfies. Pure.
 
-Knows values and how they compare; nothing of how clients write filters
-(:mod:`realtime.filters.compiler`). Equality is JSON's: 1 equals 1.0, but ``true`` does not equal 1,
-and neither does "1". Combining clauses brings them into one normal form, so that filters with the
-same meaning are equal tuples: ``{"a": {"gte": 1, "gt": 0}}`` and ``{"a": {"gte": 1.0}}``, say.
+Equality is JSON's: 1 equals 1.0, but ``true`` does not equal 1. Combining clauses brings them into
+one normal form, so filters with the same meaning are equal tuples.
 """
 
 from __future__ import annotations
@@ -46,8 +44,7 @@ def read_path(text: Any) -> Path:
 
 
 def decode_or_none(text: bytes) -> Any:
-    """Return JSON text as Python objects; ``None``, in which no path leads anywhere, if it cannot
-    be decoded here, for example because it is nested too deeply."""
+    """Return JSON text as Python objects; ``None`` if it cannot be decoded here."""
     try:
         return msgspec.json.decode(text)
     except (RecursionError, ValueError):
@@ -66,8 +63,7 @@ def lookup(payload: Any, path: Path) -> Any:
 def lookup_key(payload: Any, path: Path) -> Any:
     """Return the key of the scalar at *path*, or :data:`MISSING` for no value or no scalar.
 
-    The same as :func:`scalar_key` of :func:`lookup`, without their calls: every event with
-    subscribers who filter comes through here.
+    :func:`scalar_key` of :func:`lookup` without their calls: every event with filters comes here.
     """
     for step in path:
         if not isinstance(payload, dict):
@@ -81,7 +77,7 @@ def lookup_key(payload: Any, path: Path) -> Any:
 def scalar_key(value: Any) -> Key:
     """Return a hashable form of a JSON scalar in which ``true`` and 1 differ.
 
-    An object or array is returned as it is: it equals no key, and must not be hashed.
+    An object or array is returned as it is, and must not be hashed.
     """
     return (value,) if value is True or value is False else value
 
@@ -106,25 +102,19 @@ class Predicate(NamedTuple):
 
     @property
     def tests(self) -> frozenset[Comparison]:
-        """The same as a test."""
         return frozenset({Comparison("in", self.keys)})
 
     def holds(self, payload: Any) -> bool:
-        """Tell whether a payload satisfies it."""
         return lookup_key(payload, self.path) in self.keys
 
 
 class Condition(NamedTuple):
-    """The value at *path* must pass all of *tests*, none of which is ``in``.
-
-    Clauses with ``in`` become a :class:`Predicate`, which an index finds by its values.
-    """
+    """The value at *path* must pass all of *tests*, none of which is ``in``."""
 
     path: Path
     tests: frozenset[Comparison]
 
     def holds(self, payload: Any) -> bool:
-        """Tell whether a payload satisfies it."""
         return _passes(lookup(payload, self.path), self.tests)
 
 
@@ -134,7 +124,6 @@ class Either(NamedTuple):
     alternatives: tuple[Filter, ...]
 
     def holds(self, payload: Any) -> bool:
-        """Tell whether a payload satisfies it."""
         return any(matches(alternative, payload) for alternative in self.alternatives)
 
 
@@ -152,9 +141,6 @@ def matches(compiled: Filter, payload: Any) -> bool:
     return True
 
 
-# Operators: each is called with the value in the payload and the filter's operand
-
-
 def _is_comparable(value: Any, bound: Any) -> bool:
     return isinstance(value, str) if isinstance(bound, str) else is_number(value)
 
@@ -169,6 +155,7 @@ def _contains(value: Any, wanted: Key) -> bool:
     return isinstance(value, list) and any(scalar_key(item) == wanted for item in value)
 
 
+# Each operator is called with the value in the payload and the filter's operand.
 _HOLDS: dict[str, Callable[[Any, Any], bool]] = {
     "in": lambda value, keys: not isinstance(value, CONTAINERS) and scalar_key(value) in keys,
     "nin": _is_none_of,
@@ -189,9 +176,6 @@ def _passes(value: Any, tests: Iterable[Comparison]) -> bool:
     return all(_HOLDS[operator](value, operand) for operator, operand in tests)
 
 
-# Combining
-
-
 def all_of(clauses: Iterable[Clause]) -> Filter:
     """Return the filter that matches what all *clauses* hold for."""
     tests: dict[Path, set[Comparison]] = {}
@@ -206,9 +190,8 @@ def all_of(clauses: Iterable[Clause]) -> Filter:
 
 
 def any_of(filters: Iterable[Filter]) -> Filter:
-    """Return the filter that matches what any of *filters* does. None of them may be empty.
+    """Return the filter that matches what any of *filters*, none of them empty, does.
 
-    Alternatives that want single values at the same path are joined:
     ``{"$or": [{"a": 1}, {"a": 2}]}`` is ``{"a": [1, 2]}``.
     """
     values: dict[Path, frozenset[Key]] = {}
@@ -294,9 +277,6 @@ def _strictest(tests: set[Comparison]) -> set[Comparison] | None:
     ):
         return None
     return tests.difference(lower, upper).union(test for test in (low, high) if test)
-
-
-# Equal filters have equal JSON
 
 
 def canonical(compiled: Filter) -> list[Any]:

@@ -1,9 +1,4 @@
-"""Filters as clients write them: ``{path: value or operators}``, compiled to clauses. Pure.
-
-Knows what clients may write, and the limits. How compiled filters compare values is in
-:mod:`realtime.filters.clauses`; how the filters that match are found, in
-:mod:`realtime.filters.index`.
-"""
+"""Filters as clients write them: ``{path: value or operators}``, and their limits. Pure."""
 
 from __future__ import annotations
 
@@ -77,9 +72,8 @@ def derive_subscription_id(kind: str, compiled: Filter) -> str:
 def parse_filter_options(options: Iterable[str]) -> dict[str, Any]:
     """Return the filters of ``path=value`` options: a value is JSON if it parses, else a string.
 
-    ``["a=1", "a=x", "b=null"]`` gives ``{"a": [1, "x"], "b": None}``: a path that comes several
-    times matches any of its values. A path with operators may come only once, since it would not
-    be clear whether all or any of them must hold. Raises :class:`FilterError`.
+    ``["a=1", "a=x", "b=null"]`` gives ``{"a": [1, "x"], "b": None}``. A path with operators may
+    come only once: any or all of them would not be clear. Raises :class:`FilterError`.
     """
     values_by_path: dict[str, list[Any]] = {}
     for option in options:
@@ -102,9 +96,6 @@ def _value_of_option(path: str, values: list[Any]) -> Any:
             raise FilterError(f"filters: {path!r}: give its operators once, as one object")
         return values
     return values[0]
-
-
-# Reading
 
 
 def _count_paths(filters: dict[str, Any], depth: int) -> int:
@@ -174,9 +165,6 @@ def _keys(where: str, values: list[Any]) -> frozenset[Key]:
     return frozenset(scalar_key(item) for item in values)
 
 
-# Operators
-
-
 def _tests(path: str, operators: dict[str, Any]) -> Iterator[Comparison]:
     if not operators:
         raise FilterError(f"filters: {path!r}: an object without operators")
@@ -238,17 +226,11 @@ def _read_element(where: str, operator: str, operand: Any) -> Comparison:
 
 
 _READERS: dict[str, Callable[[str, str, Any], Comparison]] = {
-    "eq": _read_scalar,
-    "ne": _read_scalar,
-    "in": _read_scalars,
-    "nin": _read_scalars,
+    **dict.fromkeys(("eq", "ne"), _read_scalar),
+    **dict.fromkeys(("in", "nin"), _read_scalars),
     "exists": _read_boolean,
-    "gt": _read_bound,
-    "gte": _read_bound,
-    "lt": _read_bound,
-    "lte": _read_bound,
-    "prefix": _read_text,
-    "suffix": _read_text,
+    **dict.fromkeys(("gt", "gte", "lt", "lte"), _read_bound),
+    **dict.fromkeys(("prefix", "suffix"), _read_text),
     "contains": _read_element,
 }
 OPERATORS = tuple(_READERS)

@@ -1,9 +1,7 @@
 """Which of many filters match a payload, at the cost of those that do. Pure.
 
-Knows filters and that each belongs to an item; nothing of what the items are. An item is found
-through one clause of its filter: by the value at a path, by a prefix of it, or by a range that
-contains it. A filter with alternatives is found through one clause of each alternative. Filters
-without such a clause are compared with every payload.
+An item is found through one clause of its filter (of each alternative): by the value at a path, a
+prefix of it, or a range around it. Filters without such a clause are compared with every payload.
 """
 
 from __future__ import annotations
@@ -138,8 +136,7 @@ class ClauseIndex(Generic[Item]):
     def rate(self, clause: Predicate | Condition) -> Rating | None:
         """Tell how well a clause would find an item; ``None`` if it would not find it at all.
 
-        Crowded values are avoided: of a thousand filters on one event type and a user each, every
-        one is found by its user.
+        Crowded values are avoided: filters on one event type and a user each are found by the user.
         """
         wish = _wish_of(clause)
         if wish is None:

@@ -1,9 +1,7 @@
 """Subscriptions, and the groups in which they receive the same bytes. Pure.
 
-Connections with the same subscription type and filters share a fan-out group: a message is
-matched, encoded and framed once for all of them. Those with options (:mod:`realtime.hub.shaping`)
-are in shaped groups within it, one for each set of options, which hold messages back for all of
-their members::
+A message is matched, encoded and framed once for all connections with the same type and filters.
+Those with options are in shaped groups, which hold messages back for all of their members::
 
     FanOutGroup  type "events", filters {"user": 1}
     |-- its own members: subscriptions without options
@@ -43,11 +41,7 @@ class Outlet(Protocol):
 
 
 class Subscription:
-    """One connection's subscription.
-
-    It is ``active`` while messages may be written: from :meth:`activate`, when it has received
-    everything published before, until it is removed.
-    """
+    """One connection's subscription; messages may be written while it is ``active``."""
 
     __slots__ = ("active", "group", "id", "joined_after", "outlet", "shaped")
 
@@ -159,10 +153,7 @@ class FrameGroup:
 
 
 class FanOutGroup(FrameGroup):
-    """The subscriptions of a type with equal filters, to which the same messages matter.
-
-    Its own members are those without options; those with options are in its shaped groups.
-    """
+    """The subscriptions of a type with equal filters; its own members have no options."""
 
     __slots__ = ("filter", "shaped")
 
@@ -208,15 +199,9 @@ class FanOutGroup(FrameGroup):
 class ShapedGroup(FrameGroup):
     """The subscriptions of a fan-out group with equal options, and what it holds for them.
 
-    A member must not receive what was held before it joined. So the group numbers the messages
-    that it takes, and a member has the number of the last one before it. For example, A is a
-    member, and the options are ``{"batch_ms": 100}``:
-
-    1. Messages 1 and 2 are taken, and held.
-    2. B becomes active: its ``joined_after`` is 2.
-    3. Message 3 is taken.
-    4. After 100 ms the three are released. A is sent 1, 2 and 3 in frames that it shares with all
-       who joined before message 1; B is sent 3 in frames of its own.
+    A member must not receive what was held before it joined. If messages 1 and 2 are held when B
+    becomes active, its ``joined_after`` is 2. Message 3 is taken, and the three are released: A, an
+    older member, is sent 1 to 3 in shared frames, and B is sent 3 in frames of its own.
     """
 
     __slots__ = ("_tree", "options", "shaper")
@@ -244,7 +229,6 @@ class ShapedGroup(FrameGroup):
         return batches
 
     def _reduce(self, message: Message) -> tuple[bytes, bytes]:
-        """Return the head and the payload with nothing but the wanted fields."""
         head, payload = message.head, message.payload
         if self._tree is None:
             return head, payload

@@ -1,8 +1,7 @@
 """The index of one process: subscription type -> fan-out groups -> connections. Pure.
 
-Fan-out groups (:mod:`realtime.hub.groups`) are found through an index of their filters
-(:mod:`realtime.filters.index`), so the cost of an event grows with its matches and not with the
-number of subscriptions. The hub tells who gets which bytes; the dispatcher writes them.
+Groups are found through an index of their filters, so the cost of an event grows with its matches
+and not with the number of subscriptions.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ class Hub:
     def change_filter(self, subscription: Subscription, compiled: Filter) -> None:
         """Let a subscription have other filters from now on.
 
-        An active one must be activated again if it has options and ``shaped`` has changed.
+        An active one must be activated again if its ``shaped`` has changed.
         """
         before, options = subscription.group, subscription.options
         after = self._indexes[before.type].group(compiled)
@@ -93,9 +92,9 @@ class Hub:
     def share_frames(self, kind: str, messages: Iterable[Message]) -> Iterator[SharedFrames]:
         """Yield what is to be written at once of *messages*; shaped groups take theirs.
 
-        Each subscription comes at most once, with the frames of all messages that matter to it, in
-        order. When writing, the caller must leave out subscriptions that are not ``active``; then
-        it must see to the groups that :meth:`pop_shaped` returns.
+        Each subscription comes at most once, with all its messages in order. The caller must leave
+        out subscriptions that are not ``active``, then see to the groups that :meth:`pop_shaped`
+        returns.
         """
         index = self._indexes[kind]
         matched: dict[FanOutGroup, list[Message]] = {}

@@ -1,21 +1,15 @@
 """A published message and the frames that carry it: encoded once for all who receive it. Pure.
 
-Clients receive the same JSON text but for its end, the subscription id. So a frame is made of a
-head, which is shared, and a tail::
+A frame is a head, which is shared, and a tail with the subscription id::
 
     {"type":"data","data":{...},...        head: encoded once, and compressed once
     ,"subscription_id":"5f0e..."}          tail: the same for all with this id
 
-A compressed frame keeps the tail readable, so that nothing is compressed for each client. With a
-head of 2,000 bytes that compress to 300, and a tail of 60 bytes, it has these parts:
+A compressed frame keeps the tail readable, so that nothing is compressed for each client::
 
-| bytes | what it is |
-|---|---|
-| 4 | header of the frame, with RSV1 set: the message is compressed |
-| 300 | the compressed head: complete blocks, ending on a byte |
-| 5 | header of a stored block of 60 bytes: ``00 3C 00 C3 FF`` (length, and its complement) |
-| 60 | the tail, as it is |
-| 1 | ``00``, which begins the empty block whose other bytes permessage-deflate leaves out |
+    header of the frame (RSV1 set) | compressed head: complete blocks, ending on a byte
+    | header of a stored block: 60 bytes are 00 3C 00 C3 FF | the tail, as it is
+    | 00, which begins the empty block whose other bytes permessage-deflate leaves out
 
 Only the tail and the two lengths differ between clients, so ``tail.join`` makes the frames.
 """
@@ -82,18 +76,14 @@ class Message(Encoded):
 
     @property
     def decoded(self) -> Any:
-        """The payload as Python objects, decoded when first asked for; see
-        :func:`~realtime.filters.decode_or_none`."""
+        """The payload as Python objects, or ``None``; decoded when first asked for."""
         if self._decoded is MISSING:
             self._decoded = decode_or_none(self.payload)
         return self._decoded
 
 
 def frame_pieces(messages: Sequence[Encoded], tail_length: int, deflated: bool) -> list[bytes]:
-    """Return the bytes between the tails of the messages' frames: ``tail.join`` makes the frames.
-
-    One piece more than messages: the first is before the first tail, the last after the last.
-    """
+    """Return the bytes before, between and after the tails: ``tail.join`` makes the frames."""
     pieces = []
     end = b""
     for message in messages:
@@ -118,10 +108,8 @@ def cut(messages: list[E], most_bytes: int) -> Iterator[list[E]]:
         yield piece
 
 
-# The option ``fields``
-
-# The steps of wanted paths, nested; ``None`` is everything below: "a" and "b.c" are
-# {"a": None, "b": {"c": None}}.
+# The option ``fields``: the steps of wanted paths, nested; ``None`` is everything below: "a" and
+# "b.c" are {"a": None, "b": {"c": None}}.
 FieldTree = dict[str, Any]
 
 _decode_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
@@ -142,7 +130,7 @@ def field_tree(paths: Iterable[Path]) -> FieldTree:
 
 
 def project(payload: bytes, tree: FieldTree) -> bytes:
-    """Return the wanted parts of a payload (JSON text), their values byte for byte as published.
+    """Return the wanted parts of a payload (JSON text), byte for byte as published.
 
     What cannot be decoded here has no parts, just as no filter matches it.
     """
