@@ -61,6 +61,5 @@ class TimeSlice:
         self._ends = time.monotonic() + self._seconds
 
     async def yield_if_due(self, steps: int = 1) -> None:
-        """Count steps of work that have been done; let others run if the time is used up."""
         if self.is_used_up(steps):
             await self.renew()

@@ -79,13 +79,11 @@ class Broker:
         return receiver is not None and receiver.joined.is_set()
 
     async def leave(self, kind: str) -> None:
-        """Leave a type's group."""
         receiver = self._receivers.pop(kind, None)
         if receiver is not None:
             await receiver.stop()
 
     async def close(self) -> None:
-        """Leave every group."""
         watch, self._watch = self._watch, None
         if watch is not None:
             await end(watch)
@@ -174,7 +172,6 @@ class _Receiver:
         await self.feed.close()
 
     async def _receive(self) -> None:
-        """Give what arrives to the feed, until cancelled."""
         while True:
             try:
                 batches = self._read(await self._layer.receive(self._channel))

@@ -93,11 +93,9 @@ class Dispatcher:
                 self.tell(subscription, lost)
 
     def count_repaired(self, kind: str, count: int) -> None:
-        """Count messages that the log had to deliver in place of the channel layer's group."""
         self.stats.repaired[kind] += count
 
     def tell(self, subscription: Subscription, lost: Lost) -> None:
-        """Tell a subscription which messages it will not receive."""
         details = {"from": lost.first, "to": lost.last, "reason": lost.reason}
         error = ProtocolError(ErrorCode.DATA_LOST, details=details)
         text = encode_error(error, time.time(), subscription.id)

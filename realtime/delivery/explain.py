@@ -95,7 +95,6 @@ class Explanation:
         self._alternatives = [Explanation(alternative) for alternative in filters.get(OR, ())]
 
     def count(self, payload: Any) -> None:
-        """Count a message."""
         self._matching += matches(self._filter, payload)
         for path, compiled, counts in self._paths.values():
             counts["present"] += lookup(payload, path) is not MISSING

@@ -38,7 +38,6 @@ class Lost(NamedTuple):
     reason: str
 
     def how_many(self) -> int:
-        """Return how many are known to be lost."""
         return 1 if self.first is None or self.last is None else self.last - self.first + 1
 
 
@@ -112,7 +111,6 @@ class Feed:
 
     @property
     def next(self) -> int:
-        """The offset that comes next."""
         return self._sequencer.next
 
     async def take(self, batches: list[ReceivedBatch]) -> None:

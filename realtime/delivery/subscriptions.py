@@ -42,7 +42,6 @@ class Subscriptions:
         self._settling: dict[str, asyncio.Task[None]] = {}
 
     async def close(self) -> None:
-        """Leave all groups."""
         await self._broker.close()
 
     async def subscribe(
@@ -97,7 +96,6 @@ class Subscriptions:
         return self._throttle.position(subscription, self.feed(subscription.type).position)
 
     def feed(self, kind: str) -> Feed:
-        """Return the messages of a type that has subscriptions, in order."""
         return self._broker.feed(kind)
 
     def change_filter(self, subscription: Subscription, compiled: Filter) -> None:

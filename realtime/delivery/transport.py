@@ -1,7 +1,7 @@
 """The way to a client: frames in, bytes of a bounded buffer out.
 
 Under this project's Daphne protocol the connection itself is the transport
-(:mod:`realtime.server.websocket`); :class:`AsgiTransport` serves all others.
+(:mod:`realtime.server.websocket`); :class:`AsgiTransport` serves other WebSockets.
 """
 
 from __future__ import annotations

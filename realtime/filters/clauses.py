@@ -186,7 +186,7 @@ def all_of(clauses: Iterable[Clause]) -> Filter:
         else:
             tests.setdefault(clause.path, set()).update(clause.tests)
     by_path = (_clause(path, tests[path]) for path in sorted(tests))
-    return (*by_path, *sorted(either, key=_text))
+    return (*by_path, *sorted(either, key=lambda clause: json.dumps(_canonical_clause(clause))))
 
 
 def any_of(filters: Iterable[Filter]) -> Filter:
@@ -235,17 +235,14 @@ def _clause(path: Path, tests: set[Comparison]) -> Predicate | Condition:
     if accepted:
         others = [test for test in tests if test.operator != "in"]
         keys: frozenset[Key] = frozenset.intersection(*accepted)
-        return Predicate(path, frozenset(key for key in keys if _passes(_value(key), others)))
+        values = {key: key[0] if isinstance(key, tuple) else key for key in keys}
+        return Predicate(path, frozenset(key for key in keys if _passes(values[key], others)))
     if len(tests) > 1 and Comparison("exists", False) in tests:
         return Predicate(path, frozenset())
     strictest = _strictest(_without_repeats(tests))
     if strictest is None:
         return Predicate(path, frozenset())
     return Condition(path, frozenset(strictest))
-
-
-def _value(key: Key) -> Any:
-    return key[0] if isinstance(key, tuple) else key
 
 
 def _without_repeats(tests: set[Comparison]) -> set[Comparison]:
@@ -291,10 +288,6 @@ def _canonical_clause(clause: Clause) -> list[Any]:
         return [list(clause.path), _texts(clause.keys)]
     tests = ([test.operator, _operand_text(test.operand)] for test in clause.tests)
     return [list(clause.path), sorted(tests, key=json.dumps)]
-
-
-def _text(clause: Clause) -> str:
-    return json.dumps(_canonical_clause(clause))
 
 
 def _texts(keys: frozenset[Key]) -> list[str]:

@@ -54,7 +54,7 @@ def compile_filters(filters: Any) -> Filter:
         raise FilterError("filters: expected an object")
     if _count_paths(filters, 0) > MAX_PATHS:
         raise FilterError(f"filters: more than {MAX_PATHS} paths")
-    return _compile(filters)
+    return all_of(_clauses(filters))
 
 
 def conjunction(first: Filter, second: Filter) -> Filter:
@@ -129,14 +129,10 @@ def _alternatives(filters: dict[str, Any], depth: int) -> list[dict[str, Any]]:
     return alternatives
 
 
-def _compile(filters: dict[str, Any]) -> Filter:
-    return all_of(_clauses(filters))
-
-
 def _clauses(filters: dict[str, Any]) -> Iterator[Clause]:
     for path, value in filters.items():
         if path == OR:
-            yield from any_of(_compile(alternative) for alternative in value)
+            yield from any_of(all_of(_clauses(alternative)) for alternative in value)
         else:
             yield _read_clause(path, value)
 

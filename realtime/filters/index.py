@@ -59,7 +59,6 @@ class FilterIndex(Generic[Item]):
         return bool(self._plans)
 
     def insert(self, item: Item, compiled: Filter) -> None:
-        """Add an item that is not there."""
         plan = self._plans[item] = self._plan(compiled, self._clauses)
         if plan is None:
             self._unindexed[item] = compiled
@@ -78,7 +77,6 @@ class FilterIndex(Generic[Item]):
             self._clauses.insert(indexed, item, tuple(remaining))
 
     def remove(self, item: Item) -> None:
-        """Remove an item that is there."""
         plan = self._plans.pop(item)
         if plan is None:
             del self._unindexed[item]
@@ -156,7 +154,6 @@ class ClauseIndex(Generic[Item]):
             self._tables[place].insert(operand, item, remaining)
 
     def discard(self, clause: Predicate | Condition, item: Item) -> None:
-        """Remove an item from under a clause, if it is there."""
         if wish := _wish_of(clause):
             way, operand = wish
             table = self._tables.get((clause.path, way))

@@ -40,14 +40,12 @@ class Values(Generic[Item]):
             _discard(self._buckets, key, item)
 
     def find(self, value: Any) -> list[Bucket[Item]]:
-        """Return the bucket of the items that want a value."""
         if isinstance(value, CONTAINERS):
             return []
         bucket = self._buckets.get(scalar_key(value))
         return [bucket] if bucket else []
 
     def crowding(self, keys: frozenset[Key]) -> int:
-        """Return how many items are found with the most wanted of some values."""
         return max((len(self._buckets.get(key, ())) for key in keys), default=0)
 
 
@@ -144,7 +142,6 @@ class Ranges(Generic[Item]):
         return buckets
 
     def crowding(self, interval: Interval) -> int:
-        """Return about how many items are found together with those of an interval."""
         return sum(map(len, self._find(interval.low)))
 
 

@@ -57,12 +57,10 @@ class Subscription:
 
     @property
     def type(self) -> str:
-        """The subscription type."""
         return self.group.type
 
     @property
     def options(self) -> Options | None:
-        """The options; ``None`` for a subscription without any."""
         return None if self.shaped is None else self.shaped.options
 
     def activate(self) -> None:
@@ -113,7 +111,6 @@ class FrameGroup:
         return self._deflated if subscription.outlet.deflated else self._plain
 
     def add_member(self, subscription: Subscription) -> None:
-        """Add a subscription."""
         tail = encode_data_tail(subscription.id)
         self._members(subscription).setdefault(tail, {})[subscription] = None
 
@@ -163,7 +160,6 @@ class FanOutGroup(FrameGroup):
         self.shaped: dict[Options, ShapedGroup] = {}
 
     def add(self, subscription: Subscription, options: Options | None = None) -> None:
-        """Add a subscription, with options or without."""
         if options is None:
             self.add_member(subscription)
             return

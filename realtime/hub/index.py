@@ -63,11 +63,9 @@ class Hub:
             self._indexes[before.type].remove(before)
 
     def has_subscriptions(self, kind: str) -> bool:
-        """Tell whether anyone is subscribed to a type."""
         return bool(self._indexes[kind].groups)
 
     def subscriptions(self, kind: str) -> Iterator[Subscription]:
-        """Yield the subscriptions of a type."""
         for group in tuple(self._indexes[kind].groups.values()):
             yield from group
 
@@ -80,7 +78,6 @@ class Hub:
         )
 
     def shaped_groups(self, kind: str) -> Iterator[ShapedGroup]:
-        """Yield the shaped groups of a type."""
         for group in tuple(self._indexes[kind].groups.values()):
             yield from tuple(group.shaped.values())
 

@@ -65,7 +65,6 @@ class RecentMessages:
         self._end = 1
 
     def extend(self, messages: Sequence[Message]) -> None:
-        """Add consecutive messages."""
         self._end = messages[-1].offset + 1
         for message in messages:
             message.release()
