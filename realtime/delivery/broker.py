@@ -70,7 +70,6 @@ class Broker:
             self._watch = asyncio.create_task(self._watch_heads(), name="broker watch")
 
     def feed(self, kind: str) -> Feed:
-        """Return the feed of a type that has been joined."""
         return self._receivers[kind].feed
 
     def has_joined(self, kind: str) -> bool:

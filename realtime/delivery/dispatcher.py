@@ -60,7 +60,6 @@ class Dispatcher:
             delivery.writes = await self._write_all(kind, messages)
 
     async def _write_all(self, kind: str, messages: list[Message]) -> int:
-        """Write messages in parts of a few milliseconds; return how many writes it took."""
         stats = self.stats
         stats.published[kind] += len(messages)
         stats.published_bytes[kind] += sum([len(message.payload) for message in messages])

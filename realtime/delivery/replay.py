@@ -191,7 +191,7 @@ class Replay:
         return True
 
     async def _send_next(self) -> bool:
-        """Send some of what comes next; tell whether the client has read enough for that."""
+        """Send some of what comes next; tell whether the client has read enough."""
         if not self._unsent:
             await self._read_next()
         for piece in cut(self._unsent, min(PIECE_BYTES, self._dispatcher.buffer_limit() // 4)):

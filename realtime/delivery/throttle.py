@@ -106,7 +106,6 @@ class Throttle:
             self.forget_if_empty(subscription.shaped)
 
     def forget_if_empty(self, shaped: ShapedGroup) -> None:
-        """End the timer of a group that has no members any more."""
         if not shaped and (timer := self._timers.pop(shaped, None)) is not None:
             timer.cancel()
 

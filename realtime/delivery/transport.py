@@ -80,7 +80,6 @@ class BufferedTransport:
             self._append(piece)
 
     def _encode(self, frames: bytes) -> bytes:
-        """Return *frames* in the form in which they are buffered."""
         return frames
 
     def _append(self, piece: bytes) -> None:
@@ -119,7 +118,6 @@ class AsgiTransport(BufferedTransport):
         self._task.cancel()
 
     async def _run(self) -> None:
-        """Send what is written, and at last the close."""
         while True:
             while self._pieces:
                 frames = self._pieces.popleft()

@@ -39,7 +39,7 @@ class Hub:
         return subscription
 
     def unsubscribe(self, subscription: Subscription) -> bool:
-        """Remove a subscription; tell whether it was there."""
+        """Tell whether it was there."""
         subscription.active = False
         group = subscription.group
         was_member = group.discard(subscription)
@@ -70,7 +70,6 @@ class Hub:
             yield from group
 
     def count_groups(self) -> int:
-        """Return how many fan-out groups there are."""
         return sum(
             group.count_groups()
             for index in self._indexes.values()
