@@ -100,6 +100,7 @@ class Feed:
                 return
 
     async def close(self) -> None:
+        """Deliver and tell nothing any more; return when nothing is being delivered."""
         self._is_closed = True
         async with self._delivering:
             pass

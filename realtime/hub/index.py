@@ -39,7 +39,7 @@ class Hub:
         return subscription
 
     def unsubscribe(self, subscription: Subscription) -> bool:
-        """Tell whether it was there."""
+        """Remove a subscription; tell whether it was there."""
         subscription.active = False
         group = subscription.group
         was_member = group.discard(subscription)
