@@ -15,8 +15,7 @@ Spawn = Callable[[Coroutine[Any, Any, Any]], "asyncio.Task[Any]"]
 async def end(task: asyncio.Task[Any]) -> None:
     """Cancel a task and return when it has ended; what it returns or raises is dropped.
 
-    The task is cancelled again each second if need be: before Python 3.11.3 redis-py may turn a
-    cancellation into a timeout of its own, and a task that continues after errors would never end.
+    It is cancelled again each second: before Python 3.11.3 redis-py may swallow a cancellation.
     """
     while not task.done():
         task.cancel()
@@ -28,8 +27,7 @@ async def end(task: asyncio.Task[Any]) -> None:
 def is_cancelled() -> bool:
     """Tell whether this task has been cancelled, even if no exception was raised in it.
 
-    Before Python 3.12 ``asyncio.wait_for``, which redis-py uses, drops a cancellation that comes at
-    the moment at which its own wait ends.
+    Before Python 3.12 ``asyncio.wait_for``, which redis-py uses, may drop a cancellation.
     """
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
@@ -63,6 +61,5 @@ class TimeSlice:
         self._ends = time.monotonic() + self._seconds
 
     async def yield_if_due(self, steps: int = 1) -> None:
-        """Count steps of work that have been done; let others run if the time is used up."""
         if self.is_used_up(steps):
             await self.renew()

@@ -1,9 +1,7 @@
 """Between processes: the channel layer's groups, with one channel for each subscription type.
 
-The only module that receives from the channel layer. A received message does not say from which
-group it came, so each type has a channel of its own, which is a member of the type's group while
-anyone here is subscribed to the type. Knows nothing of connections: what arrives goes to the type's
-feed (:mod:`realtime.delivery.feed`), which puts it in order.
+A received message does not say from which group it came, so each type has a channel of its own.
+What arrives goes to the type's feed, which puts it in order.
 """
 
 from __future__ import annotations
@@ -55,8 +53,7 @@ class Broker:
     async def join(self, kind: str) -> None:
         """Become a member of a type's group; return when messages sent from now on arrive.
 
-        Raises:
-            Unavailable: the layer did not confirm it in time. Nothing is left behind.
+        Raises ``Unavailable``, with nothing left behind, if the layer does not confirm it in time.
         """
         if kind in self._receivers:
             return
@@ -74,7 +71,6 @@ class Broker:
             self._watch = asyncio.create_task(self._watch_heads(), name="broker watch")
 
     def feed(self, kind: str) -> Feed:
-        """Return the feed of a type that has been joined."""
         return self._receivers[kind].feed
 
     def has_joined(self, kind: str) -> bool:
@@ -83,13 +79,11 @@ class Broker:
         return receiver is not None and receiver.joined.is_set()
 
     async def leave(self, kind: str) -> None:
-        """Leave a type's group."""
         receiver = self._receivers.pop(kind, None)
         if receiver is not None:
             await receiver.stop()
 
     async def close(self) -> None:
-        """Leave every group."""
         watch, self._watch = self._watch, None
         if watch is not None:
             await end(watch)
@@ -99,8 +93,7 @@ class Broker:
     async def _watch_heads(self) -> None:
         """Compare the heads of the logs with what has arrived, every second.
 
-        A gap shows when a later message arrives; without one, only the log tells that the last
-        message is missing.
+        Without a later message, only the log tells that the last message is missing.
         """
         while True:
             await asyncio.sleep(HEAD_INTERVAL)
@@ -135,19 +128,10 @@ class Broker:
 class _Receiver:
     """The channel of one subscription type and the task that reads it.
 
-    :meth:`start` returns when a probe has proven the membership in the group. The layer's
-    ``group_add`` returns before the server has confirmed it, so without a probe this may happen::
-
-        this process                             another process
-        reads the head of the log: 41
-        group_add() returns
-        tells a client that it is subscribed
-                                                 publishes 42: the group has no members
-        (the server adds the member)
-
-    The client would get 42 late, when 43 shows the gap or when the head of the log is looked at; a
-    message that is not in the log it would never get. So a message with a random text is sent to
-    the group, again and again until it comes back: from then on every message to the group arrives.
+    The layer's ``group_add`` returns before the server has confirmed it. What another process
+    publishes in between would come late, or never if it is not in the log. So :meth:`start` sends a
+    probe with a random text to the group again and again until it comes back: from then on
+    everything arrives.
     """
 
     def __init__(self, feed: Feed) -> None:
@@ -162,7 +146,6 @@ class _Receiver:
         self._tracing = get_tracing()
 
     async def start(self) -> None:
-        """Join the group; return when messages to it arrive."""
         await self.feed.start()
         self._channel = await new_channel(self._layer, self.feed.kind)
         await self._layer.group_add(self._group, self._channel)
@@ -189,7 +172,6 @@ class _Receiver:
         await self.feed.close()
 
     async def _receive(self) -> None:
-        """Give what arrives to the feed, until cancelled."""
         while True:
             try:
                 batches = self._read(await self._layer.receive(self._channel))
@@ -203,7 +185,6 @@ class _Receiver:
                 await asyncio.sleep(RETRY_INTERVAL)
 
     async def _drain(self, batches: list[ReceivedBatch]) -> None:
-        """Add what else has arrived already."""
         queue = received(self._layer, self._channel)
         count = sum(len(batch.messages) for batch in batches)
         while queue is not None and not queue.empty() and count < MAX_BATCH:

@@ -1,7 +1,6 @@
 """Writes messages to the subscriptions that the hub selects, and counts what it writes.
 
-Knows the hub and the connections of one event loop. A large fan-out is written in parts of a few
-milliseconds, between which other tasks run.
+A large fan-out is written in parts of a few milliseconds, between which other tasks run.
 """
 
 from __future__ import annotations
@@ -30,10 +29,10 @@ BYTES_AT_ONCE = 128 * 1024
 
 
 class Dispatcher:
-    """The :class:`~realtime.delivery.feed.FeedHandler` of all feeds of one event loop.
+    """The ``FeedHandler`` of all feeds of one event loop.
 
-    *buffer_limit* returns the bytes that may wait for one client, *process* is the name of this
-    process in traces, *feed* returns the feed of a type with subscriptions.
+    *buffer_limit* returns the bytes that may wait for one client, *process* names this process in
+    traces, *feed* returns the feed of a type with subscriptions.
     """
 
     def __init__(
@@ -52,8 +51,6 @@ class Dispatcher:
         self._process = process
         self._tracing = get_tracing()
 
-    # What feeds report
-
     async def deliver(self, kind: str, messages: list[Message], origins: list[TraceOrigin]) -> None:
         """Write messages to all live subscriptions to which they matter."""
         if self._tracing is None:
@@ -63,7 +60,6 @@ class Dispatcher:
             delivery.writes = await self._write_all(kind, messages)
 
     async def _write_all(self, kind: str, messages: list[Message]) -> int:
-        """Write messages in parts of a few milliseconds; return how many writes it took."""
         stats = self.stats
         stats.published[kind] += len(messages)
         stats.published_bytes[kind] += sum([len(message.payload) for message in messages])
@@ -96,13 +92,9 @@ class Dispatcher:
                 self.tell(subscription, lost)
 
     def count_repaired(self, kind: str, count: int) -> None:
-        """Count messages that the log had to deliver in place of the channel layer's group."""
         self.stats.repaired[kind] += count
 
-    # Writing
-
     def tell(self, subscription: Subscription, lost: Lost) -> None:
-        """Tell a subscription which messages it will not receive."""
         details = {"from": lost.first, "to": lost.last, "reason": lost.reason}
         error = ProtocolError(ErrorCode.DATA_LOST, details=details)
         text = encode_error(error, time.time(), subscription.id)
@@ -117,10 +109,9 @@ class Dispatcher:
         count: int,
         late: float | None = None,
     ) -> int:
-        """Write the frames of *count* messages to those subscriptions that are live.
+        """Write the frames of *count* messages to live subscriptions; return to how many.
 
         *late* is the age of the messages in seconds; ``None`` if they were held back on purpose.
-        Return to how many it has written.
         """
         written = 0
         for subscription in subscriptions:

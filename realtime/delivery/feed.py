@@ -1,7 +1,6 @@
 """One type's messages in order: as the channel layer brings them, from the log where it does not.
 
-Knows the log and the order of its offsets; nothing of the channel layer, nor of who receives. A
-message comes late rather than never, and never twice.
+A message comes late rather than never, and never twice.
 """
 
 from __future__ import annotations
@@ -32,17 +31,13 @@ class ReceivedBatch(NamedTuple):
 
 
 class Lost(NamedTuple):
-    """Offsets that are not delivered; ``last`` is ``None`` if nobody knows the last.
-
-    Both are ``None`` for messages that are in no log.
-    """
+    """Offsets that are not delivered: ``last`` is ``None`` if unknown, both if in no log."""
 
     first: int | None
     last: int | None
     reason: str
 
     def how_many(self) -> int:
-        """Return how many are known to be lost."""
         return 1 if self.first is None or self.last is None else self.last - self.first + 1
 
 
@@ -71,14 +66,12 @@ class FeedHandler(Protocol):
 class Feed:
     """Which messages of a type have been delivered here, and which come next::
 
-        offsets   1 ... 40 | 41 ...... 50 | 51 ..... 52 | 53      | 54 55 ...... 60
-                  not in   | recent:      | being       | missing | brought by the group,
-                  memory   | in memory    | delivered   |         | or only in the log
-                                        ^               ^                         ^
-                                 position = 50      next = 53             head of the log = 60
+        offsets  ... 40 | 41 .... 50 | 51 ...... 52 | 53      | 54 ......... 60
+                        | in memory  | in delivery  | missing | from the group, or in the log only
+                                     ^              ^                         ^
+                              position = 50     next = 53            head of the log = 60
 
-    Messages behind a hole are not kept. The log has every message before the group brings it, so
-    they are read from there together with the missing ones.
+    Messages behind a hole are not kept: they are read from the log together with the missing ones.
     """
 
     def __init__(self, kind: str, log: Log, handler: FeedHandler) -> None:
@@ -95,10 +88,7 @@ class Feed:
         self._is_closed = False
 
     async def start(self) -> None:
-        """Begin at the end of the log, with its recent messages in memory.
-
-        Raises ``Unavailable``.
-        """
+        """Begin at the end of the log, its recent messages in memory. Raises ``Unavailable``."""
         newest = await self._log.read(self.kind, END)
         self._go_to(Position(newest.epoch, max(0, newest.head - RECENT_MESSAGES)))
         while True:
@@ -110,32 +100,24 @@ class Feed:
                 return
 
     async def close(self) -> None:
-        """Deliver nothing and tell nothing any more; return when nothing is being delivered.
-
-        A look at the log may still be under way. Those who subscribe meanwhile have another feed.
-        """
+        """Deliver and tell nothing any more; return when nothing is being delivered."""
         self._is_closed = True
         async with self._delivering:
             pass
 
     def is_missing(self, head: Position, since: int) -> bool:
-        """Tell whether the log has messages that have not been delivered.
-
-        *head* is its newest, *since* what :attr:`next` was when the log was asked.
-        """
+        """See :meth:`~realtime.hub.ordering.Sequencer.is_missing`."""
         return self._sequencer.is_missing(head, since)
 
     @property
     def next(self) -> int:
-        """The offset that comes next."""
         return self._sequencer.next
 
     async def take(self, batches: list[ReceivedBatch]) -> None:
         """Deliver what a group has brought, in order, and what it should have brought before.
 
-        Raises:
-            Unavailable: some messages are missing and cannot be read now. They, and those after
-                them, are left to :meth:`catch_up`; messages that are not in the log are delivered.
+        Raises ``Unavailable`` if missing messages cannot be read now: they, and those after them,
+        are left to :meth:`catch_up`; messages that are not in the log are delivered.
         """
         async with self.lock:
             ready: list[Message] = []
@@ -160,7 +142,7 @@ class Feed:
             await self._catch_up()
 
     async def _catch_up(self) -> None:
-        """Read and deliver up to the end of the log. Call with ``lock`` held."""
+        """Call with ``lock`` held."""
         while not self._is_closed and not await self._advance():
             pass
 
@@ -186,12 +168,10 @@ class Feed:
         return self.next > part.head
 
     def _skip(self, lost: Lost, position: Position) -> None:
-        """Tell what is lost, and go on after another position."""
         self._go_to(position)
         self._handler.tell_lost(self.kind, lost)
 
     def _go_to(self, position: Position) -> None:
-        """Go on after a position, with nothing in memory."""
         self._sequencer = Sequencer(position)
         self._recent.restart(position.offset + 1)
         self.position = position
@@ -208,7 +188,6 @@ class Feed:
             self._remember(messages)
 
     def _remember(self, messages: Sequence[Message] | None) -> None:
-        """Keep messages that have been delivered in memory."""
         numbered = [message for message in messages or () if message.offset]
         if numbered:
             self._recent.extend(numbered)
@@ -217,8 +196,7 @@ class Feed:
     async def read(self, after: int) -> Range:
         """Return messages after an offset, or as many of them as one read gives.
 
-        Raises:
-            Unavailable: they are not in memory, and the log does not answer.
+        Raises ``Unavailable``: they are not in memory, and the log does not answer.
         """
         recent = self.read_recent(after)
         return recent if recent is not None else await self._read_log(after)

@@ -1,8 +1,6 @@
 """What one subscription receives before it is live: the messages since it was away, in order.
 
-Knows one subscription, its type's feed and its connection's buffer. Waits for that client and for
-the log, and nobody waits for it: live delivery to others goes on meanwhile, and the subscription
-joins it when it has caught up.
+Waits for its client and for the log; live delivery to others goes on meanwhile.
 """
 
 from __future__ import annotations
@@ -11,7 +9,6 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING
 
 from realtime.cluster.clients import Unavailable
 from realtime.delivery.dispatcher import Dispatcher
@@ -23,9 +20,6 @@ from realtime.hub.shaping import Survivors
 from realtime.log.contract import READ_ENTRIES
 from realtime.protocol import Position
 from realtime.protocol.subscribe import StartFrom
-
-if TYPE_CHECKING:
-    from realtime.delivery.dispatcher import Dispatcher
 
 logger = logging.getLogger(__name__)
 
@@ -42,26 +36,21 @@ class Replay:
     """One subscription's way from a position in the log to live delivery.
 
     First :meth:`plan`; then the client is told ``live_from``, ``recovered`` and ``replayed``; then
-    :meth:`finish_at_once`, or if that is not possible :meth:`run`. The line that it follows::
+    :meth:`finish_at_once`, or if that is not possible :meth:`run`::
 
-        offsets  1 ... 9 | 10 ... 20 | 21 ... 30 | 31 ... 40 | 41 ... 55 |
-                 not     | sent      | read, in  | not read  | published | published by now: live
-                 wanted  |           | _unsent   |           | since     | subscriptions have them
-                                     ^           ^           ^           ^
-                             position = 20       |     live_from = 40    feed.position = 55
-                                          _read_until = 30
+        offsets  10 ... 20 | 21 ... 30 | 31 ... 40 | 41 ... 55 |
+                 sent      | _unsent   | not read  | published since: others have them
+                           ^           ^           ^           ^
+                   position = 20       |     live_from = 40    feed.position = 55
+                                _read_until = 30
 
-    ``live_from`` stays where it is, as the client has been told, and the others move to the right.
-    When ``position`` has come to ``feed.position`` the subscription is live. What is superseded is
-    left out up to ``live_from`` only, since ``replayed`` counts up to there.
+    ``live_from`` stays, the others move to the right. When ``position`` has come to
+    ``feed.position`` the subscription is live. What is superseded is left out up to ``live_from``
+    only.
     """
 
     def __init__(
-        self,
-        subscription: Subscription,
-        outlet: Transport,
-        feed: Feed,
-        dispatcher: Dispatcher,
+        self, subscription: Subscription, outlet: Transport, feed: Feed, dispatcher: Dispatcher
     ) -> None:
         self.subscription = subscription
         # Where replay ends and live delivery begins, as the client is told.
@@ -82,14 +71,11 @@ class Replay:
         self._survivors: set[int] | None = None
         self._group = subscription.group
 
-    # Before the client is told
-
     async def plan(self, start_from: StartFrom) -> None:
         """Find out what is to be replayed. Raises ``Unavailable``.
 
-        A resume gives what the subscription would have been sent, so it leaves out messages that
-        were superseded by newer ones. A rewind gives history: with ``conflate`` the newest message
-        of each value, else all messages, whatever the rate.
+        A resume leaves out messages that newer ones superseded. A rewind gives history: with
+        ``conflate`` the newest message of each value, else all messages, whatever the rate.
         """
         options = self.subscription.options
         if start_from.resume is not None:
@@ -100,7 +86,6 @@ class Replay:
             await self._count(start, Survivors(options) if options and options.conflate else None)
 
     async def _find_resumed(self, resume: Position) -> int:
-        """Return the offset after which to replay."""
         if resume.epoch != self.live_from.epoch or resume.offset > self.live_from.offset:
             # The client may have been ahead of what has come to this process.
             await self._feed.catch_up()
@@ -111,10 +96,7 @@ class Replay:
         return min(resume.offset, self.live_from.offset)
 
     async def _find_rewound(self, count: int) -> int:
-        """Return the offset after which *count* retained messages match, or all that do.
-
-        The log is read backwards in blocks, each of them forwards.
-        """
+        """Return the offset after which *count* retained messages match, or all that do."""
         high = self.live_from.offset
         while high > 0:
             low = max(0, high - READ_ENTRIES)
@@ -134,7 +116,7 @@ class Replay:
     async def _count(self, start: int, survivors: Survivors | None) -> None:
         """Count the messages to replay after an offset, and keep the first of them for sending.
 
-        With *survivors* none are kept, since only at the end it is certain which are superseded.
+        With *survivors* none are kept: only at the end it is certain which are superseded.
         """
         self.position = Position(self.live_from.epoch, start)
         self._unsent, self._read_until, self.replayed = [], start, 0
@@ -157,7 +139,6 @@ class Replay:
             self.replayed = len(self._survivors)
 
     def _select(self, messages: list[Message]) -> list[Message]:
-        """Return those of delivered messages that are to be sent."""
         matching = self.subscription.select(messages)
         if self._survivors is None or self.subscription.group is not self._group:
             return matching
@@ -165,10 +146,7 @@ class Replay:
         return [m for m in matching if m.offset > live_from or m.offset in survivors]
 
     async def _ranges(self, after: int, until: int) -> AsyncIterator[Range]:
-        """Yield what is retained after one offset and until another.
-
-        If the last of these messages are not retained, the last range is empty.
-        """
+        """Yield what is retained after one offset and until another; the last may be empty."""
         while after < until:
             part = await self._feed.read(after)
             if part.epoch != self.live_from.epoch:
@@ -179,13 +157,8 @@ class Replay:
             after = messages[-1].offset if messages else until
             await asyncio.sleep(0)
 
-    # After the client has been told
-
     async def run(self) -> None:
-        """Send what is to be replayed and all that comes meanwhile, until the client is live.
-
-        A client that does not read is given up: it is closed.
-        """
+        """Send all, until the client is live; one that does not read is closed."""
         while True:
             async with self._feed.lock:
                 if self._finish():
@@ -205,8 +178,7 @@ class Replay:
     def _finish(self) -> bool:
         """Send what is left and go live, if it is in memory and the client has room for it.
 
-        Call with the feed's lock held, or while nobody holds it. If False is returned, nothing has
-        changed.
+        Call with the feed's lock held, or while nobody holds it. If False, nothing has changed.
         """
         recent = self._feed.read_recent(self._read_until)
         if recent is None or recent.epoch != self.position.epoch:
@@ -219,7 +191,7 @@ class Replay:
         return True
 
     async def _send_next(self) -> bool:
-        """Send some of what comes next; tell whether the client has read enough for that."""
+        """Send some of what comes next; tell whether the client has read enough."""
         if not self._unsent:
             await self._read_next()
         for piece in cut(self._unsent, min(PIECE_BYTES, self._dispatcher.buffer_limit() // 4)):
@@ -256,18 +228,15 @@ class Replay:
         self._survivors = None
 
     def _room(self) -> int:
-        """Return for how many bytes there is room in half of the client's buffer.
+        """Return how many bytes fit into half of the client's buffer; half is for live messages.
 
-        The other half is for live messages. An empty buffer takes one piece, however large.
+        An empty buffer takes one piece, however large.
         """
         waiting = self._outlet.buffered_bytes()
         return max(self._dispatcher.buffer_limit() // 2 - waiting, 1 if not waiting else 0)
 
     async def _wait_for_client(self, size: int) -> bool:
-        """Wait until the client has room for *size* bytes; tell whether it had in time.
-
-        By looking again and again: no transport tells when its buffer is emptied to a given size.
-        """
+        """Wait until the client has room for *size* bytes; tell whether it had in time."""
         deadline = time.monotonic() + PATIENCE
         while self._outlet.buffered_bytes() and size > self._room():
             if time.monotonic() > deadline:
@@ -287,7 +256,6 @@ def _size(messages: list[Message]) -> int:
 
 
 def _until(messages: list[Message], offset: int) -> list[Message]:
-    """Return the messages up to an offset."""
     if not messages or messages[-1].offset <= offset:
         return messages
     return messages[: max(0, offset - messages[0].offset + 1)]

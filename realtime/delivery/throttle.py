@@ -1,8 +1,4 @@
-"""Timers of shaped groups, and the drop policy for clients that read too slowly.
-
-Knows the clock and the clients' buffers. Which messages a group holds back, and until when, is
-decided in :mod:`realtime.hub.shaping`.
-"""
+"""Timers of shaped groups, and the drop policy for clients that read too slowly."""
 
 from __future__ import annotations
 
@@ -28,10 +24,7 @@ LOOK_INTERVAL = 0.1
 
 
 class Throttle:
-    """The subscriptions of one event loop that wait: for their time, or for their client to read.
-
-    What is due is written by the *dispatcher*; *feed* returns the feed of a type.
-    """
+    """The subscriptions that wait: for their time, or for their client to read."""
 
     def __init__(self, dispatcher: Dispatcher, feed: Callable[[str], Feed], spawn: Spawn) -> None:
         self._dispatcher = dispatcher
@@ -42,8 +35,6 @@ class Throttle:
         # too little; 0 for none that are in the log.
         self._dropped: dict[Subscription, tuple[int, int]] = {}
         self._look_timer: asyncio.TimerHandle | None = None
-
-    # Messages
 
     async def send_due(self, shaped: ShapedGroup) -> None:
         """Send what a group holds and is due. Call with the lock of the type's feed held."""
@@ -63,9 +54,9 @@ class Throttle:
             self._set_timer(shaped)
 
     def send_all(self, shaped: ShapedGroup) -> None:
-        """Send all that a group holds, however early, without letting other tasks run.
+        """Send all that a group holds, before members are told that later messages are lost.
 
-        For when members must have it before they are told that later messages are lost.
+        Lets no other tasks run meanwhile.
         """
         held = shaped.shaper.flush(asyncio.get_running_loop().time())
         if held:
@@ -88,7 +79,6 @@ class Throttle:
         self._dispatcher.write(shaped.type, subscriptions, frames, len(messages))
 
     def _set_timer(self, shaped: ShapedGroup) -> None:
-        """Set the timer of a group to when it has something due, if it holds anything."""
         due = shaped.shaper.due if shaped else None
         timer = self._timers.get(shaped)
         if timer is not None:
@@ -109,8 +99,6 @@ class Throttle:
             async with self._feed(shaped.type).lock:
                 await self.send_due(shaped)
 
-    # Members
-
     def forget(self, subscription: Subscription) -> None:
         """Forget a member that has left its group, and the group's timer if it was the last."""
         self._dropped.pop(subscription, None)
@@ -118,15 +106,13 @@ class Throttle:
             self.forget_if_empty(subscription.shaped)
 
     def forget_if_empty(self, shaped: ShapedGroup) -> None:
-        """End the timer of a group that has no members any more."""
         if not shaped and (timer := self._timers.pop(shaped, None)) is not None:
             timer.cancel()
 
     def position(self, subscription: Subscription, live: Position) -> Position:
         """Return up to where a live subscription has been sent all, or been told what is lost.
 
-        *live* is up to where its feed has delivered. A message that a newer one has superseded
-        counts as sent.
+        *live* is up to where its feed has delivered. A superseded message counts as sent.
         """
         shaped = subscription.shaped
         if shaped is None:
@@ -135,8 +121,6 @@ class Throttle:
         dropped, _ = self._dropped.get(subscription, (0, 0))
         unsent = [offset for offset in (oldest, dropped) if offset]
         return live._replace(offset=min([live.offset, *(offset - 1 for offset in unsent)]))
-
-    # Clients that do not read
 
     def _has_room(self, subscription: Subscription, size: int) -> bool:
         """Tell whether *size* bytes fit into half of a client's buffer; the rest is for all else.
@@ -163,7 +147,7 @@ class Throttle:
         self._look_timer = loop.call_later(LOOK_INTERVAL, self._look_at_slow_clients)
 
     def _look_at_slow_clients(self) -> None:
-        """Tell clients that have read nearly all which messages were dropped; they then go on."""
+        """Tell clients that have read nearly all which messages were dropped."""
         self._look_timer = None
         for subscription, (first, last) in tuple(self._dropped.items()):
             waiting = cast(Transport, subscription.outlet).buffered_bytes()

@@ -1,8 +1,7 @@
 """The way to a client: frames in, bytes of a bounded buffer out.
 
 Under this project's Daphne protocol the connection itself is the transport
-(:mod:`realtime.server.websocket`). :class:`AsgiTransport` serves WebSockets under other ASGI
-servers and Channels' test communicator, by ``websocket.send``.
+(:mod:`realtime.server.websocket`); :class:`AsgiTransport` serves other WebSockets.
 """
 
 from __future__ import annotations
@@ -81,7 +80,6 @@ class BufferedTransport:
             self._append(piece)
 
     def _encode(self, frames: bytes) -> bytes:
-        """Return *frames* in the form in which they are buffered."""
         return frames
 
     def _append(self, piece: bytes) -> None:
@@ -91,11 +89,9 @@ class BufferedTransport:
         self._wake.set()
 
     def buffered_bytes(self) -> int:
-        """Return how many bytes wait because nobody has taken them."""
         return self._buffered
 
     def overflow(self) -> None:
-        """Close a client that does not read what it is sent."""
         self.close(CloseCode.TRY_AGAIN_LATER, CloseReason.SLOW_CONSUMER)
         if self.on_ended is not None:
             self.on_ended(CloseReason.SLOW_CONSUMER)
@@ -104,7 +100,6 @@ class BufferedTransport:
         """Do nothing: the bounds of what clients send are the ASGI server's affair."""
 
     def close(self, code: CloseCode, reason: CloseReason) -> None:
-        """Close after what is buffered. What is written later is dropped."""
         if self.closed is None:
             self.closed = code, reason
             self._wake.set()
@@ -123,7 +118,6 @@ class AsgiTransport(BufferedTransport):
         self._task.cancel()
 
     async def _run(self) -> None:
-        """Send what is written, and at last the close."""
         while True:
             while self._pieces:
                 frames = self._pieces.popleft()

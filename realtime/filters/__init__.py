@@ -1,6 +1,19 @@
 """Filters on payloads: how clients write them, what they compile to, which match. Pure."""
 
-from realtime.filters.clauses import EVERYTHING, Filter, matches
+from realtime.filters.clauses import (
+    EVERYTHING,
+    MAX_PATH_CHARACTERS,
+    MAX_STEPS,
+    MISSING,
+    Filter,
+    Path,
+    PathError,
+    decode_or_none,
+    lookup,
+    lookup_key,
+    matches,
+    read_path,
+)
 from realtime.filters.compiler import (
     OPERATORS,
     OR,
@@ -9,17 +22,6 @@ from realtime.filters.compiler import (
     conjunction,
     derive_subscription_id,
     parse_filter_options,
-)
-from realtime.filters.paths import (
-    MAX_PATH_CHARACTERS,
-    MAX_STEPS,
-    MISSING,
-    Path,
-    PathError,
-    decode_or_none,
-    lookup,
-    lookup_key,
-    read_path,
 )
 
 __all__ = [

@@ -1,9 +1,7 @@
-"""What a compiled filter is made of: clauses, all of which a payload must satisfy. Pure.
+"""What a compiled filter is made of: paths and clauses, all of which a payload satisfies. Pure.
 
-Knows values and how they compare; nothing of how clients write filters
-(:mod:`realtime.filters.compiler`). Equality is JSON's: 1 equals 1.0, but ``true`` does not equal 1,
-and neither does "1". Combining clauses brings them into one normal form, so that filters with the
-same meaning are equal tuples: ``{"a": {"gte": 1, "gt": 0}}`` and ``{"a": {"gte": 1.0}}``, say.
+Equality is JSON's: 1 equals 1.0, but ``true`` does not equal 1. Combining clauses brings them into
+one normal form, so filters with the same meaning are equal tuples.
 """
 
 from __future__ import annotations
@@ -12,16 +10,81 @@ import json
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from realtime.filters.paths import (
-    CONTAINERS,
-    MISSING,
-    Key,
-    Path,
-    is_number,
-    lookup,
-    lookup_key,
-    scalar_key,
-)
+import msgspec
+
+# The steps of a path: ``"user.id"`` is ``("user", "id")``.
+Path = tuple[str, ...]
+# A JSON scalar in a form whose hash and equality are JSON's: 1 equals 1.0, but ``true`` does not.
+Key = str | int | float | None | tuple[bool]
+# The value at a path where there is none; ``None`` is JSON's null.
+MISSING = object()
+# What a JSON value may be that is no scalar.
+CONTAINERS = (dict, list)
+
+MAX_STEPS = 16
+MAX_PATH_CHARACTERS = 256
+
+
+class PathError(ValueError):
+    """A path is malformed. The message says how, but not to which field the path belongs."""
+
+
+def read_path(text: Any) -> Path:
+    """Return the steps of a path such as ``"user.id"``. Raises :class:`PathError`."""
+    if not isinstance(text, str):
+        raise PathError("a path is not a string")
+    if len(text) > MAX_PATH_CHARACTERS:
+        raise PathError(f"the path {text[:32]!r}... has more than {MAX_PATH_CHARACTERS} characters")
+    steps = tuple(text.split("."))
+    if len(steps) > MAX_STEPS:
+        raise PathError(f"the path {text!r} has more than {MAX_STEPS} steps")
+    if "" in steps:
+        raise PathError(f"the path {text!r} has an empty step")
+    return steps
+
+
+def decode_or_none(text: bytes) -> Any:
+    """Return JSON text as Python objects; ``None`` if it cannot be decoded here."""
+    try:
+        return msgspec.json.decode(text)
+    except (RecursionError, ValueError):
+        return None
+
+
+def lookup(payload: Any, path: Path) -> Any:
+    """Return the value at *path*, or :data:`MISSING`. A path leads through objects only."""
+    for step in path:
+        if not isinstance(payload, dict):
+            return MISSING
+        payload = payload.get(step, MISSING)
+    return payload
+
+
+def lookup_key(payload: Any, path: Path) -> Any:
+    """Return the key of the scalar at *path*, or :data:`MISSING` for no value or no scalar.
+
+    :func:`scalar_key` of :func:`lookup` without their calls: every event with filters comes here.
+    """
+    for step in path:
+        if not isinstance(payload, dict):
+            return MISSING
+        payload = payload.get(step, MISSING)
+    if isinstance(payload, CONTAINERS):
+        return MISSING
+    return (payload,) if payload is True or payload is False else payload
+
+
+def scalar_key(value: Any) -> Key:
+    """Return a hashable form of a JSON scalar in which ``true`` and 1 differ.
+
+    An object or array is returned as it is, and must not be hashed.
+    """
+    return (value,) if value is True or value is False else value
+
+
+def is_number(value: Any) -> bool:
+    """Tell whether a JSON value is a number, which booleans are not."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 class Comparison(NamedTuple):
@@ -39,25 +102,19 @@ class Predicate(NamedTuple):
 
     @property
     def tests(self) -> frozenset[Comparison]:
-        """The same as a test."""
         return frozenset({Comparison("in", self.keys)})
 
     def holds(self, payload: Any) -> bool:
-        """Tell whether a payload satisfies it."""
         return lookup_key(payload, self.path) in self.keys
 
 
 class Condition(NamedTuple):
-    """The value at *path* must pass all of *tests*, none of which is ``in``.
-
-    Clauses with ``in`` become a :class:`Predicate`, which an index finds by its values.
-    """
+    """The value at *path* must pass all of *tests*, none of which is ``in``."""
 
     path: Path
     tests: frozenset[Comparison]
 
     def holds(self, payload: Any) -> bool:
-        """Tell whether a payload satisfies it."""
         return _passes(lookup(payload, self.path), self.tests)
 
 
@@ -67,7 +124,6 @@ class Either(NamedTuple):
     alternatives: tuple[Filter, ...]
 
     def holds(self, payload: Any) -> bool:
-        """Tell whether a payload satisfies it."""
         return any(matches(alternative, payload) for alternative in self.alternatives)
 
 
@@ -85,9 +141,6 @@ def matches(compiled: Filter, payload: Any) -> bool:
     return True
 
 
-# Operators: each is called with the value in the payload and the filter's operand
-
-
 def _is_comparable(value: Any, bound: Any) -> bool:
     return isinstance(value, str) if isinstance(bound, str) else is_number(value)
 
@@ -102,6 +155,7 @@ def _contains(value: Any, wanted: Key) -> bool:
     return isinstance(value, list) and any(scalar_key(item) == wanted for item in value)
 
 
+# Each operator is called with the value in the payload and the filter's operand.
 _HOLDS: dict[str, Callable[[Any, Any], bool]] = {
     "in": lambda value, keys: not isinstance(value, CONTAINERS) and scalar_key(value) in keys,
     "nin": _is_none_of,
@@ -122,9 +176,6 @@ def _passes(value: Any, tests: Iterable[Comparison]) -> bool:
     return all(_HOLDS[operator](value, operand) for operator, operand in tests)
 
 
-# Combining
-
-
 def all_of(clauses: Iterable[Clause]) -> Filter:
     """Return the filter that matches what all *clauses* hold for."""
     tests: dict[Path, set[Comparison]] = {}
@@ -135,13 +186,12 @@ def all_of(clauses: Iterable[Clause]) -> Filter:
         else:
             tests.setdefault(clause.path, set()).update(clause.tests)
     by_path = (_clause(path, tests[path]) for path in sorted(tests))
-    return (*by_path, *sorted(either, key=_text))
+    return (*by_path, *sorted(either, key=lambda clause: json.dumps(_canonical_clause(clause))))
 
 
 def any_of(filters: Iterable[Filter]) -> Filter:
-    """Return the filter that matches what any of *filters* does. None of them may be empty.
+    """Return the filter that matches what any of *filters*, none of them empty, does.
 
-    Alternatives that want single values at the same path are joined:
     ``{"$or": [{"a": 1}, {"a": 2}]}`` is ``{"a": [1, 2]}``.
     """
     values: dict[Path, frozenset[Key]] = {}
@@ -185,17 +235,14 @@ def _clause(path: Path, tests: set[Comparison]) -> Predicate | Condition:
     if accepted:
         others = [test for test in tests if test.operator != "in"]
         keys: frozenset[Key] = frozenset.intersection(*accepted)
-        return Predicate(path, frozenset(key for key in keys if _passes(_value(key), others)))
+        values = {key: key[0] if isinstance(key, tuple) else key for key in keys}
+        return Predicate(path, frozenset(key for key in keys if _passes(values[key], others)))
     if len(tests) > 1 and Comparison("exists", False) in tests:
         return Predicate(path, frozenset())
     strictest = _strictest(_without_repeats(tests))
     if strictest is None:
         return Predicate(path, frozenset())
     return Condition(path, frozenset(strictest))
-
-
-def _value(key: Key) -> Any:
-    return key[0] if isinstance(key, tuple) else key
 
 
 def _without_repeats(tests: set[Comparison]) -> set[Comparison]:
@@ -229,9 +276,6 @@ def _strictest(tests: set[Comparison]) -> set[Comparison] | None:
     return tests.difference(lower, upper).union(test for test in (low, high) if test)
 
 
-# Equal filters have equal JSON
-
-
 def canonical(compiled: Filter) -> list[Any]:
     """Return JSON data that is equal for equal filters, also where one has 1 and the other 1.0."""
     return [_canonical_clause(clause) for clause in compiled]
@@ -244,10 +288,6 @@ def _canonical_clause(clause: Clause) -> list[Any]:
         return [list(clause.path), _texts(clause.keys)]
     tests = ([test.operator, _operand_text(test.operand)] for test in clause.tests)
     return [list(clause.path), sorted(tests, key=json.dumps)]
-
-
-def _text(clause: Clause) -> str:
-    return json.dumps(_canonical_clause(clause))
 
 
 def _texts(keys: frozenset[Key]) -> list[str]:

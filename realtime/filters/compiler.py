@@ -1,9 +1,4 @@
-"""Filters as clients write them: ``{path: value or operators}``, compiled to clauses. Pure.
-
-Knows what clients may write, and the limits. How compiled filters compare values is in
-:mod:`realtime.filters.clauses`; how the filters that match are found, in
-:mod:`realtime.filters.index`.
-"""
+"""Filters as clients write them: ``{path: value or operators}``, and their limits. Pure."""
 
 from __future__ import annotations
 
@@ -21,12 +16,16 @@ from realtime.filters.clauses import (
     Comparison,
     Condition,
     Filter,
+    Key,
+    PathError,
     Predicate,
     all_of,
     any_of,
     canonical,
+    is_number,
+    read_path,
+    scalar_key,
 )
-from realtime.filters.paths import Key, PathError, is_number, read_path, scalar_key
 
 # Paths of a filter, including those in its alternatives; values of one path.
 MAX_PATHS = 32
@@ -55,7 +54,7 @@ def compile_filters(filters: Any) -> Filter:
         raise FilterError("filters: expected an object")
     if _count_paths(filters, 0) > MAX_PATHS:
         raise FilterError(f"filters: more than {MAX_PATHS} paths")
-    return _compile(filters)
+    return all_of(_clauses(filters))
 
 
 def conjunction(first: Filter, second: Filter) -> Filter:
@@ -73,9 +72,8 @@ def derive_subscription_id(kind: str, compiled: Filter) -> str:
 def parse_filter_options(options: Iterable[str]) -> dict[str, Any]:
     """Return the filters of ``path=value`` options: a value is JSON if it parses, else a string.
 
-    ``["a=1", "a=x", "b=null"]`` gives ``{"a": [1, "x"], "b": None}``: a path that comes several
-    times matches any of its values. A path with operators may come only once, since it would not
-    be clear whether all or any of them must hold. Raises :class:`FilterError`.
+    ``["a=1", "a=x", "b=null"]`` gives ``{"a": [1, "x"], "b": None}``. A path with operators may
+    come only once: any or all of them would not be clear. Raises :class:`FilterError`.
     """
     values_by_path: dict[str, list[Any]] = {}
     for option in options:
@@ -98,9 +96,6 @@ def _value_of_option(path: str, values: list[Any]) -> Any:
             raise FilterError(f"filters: {path!r}: give its operators once, as one object")
         return values
     return values[0]
-
-
-# Reading
 
 
 def _count_paths(filters: dict[str, Any], depth: int) -> int:
@@ -134,14 +129,10 @@ def _alternatives(filters: dict[str, Any], depth: int) -> list[dict[str, Any]]:
     return alternatives
 
 
-def _compile(filters: dict[str, Any]) -> Filter:
-    return all_of(_clauses(filters))
-
-
 def _clauses(filters: dict[str, Any]) -> Iterator[Clause]:
     for path, value in filters.items():
         if path == OR:
-            yield from any_of(_compile(alternative) for alternative in value)
+            yield from any_of(all_of(_clauses(alternative)) for alternative in value)
         else:
             yield _read_clause(path, value)
 
@@ -168,9 +159,6 @@ def _keys(where: str, values: list[Any]) -> frozenset[Key]:
                 "or an object of operators"
             )
     return frozenset(scalar_key(item) for item in values)
-
-
-# Operators
 
 
 def _tests(path: str, operators: dict[str, Any]) -> Iterator[Comparison]:
@@ -234,17 +222,11 @@ def _read_element(where: str, operator: str, operand: Any) -> Comparison:
 
 
 _READERS: dict[str, Callable[[str, str, Any], Comparison]] = {
-    "eq": _read_scalar,
-    "ne": _read_scalar,
-    "in": _read_scalars,
-    "nin": _read_scalars,
+    **dict.fromkeys(("eq", "ne"), _read_scalar),
+    **dict.fromkeys(("in", "nin"), _read_scalars),
     "exists": _read_boolean,
-    "gt": _read_bound,
-    "gte": _read_bound,
-    "lt": _read_bound,
-    "lte": _read_bound,
-    "prefix": _read_text,
-    "suffix": _read_text,
+    **dict.fromkeys(("gt", "gte", "lt", "lte"), _read_bound),
+    **dict.fromkeys(("prefix", "suffix"), _read_text),
     "contains": _read_element,
 }
 OPERATORS = tuple(_READERS)

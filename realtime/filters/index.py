@@ -1,17 +1,23 @@
 """Which of many filters match a payload, at the cost of those that do. Pure.
 
-Knows filters and that each belongs to an item; nothing of what the items are. An item is found
-through one clause of its filter: by the value at a path, by a prefix of it, or by a range that
-contains it. A filter with alternatives is found through one clause of each alternative. Filters
-without such a clause are compared with every payload.
+An item is found through one clause of its filter (of each alternative): by the value at a path, a
+prefix of it, or a range around it. Filters without such a clause are compared with every payload.
 """
 
 from __future__ import annotations
 
 from typing import Any, Generic, NamedTuple
 
-from realtime.filters.clauses import Clause, Condition, Either, Filter, Predicate, matches
-from realtime.filters.paths import Path, lookup
+from realtime.filters.clauses import (
+    Clause,
+    Condition,
+    Either,
+    Filter,
+    Path,
+    Predicate,
+    lookup,
+    matches,
+)
 from realtime.filters.tables import (
     Bucket,
     Item,
@@ -53,7 +59,6 @@ class FilterIndex(Generic[Item]):
         return bool(self._plans)
 
     def insert(self, item: Item, compiled: Filter) -> None:
-        """Add an item that is not there."""
         plan = self._plans[item] = self._plan(compiled, self._clauses)
         if plan is None:
             self._unindexed[item] = compiled
@@ -72,7 +77,6 @@ class FilterIndex(Generic[Item]):
             self._clauses.insert(indexed, item, tuple(remaining))
 
     def remove(self, item: Item) -> None:
-        """Remove an item that is there."""
         plan = self._plans.pop(item)
         if plan is None:
             del self._unindexed[item]
@@ -130,8 +134,7 @@ class ClauseIndex(Generic[Item]):
     def rate(self, clause: Predicate | Condition) -> Rating | None:
         """Tell how well a clause would find an item; ``None`` if it would not find it at all.
 
-        Crowded values are avoided: of a thousand filters on one event type and a user each, every
-        one is found by its user.
+        Crowded values are avoided: filters on one event type and a user each are found by the user.
         """
         wish = _wish_of(clause)
         if wish is None:
@@ -151,7 +154,6 @@ class ClauseIndex(Generic[Item]):
             self._tables[place].insert(operand, item, remaining)
 
     def discard(self, clause: Predicate | Condition, item: Item) -> None:
-        """Remove an item from under a clause, if it is there."""
         if wish := _wish_of(clause):
             way, operand = wish
             table = self._tables.get((clause.path, way))

@@ -1,8 +1,4 @@
-"""Items by what their filters want of one value, found by that value. Pure.
-
-Knows JSON values; nothing of paths, nor of what the items are. Each table takes one sort of wish:
-one of some values, a prefix, or a range.
-"""
+"""Items by what their filters want of one value: one of some values, a prefix, or a range. Pure."""
 
 from __future__ import annotations
 
@@ -10,8 +6,16 @@ import struct
 from bisect import bisect_left, bisect_right, insort
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from realtime.filters.clauses import LOWER, UPPER, Condition, Filter
-from realtime.filters.paths import CONTAINERS, Key, is_number, scalar_key
+from realtime.filters.clauses import (
+    CONTAINERS,
+    LOWER,
+    UPPER,
+    Condition,
+    Filter,
+    Key,
+    is_number,
+    scalar_key,
+)
 
 Item = TypeVar("Item")
 # Items, each with the clauses that remain to be compared when it is found.
@@ -28,24 +32,20 @@ class Values(Generic[Item]):
         return bool(self._buckets)
 
     def insert(self, keys: frozenset[Key], item: Item, remaining: Filter) -> None:
-        """Add an item."""
         for key in keys:
             self._buckets.setdefault(key, {})[item] = remaining
 
     def discard(self, keys: frozenset[Key], item: Item) -> None:
-        """Remove an item, if it is there."""
         for key in keys:
             _discard(self._buckets, key, item)
 
     def find(self, value: Any) -> list[Bucket[Item]]:
-        """Return the bucket of the items that want a value."""
         if isinstance(value, CONTAINERS):
             return []
         bucket = self._buckets.get(scalar_key(value))
         return [bucket] if bucket else []
 
     def crowding(self, keys: frozenset[Key]) -> int:
-        """Return how many items are found with the most wanted of some values."""
         return max((len(self._buckets.get(key, ())) for key in keys), default=0)
 
 
@@ -60,11 +60,9 @@ class Prefixes(Generic[Item]):
         return bool(self._lengths)
 
     def insert(self, prefix: str, item: Item, remaining: Filter) -> None:
-        """Add an item."""
         self._lengths.setdefault(len(prefix), {}).setdefault(prefix, {})[item] = remaining
 
     def discard(self, prefix: str, item: Item) -> None:
-        """Remove an item, if it is there."""
         prefixes = self._lengths.get(len(prefix), {})
         _discard(prefixes, prefix, item)
         if not prefixes:
@@ -78,11 +76,7 @@ class Prefixes(Generic[Item]):
         return [bucket for bucket in buckets if bucket]
 
     def crowding(self, prefix: str) -> int:
-        """Return how many items are found with this prefix."""
         return sum(map(len, self.find(prefix)))
-
-
-# Ranges
 
 
 class Interval(NamedTuple):
@@ -95,23 +89,16 @@ class Interval(NamedTuple):
 class Ranges(Generic[Item]):
     """Items that want a value in a range of numbers or of strings, at the cost of those that do.
 
-    An interval tree after Edelsbrunner (1980) that needs no rebalancing, since its nodes are not
-    chosen from the ranges: every value has a whole number, and the nodes are all numbers, their
-    halves, their quarters, and so on. A range is kept at the smallest of them that contains it.
-    With numbers from 0 to 7::
+    An interval tree after Edelsbrunner (1980) whose nodes are all whole numbers, their halves,
+    their quarters, and so on; a range is kept at the smallest that contains it. With numbers from 0
+    to 7::
 
         0   1   2   3 | 4   5   6   7     level 3, one node of 8 numbers: [1, 5] and [2, 6]
-            [------ 2 to 6 -----]
-        [---- 1 to 5 ---]
         0   1 | 2   3   4   5 | 6   7     level 2, two nodes of 4: [0, 2] at the first of them
-        [------]
 
     A range contains the middle of its node. So a value looks at one node of each level, and at one
-    end of its ranges: 3 is left of the middle of level 3, so it is in those ranges of this node
-    that begin at 3 or before; 5 is right of it, so in those that end at 5 or after.
-
-    Sorting all ranges by where they begin would take less code. With 10,000 narrow ranges such as
-    ``{"gte": "user_1", "lt": "user_2"}`` one payload then took 5.5 ms, and takes 9 us like this.
+    end of its ranges: 3 is left of the middle of level 3, so it is in those that begin at 3 or
+    before. With 10,000 ranges a payload takes 9 us; sorted by where they begin, it took 5.5 ms.
     """
 
     def __init__(self) -> None:
@@ -122,14 +109,12 @@ class Ranges(Generic[Item]):
         return bool(self._levels)
 
     def insert(self, interval: Interval, item: Item, remaining: Filter) -> None:
-        """Add an item."""
         level, place = _place(interval)
         node = self._levels.setdefault(level, {}).setdefault(place, _Node(_Ends(), _Ends()))
         node.lows.insert(interval.low, item, remaining)
         node.highs.insert(interval.high, item, remaining)
 
     def discard(self, interval: Interval, item: Item) -> None:
-        """Remove an item, if it is there."""
         level, place = _place(interval)
         nodes = self._levels.get(level, {})
         if node := nodes.get(place):
@@ -157,7 +142,6 @@ class Ranges(Generic[Item]):
         return buckets
 
     def crowding(self, interval: Interval) -> int:
-        """Return about how many items are found together with those of an interval."""
         return sum(map(len, self._find(interval.low)))
 
 
@@ -195,10 +179,6 @@ class _Ends(Generic[Item]):
 
 
 def _place(interval: Interval) -> tuple[int, int]:
-    """Return the level of an interval's node, and the number of the node in that level.
-
-    They follow from the bits in which the two ends are equal, from the highest on.
-    """
     level = (interval.low ^ interval.high).bit_length()
     return level, interval.low >> level
 
@@ -235,9 +215,6 @@ def _discard(buckets: dict[Any, Bucket[Item]], key: Any, item: Item) -> bool:
     if not bucket:
         buckets.pop(key, None)
     return not bucket
-
-
-# What a condition wants
 
 
 def prefix_of(condition: Condition) -> str | None:

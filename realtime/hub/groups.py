@@ -1,9 +1,7 @@
 """Subscriptions, and the groups in which they receive the same bytes. Pure.
 
-Connections with the same subscription type and filters share a fan-out group: a message is
-matched, encoded and framed once for all of them. Those with options (:mod:`realtime.hub.shaping`)
-are in shaped groups within it, one for each set of options, which hold messages back for all of
-their members::
+A message is matched, encoded and framed once for all connections with the same type and filters.
+Those with options are in shaped groups, which hold messages back for all of their members::
 
     FanOutGroup  type "events", filters {"user": 1}
     |-- its own members: subscriptions without options
@@ -17,8 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 from realtime.filters import Filter, matches
-from realtime.hub.fields import field_tree, project
-from realtime.hub.message import Encoded, Message, cut, frame_pieces
+from realtime.hub.message import Encoded, Message, cut, field_tree, frame_pieces, project
 from realtime.hub.shaping import Held, Shaper
 from realtime.protocol import (
     encode_batch_head,
@@ -44,11 +41,7 @@ class Outlet(Protocol):
 
 
 class Subscription:
-    """One connection's subscription.
-
-    It is ``active`` while messages may be written: from :meth:`activate`, when it has received
-    everything published before, until it is removed.
-    """
+    """One connection's subscription; messages may be written while it is ``active``."""
 
     __slots__ = ("active", "group", "id", "joined_after", "outlet", "shaped")
 
@@ -64,12 +57,10 @@ class Subscription:
 
     @property
     def type(self) -> str:
-        """The subscription type."""
         return self.group.type
 
     @property
     def options(self) -> Options | None:
-        """The options; ``None`` for a subscription without any."""
         return None if self.shaped is None else self.shaped.options
 
     def activate(self) -> None:
@@ -120,7 +111,6 @@ class FrameGroup:
         return self._deflated if subscription.outlet.deflated else self._plain
 
     def add_member(self, subscription: Subscription) -> None:
-        """Add a subscription."""
         tail = encode_data_tail(subscription.id)
         self._members(subscription).setdefault(tail, {})[subscription] = None
 
@@ -160,10 +150,7 @@ class FrameGroup:
 
 
 class FanOutGroup(FrameGroup):
-    """The subscriptions of a type with equal filters, to which the same messages matter.
-
-    Its own members are those without options; those with options are in its shaped groups.
-    """
+    """The subscriptions of a type with equal filters; its own members have no options."""
 
     __slots__ = ("filter", "shaped")
 
@@ -173,7 +160,6 @@ class FanOutGroup(FrameGroup):
         self.shaped: dict[Options, ShapedGroup] = {}
 
     def add(self, subscription: Subscription, options: Options | None = None) -> None:
-        """Add a subscription, with options or without."""
         if options is None:
             self.add_member(subscription)
             return
@@ -209,15 +195,9 @@ class FanOutGroup(FrameGroup):
 class ShapedGroup(FrameGroup):
     """The subscriptions of a fan-out group with equal options, and what it holds for them.
 
-    A member must not receive what was held before it joined. So the group numbers the messages
-    that it takes, and a member has the number of the last one before it. For example, A is a
-    member, and the options are ``{"batch_ms": 100}``:
-
-    1. Messages 1 and 2 are taken, and held.
-    2. B becomes active: its ``joined_after`` is 2.
-    3. Message 3 is taken.
-    4. After 100 ms the three are released. A is sent 1, 2 and 3 in frames that it shares with all
-       who joined before message 1; B is sent 3 in frames of its own.
+    A member must not receive what was held before it joined. If messages 1 and 2 are held when B
+    becomes active, its ``joined_after`` is 2. Message 3 is taken, and the three are released: A, an
+    older member, is sent 1 to 3 in shared frames, and B is sent 3 in frames of its own.
     """
 
     __slots__ = ("_tree", "options", "shaper")
@@ -245,7 +225,6 @@ class ShapedGroup(FrameGroup):
         return batches
 
     def _reduce(self, message: Message) -> tuple[bytes, bytes]:
-        """Return the head and the payload with nothing but the wanted fields."""
         head, payload = message.head, message.payload
         if self._tree is None:
             return head, payload

@@ -1,8 +1,7 @@
 """The index of one process: subscription type -> fan-out groups -> connections. Pure.
 
-Fan-out groups (:mod:`realtime.hub.groups`) are found through an index of their filters
-(:mod:`realtime.filters.index`), so the cost of an event grows with its matches and not with the
-number of subscriptions. The hub tells who gets which bytes; the dispatcher writes them.
+Groups are found through an index of their filters, so the cost of an event grows with its matches
+and not with the number of subscriptions.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ class Hub:
     def change_filter(self, subscription: Subscription, compiled: Filter) -> None:
         """Let a subscription have other filters from now on.
 
-        An active one must be activated again if it has options and ``shaped`` has changed.
+        An active one must be activated again if its ``shaped`` has changed.
         """
         before, options = subscription.group, subscription.options
         after = self._indexes[before.type].group(compiled)
@@ -64,16 +63,13 @@ class Hub:
             self._indexes[before.type].remove(before)
 
     def has_subscriptions(self, kind: str) -> bool:
-        """Tell whether anyone is subscribed to a type."""
         return bool(self._indexes[kind].groups)
 
     def subscriptions(self, kind: str) -> Iterator[Subscription]:
-        """Yield the subscriptions of a type."""
         for group in tuple(self._indexes[kind].groups.values()):
             yield from group
 
     def count_groups(self) -> int:
-        """Return how many fan-out groups there are."""
         return sum(
             group.count_groups()
             for index in self._indexes.values()
@@ -81,7 +77,6 @@ class Hub:
         )
 
     def shaped_groups(self, kind: str) -> Iterator[ShapedGroup]:
-        """Yield the shaped groups of a type."""
         for group in tuple(self._indexes[kind].groups.values()):
             yield from tuple(group.shaped.values())
 
@@ -93,9 +88,9 @@ class Hub:
     def share_frames(self, kind: str, messages: Iterable[Message]) -> Iterator[SharedFrames]:
         """Yield what is to be written at once of *messages*; shaped groups take theirs.
 
-        Each subscription comes at most once, with the frames of all messages that matter to it, in
-        order. When writing, the caller must leave out subscriptions that are not ``active``; then
-        it must see to the groups that :meth:`pop_shaped` returns.
+        Each subscription comes at most once, with all its messages in order. The caller must leave
+        out subscriptions that are not ``active``, then see to the groups that :meth:`pop_shaped`
+        returns.
         """
         index = self._indexes[kind]
         matched: dict[FanOutGroup, list[Message]] = {}

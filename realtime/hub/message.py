@@ -1,31 +1,27 @@
 """A published message and the frames that carry it: encoded once for all who receive it. Pure.
 
-Clients receive the same JSON text but for its end, the subscription id. So a frame is made of a
-head, which is shared, and a tail::
+A frame is a head, which is shared, and a tail with the subscription id::
 
     {"type":"data","data":{...},...        head: encoded once, and compressed once
     ,"subscription_id":"5f0e..."}          tail: the same for all with this id
 
-A compressed frame keeps the tail readable, so that nothing is compressed for each client. With a
-head of 2,000 bytes that compress to 300, and a tail of 60 bytes, it has these parts:
+A compressed frame keeps the tail readable, so that nothing is compressed for each client::
 
-| bytes | what it is |
-|---|---|
-| 4 | header of the frame, with RSV1 set: the message is compressed |
-| 300 | the compressed head: complete blocks, ending on a byte |
-| 5 | header of a stored block of 60 bytes: ``00 3C 00 C3 FF`` (length, and its complement) |
-| 60 | the tail, as it is |
-| 1 | ``00``, which begins the empty block whose other bytes permessage-deflate leaves out |
+    header of the frame (RSV1 set) | compressed head: complete blocks, ending on a byte
+    | header of a stored block: 60 bytes are 00 3C 00 C3 FF | the tail, as it is
+    | 00, which begins the empty block whose other bytes permessage-deflate leaves out
 
 Only the tail and the two lengths differ between clients, so ``tail.join`` makes the frames.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from realtime.filters import MISSING, decode_or_none
+import msgspec
+
+from realtime.filters import MISSING, Path, decode_or_none
 from realtime.protocol import Position, encode_data_head, format_timestamp
 from realtime.protocol.frames import STORED_END, deflate, header, stored_block
 
@@ -80,18 +76,14 @@ class Message(Encoded):
 
     @property
     def decoded(self) -> Any:
-        """The payload as Python objects, decoded when first asked for; see
-        :func:`~realtime.filters.decode_or_none`."""
+        """The payload as Python objects, or ``None``; decoded when first asked for."""
         if self._decoded is MISSING:
             self._decoded = decode_or_none(self.payload)
         return self._decoded
 
 
 def frame_pieces(messages: Sequence[Encoded], tail_length: int, deflated: bool) -> list[bytes]:
-    """Return the bytes between the tails of the messages' frames: ``tail.join`` makes the frames.
-
-    One piece more than messages: the first is before the first tail, the last after the last.
-    """
+    """Return the bytes before, between and after the tails: ``tail.join`` makes the frames."""
     pieces = []
     end = b""
     for message in messages:
@@ -114,3 +106,49 @@ def cut(messages: list[E], most_bytes: int) -> Iterator[list[E]]:
         size += len(message.head)
     if piece:
         yield piece
+
+
+# The option ``fields``: the steps of wanted paths, nested; ``None`` is everything below: "a" and
+# "b.c" are {"a": None, "b": {"c": None}}.
+FieldTree = dict[str, Any]
+
+_decode_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+
+def field_tree(paths: Iterable[Path]) -> FieldTree:
+    """Return paths as a tree. Where an object and a part of it are wanted, the object is."""
+    tree: FieldTree = {}
+    for path in sorted(paths, key=len):
+        node: Any = tree
+        for step in path[:-1]:
+            node = node.setdefault(step, {})
+            if node is None:
+                break
+        else:
+            node[path[-1]] = None
+    return tree
+
+
+def project(payload: bytes, tree: FieldTree) -> bytes:
+    """Return the wanted parts of a payload (JSON text), byte for byte as published.
+
+    What cannot be decoded here has no parts, just as no filter matches it.
+    """
+    try:
+        return msgspec.json.encode(_project(payload, tree))
+    except (RecursionError, ValueError):
+        return b"{}"
+
+
+def _project(payload: bytes | msgspec.Raw, tree: FieldTree) -> dict[str, Any]:
+    values = _decode_object(payload)
+    parts: dict[str, Any] = {}
+    for step, below in tree.items():
+        value = values.get(step)
+        if value is None:
+            continue
+        if below is None:
+            parts[step] = value
+        elif bytes(value).startswith(b"{") and (part := _project(value, below)):
+            parts[step] = part
+    return parts

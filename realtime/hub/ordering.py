@@ -1,15 +1,9 @@
 """The order of one type's messages: what has been delivered, what is next, what is recent. Pure.
 
-The channel layer may lose, repeat and reorder messages; their offsets show it. Offsets are dense:
-each message of a log has the offset of the one before plus 1. So if messages 1 to 5 have been
-delivered and 8 arrives, it is certain that 6 and 7 are missing and where in the log they are. If
-4 arrives, it is certain that it has been delivered.
-
-Offsets count within one epoch. A log that begins anew, because a server has lost its data, numbers
-from 1 again but has a new random epoch: message 6 of epoch "a" and message 6 of epoch "b" are two
-messages, and who has had everything up to the first has had nothing of the other log.
-
-Times are seconds since 1970.
+The channel layer may lose, repeat and reorder messages; their offsets show it, since each is the
+one before plus 1. If messages 1 to 5 have been delivered and 8 arrives, 6 and 7 are missing; if 4
+arrives, it has been delivered. A log that begins anew, because a server has lost its data, numbers
+from 1 again in a new random epoch, whose messages are others.
 """
 
 from __future__ import annotations
@@ -43,10 +37,9 @@ class Sequencer:
         return Position(self.epoch, self.next - 1)
 
     def take(self, first: Position, messages: Sequence[Message]) -> Sequence[Message] | None:
-        """Return those of consecutive messages that have not passed before; now they have.
+        """Let consecutive messages pass, from *first* on; return those that had not passed.
 
-        *first* is the position of the first of *messages*. ``None`` if some before are missing, or
-        if it is another epoch.
+        ``None`` if some before are missing, or if it is another epoch.
         """
         if first.epoch != self.epoch or first.offset > self.next:
             return None
@@ -57,8 +50,7 @@ class Sequencer:
     def is_missing(self, head: Position, since: int) -> bool:
         """Tell whether a log whose newest message is *head* has other messages than have passed.
 
-        *since* is the value of :attr:`next` when the log was asked: what has passed since then
-        the answer need not have.
+        *since* is what :attr:`next` was when the log was asked.
         """
         return head.epoch != self.epoch or head.offset >= self.next or head.offset < since - 1
 
@@ -73,7 +65,6 @@ class RecentMessages:
         self._end = 1
 
     def extend(self, messages: Sequence[Message]) -> None:
-        """Add consecutive messages."""
         self._end = messages[-1].offset + 1
         for message in messages:
             message.release()
@@ -89,10 +80,9 @@ class RecentMessages:
         self._end = end
 
     def after(self, offset: int, oldest: float, at_most: int) -> list[Message] | None:
-        """Return the messages after *offset*; ``None`` if not all of them are in memory.
+        """Return the messages after *offset*; ``None`` if not all are in memory, or retained.
 
-        Also ``None`` if some were published before *oldest* (seconds since 1970) or are not among
-        the newest *at_most*: the log retains these no more.
+        Retained are the newest *at_most*, published since *oldest* (seconds since 1970).
         """
         count = self._end - 1 - offset
         if count > min(len(self._messages), at_most) or count < 0:

@@ -1,7 +1,6 @@
 """Rate limiting, conflation and batching of one group of subscriptions. A state machine. Pure.
 
-Knows the rules of the options (docs/protocol.md); the time is an argument. Nothing of clients,
-frames or timers.
+The rules are in docs/protocol.md; the time is an argument.
 """
 
 from __future__ import annotations
@@ -40,14 +39,10 @@ class Held(NamedTuple, Generic[M]):
 class Shaper(Generic[M]):
     """Messages that a group holds back, in order, first for its rate and then for a batch::
 
-        take() -> waiting -> batch -> sending -> sent()
-                  until the rate     until       until the caller
-                  allows the next    batch_ms    has written them
-                  message            have passed
+        take() -> waiting (until the rate allows) -> batch (until batch_ms) -> sending -> sent()
 
-    A waiting message may be superseded by a newer one; after that, none is left out. Without a
-    rate or without ``batch_ms`` the respective stage is passed at once. Times are monotonic
-    seconds.
+    A waiting message may be superseded by a newer one; after that, none is left out. Times are
+    monotonic seconds.
     """
 
     __slots__ = (
@@ -96,10 +91,9 @@ class Shaper(Generic[M]):
         return None if options.supersedes else self.taken
 
     def release(self, now: float, room: int) -> list[Held[M]]:
-        """Return the messages to be sent now.
+        """Return the messages to be sent now; the caller owes :meth:`sent`, even if writing fails.
 
-        After calling this, the caller must call :meth:`sent` when it has written them, even if
-        writing fails. More than :data:`MAX_VALUES` values, or than *room* bytes, are not held back.
+        More than :data:`MAX_VALUES` values, or than *room* bytes, are not held back.
         """
         if self._waiting and (now >= self._next or self._is_crowded(room)):
             self._move_to_batch(now)
@@ -113,11 +107,7 @@ class Shaper(Generic[M]):
         return values > MAX_VALUES or (values > 1 and self._waiting_bytes > room)
 
     def flush(self, now: float) -> list[Held[M]]:
-        """Return all that is held, however early. The caller owes :meth:`sent`, as after release.
-
-        For when the order forces it: a client must have these messages before it is told that
-        later ones are lost.
-        """
+        """Return all that is held, however early. The caller owes :meth:`sent`."""
         if self._waiting:
             self._move_to_batch(now)
         return self._empty_batch()
@@ -164,10 +154,7 @@ class Shaper(Generic[M]):
 
 
 class Survivors:
-    """The offsets of those messages of a series that no newer one supersedes.
-
-    With ``conflate`` that is the newest message of each value, without it the newest of all.
-    """
+    """The offsets of those messages of a series that no newer one supersedes."""
 
     def __init__(self, options: Options) -> None:
         self._options = options
@@ -184,7 +171,7 @@ class Survivors:
                 self._settle()
 
     def _settle(self) -> None:
-        """Count the newest messages so far as surviving, as a group that holds too many does."""
+        """Count the newest so far as surviving, as a group that holds too many does."""
         self._offsets.update(self._newest.values())
         self._newest = {}
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from realtime.filters.clauses import EVERYTHING, matches
+from realtime.filters.clauses import EVERYTHING, MAX_PATH_CHARACTERS, MAX_STEPS, matches
 from realtime.filters.compiler import (
     MAX_ALTERNATIVES,
     MAX_DEPTH,
@@ -22,7 +22,6 @@ from realtime.filters.compiler import (
     compile_filters,
     parse_filter_options,
 )
-from realtime.filters.paths import MAX_PATH_CHARACTERS, MAX_STEPS
 from tests.filters.worlds import (
     derived,
     filters,

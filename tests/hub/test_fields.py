@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from realtime.hub.fields import field_tree, project
+from realtime.hub.message import field_tree, project
 from tests.hub.test_shaping import options
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from realtime.filters.explanation import Explanation
+from realtime.delivery.subscriptions import Explanation
 
 
 def test_paths_and_alternatives_are_counted_apart() -> None:
