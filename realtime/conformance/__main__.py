@@ -14,7 +14,6 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
 
 import realtime.conformance.errors
 import realtime.conformance.messages
-import realtime.conformance.operators
 import realtime.conformance.options
 import realtime.conformance.streams  # noqa: F401 - each adds its checks
 from realtime.conformance.catalogue import CHECKS, NOT_CHECKED, TYPES, Check, Differs, Scene, Skip

@@ -8,7 +8,7 @@ import json
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, NamedTuple
 
 from realtime.conformance import expect
@@ -190,21 +190,16 @@ async def _bad_request(scene: Scene) -> None:
         await expect_refusal(scene, 400, None, kind=scene.kind, bearer=None, token=token)
 
 
-@check("status 401")
-async def _unauthorized(scene: Scene) -> None:
-    """A token that is wrong."""
-    await expect_refusal(scene, 401, "invalid_credentials", kind=scene.kind, bearer="rt_wrong")
+def _check_status(
+    status: int, about: str, code: str, kind: Callable[[Scene], str], bearer: str = ""
+) -> None:
+    @check(f"status {status}", about)
+    async def body(scene: Scene) -> None:
+        await expect_refusal(scene, status, code, kind=kind(scene), bearer=bearer or scene.token)
 
 
-@check("status 403")
-async def _not_permitted(scene: Scene) -> None:
-    """A type that the token does not allow."""
-    kind = scene.forbidden_type()
-    await expect_refusal(scene, 403, "forbidden", kind=kind, bearer=scene.token)
-
-
-@check("status 404")
-async def _not_found(scene: Scene) -> None:
-    """A type that there is not."""
-    bearer = scene.token
-    await expect_refusal(scene, 404, "invalid_subscription", kind="nothing", bearer=bearer)
+_check_status(
+    401, "A token that is wrong", "invalid_credentials", lambda scene: scene.kind, "rt_wrong"
+)
+_check_status(403, "A type that the token does not allow", "forbidden", Scene.forbidden_type)
+_check_status(404, "A type that there is not", "invalid_subscription", lambda scene: "nothing")
