@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from django.db import connections
 from django.test import override_settings
@@ -79,6 +80,11 @@ def only_marked_tests_start_processes(request: pytest.FixtureRequest) -> Iterato
     yield
     if _started and not request.node.get_closest_marker("processes"):
         pytest.fail(f"mark this test with pytest.mark.processes: it started {_started}")
+
+
+# How long an example takes depends on what else the machine does.
+hypothesis.settings.register_profile("tests", deadline=None)
+hypothesis.settings.load_profile("tests")
 
 
 @pytest.fixture(scope="session")
