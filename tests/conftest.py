@@ -27,6 +27,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 FOLDERS_WITH_PROCESSES = {"end_to_end", "security", "system"}
 FIXTURES_WITH_PROCESSES = {"server", "valkey", "realtime_server", "postgresql", "pytester"}
 EVENTS_OF_PROCESSES = {"subprocess.Popen", "os.fork", "os.posix_spawn"}
+# A browser gives up what it loads when network interfaces come or go, as those of a cluster do.
+NEVER_TOGETHER = {"test_dashboard", "test_analytics", "test_cluster"}
 # Files that take longest begin first, so that no worker is left with one of them at the end.
 SLOW_FILES = (
     *("test_cases", "test_consume_nats", "test_whole", "test_dashboard", "test_cluster"),

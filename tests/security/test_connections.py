@@ -177,6 +177,8 @@ class TestLiveConnections:
     ) -> None:
         async with client(server, server.new_token()):
             name = f"{socket.gethostname()}-{other.process.pid}-"
+            # It has given a sign of life a moment ago, so for some seconds it is asked.
+            wait_until(lambda: any(process.startswith(name) for process in processes_of(server)))
             stopped = psutil.Process(other.process.pid)
             stopped.suspend()
             try:
@@ -193,6 +195,15 @@ class TestLiveConnections:
             ending.process.send_signal(signal.SIGTERM)
             ending.process.wait(20)
         assert overview(server)["missing"] == []
+
+
+def processes_of(server: Server) -> list[str]:
+    """Return the names of the processes that count as running."""
+    names: list[str] = server.administer(
+        "from realtime.monitoring.snapshot import read_all\n"
+        "result = [snapshot.process for snapshot in read_all()]"
+    )
+    return names
 
 
 class TestPage:
