@@ -115,6 +115,14 @@ class TestLimits:
             async with client(managed) as silent:
                 await silent.assert_closed(1008, "authentication timeout", timeout=3)
             await first.assert_silent()
+            async with client(managed, everything):  # with the first it fills the server
+                managed.administer("Limits.objects.all().delete()")
+                deadline = Deadline()
+
+                async def has_room() -> bool:
+                    return not await is_full()
+
+                await deadline.wait_for(has_room)
 
     async def test_without_limits_the_environments_are_in_force_again(
         self, managed: Server, everything: str, limits: Callable[..., None]
