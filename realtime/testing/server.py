@@ -28,17 +28,17 @@ def environment(data_dir: Path, **variables: str) -> dict[str, str]:
     ``rate_limit_per_minute="5"`` becomes ``STREAMING_WEBSOCKET__RATE_LIMIT_PER_MINUTE``; names in
     capitals stay as they are.
     """
-    kept = {
+    inherited = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith(("STREAMING_", "DJANGO_", "REDIS_", "DATABASE_"))
         or name == "DJANGO_SETTINGS_MODULE"
     }
-    given = {
+    settings = {
         name if name.isupper() else f"STREAMING_WEBSOCKET__{name.upper()}": value
         for name, value in variables.items()
     }
-    return kept | {"STREAMING_DATA_DIR": str(data_dir), "PYTHONDEVMODE": ""} | given
+    return inherited | {"STREAMING_DATA_DIR": str(data_dir), "PYTHONDEVMODE": ""} | settings
 
 
 def manage(
@@ -140,8 +140,8 @@ class LiveServer:
                     if not part:
                         break
                 listening = r"^listening on http://.*:(\d+)$"
-                if found := re.search(listening, self.output, re.MULTILINE):
-                    self.port = int(found[1])
+                if match := re.search(listening, self.output, re.MULTILINE):
+                    self.port = int(match[1])
         if not self.port:
             raise AssertionError(f"the server did not start: {self.output}{self.log()}")
 
