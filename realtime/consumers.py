@@ -35,8 +35,8 @@ from realtime.protocol import (
 )
 from realtime.protocol.subscribe import read_subscribe_request
 from realtime.sessions.node import Node, get_node
-from realtime.sessions.peer import RETRY_AFTER_UNAVAILABLE
 from realtime.sessions.session import Session
+from realtime.sessions.subscriber import RETRY_AFTER_UNAVAILABLE
 
 logger = logging.getLogger(__name__)
 

@@ -43,7 +43,7 @@ from realtime.publishing.publication import (
     decode_object,
 )
 from realtime.sessions.node import Node, get_node
-from realtime.sessions.peer import Peer
+from realtime.sessions.subscriber import Peer
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from realtime.database import Unavailable
 from realtime.protocol import ERROR_TEXTS, ErrorCode
 from realtime.protocol.subscribe import invalid_type
 from realtime.sessions.node import Node
-from realtime.sessions.peer import RETRY_AFTER_UNAVAILABLE, Peer
+from realtime.sessions.subscriber import RETRY_AFTER_UNAVAILABLE, Peer
 
 logger = logging.getLogger(__name__)
 

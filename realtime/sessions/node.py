@@ -1,6 +1,6 @@
 """The objects that all connections of one event loop share, and the tasks that run for them.
 
-Knows what there is and in which order it starts and ends; each object knows its own work.
+Knows what there is, in which order it starts and ends, and what other processes are told of it.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Coroutine
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -20,7 +21,7 @@ from realtime.auth.limits import RequestLimits
 from realtime.auth.policy import POLL_INTERVAL, Policy
 from realtime.auth.quotas import ASSERT_INTERVAL, ConnectionQuotas
 from realtime.cluster import keeper
-from realtime.cluster.clients import close_async_clients
+from realtime.cluster.clients import Unavailable, close_async_clients
 from realtime.cluster.connections import answer
 from realtime.cluster.embedded import EmbeddedServer
 from realtime.cluster.membership import BEAT_INTERVAL, Process
@@ -28,13 +29,14 @@ from realtime.cluster.servers import uses_embedded
 from realtime.database import Database
 from realtime.delivery.subscriptions import Subscriptions
 from realtime.hub.index import Hub
+from realtime.log import get_log
 from realtime.monitoring.metrics import Counters
-from realtime.monitoring.snapshot import add_up
-from realtime.protocol import CloseReason
+from realtime.monitoring.sampler import Sampler
+from realtime.monitoring.snapshot import Snapshot, add_up, exchange
+from realtime.protocol import SUBSCRIPTION_TYPES, CloseReason
 from realtime.sessions.connections import ConnectedClient, Room, Roster
 from realtime.sessions.drain import Drain
 from realtime.sessions.readiness import DRAINING, check_backends
-from realtime.sessions.reporter import Reporter
 from realtime.sessions.rights import Authority
 from realtime.tasks import end
 
@@ -49,6 +51,63 @@ CLOSE_TIMEOUT = 2.0
 # Seconds that the first clients wait for the policy, less than a handshake may take. After that
 # the environment's configuration is in force until the database answers.
 FIRST_POLICY_TIMEOUT = 2.0
+
+
+class Reporter:
+    """Reports one process to all others, and knows what those report."""
+
+    def __init__(
+        self,
+        process: Process,
+        stats: Counters,
+        roster: Roster,
+        quotas: ConnectionQuotas,
+        drain: Drain,
+    ) -> None:
+        self._process = process
+        self._stats = stats
+        self._roster = roster
+        self._quotas = quotas
+        self._drain = drain
+        self.sampler = Sampler(process.name, stats)
+        # The figures that all processes reported last, this one among them.
+        self.cluster: list[Snapshot] = []
+
+    async def beat(self) -> None:
+        """Let other processes know that this one runs, and what its connections hold."""
+        with contextlib.suppress(Unavailable):  # readiness tells, and the broker
+            asked = time.monotonic()
+            beat = await self._process.beat()
+            self._stats.round_trip = time.monotonic() - asked
+            await self._report()
+            await (self._quotas.write_all() if beat.was_gone else self._quotas.write())
+
+    async def look_at_cluster(self) -> list[Snapshot]:
+        """Return the figures that the processes reported last; this one's at least."""
+        if not self.cluster:
+            with contextlib.suppress(Unavailable):
+                await self._report()
+        return self.cluster
+
+    async def _report(self) -> None:
+        """Report this process's figures and read those of the others, as far as they are there."""
+        clients = self._roster.clients
+        transports = [client.transport for client in clients if client.transport is not None]
+        figures = await self.sampler.take_snapshot(transports, self._drain.has_begun)
+        self.cluster = [figures]
+        self.cluster = await exchange(figures)
+
+    async def measure_logs(self) -> None:
+        """Count what the logs retain. Not in a beat, which a log that hangs must not hold up."""
+        try:
+            self._stats.log = await get_log().lengths(SUBSCRIPTION_TYPES)
+        except Unavailable:
+            self._stats.log = {}
+
+    async def assert_leases(self) -> None:
+        """Write all leases anew, in case the server has lost them."""
+        with contextlib.suppress(Unavailable):
+            await self._quotas.write_all()
 
 
 class Node:
@@ -95,7 +154,6 @@ class Node:
         await asyncio.shield(self._started)
 
     async def _start(self) -> None:
-        """Start what all else needs, wait a little for the policy, then start all tasks."""
         self._loop = asyncio.get_running_loop()
         self.stats.is_running = True
         if self._embedded is not None:
@@ -145,16 +203,14 @@ class Node:
     def report(self) -> dict[str, Any]:
         """Return the statistics, and counts of what this process holds, to find leaks.
 
-        ``timers`` are those of the event loop that have not been cancelled. May be called from
-        any thread.
+        May be called from any thread.
         """
         scheduled = tuple(getattr(self._loop, "_scheduled", ()))
-        timers = [timer for timer in scheduled if not timer.cancelled()]
         return self.stats.report(self.policy.config) | {
             "process": {
                 "resident_bytes": psutil.Process().memory_info().rss,
                 "tasks": len(asyncio.all_tasks(self._loop)) if self._loop else 0,
-                "timers": len(timers),
+                "timers": sum(not timer.cancelled() for timer in scheduled),
                 "connections": len(self.roster.clients),
                 "waiting": len(self.roster.waiting),
                 "holders": len(self.roster.by_holder),
