@@ -16,8 +16,7 @@ from weakref import WeakKeyDictionary
 import psutil
 from django.conf import settings
 
-from realtime.auth.failures import Failures
-from realtime.auth.limits import RequestLimits
+from realtime.auth.limits import Failures, RequestLimits
 from realtime.auth.policy import POLL_INTERVAL, Policy
 from realtime.auth.quotas import ASSERT_INTERVAL, ConnectionQuotas
 from realtime.cluster import keeper

@@ -27,7 +27,7 @@ from realtime.protocol import CloseCode, CloseReason
 from realtime.sessions.connections import ConnectedClient, Roster
 
 if TYPE_CHECKING:
-    from realtime.auth.jwt import Identity, Verifier
+    from realtime.auth.jwt import Verifier
 
 logger = logging.getLogger(__name__)
 
@@ -43,18 +43,6 @@ def _verifier() -> Verifier | None:
     from realtime.auth.jwt import configured_verifier  # cryptography takes its time to import
 
     return configured_verifier()
-
-
-def _grant_of_identity(identity: Identity | None) -> Grant | None:
-    if identity is None:
-        return None
-    return Grant(
-        f"{HolderType.JWT}:{identity.subject}",
-        None,
-        identity.types,
-        identity.filters,
-        expires_at=identity.expires_at,
-    )
 
 
 class Authority:
@@ -137,7 +125,7 @@ class Authority:
         Token if those are configured.
         """
         if self._verifier is not None and secret.count(".") == 2:
-            return _grant_of_identity(self._verifier.verify(secret, time.time()))
+            return self._verifier.verify(secret, time.time())
         if secret.startswith(connection_tokens.MARK):
             return await self._look_up(find_user_grant, secret)
         secret_digest = digest(secret)

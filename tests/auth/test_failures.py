@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 from django.test import override_settings
 
-from realtime.auth.failures import Failures
-from realtime.auth.limits import failure_delay
+from realtime.auth.limits import Failures, failure_delay
 from tests.support.layers import IN_MEMORY, close_layer, layer_of
 
 FREE = 3
