@@ -314,20 +314,18 @@ class Verifier:
             standard = msgspec.convert(claims, _Claims)
         except (msgspec.MsgspecError, UnicodeError, RecursionError):
             raise _Refused("claims missing or malformed") from None
-        if standard.iss != config.issuer:
-            raise _Refused("issuer")
         audiences = [standard.aud] if isinstance(standard.aud, str) else standard.aud
-        if config.audience not in audiences:
-            raise _Refused("audience")
-        # The subject is written to logs.
-        if not standard.sub.isprintable():
-            raise _Refused("subject")
-        if standard.exp + config.leeway <= now:
-            raise _Refused("expired")
-        if standard.exp > now + config.leeway + config.max_lifetime:
-            raise _Refused("lifetime")
-        if max(standard.nbf, standard.iat) > now + config.leeway:
-            raise _Refused("not yet valid")
+        latest = now + config.leeway
+        for reason, is_wrong in (
+            ("issuer", standard.iss != config.issuer),
+            ("audience", config.audience not in audiences),
+            ("subject", not standard.sub.isprintable()),  # it is written to logs
+            ("expired", standard.exp + config.leeway <= now),
+            ("lifetime", standard.exp > latest + config.max_lifetime),
+            ("not yet valid", max(standard.nbf, standard.iat) > latest),
+        ):
+            if is_wrong:
+                raise _Refused(reason)
         return Grant(
             f"{HolderType.JWT}:{standard.sub}",
             None,

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from realtime.delivery.transport import BufferedTransport
 from realtime.protocol import CloseCode, CloseReason
-from realtime.protocol.sse import close_event, shared_events
+from realtime.protocol.sse import close_event, events
 
 # The most bytes that leave in one write, unless one piece alone has more.
 CHUNK = 64 * 1024
@@ -25,7 +25,7 @@ class EventTransport(BufferedTransport):
         self._being_sent = 0
 
     def _encode(self, frames: bytes) -> bytes:
-        return shared_events(frames)
+        return events(frames)
 
     def close(self, code: CloseCode, reason: CloseReason) -> None:
         """End the stream after what is buffered, with an event that says why."""

@@ -24,7 +24,7 @@ from realtime.protocol import (
     format_timestamp,
     replace_payload,
 )
-from realtime.protocol.options import Options
+from realtime.protocol.subscribe import Options
 
 # Bytes of messages in one data_batch, unless a single message is larger.
 BATCH_BYTES = 64 * 1024

@@ -7,6 +7,7 @@ events.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 import msgspec
 
@@ -28,8 +29,6 @@ class _Data(msgspec.Struct):
 
 
 class _Message(msgspec.Struct):
-    """The parts of a message that decide the form of its event."""
-
     type: str
     data: _Data | None = None
 
@@ -56,8 +55,12 @@ def close_event(code: CloseCode, reason: CloseReason) -> bytes:
     return b"event: close\ndata: %b\n\n" % data
 
 
+@lru_cache(maxsize=1)
 def events(frames: bytes) -> bytes:
-    """Return the events of complete, uncompressed WebSocket frames."""
+    """Return the events of complete, uncompressed WebSocket frames.
+
+    Made once for all members of a fan-out group, who are given the same frames.
+    """
     return b"".join(_event(payload) for payload in split_frames(frames))
 
 
@@ -78,18 +81,3 @@ def _event(payload: bytes) -> bytes:
     has_position = message.type == "subscribed" and not content.replayed
     place_line = event_id(Position(content.epoch, content.offset)) if has_position else b""
     return b"event: %b\n%b%b" % (name.encode(), place_line, data)
-
-
-class _Last:
-    """The frames that were last made into events: all members of a fan-out group are given them."""
-
-    frames: bytes = b""
-    events: bytes = b""
-
-
-def shared_events(frames: bytes) -> bytes:
-    """Return the events of *frames*, made once if they are the same object as the last time."""
-    if frames is not _Last.frames:
-        _Last.events = events(frames)
-        _Last.frames = frames
-    return _Last.events
