@@ -93,8 +93,7 @@ class StreamConsumer(AsyncJsonWebsocketConsumer):
     async def dispatch(self, message: dict[str, Any]) -> None:
         """Hand a message of the server to its handler.
 
-        Unlike Channels' own, it does not close old database connections, which takes a hop to the
-        one thread that all consumers share; database work here has threads of its own.
+        Unlike Channels' own, it closes no old database connections in the thread of all consumers.
         """
         await getattr(self, self.handlers[message["type"]])(message)
 
@@ -143,8 +142,11 @@ class StreamConsumer(AsyncJsonWebsocketConsumer):
             case Subscribe():
                 request = read_subscribe_request(command.data)
                 await self.session.subscribe(request, command.subscription_id, command.metadata)
-            case Unsubscribe():
-                self._unsubscribe(command)
+            case Unsubscribe(subscription_id=subscription_id):
+                if subscription_id not in self.session.subscriptions:
+                    raise ProtocolError(ErrorCode.UNKNOWN_SUBSCRIPTION)
+                self.session.unsubscribe(subscription_id)
+                self.session.reply("unsubscribed", {}, subscription_id, command.metadata)
             case Ping():
                 self.session.reply("pong", self._positions(), metadata=command.metadata)
 
@@ -164,8 +166,7 @@ class StreamConsumer(AsyncJsonWebsocketConsumer):
         if not config.enable_rate_limiting:
             return
         grant = self.session.grant
-        own_limit = grant.rate_limit_per_minute if grant else None
-        limit = own_limit or config.rate_limit_per_minute
+        limit = (grant and grant.rate_limit_per_minute) or config.rate_limit_per_minute
         now = time.monotonic()
         verdict = self._limiter.check(now, limit)
         if verdict is Verdict.ACCEPT:
@@ -173,9 +174,8 @@ class StreamConsumer(AsyncJsonWebsocketConsumer):
         self.session.count_rate_limited()
         if verdict is Verdict.FLOODING:
             self.session.end(CloseCode.POLICY_VIOLATION, CloseReason.FLOODING)
-        raise ProtocolError(
-            ErrorCode.RATE_LIMITED, details={"retry_after": self._limiter.retry_after(now, limit)}
-        )
+        details = {"retry_after": self._limiter.retry_after(now, limit)}
+        raise ProtocolError(ErrorCode.RATE_LIMITED, details=details)
 
     async def _authenticate(self, command: Auth) -> None:
         """Answer a credential, with ``auth_success`` or ``auth_failed`` unless the session ends."""
@@ -221,12 +221,6 @@ class StreamConsumer(AsyncJsonWebsocketConsumer):
         session = self.session
         positions = {key: session.position(key)._asdict() for key in session.subscriptions}
         return {"positions": positions} if positions else None
-
-    def _unsubscribe(self, command: Unsubscribe) -> None:
-        if command.subscription_id not in self.session.subscriptions:
-            raise ProtocolError(ErrorCode.UNKNOWN_SUBSCRIPTION)
-        self.session.unsubscribe(command.subscription_id)
-        self.session.reply("unsubscribed", {}, command.subscription_id, command.metadata)
 
 
 _INVALID_CREDENTIALS = {"error": "Invalid credentials", "code": "invalid_credentials"}

@@ -67,7 +67,7 @@ class Key:
     kid: str | None = None
 
 
-class TrustedKeys:
+class _TrustedKeys:
     """The keys that a configuration trusts; a key set's are read again when its file changes."""
 
     def __init__(self, config: JwtConfig) -> None:
@@ -86,7 +86,7 @@ class TrustedKeys:
             self._keys = [_read_key(name, text, self._allowed)]
             return
         self._read_state = _file_state(self._file)
-        self._keys = read_jwks(self._file, self._allowed)
+        self._keys = _read_jwks(self._file, self._allowed)
         if not self._keys:
             raise ValueError(
                 f"jwks_file: {self._file} has no usable key for"
@@ -114,7 +114,7 @@ class TrustedKeys:
             self._failed_state = None
             return
         try:
-            self._keys = read_jwks(file, self._allowed)
+            self._keys = _read_jwks(file, self._allowed)
         except ValueError as error:
             if state != self._failed_state:
                 logger.warning("the keys read before stay in force: %s", error)
@@ -203,7 +203,7 @@ def _read_file(name: str, path: Path) -> bytes:
         raise ValueError(f"{name}: {path} cannot be read: {error.strerror}") from None
 
 
-def read_jwks(path: Path, allowed: list[Algorithm]) -> list[Key]:
+def _read_jwks(path: Path, allowed: list[Algorithm]) -> list[Key]:
     """Return the usable keys of a JWKS file (RFC 7517). Raises ``ValueError`` if it is not one."""
     try:
         document = msgspec.json.decode(_read_file("jwks_file", path))
@@ -266,7 +266,7 @@ class Verifier:
     def __init__(self, config: JwtConfig) -> None:
         """Read the keys. Raises ``ValueError`` with one line that says what to do."""
         self._config = config
-        self._keys = TrustedKeys(config)
+        self._keys = _TrustedKeys(config)
 
     def verify(self, token: str, now: float) -> Grant | None:
         """Return what a token grants at *now* (seconds since 1970); ``None`` if it is not valid.
@@ -290,8 +290,7 @@ class Verifier:
             # No extension is supported here (RFC 7515, section 4.1.11).
             if "crit" in header:
                 raise _Refused("critical header")
-            kid = header.get("kid")
-            key = self._keys.find(kid, now)
+            key = self._keys.find(kid := header.get("kid"), now)
             if key is None:
                 raise _Refused("no key named" if kid is None else "unknown key")
             if header.get("alg") != key.algorithm:

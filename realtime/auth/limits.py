@@ -43,8 +43,7 @@ class RateLimiter:
         # Times of the accepted messages, oldest first; never more than the limit.
         self._accepted: deque[float] = deque()
         # How many were refused in the current period of 60 seconds, and when that began.
-        self._refused = 0
-        self._refused_since = 0.0
+        self._refused, self._refused_since = 0, 0.0
 
     def check(self, now: float, limit: int) -> Verdict:
         """Count a message that arrives *now*; return what to do with it."""
@@ -108,11 +107,7 @@ class FailureCounts:
 
 
 class Failures:
-    """The failures of each address, counted over all processes. One for each event loop.
-
-    So guessing at many servers is no faster than at one. While the cluster does not answer, this
-    process counts alone.
-    """
+    """The failures of each address over all processes; of this one if the cluster is silent."""
 
     def __init__(self) -> None:
         self._here = FailureCounts()
@@ -133,9 +128,8 @@ class Failures:
 def failure_delay(count: int, free: int) -> float:
     """Return for how many seconds the answer to an address's nth failure in a minute waits.
 
-    The first *free* failures wait a little, each later one twice as long as the one before. With
-    30 free ones: the 1st waits 0.02 s, the 30th 0.6 s, the 31st 1.2 s, the 32nd 2.4 s, and those
-    from the 34th on 5 s. Only failures wait: a valid token from the same address is not delayed.
+    With 30 *free* ones: the 1st waits 0.02 s, the 30th 0.6 s, the 31st 1.2 s, the 32nd 2.4 s, and
+    those from the 34th on 5 s. Only failures wait.
     """
     longest_free = min(LONGEST_FREE_DELAY, DELAY_STEP * free)
     if count <= free:

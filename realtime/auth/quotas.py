@@ -1,9 +1,8 @@
 """The connections of one token, counted over all processes.
 
 The cluster has the connections of each holder of rights whose number is limited, and which process
-has them. Those of processes that are gone do not count, so nothing needs renewing connection by
-connection. While the cluster does not answer, each process counts its own connections
-(:meth:`realtime.sessions.connections.Roster.bind` does so in any case).
+has them; those of processes that are gone do not count. While the cluster does not answer, each
+process counts its own (:meth:`realtime.sessions.connections.Roster.bind` does so in any case).
 """
 
 from __future__ import annotations

@@ -8,34 +8,28 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
-from realtime.http.event_transport import EventTransport
+from realtime.delivery.transport import BufferedTransport
 from realtime.http.responses import (
     Headers,
     Refusal,
     authenticate,
     check_draining,
-    check_method,
     read_address,
     read_headers,
+    read_type,
     refuse,
     send_body,
     start,
     unavailable,
-    unknown_type,
 )
 from realtime.http.stream_query import read_data, read_query, read_secret
-from realtime.protocol import (
-    SUBSCRIPTION_TYPES,
-    CloseCode,
-    CloseReason,
-    ErrorCode,
-    ProtocolError,
-)
+from realtime.protocol import CloseCode, CloseReason, ErrorCode, ProtocolError
 from realtime.protocol.origins import origin_allowed
-from realtime.protocol.sse import COMMENT, event_id
+from realtime.protocol.sse import COMMENT, close_event, event_id, events
 from realtime.protocol.subscribe import read_subscribe_request
 from realtime.sessions.node import get_node
 from realtime.sessions.session import Session
@@ -50,6 +44,8 @@ NO_CODE = 1005
 RETRY = (500, 3000)
 # Seconds after which to come back when there is no room.
 RETRY_AFTER_CAPACITY = 5
+# The most bytes that leave in one write, unless one piece alone has more.
+CHUNK = 64 * 1024
 
 _STATUS = {
     ErrorCode.INVALID_SUBSCRIPTION: HTTPStatus.BAD_REQUEST,
@@ -79,8 +75,8 @@ async def _serve(stream: _EventStream, send: Any, cors: Headers) -> None:
         await stream.open()
     except Refusal as refusal:
         await refuse(send, refusal, b"GET, OPTIONS", cors)
-        return
-    await stream.run(send, cors)
+    else:
+        await stream.run(send, cors)
 
 
 async def _until_gone(work: Any, receive: Any) -> None:
@@ -100,6 +96,51 @@ async def _gone(receive: Any) -> None:
         pass
 
 
+class EventTransport(BufferedTransport):
+    """A buffer that the response of an event stream is read from."""
+
+    def __init__(self, max_buffered: Callable[[], int]) -> None:
+        super().__init__(max_buffered)
+        # Bytes of the chunk that was read last.
+        self._being_sent = 0
+
+    def _encode(self, frames: bytes) -> bytes:
+        return events(frames)
+
+    def close(self, code: CloseCode, reason: CloseReason) -> None:
+        """End the stream after what is buffered, with an event that says why."""
+        if self.closed is None:
+            super().close(code, reason)
+            self._append(close_event(code, reason))
+
+    async def read(self, seconds: float) -> bytes | None:
+        """Return what is to be sent next; empty after so many seconds without anything.
+
+        ``None`` is the end. The caller must have sent all of what was returned before.
+        """
+        self._buffered -= self._being_sent
+        self._being_sent = 0
+        if not self._pieces:
+            if self.closed is not None:
+                return None
+            self._wake.clear()
+            try:
+                async with asyncio.timeout(seconds):
+                    await self._wake.wait()
+            except TimeoutError:
+                return b""
+        return self._take_chunk()
+
+    def _take_chunk(self) -> bytes:
+        pieces = [self._pieces.popleft()]
+        size = len(pieces[0])
+        while self._pieces and size + len(self._pieces[0]) <= CHUNK:
+            pieces.append(self._pieces.popleft())
+            size += len(pieces[-1])
+        self._being_sent = size
+        return b"".join(pieces)
+
+
 class _EventStream:
     """One request: its session and the one subscription it asks for."""
 
@@ -117,10 +158,7 @@ class _EventStream:
         try:
             await self._node.start()
             query = read_query(self._scope["query_string"])
-            check_method(self._scope, "GET")
-            kind = self._scope["path"].removeprefix(PREFIX)
-            if kind not in SUBSCRIPTION_TYPES:
-                raise unknown_type()
+            kind = read_type(self._scope, "GET", PREFIX)
             data = read_data(kind, query, self._headers)
             check_draining(self._node)
             if self._session.admit(self._headers.get(b"origin")):
@@ -156,7 +194,8 @@ class _EventStream:
         self._has_begun = True
         await start(send, 200, [*_STREAM_HEADERS, *cors])
         first = b"retry: %d\n" % random.randint(*RETRY)  # noqa: S311 - spreads load
-        while (chunk := await self._transport.read(self._longest_silence())) is not None:
+        node = self._node  # whose configuration may change
+        while (chunk := await self._transport.read(node.policy.config.ping_interval)) is not None:
             await send_body(send, first + (chunk or self._sign_of_life()), more=True)
             first = b""
             if self._transport.closed is None and not self._session.subscriptions:
@@ -169,10 +208,6 @@ class _EventStream:
         if self._has_begun:
             code, _ = self._transport.closed or (NO_CODE, None)
             self._session.record_close(int(code), TRANSPORT)
-
-    def _longest_silence(self) -> float:
-        """Return the seconds after which a sign of life is sent if nothing else has been."""
-        return self._node.policy.config.ping_interval
 
     def _sign_of_life(self) -> bytes:
         """Return the position that has been reached, or an empty comment.

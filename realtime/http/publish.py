@@ -24,17 +24,16 @@ from realtime.http.responses import (
     answer,
     authenticate,
     check_draining,
-    check_method,
     invalid_credentials,
     read_address,
     read_bearer,
     read_headers,
+    read_type,
     refuse,
     unavailable,
-    unknown_type,
 )
 from realtime.monitoring.audit_log import Event
-from realtime.protocol import ERROR_TEXTS, SUBSCRIPTION_TYPES, ErrorCode
+from realtime.protocol import ERROR_TEXTS, ErrorCode
 from realtime.publishing.batches import Batches, InvalidPayload, too_large
 from realtime.publishing.publication import (
     PublishError,
@@ -83,10 +82,7 @@ async def ingest(scope: dict[str, Any], receive: Any, send: Any) -> None:
 
 async def _serve(scope: dict[str, Any], receive: Any) -> dict[str, Any]:
     """Publish what comes; return the answer. Raises :class:`Refusal`, :class:`ClientGone`."""
-    check_method(scope, "POST")
-    kind = scope["path"].removeprefix(PREFIX)
-    if kind not in SUBSCRIPTION_TYPES:
-        raise unknown_type()
+    kind = read_type(scope, "POST", PREFIX)
     node = get_node()
     await node.start()
     check_draining(node)
@@ -126,7 +122,8 @@ async def _publish_lines(publisher: _Publisher, body: _Body, batches: Batches) -
         refusal = publisher.refusal_of(error)
     except Refusal as error:
         refusal = error
-    raise refusal.with_details({"line": batches.next_line, **batches.report})
+    refusal.details = {"line": batches.next_line, **batches.report} | refusal.details
+    raise refusal
 
 
 class _Publisher:
@@ -140,7 +137,7 @@ class _Publisher:
     async def authenticate(self) -> Grant:
         """Return the rights, which allow one more request now. Raises :class:`Refusal`."""
         if not self._secret:
-            raise Refusal.of(401, ErrorCode.AUTH_REQUIRED)
+            raise Refusal(401, ErrorCode.AUTH_REQUIRED)
         grant = await authenticate(self.peer, self._secret)
         self._take_grant(grant)
         self.peer.node.authority.note_use(grant)
@@ -151,7 +148,7 @@ class _Publisher:
         self.peer.set_grant(grant)
         if not grant.can_publish or self.kind not in grant.types:
             self.peer.audit(Event.DENIED, type=self.kind)
-            raise Refusal.of(403, ErrorCode.FORBIDDEN)
+            raise Refusal(403, ErrorCode.FORBIDDEN)
 
     def _check_rate(self, grant: Grant) -> None:
         config = self.peer.node.policy.config
@@ -161,8 +158,7 @@ class _Publisher:
         wait = self.peer.node.requests.check(grant.holder, time.monotonic(), limit)
         if wait:
             self.peer.count_rate_limited()
-            code = ErrorCode.RATE_LIMITED
-            raise Refusal(429, code, ERROR_TEXTS[code], wait)
+            raise Refusal(429, ErrorCode.RATE_LIMITED, retry_after=wait)
 
     async def check_rights(self) -> None:
         """Refuse the rest of a stream whose token has been changed or revoked meanwhile."""
@@ -228,7 +224,7 @@ def _read_key(headers: dict[bytes, str], grant: Grant) -> str | None:
     match = _KEY.fullmatch(text)
     if match is None or len(text) > MAX_KEY:
         expected = f"Idempotency-Key: expected a string of at most {MAX_KEY} characters"
-        raise Refusal.of(400, ErrorCode.INVALID_MESSAGE, expected)
+        raise Refusal(400, code := ErrorCode.INVALID_MESSAGE, ERROR_TEXTS[code] + expected)
     return f"POST {grant.holder} {match[1] or match[2]}"
 
 

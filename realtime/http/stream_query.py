@@ -5,6 +5,8 @@ Knows the parameters of ``GET /api/stream/TYPE``; nothing of sessions.
 
 from __future__ import annotations
 
+import re
+from contextlib import suppress
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -33,10 +35,10 @@ def read_query(query: bytes) -> Query:
 
 
 def read_data(kind: str, query: Query, headers: dict[bytes, str]) -> dict[str, Any]:
-    """Return what the ``data`` of a ``subscribe`` message would be for a stream of type *kind*.
+    """Return the ``data`` of a ``subscribe`` message for a stream, without a look at what it asks.
 
     Raises:
-        ProtocolError: it cannot be read; whether it can be subscribed to is not looked at.
+        ProtocolError: it cannot be read.
     """
     last_event_id = headers.get(b"last-event-id") or query.get("last_event_id", [""])[-1]
     try:
@@ -83,7 +85,7 @@ def _read_filters(options: list[str]) -> Any:
 def _read_number(values: list[str] | None) -> int | None:
     if values is None:
         return None
-    if not (values[-1].isascii() and values[-1].isdigit()) or len(values[-1]) > 18:
+    if not re.fullmatch("[0-9]{1,18}", values[-1]):
         raise ValueError("rewind: expected a number")
     return int(values[-1])
 
@@ -96,18 +98,12 @@ def _read_options(query: Query) -> dict[str, Any]:
         name: query[name][-1] for name in ("conflate", "on_overflow") if name in query
     }
     if "max_rate" in query:
-        options["max_rate"] = _read_rate(query["max_rate"][-1])
+        options["max_rate"] = text = query["max_rate"][-1]
+        with suppress(msgspec.DecodeError, UnicodeError, RecursionError):
+            options["max_rate"] = msgspec.json.decode(text)  # else the reader of options refuses it
     if "fields" in query:
         options["fields"] = ",".join(query["fields"]).split(",")
     return options
-
-
-def _read_rate(text: str) -> Any:
-    """Return a number, or the text for which the reader of options has an error."""
-    try:
-        return msgspec.json.decode(text)
-    except (msgspec.DecodeError, UnicodeError, RecursionError):
-        return text
 
 
 def _read_flag(values: list[str] | None) -> bool:

@@ -11,14 +11,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from realtime.filters import (
-    Filter,
-    Path,
-    PathError,
-    compile_filters,
-    derive_subscription_id,
-    read_path,
-)
+from realtime.filters import Filter, Path, compile_filters, derive_subscription_id, read_path
 from realtime.protocol import SUBSCRIPTION_TYPES, ErrorCode, Position, ProtocolError
 
 MAX_REWIND = 1000
@@ -95,7 +88,7 @@ def _read_overflow(value: Any) -> bool:
 def _read_path(name: str, text: Any) -> Path:
     try:
         return read_path(text)
-    except PathError as error:
+    except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
 
 

@@ -19,28 +19,27 @@ UNAUTHENTICATED_SHARE = 0.5
 
 
 class ConnectedClient(Protocol):
-    """A connection as the roster and the node see it."""
+    """A connection as the roster and the node see it; see :class:`Session`."""
 
     client_id: str
     grant: Grant | None
     transport: Transport | None
-    # What limits count the client's address as; see :mod:`realtime.protocol.addresses`.
     address_key: str
 
     def set_grant(self, grant: Grant) -> None:
-        """Take rights; only the roster calls this."""
+        """Take rights."""
 
     def apply_grant(self, grant: Grant) -> None:
-        """Take changed rights; subscriptions that they do not allow end."""
+        """Take changed rights."""
 
     def describe(self) -> Connection:
         """Return what an operator may see of it."""
 
     def end(self, code: CloseCode, reason: CloseReason) -> None:
-        """Close the connection; never waits."""
+        """Close the connection."""
 
     def restart(self, retry_after: float) -> None:
-        """Tell the client that the server restarts, and close the connection."""
+        """Ask the client to come back, and close the connection."""
 
 
 class Room(NamedTuple):
@@ -61,16 +60,13 @@ class Roster:
     """The connections of one event loop. Dictionaries keep the order of arrival."""
 
     def __init__(self) -> None:
-        # Every open connection.
         self.clients: dict[ConnectedClient, None] = {}
-        # Those that have yet to authenticate.
+        # Those that have yet to authenticate, and those whose rights end at some time.
         self.waiting: dict[ConnectedClient, None] = {}
-        # Whose rights -> the open connections that have them; never empty.
-        self.by_holder: dict[str, dict[ConnectedClient, None]] = {}
-        # Address -> its open connections; never empty.
-        self.by_address: dict[str, dict[ConnectedClient, None]] = {}
-        # Those whose rights end at some time.
         self._expiring: dict[ConnectedClient, None] = {}
+        # Whose rights, and address -> its open connections; never empty.
+        self.by_holder: dict[str, dict[ConnectedClient, None]] = {}
+        self.by_address: dict[str, dict[ConnectedClient, None]] = {}
 
     def admit(
         self, client: ConnectedClient, room: Room, must_authenticate: bool
@@ -146,8 +142,7 @@ class Roster:
 def _remove(
     index: dict[str, dict[ConnectedClient, None]], key: str, client: ConnectedClient
 ) -> None:
-    members = index.get(key)
-    if members is not None:
-        members.pop(client, None)
-        if not members:
-            del index[key]
+    members = index.get(key, {})
+    members.pop(client, None)
+    if not members:
+        index.pop(key, None)

@@ -47,8 +47,8 @@ USE_INTERVAL = 60.0
 LENGTH_INTERVAL = 5.0
 # Seconds that the node's tasks have to end.
 CLOSE_TIMEOUT = 2.0
-# Seconds that the first clients wait for the policy, less than a handshake may take. After that
-# the environment's configuration is in force until the database answers.
+# Seconds that the first clients wait for the policy, less than a handshake may take. Until the
+# database answers, the environment's configuration is in force.
 FIRST_POLICY_TIMEOUT = 2.0
 
 
@@ -117,7 +117,7 @@ class Node:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._started: asyncio.Task[None] | None = None
-        # The check of database and channel layer that is under way, or the last one.
+        # The check of the backends that is under way, or the last one.
         self._checking: asyncio.Task[list[str]] | None = None
         self.stats = Counters()
         self.database = Database()
@@ -189,10 +189,7 @@ class Node:
             self._embedded.stop()
 
     async def readiness(self) -> list[str]:
-        """Return why clients should go elsewhere; nothing if this node can serve them.
-
-        All who ask while a check is under way share it, so many probes cost no more than one.
-        """
+        """Return why clients should go elsewhere, if they should; many who ask share one check."""
         if self.drain.has_begun:
             return [DRAINING]
         if self._checking is None or self._checking.done():
@@ -234,14 +231,13 @@ class Node:
                 logger.exception("%s", work.__name__)
 
     async def _answer(self, question: bytes) -> bytes:
-        clients = self.roster.by_holder.items()
-        holders = {holder: len(connections) for holder, connections in clients}
+        holders = {holder: len(clients) for holder, clients in self.roster.by_holder.items()}
         return await answer(question, self.roster.clients, holders)
 
     # Connections
 
     def admit(self, client: ConnectedClient) -> CloseReason | None:
-        """Count a new connection in, or say for what there is no room."""
+        """Count a new connection in, or return for what there is no room."""
         config = self.policy.config
         refusal = self.roster.admit(client, Room.of(config), config.require_auth)
         if refusal is not None:

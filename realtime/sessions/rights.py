@@ -53,7 +53,6 @@ class Authority:
         self._database = database
         self._roster = roster
         self._grants = GrantCache()
-        # Reads the tokens of another identity provider, if one is configured.
         self._verifier = _verifier()
         self._used_tokens: set[int] = set()
         self._revision = -1
@@ -62,21 +61,16 @@ class Authority:
 
     async def follow(self) -> None:
         """Carry out what administrators have changed, and end connections that have expired."""
-        await self._follow_changes()
-        for client in self._roster.expired(time.time()):
-            client.end(CloseCode.POLICY_VIOLATION, CloseReason.TOKEN_EXPIRED)
-
-    async def _follow_changes(self) -> None:
-        """Ask the database whether an administrator has changed anything; if so, carry it out."""
         try:
             revision = await self._database.run(current_revision)
             if revision != self._revision:
                 await self._apply_changes()
                 self._revision = revision
+            self._policy_checked = time.monotonic()
         except Unavailable as error:
             logger.warning("the database does not answer: %s", error)
-            return
-        self._policy_checked = time.monotonic()
+        for client in self._roster.expired(time.time()):
+            client.end(CloseCode.POLICY_VIOLATION, CloseReason.TOKEN_EXPIRED)
 
     async def _apply_changes(self) -> None:
         """Read policy and grants anew, and give each connection the rights it has now."""
@@ -88,10 +82,10 @@ class Authority:
             for client in clients
             if client.grant is not None and client.grant.is_managed
         }
-        tokens = {
-            grant.holder_id for grant in held.values() if grant.holder_type == HolderType.TOKEN
-        }
-        users = {grant.holder_id for grant in held.values() if grant.holder_type == HolderType.USER}
+        tokens, users = (
+            {grant.holder_id for grant in held.values() if grant.holder_type == holder_type}
+            for holder_type in (HolderType.TOKEN, HolderType.USER)
+        )
         by_token = await self._database.run(live_grants, tokens) if tokens else {}
         by_user = await self._database.run(live_user_grants, users) if users else {}
         for client, before in held.items():
@@ -119,10 +113,10 @@ class Authority:
             self._used_tokens.add(grant.holder_id)
 
     async def authenticate(self, secret: str) -> Grant | None:
-        """Return what a secret grants, if anything. Raises ``Unavailable``.
+        """Return what a secret, a connection token or a JSON Web Token grants, if anything.
 
-        It is an access token's secret, a user's connection token, or another provider's JSON Web
-        Token if those are configured.
+        Raises:
+            Unavailable: the database does not answer.
         """
         if self._verifier is not None and secret.count(".") == 2:
             return self._verifier.verify(secret, time.time())

@@ -50,7 +50,7 @@ class Peer:
         self.address_key = address_key(address)
         # The rights in force, None before authentication.
         self.grant: Grant | None = None
-        # The limits that it has reached, each audited once.
+        # Each is audited once.
         self._limits_reached: tuple[str, ...] = ()
 
     def set_grant(self, grant: Grant) -> None:
@@ -78,13 +78,12 @@ class Peer:
         self.audit_limit("rate limit")
 
     def identity(self) -> dict[str, Any]:
-        """Return by what logs and operators know it: client_id, address, holder and token."""
-        grant = self.grant
+        """Return by what logs know it: client_id, address, holder and token."""
         return {
             "client_id": self.client_id,
             "address": self.address or None,
-            "holder": grant.holder if grant else None,
-            "token": grant.prefix if grant else None,
+            "holder": self.grant.holder if self.grant else None,
+            "token": self.grant.prefix if self.grant else None,
         }
 
     def audit(self, event: Event, **fields: Any) -> None:
@@ -112,10 +111,7 @@ class Subscriber(Peer):
         self.has_ended = False
 
     async def subscribe(
-        self,
-        request: SubscribeRequest,
-        chosen_id: str | None = None,
-        metadata: Raw | None = None,
+        self, request: SubscribeRequest, chosen_id: str | None = None, metadata: Raw | None = None
     ) -> None:
         """Subscribe, confirm it to the client, and begin to send; what it has is only confirmed.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from realtime.http.event_transport import CHUNK, EventTransport
+from realtime.http.event_stream import CHUNK, EventTransport
 from realtime.protocol import (
     CloseCode,
     CloseReason,
