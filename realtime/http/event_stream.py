@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
-from http import HTTPStatus
 from typing import Any
 
 from realtime.delivery.transport import BufferedTransport
@@ -24,6 +23,7 @@ from realtime.http.responses import (
     refuse,
     send_body,
     start,
+    status_of,
     unavailable,
 )
 from realtime.http.stream_query import read_data, read_query, read_secret
@@ -46,14 +46,6 @@ RETRY = (500, 3000)
 RETRY_AFTER_CAPACITY = 5
 # The most bytes that leave in one write, unless one piece alone has more.
 CHUNK = 64 * 1024
-
-_STATUS = {
-    ErrorCode.INVALID_SUBSCRIPTION: HTTPStatus.BAD_REQUEST,
-    ErrorCode.INVALID_MESSAGE: HTTPStatus.BAD_REQUEST,
-    ErrorCode.AUTH_REQUIRED: HTTPStatus.UNAUTHORIZED,
-    ErrorCode.FORBIDDEN: HTTPStatus.FORBIDDEN,
-    ErrorCode.UNAVAILABLE: HTTPStatus.SERVICE_UNAVAILABLE,
-}
 
 
 async def event_stream(scope: dict[str, Any], receive: Any, send: Any) -> None:
@@ -171,8 +163,8 @@ class _EventStream:
         except ProtocolError as error:
             self._check_ended()
             retry_after = (error.details or {}).get("retry_after")
-            status = _STATUS.get(error.code, 400)
-            raise Refusal(status, error.code, str(error), retry_after) from None
+            text = str(error)
+            raise Refusal(status_of(error.code), error.code, text, retry_after) from None
 
     async def _authenticate(self, secret: str | None) -> None:
         if secret is not None:

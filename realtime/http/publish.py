@@ -30,6 +30,7 @@ from realtime.http.responses import (
     read_headers,
     read_type,
     refuse,
+    status_of,
     unavailable,
 )
 from realtime.monitoring.audit_log import Event
@@ -41,7 +42,7 @@ from realtime.publishing.publication import (
     check_payload,
     decode_object,
 )
-from realtime.sessions.node import Node, get_node
+from realtime.sessions.node import get_node
 from realtime.sessions.subscriber import Peer
 
 logger = logging.getLogger(__name__)
@@ -56,12 +57,6 @@ LOOK_INTERVAL = 1.0
 # RFC 9651, section 3.3.3: a string; a bare word is taken too.
 _KEY = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])+)"|([!#-+\--~]+)')
 MAX_KEY = 255
-# The statuses of payloads that may not be published.
-_STATUS = {
-    ErrorCode.INVALID_MESSAGE: HTTPStatus.BAD_REQUEST,
-    ErrorCode.FORBIDDEN: HTTPStatus.FORBIDDEN,
-    "too_large": HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-}
 
 
 class ClientGone(Exception):
@@ -90,31 +85,30 @@ async def _serve(scope: dict[str, Any], receive: Any) -> dict[str, Any]:
     publisher = _Publisher(Peer(node, read_address(scope)), kind, read_bearer(headers))
     grant = await publisher.authenticate()
     form, key = _read_form(headers), _read_key(headers, grant)
-    body = _Body(node, receive)
     if form == JSON:
-        return await _publish_one(publisher, body, headers, key)
+        return await _publish_one(publisher, receive, headers, key)
     skip = parse_qs(scope["query_string"].decode("latin-1")).get("skip_invalid", [""])[-1]
     batches = Batches(publisher, kind, key, publisher.largest, skip in ("1", "true"))
-    return await _publish_lines(publisher, body, batches)
+    return await _publish_lines(publisher, receive, batches)
 
 
 async def _publish_one(
-    publisher: _Publisher, body: _Body, headers: dict[bytes, str], key: str | None
+    publisher: _Publisher, receive: Any, headers: dict[bytes, str], key: str | None
 ) -> dict[str, Any]:
     length = headers.get(b"content-length", "")
     try:
         if length.isdigit() and int(length) > publisher.largest:
             raise too_large(publisher.largest)
-        payload = publisher.check(await body.read(publisher.largest))
+        payload = publisher.check(await _read_body(publisher, receive))
         position = await apublish_checked(publisher.kind, [payload], key)
     except (InvalidPayload, PublishError) as error:
         raise publisher.refusal_of(error) from None
     return position._asdict()
 
 
-async def _publish_lines(publisher: _Publisher, body: _Body, batches: Batches) -> dict[str, Any]:
+async def _publish_lines(publisher: _Publisher, receive: Any, batches: Batches) -> dict[str, Any]:
     try:
-        async for part in body.parts(SILENCE):
+        async for part in _parts(publisher, receive, SILENCE):
             await batches.feed(part)
             check_draining(publisher.peer.node)
         return await batches.end()
@@ -195,7 +189,7 @@ class _Publisher:
     def refusal_of(self, error: InvalidPayload | PublishError) -> Refusal:
         """Return the answer for a payload that has not been published."""
         if isinstance(error, InvalidPayload):
-            return Refusal(_STATUS[error.code], error.code, str(error))
+            return Refusal(status_of(error.code), error.code, str(error))
         logger.warning("publishing for %s: %s", self.peer.address, error)
         return unavailable()
 
@@ -228,46 +222,39 @@ def _read_key(headers: dict[bytes, str], grant: Grant) -> str | None:
     return f"POST {grant.holder} {match[1] or match[2]}"
 
 
-class _Body:
-    """The body of one request, as it arrives."""
+async def _read_body(publisher: _Publisher, receive: Any) -> bytes:
+    """Return all of a body. Raises as :func:`_parts`, and :class:`InvalidPayload`."""
+    body = bytearray()
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT):
+            async for part in _parts(publisher, receive, BODY_TIMEOUT):
+                body += part
+                if len(body) > publisher.largest:
+                    raise too_large(publisher.largest)
+    except TimeoutError:
+        raise Refusal(408, "timeout", "The request has not come in time") from None
+    return bytes(body)
 
-    def __init__(self, node: Node, receive: Any) -> None:
-        self._node = node
-        self._receive = receive
 
-    async def read(self, largest: int) -> bytes:
-        """Return all of it. Raises as :meth:`parts`, and :class:`InvalidPayload`."""
-        body = bytearray()
+async def _parts(publisher: _Publisher, receive: Any, silence: float) -> AsyncIterator[bytes]:
+    """Yield what arrives of a body, each part within *silence* seconds after the last.
+
+    Raises:
+        ClientGone: the client has left.
+        Refusal: nothing comes for too long, or the server is about to end.
+    """
+    deadline = time.monotonic() + silence
+    while time.monotonic() < deadline:
         try:
-            async with asyncio.timeout(BODY_TIMEOUT):
-                async for part in self.parts(BODY_TIMEOUT):
-                    body += part
-                    if len(body) > largest:
-                        raise too_large(largest)
+            async with asyncio.timeout(LOOK_INTERVAL):
+                message = await receive()
         except TimeoutError:
-            raise Refusal(408, "timeout", "The request has not come in time") from None
-        return bytes(body)
-
-    async def parts(self, silence: float) -> AsyncIterator[bytes]:
-        """Yield what arrives, each part within *silence* seconds after the last.
-
-        Raises:
-            ClientGone: the client has left.
-            Refusal: nothing comes for too long, or the server is about to end.
-        """
-        has_more = True
-        while has_more:
-            message = await self._next(time.monotonic() + silence)
-            if message["type"] == "http.disconnect":
-                raise ClientGone
-            yield message.get("body", b"")
-            has_more = message.get("more_body", False)
-
-    async def _next(self, deadline: float) -> Any:
-        while time.monotonic() < deadline:
-            try:
-                async with asyncio.timeout(LOOK_INTERVAL):
-                    return await self._receive()
-            except TimeoutError:
-                check_draining(self._node)
-        raise Refusal(408, "timeout", "Nothing has come for too long")
+            check_draining(publisher.peer.node)
+            continue
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        yield message.get("body", b"")
+        if not message.get("more_body", False):
+            return
+        deadline = time.monotonic() + silence
+    raise Refusal(408, "timeout", "Nothing has come for too long")

@@ -39,6 +39,16 @@ class Refusal(Exception):
         self.details: dict[str, Any] = {} if retry_after is None else {"retry_after": retry_after}
 
 
+def status_of(code: str) -> int:
+    """Return the HTTP status of an error's code."""
+    return {
+        ErrorCode.AUTH_REQUIRED: 401,
+        ErrorCode.FORBIDDEN: 403,
+        "too_large": 413,
+        ErrorCode.UNAVAILABLE: 503,
+    }.get(code, 400)
+
+
 def unavailable() -> Refusal:
     """Return the refusal of a server that cannot serve the request now."""
     return Refusal(503, ErrorCode.UNAVAILABLE, retry_after=RETRY_AFTER_UNAVAILABLE)

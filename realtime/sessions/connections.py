@@ -6,40 +6,17 @@ Knows for how many there is room; nothing of sockets, subscriptions or the datab
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 from realtime.auth.grants import Grant
-from realtime.cluster.connections import Connection
 from realtime.config import WebSocketConfig
-from realtime.delivery.transport import Transport
 from realtime.protocol import CloseCode, CloseReason
+
+if TYPE_CHECKING:
+    from realtime.sessions.session import Session
 
 # Of the connections that a process may have, how many may be unauthenticated.
 UNAUTHENTICATED_SHARE = 0.5
-
-
-class ConnectedClient(Protocol):
-    """A connection as the roster and the node see it; see :class:`Session`."""
-
-    client_id: str
-    grant: Grant | None
-    transport: Transport | None
-    address_key: str
-
-    def set_grant(self, grant: Grant) -> None:
-        """Take rights."""
-
-    def apply_grant(self, grant: Grant) -> None:
-        """Take changed rights."""
-
-    def describe(self) -> Connection:
-        """Return what an operator may see of it."""
-
-    def end(self, code: CloseCode, reason: CloseReason) -> None:
-        """Close the connection."""
-
-    def restart(self, retry_after: float) -> None:
-        """Ask the client to come back, and close the connection."""
 
 
 class Room(NamedTuple):
@@ -60,17 +37,15 @@ class Roster:
     """The connections of one event loop. Dictionaries keep the order of arrival."""
 
     def __init__(self) -> None:
-        self.clients: dict[ConnectedClient, None] = {}
+        self.clients: dict[Session, None] = {}
         # Those that have yet to authenticate, and those whose rights end at some time.
-        self.waiting: dict[ConnectedClient, None] = {}
-        self._expiring: dict[ConnectedClient, None] = {}
+        self.waiting: dict[Session, None] = {}
+        self._expiring: dict[Session, None] = {}
         # Whose rights, and address -> its open connections; never empty.
-        self.by_holder: dict[str, dict[ConnectedClient, None]] = {}
-        self.by_address: dict[str, dict[ConnectedClient, None]] = {}
+        self.by_holder: dict[str, dict[Session, None]] = {}
+        self.by_address: dict[str, dict[Session, None]] = {}
 
-    def admit(
-        self, client: ConnectedClient, room: Room, must_authenticate: bool
-    ) -> CloseReason | None:
+    def admit(self, client: Session, room: Room, must_authenticate: bool) -> CloseReason | None:
         """Take a newcomer in if there is room or can be made; else return what is full.
 
         To make room, the oldest connection that has not authenticated is ended: one of the same
@@ -94,11 +69,11 @@ class Roster:
             self.waiting[client] = None
         return None
 
-    def _evict(self, client: ConnectedClient, reason: CloseReason) -> None:
+    def _evict(self, client: Session, reason: CloseReason) -> None:
         client.end(CloseCode.TRY_AGAIN_LATER, reason)
         self.forget(client)
 
-    def forget(self, client: ConnectedClient) -> None:
+    def forget(self, client: Session) -> None:
         """Let a connection go; once or more."""
         if client in self.clients:
             del self.clients[client]
@@ -106,7 +81,7 @@ class Roster:
         self.waiting.pop(client, None)
         self._release(client)
 
-    def bind(self, client: ConnectedClient, grant: Grant) -> bool:
+    def bind(self, client: Session, grant: Grant) -> bool:
         """Give a connection rights, unless their holder has connections enough."""
         if grant.max_connections is not None:
             holders = self.by_holder.get(grant.holder, {})
@@ -118,7 +93,7 @@ class Roster:
         self.change(client, grant)
         return True
 
-    def change(self, client: ConnectedClient, grant: Grant) -> None:
+    def change(self, client: Session, grant: Grant) -> None:
         """Note the rights that a connection has now, of the same holder as before."""
         client.set_grant(grant)
         if grant.expires_at is not None:
@@ -126,12 +101,12 @@ class Roster:
         else:
             self._expiring.pop(client, None)
 
-    def _release(self, client: ConnectedClient) -> None:
+    def _release(self, client: Session) -> None:
         self._expiring.pop(client, None)
         if client.grant is not None:
             _remove(self.by_holder, client.grant.holder, client)
 
-    def expired(self, now: float) -> Iterator[ConnectedClient]:
+    def expired(self, now: float) -> Iterator[Session]:
         """Yield the connections whose rights have ended by *now* (seconds since 1970)."""
         for client in list(self._expiring):
             expires_at = client.grant.expires_at if client.grant else None
@@ -139,9 +114,7 @@ class Roster:
                 yield client
 
 
-def _remove(
-    index: dict[str, dict[ConnectedClient, None]], key: str, client: ConnectedClient
-) -> None:
+def _remove(index: dict[str, dict[Session, None]], key: str, client: Session) -> None:
     members = index.get(key, {})
     members.pop(client, None)
     if not members:

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Coroutine
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import psutil
@@ -33,11 +33,14 @@ from realtime.monitoring.metrics import Counters
 from realtime.monitoring.sampler import Sampler
 from realtime.monitoring.snapshot import Snapshot, add_up, exchange
 from realtime.protocol import SUBSCRIPTION_TYPES, CloseReason
-from realtime.sessions.connections import ConnectedClient, Room, Roster
+from realtime.sessions.connections import Room, Roster
 from realtime.sessions.drain import Drain
 from realtime.sessions.readiness import DRAINING, check_backends
 from realtime.sessions.rights import Authority
 from realtime.tasks import end
+
+if TYPE_CHECKING:
+    from realtime.sessions.session import Session
 
 logger = logging.getLogger(__name__)
 
@@ -236,7 +239,7 @@ class Node:
 
     # Connections
 
-    def admit(self, client: ConnectedClient) -> CloseReason | None:
+    def admit(self, client: Session) -> CloseReason | None:
         """Count a new connection in, or return for what there is no room."""
         config = self.policy.config
         refusal = self.roster.admit(client, Room.of(config), config.require_auth)
@@ -247,7 +250,7 @@ class Node:
         self.stats.total_connections += 1
         return None
 
-    def forget(self, client: ConnectedClient) -> None:
+    def forget(self, client: Session) -> None:
         """Count a connection out; once or more."""
         self.roster.forget(client)
         self.leases.release(client.client_id)

@@ -24,10 +24,11 @@ from realtime.auth.tokens import digest, find_grant, live_grants, record_use
 from realtime.config import get_streaming_config
 from realtime.database import Database, Unavailable
 from realtime.protocol import CloseCode, CloseReason
-from realtime.sessions.connections import ConnectedClient, Roster
+from realtime.sessions.connections import Roster
 
 if TYPE_CHECKING:
     from realtime.auth.jwt import Verifier
+    from realtime.sessions.session import Session
 
 logger = logging.getLogger(__name__)
 
@@ -35,14 +36,6 @@ T = TypeVar("T")
 
 # How old a look at the revision may be for cached grants to be trusted.
 TRUSTED_AGE = 2 * POLL_INTERVAL
-
-
-def _verifier() -> Verifier | None:
-    if get_streaming_config().jwt is None:
-        return None
-    from realtime.auth.jwt import configured_verifier  # cryptography takes its time to import
-
-    return configured_verifier()
 
 
 class Authority:
@@ -53,7 +46,11 @@ class Authority:
         self._database = database
         self._roster = roster
         self._grants = GrantCache()
-        self._verifier = _verifier()
+        self._verifier: Verifier | None = None
+        if get_streaming_config().jwt is not None:
+            from realtime.auth.jwt import configured_verifier  # cryptography takes its time
+
+            self._verifier = configured_verifier()
         self._used_tokens: set[int] = set()
         self._revision = -1
         # Monotonic time of the last look at the revision that the database answered.
@@ -100,7 +97,7 @@ class Authority:
             elif after != before:
                 client.apply_grant(after)
 
-    def bind(self, client: ConnectedClient, grant: Grant) -> bool:
+    def bind(self, client: Session, grant: Grant) -> bool:
         """Give a connection the rights of a token, unless the token has connections enough."""
         if not self._roster.bind(client, grant):
             return False
