@@ -48,11 +48,7 @@ CUT = 1006
 
 
 class StreamConsumer(AsyncJsonWebsocketConsumer):
-    """The consumer of one connection.
-
-    It has no channel of its own: messages reach it through the node's hub, which saves a
-    subscription in the channel layer and a task for each connection.
-    """
+    """The consumer of one connection, without a channel: the node's hub writes its messages."""
 
     # No layer has this name, so that Channels gives the consumer none.
     channel_layer_alias = "none for connections"
@@ -91,10 +87,7 @@ class StreamConsumer(AsyncJsonWebsocketConsumer):
             self.session.forget()
 
     async def dispatch(self, message: dict[str, Any]) -> None:
-        """Hand a message of the server to its handler.
-
-        Unlike Channels' own, it closes no old database connections in the thread of all consumers.
-        """
+        """Hand a message to its handler; unlike Channels' own, without a hop to another thread."""
         await getattr(self, self.handlers[message["type"]])(message)
 
     async def connect(self) -> None:

@@ -1,7 +1,4 @@
-"""Rights: what a connection may do, and a cache of them. Pure.
-
-Knows what can be granted; nothing of how credentials are checked.
-"""
+"""Rights: what a connection may do, and a cache of them. Pure."""
 
 from __future__ import annotations
 
@@ -62,10 +59,7 @@ ANONYMOUS = Grant(HolderType.ANYONE.value, None, frozenset(SUBSCRIPTION_TYPES))
 
 
 class GrantCache:
-    """Grants by the digest of their secret, so that a crowd with one token asks the database once.
-
-    It must be cleared whenever the configuration's revision changes.
-    """
+    """Grants by the digest of their secret; to be cleared when the revision changes."""
 
     MAX_ENTRIES = 10_000
 

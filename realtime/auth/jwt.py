@@ -269,10 +269,7 @@ class Verifier:
         self._keys = _TrustedKeys(config)
 
     def verify(self, token: str, now: float) -> Grant | None:
-        """Return what a token grants at *now* (seconds since 1970); ``None`` if it is not valid.
-
-        Its end includes the leeway: until then it is accepted.
-        """
+        """Return what a token grants at *now* (seconds since 1970, with leeway), if anything."""
         try:
             return self._read_claims(self._verify_signature(token, now), now)
         except _Refused as refusal:

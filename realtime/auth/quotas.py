@@ -93,11 +93,7 @@ class ConnectionQuotas:
             self._is_writing = False
 
     async def write(self) -> None:
-        """Write what has changed; what fails is left for the next call.
-
-        Raises:
-            Unavailable: the cluster does not answer.
-        """
+        """Write what has changed; what fails is left for the next call. Raises ``Unavailable``."""
         if not self._changes:
             return
         changes = dict(self._changes)
@@ -107,11 +103,7 @@ class ConnectionQuotas:
                 del self._changes[change]
 
     async def write_all(self) -> None:
-        """Write everything that is held, for a cluster that may have forgotten it.
-
-        Raises:
-            Unavailable: the cluster does not answer.
-        """
+        """Write all, for a cluster that may have forgotten it. Raises ``Unavailable``."""
         for connection, holder in self._held.items():
             self._changes[holder, connection] = True
         await self.write()

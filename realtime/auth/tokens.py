@@ -13,7 +13,7 @@ import re
 import secrets
 from collections.abc import Iterable
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from django.db.models import Q
@@ -135,17 +135,14 @@ def live_grants(token_ids: Iterable[int]) -> dict[int, dict[bytes, Grant]]:
 
 
 def _grants_if_valid(token: AccessToken) -> dict[bytes, Grant]:
-    """Return what a token grants, by the digests of its secret and of the one before a rotation.
-
-    Filters that cannot be read grant nothing.
-    """
+    """Return what a token grants, by the digests of its secret and of the one before a rotation."""
     try:
         grant = grant_of(token)
     except FilterError as error:
         logger.error("the token %s grants nothing: %s", token, error)
         return {}
     grants = {grant.digest: grant}
-    until: datetime | None = token.previous_until
+    until = token.previous_until
     if until is not None and token.previous_digest is not None and until > timezone.now():
         ends = min(until.timestamp(), grant.expires_at or until.timestamp())
         old = bytes(token.previous_digest)

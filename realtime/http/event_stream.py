@@ -8,16 +8,24 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
+from urllib.parse import parse_qs
 
+import msgspec
+
+from realtime.auth import connection_tokens
 from realtime.delivery.transport import BufferedTransport
+from realtime.filters import parse_filter_options
 from realtime.http.responses import (
     Headers,
     Refusal,
     authenticate,
     check_draining,
     read_address,
+    read_bearer,
     read_headers,
     read_type,
     refuse,
@@ -26,10 +34,9 @@ from realtime.http.responses import (
     status_of,
     unavailable,
 )
-from realtime.http.stream_query import read_data, read_query, read_secret
 from realtime.protocol import CloseCode, CloseReason, ErrorCode, ProtocolError
 from realtime.protocol.origins import origin_allowed
-from realtime.protocol.sse import COMMENT, close_event, event_id, events
+from realtime.protocol.sse import COMMENT, close_event, event_id, events, parse_event_id
 from realtime.protocol.subscribe import read_subscribe_request
 from realtime.sessions.node import get_node
 from realtime.sessions.session import Session
@@ -46,6 +53,10 @@ RETRY = (500, 3000)
 RETRY_AFTER_CAPACITY = 5
 # The most bytes that leave in one write, unless one piece alone has more.
 CHUNK = 64 * 1024
+MAX_PARAMETERS = 2000
+
+# Parameter -> its values, in order. Where one value is expected, the last counts.
+Query = dict[str, list[str]]
 
 
 async def event_stream(scope: dict[str, Any], receive: Any, send: Any) -> None:
@@ -72,7 +83,6 @@ async def _serve(stream: _EventStream, send: Any, cors: Headers) -> None:
 
 
 async def _until_gone(work: Any, receive: Any) -> None:
-    """Do *work* until it is done or the client has gone."""
     working = asyncio.ensure_future(work)
     leaving = asyncio.ensure_future(_gone(receive))
     try:
@@ -149,12 +159,12 @@ class _EventStream:
         """Count the client in, authenticate it and subscribe. Raises :class:`Refusal`."""
         try:
             await self._node.start()
-            query = read_query(self._scope["query_string"])
+            query = _read_query(self._scope["query_string"])
             kind = read_type(self._scope, "GET", PREFIX)
-            data = read_data(kind, query, self._headers)
+            data = _read_data(kind, query, self._headers)
             check_draining(self._node)
             if self._session.admit(self._headers.get(b"origin")):
-                await self._authenticate(read_secret(query, self._headers))
+                await self._authenticate(_read_secret(query, self._headers))
             self._check_ended()
             await self._session.subscribe(read_subscribe_request(data))
         except Refusal:
@@ -202,13 +212,95 @@ class _EventStream:
             self._session.record_close(int(code), TRANSPORT)
 
     def _sign_of_life(self) -> bytes:
-        """Return the position that has been reached, or an empty comment.
-
-        An event without data only changes the id with which a client comes back.
-        """
+        """Return the position that has been reached, as an event without data, or a comment."""
         for subscription_id in self._session.subscriptions:
             return event_id(self._session.position(subscription_id)) + b"\n"
         return COMMENT
+
+
+# Queries
+
+
+def _read_query(query: bytes) -> Query:
+    """Read a query string. Raises :class:`ProtocolError`."""
+    try:
+        return parse_qs(
+            query.decode("latin-1"), keep_blank_values=True, max_num_fields=MAX_PARAMETERS
+        )
+    except ValueError:
+        raise ProtocolError(ErrorCode.INVALID_SUBSCRIPTION, "too many parameters") from None
+
+
+def _read_data(kind: str, query: Query, headers: dict[bytes, str]) -> dict[str, Any]:
+    """Return a stream's ``data`` as in a ``subscribe`` message. Raises :class:`ProtocolError`."""
+    last_event_id = headers.get(b"last-event-id") or query.get("last_event_id", [""])[-1]
+    try:
+        return {
+            "type": kind,
+            "filters": _read_filters(query.get("filter", [])),
+            "resume": parse_event_id(last_event_id)._asdict() if last_event_id else None,
+            "rewind": _read_number(query.get("rewind")),
+            "explain": _read_flag(query.get("explain")),
+            **_read_options(query),
+        }
+    except ValueError as error:
+        raise ProtocolError(ErrorCode.INVALID_SUBSCRIPTION, str(error)) from None
+
+
+def _read_secret(query: Query, headers: dict[bytes, str]) -> str | None:
+    """Return the bearer token, or that of the query, which only may be a short-lived one."""
+    secret = read_bearer(headers)
+    if secret is not None or "token" not in query:
+        return secret
+    # Queries end up in logs and histories (RFC 6750, section 5.3).
+    secret = query["token"][-1]
+    if secret.startswith(connection_tokens.MARK) or secret.count(".") == 2:
+        return secret
+    raise ProtocolError(
+        ErrorCode.INVALID_MESSAGE,
+        "token: only connection tokens and JSON Web Tokens may be in the query; "
+        "an access token goes into the Authorization header",
+    )
+
+
+def _read_filters(options: list[str]) -> Any:
+    """Return the filters of ``filter`` parameters: ``path=value`` each, or one JSON object."""
+    if len(options) == 1 and options[0].startswith("{"):
+        try:
+            return msgspec.json.decode(options[0])
+        except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+            raise ValueError(f"filter: not JSON ({error})") from None
+    return parse_filter_options(options)
+
+
+def _read_number(values: list[str] | None) -> int | None:
+    if values is None:
+        return None
+    if not re.fullmatch("[0-9]{1,18}", values[-1]):
+        raise ValueError("rewind: expected a number")
+    return int(values[-1])
+
+
+def _read_options(query: Query) -> dict[str, Any]:
+    """Return the options as a ``subscribe`` message has them."""
+    if "batch_ms" in query:
+        raise ValueError("batch_ms: not in event streams, which have no frames")
+    options: dict[str, Any] = {
+        name: query[name][-1] for name in ("conflate", "on_overflow") if name in query
+    }
+    if "max_rate" in query:
+        options["max_rate"] = text = query["max_rate"][-1]
+        with suppress(msgspec.DecodeError, UnicodeError, RecursionError):
+            options["max_rate"] = msgspec.json.decode(text)  # else the reader of options refuses it
+    if "fields" in query:
+        options["fields"] = ",".join(query["fields"]).split(",")
+    return options
+
+
+def _read_flag(values: list[str] | None) -> bool:
+    if values is None or values[-1] in ("0", "1"):
+        return values is not None and values[-1] == "1"
+    raise ValueError("explain: expected 0 or 1")
 
 
 # Answers

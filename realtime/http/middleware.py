@@ -11,7 +11,7 @@ from django.http import HttpRequest
 from django.utils.decorators import sync_and_async_middleware
 
 from realtime.config import get_streaming_config
-from realtime.protocol.addresses import TrustedProxies
+from realtime.protocol.origins import TrustedProxies
 
 PROBE_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
 FORWARDED_FOR = b"x-forwarded-for"
@@ -20,11 +20,7 @@ FORWARDED = (FORWARDED_FOR, b"x-forwarded-proto", b"x-forwarded-host", b"x-forwa
 
 
 class ForwardedAddress:
-    """ASGI middleware that puts the client's address into the scope.
-
-    It hides from the application what an untrusted peer says of itself. Without trusted proxies
-    scopes stay as they are.
-    """
+    """ASGI middleware: puts the client's address, as trusted proxies tell it, into the scope."""
 
     def __init__(self, application: Any) -> None:
         self._application = application

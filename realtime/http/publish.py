@@ -208,10 +208,7 @@ def _read_form(headers: dict[bytes, str]) -> str:
 
 
 def _read_key(headers: dict[bytes, str], grant: Grant) -> str | None:
-    """Return what identifies the request among all holders' requests, if it may be repeated.
-
-    The header is that of draft-ietf-httpapi-idempotency-key-header.
-    """
+    """Return what identifies a request that may be repeated (draft Idempotency-Key header)."""
     if b"idempotency-key" not in headers:
         return None
     text = headers[b"idempotency-key"].strip()

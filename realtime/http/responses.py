@@ -1,7 +1,4 @@
-"""Requests and answers beside Django: bearer tokens, errors in JSON, the parts of a response.
-
-Knows HTTP and the contract's codes; nothing of what is asked for.
-"""
+"""Requests and answers beside Django: bearer tokens, errors in JSON, the parts of a response."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The catalogues of the contract: subscription types, error codes, close codes. Pure.
-
-Knows docs/protocol.md's tables; nothing of JSON or of how messages are sent.
-"""
+"""The catalogues of the contract: subscription types, error codes, close codes. Pure."""
 
 from __future__ import annotations
 

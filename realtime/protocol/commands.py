@@ -1,8 +1,4 @@
-"""What a client sends: its commands, and how one is read from a frame's text. Pure.
-
-Knows the form of messages. What a client asks to subscribe to is read later, once it may ask:
-:mod:`realtime.protocol.subscribe`.
-"""
+"""What a client sends: its commands, and how one is read from a frame's text. Pure."""
 
 from __future__ import annotations
 

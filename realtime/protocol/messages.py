@@ -77,8 +77,7 @@ def encode_data_head(
 ) -> bytes:
     """Encode a ``data`` message up to its subscription id, which differs between clients.
 
-    *payload* is JSON text, the epoch of *position* needs no escapes in JSON; what follows is
-    :func:`encode_data_tail`.
+    *payload* is JSON text; the epoch of *position* needs no escapes in JSON.
     """
     end = timestamp + (_NO_POSITION if position is None else _POSITION % position)
     return b"".join((_DATA_HEADS[kind], payload, _DATA_MIDDLES[kind], end.encode()))

@@ -1,8 +1,4 @@
-"""Server-sent events: WebSocket frames as the text of an event stream (HTML, section 9.2). Pure.
-
-The hub makes WebSocket frames, since nearly all clients are WebSockets; here their payloads become
-events.
-"""
+"""Server-sent events: WebSocket frames as the text of an event stream (HTML, section 9.2). Pure."""
 
 from __future__ import annotations
 
@@ -57,10 +53,7 @@ def close_event(code: CloseCode, reason: CloseReason) -> bytes:
 
 @lru_cache(maxsize=1)
 def events(frames: bytes) -> bytes:
-    """Return the events of complete, uncompressed WebSocket frames.
-
-    Made once for all members of a fan-out group, who are given the same frames.
-    """
+    """Return the events of uncompressed WebSocket frames, made once for a fan-out group."""
     return b"".join(_event(payload) for payload in split_frames(frames))
 
 

@@ -1,8 +1,4 @@
-"""The request to subscribe: how the ``data`` of a ``subscribe`` message is read. Pure.
-
-Knows what a client may ask for (docs/protocol.md); nothing of what it is allowed, which its grant
-says, nor of how options are carried out (:mod:`realtime.hub.shaping`).
-"""
+"""What a client asks to subscribe to: how the ``data`` of ``subscribe`` is read. Pure."""
 
 from __future__ import annotations
 

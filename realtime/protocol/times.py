@@ -1,7 +1,4 @@
-"""Reads the time that a message carries: a number, or RFC 3339 text. Pure.
-
-Knows nothing of where a message has it, nor of which times make sense there.
-"""
+"""Reads the time that a message carries: a number, or RFC 3339 text. Pure."""
 
 from __future__ import annotations
 

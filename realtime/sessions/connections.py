@@ -1,7 +1,4 @@
-"""Who is connected to this process, who has yet to authenticate, and whose rights each has.
-
-Knows for how many there is room; nothing of sockets, subscriptions or the database.
-"""
+"""Who is connected to this process, who has yet to authenticate, and whose rights each has."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The end of a node: all its clients are asked to come back, each at a time of its own.
 
-Both are spread evenly over time, so that this server never has many connections to close at once,
-and the next one never a queue of handshakes.
+Going and coming back are spread evenly over time, so that this server never has many connections
+to close at once, and the next one never a queue of handshakes.
 """
 
 from __future__ import annotations

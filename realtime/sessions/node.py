@@ -1,7 +1,4 @@
-"""The objects that all connections of one event loop share, and the tasks that run for them.
-
-Knows what there is, in which order it starts and ends, and what other processes are told of it.
-"""
+"""The objects that all connections of one event loop share, and the tasks that run for them."""
 
 from __future__ import annotations
 
@@ -200,10 +197,7 @@ class Node:
         return await asyncio.shield(self._checking)
 
     def report(self) -> dict[str, Any]:
-        """Return the statistics, and counts of what this process holds, to find leaks.
-
-        May be called from any thread.
-        """
+        """Return statistics and counts of what this process holds. Any thread may call it."""
         scheduled = tuple(getattr(self._loop, "_scheduled", ()))
         return self.stats.report(self.policy.config) | {
             "process": {

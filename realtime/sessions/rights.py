@@ -1,7 +1,4 @@
-"""The rights in force now: the policy, and what credentials grant, as administrators change them.
-
-Knows the database through :class:`Database` and who is connected; nothing of subscriptions.
-"""
+"""The rights in force: the policy, and what credentials grant, as administrators change them."""
 
 from __future__ import annotations
 
@@ -110,11 +107,7 @@ class Authority:
             self._used_tokens.add(grant.holder_id)
 
     async def authenticate(self, secret: str) -> Grant | None:
-        """Return what a secret, a connection token or a JSON Web Token grants, if anything.
-
-        Raises:
-            Unavailable: the database does not answer.
-        """
+        """Return what a secret or token of any kind grants, if anything. Raises ``Unavailable``."""
         if self._verifier is not None and secret.count(".") == 2:
             return self._verifier.verify(secret, time.time())
         if secret.startswith(connection_tokens.MARK):

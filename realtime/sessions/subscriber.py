@@ -1,8 +1,4 @@
-"""Who is at the other end, with which rights; and what it receives: subscriptions and answers.
-
-Knows credentials, the audit log and the contract's rules of subscribing; nothing of how clients
-come and go.
-"""
+"""Who is at the other end, with which rights; and what it receives: subscriptions and answers."""
 
 from __future__ import annotations
 
@@ -23,8 +19,8 @@ from realtime.filters import Filter
 from realtime.hub.groups import Subscription
 from realtime.monitoring.audit_log import Event, record
 from realtime.protocol import ErrorCode, Position, ProtocolError, encode, encode_error
-from realtime.protocol.addresses import address_key
 from realtime.protocol.frames import text_frame
+from realtime.protocol.origins import address_key
 from realtime.protocol.subscribe import SubscribeRequest
 
 if TYPE_CHECKING:
@@ -46,7 +42,7 @@ class Peer:
         # What the audit log and operators know it by; new for each connection or request.
         self.client_id = str(uuid.uuid4())
         self.address = address
-        # What limits count the address as; see :mod:`realtime.protocol.addresses`.
+        # What limits count the address as; see :mod:`realtime.protocol.origins`.
         self.address_key = address_key(address)
         # The rights in force, None before authentication.
         self.grant: Grant | None = None
