@@ -38,8 +38,6 @@ MAX_TOKEN_CHARACTERS = 8192
 
 _FORM = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 
-Material = bytes | RSAPublicKey | EllipticCurvePublicKey | Ed25519PublicKey
-
 # The type and curve of a JWK, by the algorithm it is for.
 JWK_TYPES: dict[Algorithm, tuple[str, str | None]] = {
     "HS256": ("oct", None),
@@ -63,7 +61,7 @@ class Key:
     """A trusted key, and the one algorithm it is for. ``kid`` is its name in a JWKS."""
 
     algorithm: Algorithm
-    material: Material = field(repr=False)
+    material: bytes | RSAPublicKey | EllipticCurvePublicKey | Ed25519PublicKey = field(repr=False)
     kid: str | None = None
 
 
@@ -137,14 +135,11 @@ def _file_state(path: Path) -> tuple[int, ...]:
 
 
 def _read_key(name: str, text: bytes, allowed: list[Algorithm]) -> Key:
-    """Read a PEM public key, or else a secret, for one of the *allowed* algorithms.
-
-    Secrets and public keys must not be allowed together: then anybody could sign with the public
-    key as the secret.
-    """
+    """Read a PEM public key, or else a secret, for one of the *allowed* algorithms."""
     text = text.rstrip(b"\r\n")
     is_secret = b"-----BEGIN" not in text
     key = _make_key(name, text if is_secret else _read_pem(name, text))
+    # If both were allowed, anybody could sign with the public key as the secret.
     is_mixed = any((algorithm == "HS256") is not is_secret for algorithm in allowed)
     if is_mixed or key.algorithm not in allowed:
         content = "a secret" if is_secret else "a public key"
@@ -168,7 +163,18 @@ def _read_pem(name: str, text: bytes) -> Any:
 def _make_key(name: str, material: Any, kid: str | None = None) -> Key:
     """Return a key for the algorithm that fits its material. Raises ``ValueError``: it is weak."""
     if isinstance(material, bytes):
-        _check_secret(name, material)
+        if len(material) < MIN_SECRET_BYTES:
+            raise ValueError(
+                f"{name}: a secret needs at least {MIN_SECRET_BYTES} bytes, this has"
+                f" {len(material)}: make a longer one"
+            )
+        try:
+            JWS.get_algorithm_by_name("HS256").prepare_key(material)
+        except jwt.InvalidKeyError:
+            raise ValueError(
+                f"{name}: this is no secret but a key in another form: give a PEM public key,"
+                " or a key set as jwks_file"
+            ) from None
         return Key("HS256", material, kid)
     if isinstance(material, RSAPublicKey):
         if material.key_size < MIN_RSA_BITS:
@@ -179,21 +185,6 @@ def _make_key(name: str, material: Any, kid: str | None = None) -> Key:
     if isinstance(material, Ed25519PublicKey):
         return Key("EdDSA", material, kid)
     raise ValueError(f"{name}: give a key of RSA, of the curve P-256, or Ed25519")
-
-
-def _check_secret(name: str, secret: bytes) -> None:
-    if len(secret) < MIN_SECRET_BYTES:
-        raise ValueError(
-            f"{name}: a secret needs at least {MIN_SECRET_BYTES} bytes, this has {len(secret)}:"
-            " make a longer one"
-        )
-    try:
-        JWS.get_algorithm_by_name("HS256").prepare_key(secret)
-    except jwt.InvalidKeyError:
-        raise ValueError(
-            f"{name}: this is no secret but a key in another form: give a PEM public key,"
-            " or a key set as jwks_file"
-        ) from None
 
 
 def _read_file(name: str, path: Path) -> bytes:
@@ -220,24 +211,21 @@ def _read_jwk(jwk: dict[str, Any], allowed: list[Algorithm]) -> Key | None:
     """Return a key for one of the *allowed* algorithms; issuers publish others beside them."""
     type_and_curve = (jwk.get("kty"), jwk.get("crv"))
     algorithm = next((name for name in allowed if JWK_TYPES[name] == type_and_curve), None)
-    if algorithm is None or not _is_for_verifying(jwk, algorithm):
+    operations = jwk.get("key_ops", ["verify"])
+    if (
+        algorithm is None
+        or jwk.get("alg", algorithm) != algorithm
+        or jwk.get("use", "sig") != "sig"
+        or not isinstance(operations, list)
+        or "verify" not in operations
+        or "d" in jwk  # a private key, which only its owner should have
+    ):
         return None
     kid = jwk.get("kid") if isinstance(jwk.get("kid"), str) else None
     try:
         return _make_key("jwks_file", jwt.PyJWK(jwk, algorithm).key, kid)
     except (jwt.PyJWTError, KeyError, TypeError, ValueError, UnsupportedAlgorithm):
         return None
-
-
-def _is_for_verifying(jwk: dict[str, Any], algorithm: Algorithm) -> bool:
-    operations = jwk.get("key_ops", ["verify"])
-    return (
-        jwk.get("alg", algorithm) == algorithm
-        and jwk.get("use", "sig") == "sig"
-        and isinstance(operations, list)
-        and "verify" in operations
-        and "d" not in jwk  # a private key, which only its owner should have
-    )
 
 
 class _Claims(msgspec.Struct):
