@@ -30,7 +30,7 @@ def validate_types(value: Any) -> None:
 
 
 def validate_filters(value: Any) -> None:
-    """Raise ``ValidationError`` with the text of the filter compiler unless filters are right."""
+    """Raise ``ValidationError`` unless *value* are filters."""
     try:
         compile_filters(value)
     except FilterError as error:

@@ -68,18 +68,9 @@ async def event_stream(scope: dict[str, Any], receive: Any, send: Any) -> None:
         return
     stream = _EventStream(scope)
     try:
-        await _until_gone(_serve(stream, send, cors), receive)
+        await _until_gone(stream.serve(send, cors), receive)
     finally:
         stream.close()
-
-
-async def _serve(stream: _EventStream, send: Any, cors: Headers) -> None:
-    try:
-        await stream.open()
-    except Refusal as refusal:
-        await refuse(send, refusal, b"GET, OPTIONS", cors)
-    else:
-        await stream.run(send, cors)
 
 
 async def _until_gone(work: Any, receive: Any) -> None:
@@ -155,7 +146,16 @@ class _EventStream:
         self._session.attach(self._transport)
         self._has_begun = False
 
-    async def open(self) -> None:
+    async def serve(self, send: Any, cors: Headers) -> None:
+        """Answer the request."""
+        try:
+            await self._open()
+        except Refusal as refusal:
+            await refuse(send, refusal, b"GET, OPTIONS", cors)
+        else:
+            await self._run(send, cors)
+
+    async def _open(self) -> None:
         """Count the client in, authenticate it and subscribe. Raises :class:`Refusal`."""
         try:
             await self._node.start()
@@ -191,7 +191,7 @@ class _EventStream:
         if self._session.has_ended:
             raise unavailable()
 
-    async def run(self, send: Any, cors: Headers) -> None:
+    async def _run(self, send: Any, cors: Headers) -> None:
         """Send what comes until the session or its subscription ends."""
         self._has_begun = True
         await start(send, 200, [*_STREAM_HEADERS, *cors])
@@ -208,7 +208,7 @@ class _EventStream:
         """Forget the client; log how the stream ended, if it began."""
         self._session.forget()
         if self._has_begun:
-            code, _ = self._transport.closed or (NO_CODE, None)
+            code = self._transport.closed[0] if self._transport.closed else NO_CODE
             self._session.record_close(int(code), TRANSPORT)
 
     def _sign_of_life(self) -> bytes:

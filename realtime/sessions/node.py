@@ -30,8 +30,7 @@ from realtime.monitoring.metrics import Counters
 from realtime.monitoring.sampler import Sampler
 from realtime.monitoring.snapshot import Snapshot, add_up, exchange
 from realtime.protocol import SUBSCRIPTION_TYPES, CloseReason
-from realtime.sessions.connections import Room, Roster
-from realtime.sessions.drain import Drain
+from realtime.sessions.connections import Drain, Room, Roster
 from realtime.sessions.readiness import DRAINING, check_backends
 from realtime.sessions.rights import Authority
 from realtime.tasks import end
@@ -55,20 +54,9 @@ FIRST_POLICY_TIMEOUT = 2.0
 class Reporter:
     """Reports one process to all others, and knows what those report."""
 
-    def __init__(
-        self,
-        process: Process,
-        stats: Counters,
-        roster: Roster,
-        quotas: ConnectionQuotas,
-        drain: Drain,
-    ) -> None:
-        self._process = process
-        self._stats = stats
-        self._roster = roster
-        self._quotas = quotas
-        self._drain = drain
-        self.sampler = Sampler(process.name, stats)
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self.sampler = Sampler(node.process.name, node.stats)
         # The figures that all processes reported last, this one among them.
         self.cluster: list[Snapshot] = []
 
@@ -76,10 +64,11 @@ class Reporter:
         """Let other processes know that this one runs, and what its connections hold."""
         with contextlib.suppress(Unavailable):  # readiness tells, and the broker
             asked = time.monotonic()
-            beat = await self._process.beat()
-            self._stats.round_trip = time.monotonic() - asked
+            beat = await self._node.process.beat()
+            self._node.stats.round_trip = time.monotonic() - asked
             await self._report()
-            await (self._quotas.write_all() if beat.was_gone else self._quotas.write())
+            leases = self._node.leases
+            await (leases.write_all() if beat.was_gone else leases.write())
 
     async def look_at_cluster(self) -> list[Snapshot]:
         """Return the figures that the processes reported last; this one's at least."""
@@ -90,23 +79,23 @@ class Reporter:
 
     async def _report(self) -> None:
         """Report this process's figures and read those of the others, as far as they are there."""
-        clients = self._roster.clients
+        clients = self._node.roster.clients
         transports = [client.transport for client in clients if client.transport is not None]
-        figures = await self.sampler.take_snapshot(transports, self._drain.has_begun)
+        figures = await self.sampler.take_snapshot(transports, self._node.drain.has_begun)
         self.cluster = [figures]
         self.cluster = await exchange(figures)
 
     async def measure_logs(self) -> None:
         """Count what the logs retain. Not in a beat, which a log that hangs must not hold up."""
         try:
-            self._stats.log = await get_log().lengths(SUBSCRIPTION_TYPES)
+            self._node.stats.log = await get_log().lengths(SUBSCRIPTION_TYPES)
         except Unavailable:
-            self._stats.log = {}
+            self._node.stats.log = {}
 
     async def assert_leases(self) -> None:
         """Write all leases anew, in case the server has lost them."""
         with contextlib.suppress(Unavailable):
-            await self._quotas.write_all()
+            await self._node.leases.write_all()
 
 
 class Node:
@@ -130,7 +119,7 @@ class Node:
         self.process = Process(self._answer)
         self.leases = ConnectionQuotas(self.process.name, self.spawn)
         self.drain = Drain(self.roster, lambda: self.policy.config.drain_timeout)
-        self.reporter = Reporter(self.process, self.stats, self.roster, self.leases, self.drain)
+        self.reporter = Reporter(self)
         self.subscriptions = Subscriptions(
             self.hub,
             self.stats,

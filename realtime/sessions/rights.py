@@ -25,7 +25,6 @@ from realtime.sessions.connections import Roster
 
 if TYPE_CHECKING:
     from realtime.auth.jwt import Verifier
-    from realtime.sessions.session import Session
 
 logger = logging.getLogger(__name__)
 
@@ -93,13 +92,6 @@ class Authority:
                 client.end(CloseCode.POLICY_VIOLATION, CloseReason.TOKEN_REVOKED)
             elif after != before:
                 client.apply_grant(after)
-
-    def bind(self, client: Session, grant: Grant) -> bool:
-        """Give a connection the rights of a token, unless the token has connections enough."""
-        if not self._roster.bind(client, grant):
-            return False
-        self.note_use(grant)
-        return True
 
     def note_use(self, grant: Grant) -> None:
         """Remember that rights were used, to be written later."""

@@ -182,9 +182,10 @@ class Session(Subscriber):
 
     def enter(self, grant: Grant) -> bool:
         """Take rights; if their holder has connections enough, the session ends instead."""
-        if not self.node.authority.bind(self, grant):
+        if not self.node.roster.bind(self, grant):
             self.end(CloseCode.TRY_AGAIN_LATER, CloseReason.TOKEN_CONNECTIONS)
             return False
+        self.node.authority.note_use(grant)
         if self.transport is not None:
             self.transport.trust()
         if grant is not ANONYMOUS:
