@@ -1,7 +1,4 @@
-"""One WebSocket's conversation: connect, authenticate, subscribe, unsubscribe, ping.
-
-Reads messages and answers them; the client's rights and subscriptions are its session's.
-"""
+"""One WebSocket's conversation: connect, authenticate, subscribe, unsubscribe, ping."""
 
 from __future__ import annotations
 

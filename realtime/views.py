@@ -13,8 +13,8 @@ from realtime.sessions.node import get_node
 
 # The types that the dashboard draws, and their headings.
 CHARTS = (("metrics", "Metrics"), ("aggregations", "Aggregations"))
-# Everything the page needs is this site's own; it shows what anyone may have published, so nothing
-# in it can become a script or be sent elsewhere (W3C, Content Security Policy Level 3).
+# The page shows what anyone may have published: nothing in it can become a script or be sent
+# elsewhere (W3C, Content Security Policy Level 3).
 CONTENT_SECURITY_POLICY = "; ".join(
     (
         "default-src 'none'",

@@ -113,10 +113,7 @@ class Failures:
         self._here = FailureCounts()
 
     async def record(self, address: str, now: float, free: int) -> float:
-        """Count a failure of *address*; return for how many seconds its answer is to wait.
-
-        *now* is monotonic; *free* failures a minute wait only a little.
-        """
+        """Count a failure of *address*; return for how many seconds its answer is to wait."""
         count = self._here.record(address, now)
         try:
             count = max(count, await get_cluster().count(f"failures:{address}", int(WINDOW)))

@@ -229,10 +229,9 @@ class Limits(models.Model):
 
 
 class NoRows(models.Manager["Connection"]):
-    """Finds nothing, since there is no table."""
+    """Finds nothing, since there is no table: ``dumpdata`` asks."""
 
     def get_queryset(self) -> models.QuerySet[Connection]:
-        """Return nothing, so that ``dumpdata`` and the like find nothing either."""
         return super().get_queryset().none()
 
 

@@ -73,7 +73,7 @@ class ConnectionQuotas:
         self._held[connection] = holder
 
     def release(self, connection: str) -> None:
-        """Give back what a connection held; may be called more than once."""
+        """Give back what a connection held; once or more."""
         holder = self._held.pop(connection, None)
         if holder is not None:
             self._change(holder, connection, False)

@@ -66,10 +66,7 @@ def create_token(name: str, **fields: Any) -> tuple[AccessToken, str]:
 
 @sensitive_variables()
 def assign_secret(token: AccessToken, prefix: str | None = None) -> str:
-    """Give a token a new secret that begins with *prefix*, or a new one, and return it.
-
-    The caller must save the token afterwards.
-    """
+    """Give a token, which the caller must save, a new secret that begins with *prefix*, if any."""
     token.prefix = prefix or generate_prefix()
     random = base64.urlsafe_b64encode(secrets.token_bytes(SECRET_BYTES)).rstrip(b"=").decode()
     secret = f"{token.prefix}_{random}"

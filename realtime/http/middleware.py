@@ -55,8 +55,7 @@ def _resolve(scope: dict[str, Any], proxies: TrustedProxies) -> dict[str, Any]:
 def any_host_for_probes(get_response: Callable[[HttpRequest], Any]) -> Callable[..., Any]:
     """Make the Django middleware that lets probes and Prometheus ask under any host name.
 
-    They ask by address, which ``ALLOWED_HOSTS`` cannot name where addresses come and go. It must
-    come before all middleware that looks at the host.
+    They ask by addresses, which come and go. It must come before what looks at the host.
     """
 
     def answer(request: HttpRequest) -> Any:

@@ -38,12 +38,8 @@ class Refusal(Exception):
 
 def status_of(code: str) -> int:
     """Return the HTTP status of an error's code."""
-    return {
-        ErrorCode.AUTH_REQUIRED: 401,
-        ErrorCode.FORBIDDEN: 403,
-        "too_large": 413,
-        ErrorCode.UNAVAILABLE: 503,
-    }.get(code, 400)
+    statuses = {"auth_required": 401, "forbidden": 403, "too_large": 413, "unavailable": 503}
+    return statuses.get(code, 400)
 
 
 def unavailable() -> Refusal:

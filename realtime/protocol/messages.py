@@ -121,11 +121,7 @@ def encode_batch_head(kind: str, items: Iterable[bytes], timestamp: str) -> byte
 
 
 def encode_payload(payload: Any) -> bytes:
-    """Encode what a publisher gave as JSON text.
-
-    Raises:
-        ValueError: it is no mapping, or has values that JSON does not (such as NaN).
-    """
+    """Encode what a publisher gave as JSON text. Raises ``ValueError``: NaN, or no mapping."""
     if not isinstance(payload, dict):
         raise ValueError(f"payload: expected an object, got {type(payload).__name__}")
     try:
@@ -192,10 +188,9 @@ def deflate(data: bytes) -> bytes:
 
 
 def stored_block(length: int) -> bytes:
-    """Return what precedes *length* bytes that go into a deflate stream as they are.
+    """Return what precedes at most 65,535 bytes that go into a deflate stream as they are.
 
-    With it, what differs between clients follows what was compressed once for all of them
-    (RFC 1951, section 3.2.4). *length* is at most 65,535.
+    So what differs between clients follows what was compressed once (RFC 1951, section 3.2.4).
     """
     return struct.pack("<BHH", 0, length, length ^ 0xFFFF)
 

@@ -169,8 +169,7 @@ class DrainPlan:
     def retry_after(self, number: int, chance: float) -> float:
         """Return after how many seconds a client that is told now is to come back.
 
-        Who leaves first comes back first, each at *chance*, from 0 to 1, of its equal share of
-        the time.
+        Who leaves first comes back first, each at *chance*, from 0 to 1, of its share of the time.
         """
         back_at = self.returning * (number + chance) / self.clients
         return round(self.soonest + back_at - self.told_at(number), 3)

@@ -111,8 +111,7 @@ class Subscriber(Peer):
     ) -> None:
         """Subscribe, confirm it to the client, and begin to send; what it has is only confirmed.
 
-        Raises:
-            ProtocolError: the client may not, or cannot now; nothing has been sent.
+        If it raises :class:`ProtocolError`, nothing has been sent.
         """
         # First: between the subscription and its confirmation nothing may wait.
         explanation = await self._explain(request) if request.wants_explanation else None
@@ -166,9 +165,9 @@ class Subscriber(Peer):
         """Return the id under which the client has this subscription, or will have it."""
         content = request.type, request.filters, request.options
         equal_ids = [
-            subscription_id
-            for subscription_id, (subscription, filters) in self.subscriptions.items()
-            if (subscription.type, filters, subscription.options) == content
+            key
+            for key, (each, filters) in self.subscriptions.items()
+            if (each.type, filters, each.options) == content
         ]
         if chosen_id in self.subscriptions and chosen_id not in equal_ids:
             raise ProtocolError(ErrorCode.DUPLICATE_SUBSCRIPTION)
