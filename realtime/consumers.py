@@ -1,7 +1,4 @@
-"""One WebSocket's conversation: connect, authenticate, subscribe, unsubscribe, ping.
-
-Reads messages and answers them; the client's rights and subscriptions are its session's.
-"""
+"""One WebSocket's conversation: connect, authenticate, subscribe, unsubscribe, ping."""
 
 from __future__ import annotations
 
@@ -35,8 +32,8 @@ from realtime.protocol import (
 )
 from realtime.protocol.subscribe import read_subscribe_request
 from realtime.sessions.node import Node, get_node
-from realtime.sessions.peer import RETRY_AFTER_UNAVAILABLE
 from realtime.sessions.session import Session
+from realtime.sessions.subscriber import RETRY_AFTER_UNAVAILABLE
 
 logger = logging.getLogger(__name__)
 
@@ -48,11 +45,7 @@ CUT = 1006
 
 
 class StreamConsumer(AsyncJsonWebsocketConsumer):
-    """The consumer of one connection.
-
-    It has no channel of its own: messages reach it through the node's hub, which saves a
-    subscription in the channel layer and a task for each connection.
-    """
+    """The consumer of one connection, without a channel: the node's hub writes its messages."""
 
     # No layer has this name, so that Channels gives the consumer none.
     channel_layer_alias = "none for connections"
@@ -91,11 +84,7 @@ class StreamConsumer(AsyncJsonWebsocketConsumer):
             self.session.forget()
 
     async def dispatch(self, message: dict[str, Any]) -> None:
-        """Hand a message of the server to its handler.
-
-        Unlike Channels' own, it does not close old database connections, which takes a hop to the
-        one thread that all consumers share; database work here has threads of its own.
-        """
+        """Hand a message to its handler; unlike Channels' own, without a hop to another thread."""
         await getattr(self, self.handlers[message["type"]])(message)
 
     async def connect(self) -> None:
@@ -143,8 +132,11 @@ class StreamConsumer(AsyncJsonWebsocketConsumer):
             case Subscribe():
                 request = read_subscribe_request(command.data)
                 await self.session.subscribe(request, command.subscription_id, command.metadata)
-            case Unsubscribe():
-                self._unsubscribe(command)
+            case Unsubscribe(subscription_id=subscription_id):
+                if subscription_id not in self.session.subscriptions:
+                    raise ProtocolError(ErrorCode.UNKNOWN_SUBSCRIPTION)
+                self.session.unsubscribe(subscription_id)
+                self.session.reply("unsubscribed", {}, subscription_id, command.metadata)
             case Ping():
                 self.session.reply("pong", self._positions(), metadata=command.metadata)
 
@@ -164,8 +156,7 @@ class StreamConsumer(AsyncJsonWebsocketConsumer):
         if not config.enable_rate_limiting:
             return
         grant = self.session.grant
-        own_limit = grant.rate_limit_per_minute if grant else None
-        limit = own_limit or config.rate_limit_per_minute
+        limit = (grant and grant.rate_limit_per_minute) or config.rate_limit_per_minute
         now = time.monotonic()
         verdict = self._limiter.check(now, limit)
         if verdict is Verdict.ACCEPT:
@@ -173,9 +164,8 @@ class StreamConsumer(AsyncJsonWebsocketConsumer):
         self.session.count_rate_limited()
         if verdict is Verdict.FLOODING:
             self.session.end(CloseCode.POLICY_VIOLATION, CloseReason.FLOODING)
-        raise ProtocolError(
-            ErrorCode.RATE_LIMITED, details={"retry_after": self._limiter.retry_after(now, limit)}
-        )
+        details = {"retry_after": self._limiter.retry_after(now, limit)}
+        raise ProtocolError(ErrorCode.RATE_LIMITED, details=details)
 
     async def _authenticate(self, command: Auth) -> None:
         """Answer a credential, with ``auth_success`` or ``auth_failed`` unless the session ends."""
@@ -221,12 +211,6 @@ class StreamConsumer(AsyncJsonWebsocketConsumer):
         session = self.session
         positions = {key: session.position(key)._asdict() for key in session.subscriptions}
         return {"positions": positions} if positions else None
-
-    def _unsubscribe(self, command: Unsubscribe) -> None:
-        if command.subscription_id not in self.session.subscriptions:
-            raise ProtocolError(ErrorCode.UNKNOWN_SUBSCRIPTION)
-        self.session.unsubscribe(command.subscription_id)
-        self.session.reply("unsubscribed", {}, command.subscription_id, command.metadata)
 
 
 _INVALID_CREDENTIALS = {"error": "Invalid credentials", "code": "invalid_credentials"}

@@ -33,7 +33,6 @@ class HttpApplication:
         self._others = others
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
-        """Serve one request."""
         if scope["path"].startswith(STREAM_PREFIX):
             await event_stream(scope, receive, send)
         elif scope["path"].startswith(PUBLISH_PREFIX):

@@ -13,8 +13,8 @@ from realtime.sessions.node import get_node
 
 # The types that the dashboard draws, and their headings.
 CHARTS = (("metrics", "Metrics"), ("aggregations", "Aggregations"))
-# Everything the page needs is this site's own; it shows what anyone may have published, so nothing
-# in it can become a script or be sent elsewhere (W3C, Content Security Policy Level 3).
+# The page shows what anyone may have published: nothing in it can become a script or be sent
+# elsewhere (W3C, Content Security Policy Level 3).
 CONTENT_SECURITY_POLICY = "; ".join(
     (
         "default-src 'none'",
@@ -72,9 +72,7 @@ async def openapi(request: HttpRequest) -> JsonResponse:
 def connection_token(request: HttpRequest) -> JsonResponse:
     """Give the logged-in user's page a token for its WebSocket: {token, expires_at, types}.
 
-    401 without a login, 403 for a user without any right or for another site's page: the CSRF
-    check refuses an ``Origin`` that is not this site's, and so does the browser's own word on it
-    (Fetch Metadata, W3C).
+    Another site's page is refused by the CSRF check, and by Fetch Metadata (W3C).
     """
     if request.headers.get("Sec-Fetch-Site", "same-origin") != "same-origin":
         return _refusal(ErrorCode.FORBIDDEN, 403)

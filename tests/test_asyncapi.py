@@ -18,8 +18,7 @@ from realtime.protocol import (
     ProtocolError,
     parse,
 )
-from realtime.protocol.options import read_options
-from realtime.protocol.subscribe import read_start
+from realtime.protocol.subscribe import read_options, read_start
 from tests.support import ROOT, Client, Server, client
 
 API: dict[str, Any] = yaml.safe_load((ROOT / "docs/asyncapi.yaml").read_text())

@@ -1,8 +1,7 @@
 """Connection tokens: with these a page of a logged-in user authenticates on its WebSocket.
 
 They are signed, not stored, and valid for a minute. They grant the user's rights: a permission for
-each subscription type (``realtime.view_events`` and so on) and the enforced filters of the user's
-groups. Knows users; nothing of requests or connections.
+each subscription type (``realtime.view_events`` and so on) and the filters of the user's groups.
 """
 
 from __future__ import annotations
@@ -32,8 +31,8 @@ _SALT = "realtime.connection_tokens"
 
 def issue(user: Any) -> tuple[str, float]:
     """Return a token for a user, and when it expires, in seconds since 1970."""
-    value = [user.pk, _password_state(user)]
-    return MARK + signing.dumps(value, salt=_SALT), time.time() + LIFETIME
+    text = signing.dumps([user.pk, _password_state(user)], salt=_SALT)
+    return MARK + text, time.time() + LIFETIME
 
 
 def find_user_grant(token: str) -> Grant | None:
@@ -62,9 +61,7 @@ def grant_of_user(user: Any) -> Grant | None:
         return None
     groups = GroupFilters.objects.filter(group__user=user).order_by("pk")
     try:
-        filters = reduce(
-            conjunction, (compile_filters(group.filters) for group in groups), EVERYTHING
-        )
+        filters = reduce(conjunction, [compile_filters(row.filters) for row in groups], EVERYTHING)
     except FilterError as error:
         logger.error("the user %s is granted nothing: %s", user.pk, error)
         return None

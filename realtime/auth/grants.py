@@ -1,7 +1,4 @@
-"""Rights: what a connection may do, and a cache of them. Pure.
-
-Knows what can be granted; nothing of how credentials are checked.
-"""
+"""Rights: what a connection may do, and a cache of them. Pure."""
 
 from __future__ import annotations
 
@@ -24,11 +21,11 @@ class HolderType(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What a connection may do: a token's rights, a user's, or an anonymous client's.
+    """What a connection may do.
 
     ``holder`` says whose rights they are, ``token:5`` for example; ``prefix`` is the public name of
-    the credential. ``expires_at`` is in seconds since 1970. ``filters`` are enforced on every
-    subscription. ``digest`` is that of the secret the rights were given for, if it was one.
+    the credential, ``digest`` that of its secret. ``expires_at`` is in seconds since 1970.
+    ``filters`` are enforced on every subscription.
     """
 
     holder: str
@@ -44,7 +41,7 @@ class Grant:
 
     @property
     def holder_type(self) -> str:
-        """What the rights come from: a value of :class:`HolderType`."""
+        """A value of :class:`HolderType`."""
         return self.holder.partition(":")[0]
 
     @property
@@ -62,10 +59,7 @@ ANONYMOUS = Grant(HolderType.ANYONE.value, None, frozenset(SUBSCRIPTION_TYPES))
 
 
 class GrantCache:
-    """Grants by the digest of their secret, so that a crowd with one token asks the database once.
-
-    The owner clears it whenever the configuration's revision changes.
-    """
+    """Grants by the digest of their secret; to be cleared when the revision changes."""
 
     MAX_ENTRIES = 10_000
 
@@ -82,7 +76,7 @@ class GrantCache:
         return grant
 
     def put(self, secret_digest: bytes, grant: Grant) -> None:
-        """Keep a grant; beyond :data:`MAX_ENTRIES` the one that was put first goes."""
+        """Keep a grant; when there are too many, the one that was put first goes."""
         self._grants[secret_digest] = grant
         if len(self._grants) > self.MAX_ENTRIES:
             self._grants.popitem(last=False)

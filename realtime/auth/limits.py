@@ -1,17 +1,23 @@
-"""The rate limit of messages, and the delay after failed authentications. Pure.
+"""The rate limit of messages, and the delay after failed authentications.
 
 Every function takes the time, in seconds of a monotonic clock. Knows nothing of clients.
 """
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict, deque
 from enum import Enum
 
+from realtime.cluster import get_cluster
+from realtime.cluster.clients import Unavailable
+
+logger = logging.getLogger(__name__)
+
 WINDOW = 60.0
 FLOODING_FACTOR = 10
-# Seconds for which the answer to a failed authentication waits: how much longer each of the first
-# (the "free" ones) waits than the one before, the longest of these, and the longest of all.
+# Seconds that the answer to a failed authentication waits: the step between the first ("free")
+# ones, the longest of these, and the longest of all.
 DELAY_STEP = 0.02
 LONGEST_FREE_DELAY = 0.6
 LONGEST_DELAY = 5.0
@@ -28,8 +34,7 @@ class Verdict(Enum):
 class RateLimiter:
     """Counts the messages of one connection over the last 60 seconds.
 
-    A refused message does not count against the limit. A client floods if within 60 seconds more
-    messages are refused than ten times the limit.
+    A refused one does not count. A client floods if more than ten times the limit are refused.
     """
 
     __slots__ = ("_accepted", "_refused", "_refused_since")
@@ -38,8 +43,7 @@ class RateLimiter:
         # Times of the accepted messages, oldest first; never more than the limit.
         self._accepted: deque[float] = deque()
         # How many were refused in the current period of 60 seconds, and when that began.
-        self._refused = 0
-        self._refused_since = 0.0
+        self._refused, self._refused_since = 0, 0.0
 
     def check(self, now: float, limit: int) -> Verdict:
         """Count a message that arrives *now*; return what to do with it."""
@@ -102,12 +106,27 @@ class FailureCounts:
         return count + 1
 
 
+class Failures:
+    """The failures of each address over all processes; of this one if the cluster is silent."""
+
+    def __init__(self) -> None:
+        self._here = FailureCounts()
+
+    async def record(self, address: str, now: float, free: int) -> float:
+        """Count a failure of *address*; return for how many seconds its answer is to wait."""
+        count = self._here.record(address, now)
+        try:
+            count = max(count, await get_cluster().count(f"failures:{address}", int(WINDOW)))
+        except Unavailable as error:
+            logger.warning("counting a failed authentication: %s", error)
+        return failure_delay(count, free)
+
+
 def failure_delay(count: int, free: int) -> float:
     """Return for how many seconds the answer to an address's nth failure in a minute waits.
 
-    The first *free* failures wait a little, each later one twice as long as the one before. With
-    30 free ones: the 1st waits 0.02 s, the 30th 0.6 s, the 31st 1.2 s, the 32nd 2.4 s, and those
-    from the 34th on 5 s. Only failures wait: a valid token from the same address is not delayed.
+    With 30 *free* ones: the 1st waits 0.02 s, the 30th 0.6 s, the 31st 1.2 s, the 32nd 2.4 s, and
+    those from the 34th on 5 s. Only failures wait.
     """
     longest_free = min(LONGEST_FREE_DELAY, DELAY_STEP * free)
     if count <= free:

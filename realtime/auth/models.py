@@ -1,7 +1,7 @@
 """The tables that administrators manage: access tokens, filters of groups, origins, limits.
 
-Every change of these tables raises the configuration's revision, by which running servers notice it
-(see :mod:`realtime.auth.policy`). Knows what a row may hold; nothing of what follows from it.
+Every change of them raises the configuration's revision, by which running servers notice it (see
+:mod:`realtime.auth.policy`).
 """
 
 from __future__ import annotations
@@ -25,13 +25,12 @@ def validate_types(value: Any) -> None:
     """Raise ``ValidationError`` unless *value* is a list of different subscription types."""
     if not isinstance(value, list) or not value:
         raise ValidationError("Choose at least one subscription type.")
-    has_others = any(item not in SUBSCRIPTION_TYPES for item in value)
-    if has_others or len(set(value)) != len(value):
+    if any(item not in SUBSCRIPTION_TYPES for item in value) or len(set(value)) != len(value):
         raise ValidationError(f"Subscription types are {', '.join(SUBSCRIPTION_TYPES)}, each once.")
 
 
 def validate_filters(value: Any) -> None:
-    """Raise ``ValidationError`` with the text of the filter compiler unless filters are right."""
+    """Raise ``ValidationError`` unless *value* are filters."""
     try:
         compile_filters(value)
     except FilterError as error:
@@ -191,11 +190,9 @@ class GroupFilters(_FilteredRow):
 
 
 def _limit(text: str, low: int = 1, high: int | None = None) -> Any:
-    validators: list[Any] = [MinValueValidator(low)]
-    if high is not None:
-        validators.append(MaxValueValidator(high))
+    highest = [] if high is None else [MaxValueValidator(high)]
     return models.PositiveBigIntegerField(
-        null=True, blank=True, validators=validators, help_text=text
+        null=True, blank=True, validators=[MinValueValidator(low), *highest], help_text=text
     )
 
 
@@ -232,18 +229,14 @@ class Limits(models.Model):
 
 
 class NoRows(models.Manager["Connection"]):
-    """Finds nothing, since there is no table."""
+    """Finds nothing, since there is no table: ``dumpdata`` asks."""
 
     def get_queryset(self) -> models.QuerySet[Connection]:
-        """Return nothing, so that ``dumpdata`` and the like find nothing either."""
         return super().get_queryset().none()
 
 
 class Connection(models.Model):
-    """A live connection, for its permissions and its place in the admin. Not stored.
-
-    Who is connected is asked of the processes (:mod:`realtime.cluster.connections`).
-    """
+    """A live connection, for its permissions and its place in the admin. Not stored."""
 
     client_id = models.CharField(max_length=36, primary_key=True)
 

@@ -1,8 +1,7 @@
 """The policy in force: the environment's configuration with the administrators' changes on top.
 
-Knows the database and the configuration; nothing of connections. Running servers read the
-revision, which is one row, each second (:data:`POLL_INTERVAL`), and load the policy again when it
-has changed.
+Running servers read the revision, which is one row, each second (:data:`POLL_INTERVAL`), and load
+the policy again when it has changed.
 """
 
 from __future__ import annotations

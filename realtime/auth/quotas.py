@@ -1,9 +1,8 @@
 """The connections of one token, counted over all processes.
 
 The cluster has the connections of each holder of rights whose number is limited, and which process
-has them. Those of processes that are gone do not count, so nothing needs renewing connection by
-connection. While the cluster does not answer, each process counts its own connections
-(:meth:`realtime.sessions.connections.Roster.bind` does so in any case).
+has them; those of processes that are gone do not count. While the cluster does not answer, each
+process counts its own (:meth:`realtime.sessions.connections.Roster.bind` does so in any case).
 """
 
 from __future__ import annotations
@@ -74,7 +73,7 @@ class ConnectionQuotas:
         self._held[connection] = holder
 
     def release(self, connection: str) -> None:
-        """Give back what a connection held; may be called more than once."""
+        """Give back what a connection held; once or more."""
         holder = self._held.pop(connection, None)
         if holder is not None:
             self._change(holder, connection, False)
@@ -94,11 +93,7 @@ class ConnectionQuotas:
             self._is_writing = False
 
     async def write(self) -> None:
-        """Write what has changed; what fails is left for the next call.
-
-        Raises:
-            Unavailable: the cluster does not answer.
-        """
+        """Write what has changed; what fails is left for the next call. Raises ``Unavailable``."""
         if not self._changes:
             return
         changes = dict(self._changes)
@@ -108,11 +103,7 @@ class ConnectionQuotas:
                 del self._changes[change]
 
     async def write_all(self) -> None:
-        """Write everything that is held, for a cluster that may have forgotten it.
-
-        Raises:
-            Unavailable: the cluster does not answer.
-        """
+        """Write all, for a cluster that may have forgotten it. Raises ``Unavailable``."""
         for connection, holder in self._held.items():
             self._changes[holder, connection] = True
         await self.write()

@@ -1,8 +1,7 @@
 """Access tokens: creating, rotating and revoking them, and looking up what they grant.
 
-Knows the token table; nothing of connections. A secret is 256 random bits, so its SHA-256 digest
-needs no salt, and the database finds it by an index: no comparison in this process depends on the
-secret.
+A secret is 256 random bits, so its SHA-256 digest needs no salt, and the database finds it by an
+index: no comparison in this process depends on the secret.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import re
 import secrets
 from collections.abc import Iterable
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from django.db.models import Q
@@ -57,11 +56,7 @@ def digest(secret: str) -> bytes:
 
 @sensitive_variables()
 def create_token(name: str, **fields: Any) -> tuple[AccessToken, str]:
-    """Store a new token; return it and its secret, which nobody can read again.
-
-    Raises:
-        django.core.exceptions.ValidationError: a field is wrong.
-    """
+    """Store a new token; return it and its secret. Raises Django's ``ValidationError``."""
     token = AccessToken(name=name, **fields)
     secret = assign_secret(token)
     token.full_clean()
@@ -71,10 +66,7 @@ def create_token(name: str, **fields: Any) -> tuple[AccessToken, str]:
 
 @sensitive_variables()
 def assign_secret(token: AccessToken, prefix: str | None = None) -> str:
-    """Give a token a new secret and return it. The caller must save the token afterwards.
-
-    The secret begins with the token's public prefix: *prefix*, or a new one.
-    """
+    """Give a token, which the caller must save, a new secret that begins with *prefix*, if any."""
     token.prefix = prefix or generate_prefix()
     random = base64.urlsafe_b64encode(secrets.token_bytes(SECRET_BYTES)).rstrip(b"=").decode()
     secret = f"{token.prefix}_{random}"
@@ -86,8 +78,7 @@ def assign_secret(token: AccessToken, prefix: str | None = None) -> str:
 def rotate(token: AccessToken, overlap: timedelta) -> str:
     """Give a token a new secret, save it, and return the secret.
 
-    The old secret works for *overlap* longer; one from an earlier rotation ends at once.
-    Connections that have authenticated with an old secret end with it.
+    The old secret and its connections live for *overlap* longer; older ones end at once.
     """
     has_overlap = overlap > timedelta()
     token.previous_digest = token.digest if has_overlap else None
@@ -99,10 +90,8 @@ def rotate(token: AccessToken, overlap: timedelta) -> str:
 
 def revoke(tokens: Iterable[AccessToken]) -> int:
     """Revoke tokens; their live connections are closed. Return how many were not yet revoked."""
-    ids = [token.pk for token in tokens]
-    return int(
-        AccessToken.objects.filter(pk__in=ids, revoked_at=None).update(revoked_at=timezone.now())
-    )
+    live = AccessToken.objects.filter(pk__in=[token.pk for token in tokens], revoked_at=None)
+    return int(live.update(revoked_at=timezone.now()))
 
 
 def find_grant(secret_digest: bytes) -> Grant | None:
@@ -116,13 +105,12 @@ def find_grant(secret_digest: bytes) -> Grant | None:
 
 def grant_of(token: AccessToken) -> Grant:
     """Return what a token grants."""
-    expires_at: datetime | None = token.expires_at
     return Grant(
         holder=holder_of(token),
         prefix=token.prefix,
         types=frozenset(token.types),
         filters=compile_filters(token.filters),
-        expires_at=expires_at.timestamp() if expires_at else None,
+        expires_at=token.expires_at.timestamp() if token.expires_at else None,
         rate_limit_per_minute=token.rate_limit_per_minute,
         max_connections=token.max_connections,
         can_publish=token.can_publish,
@@ -138,24 +126,20 @@ def live_grants(token_ids: Iterable[int]) -> dict[int, dict[bytes, Grant]]:
     for start in range(0, len(ids), 500):  # SQLite takes a bounded number of parameters
         tokens = AccessToken.objects.select_related("owner")
         for token in tokens.filter(pk__in=ids[start : start + 500]):
-            grants = _grants_if_valid(token) if token.state != "revoked" else {}
-            if grants:
+            if token.state != "revoked" and (grants := _grants_if_valid(token)):
                 live[token.pk] = grants
     return live
 
 
 def _grants_if_valid(token: AccessToken) -> dict[bytes, Grant]:
-    """Return what a token grants, by the digests of its secret and of the one before a rotation.
-
-    It grants nothing if someone has written filters that cannot be read.
-    """
+    """Return what a token grants, by the digests of its secret and of the one before a rotation."""
     try:
         grant = grant_of(token)
     except FilterError as error:
         logger.error("the token %s grants nothing: %s", token, error)
         return {}
     grants = {grant.digest: grant}
-    until: datetime | None = token.previous_until
+    until = token.previous_until
     if until is not None and token.previous_digest is not None and until > timezone.now():
         ends = min(until.timestamp(), grant.expires_at or until.timestamp())
         old = bytes(token.previous_digest)

@@ -23,8 +23,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from realtime.protocol.addresses import check_network
-from realtime.protocol.origins import check_pattern
+from realtime.protocol.origins import check_network, check_pattern
 
 ENV_PREFIX = "STREAMING_"
 WEBSOCKET_PREFIX = f"{ENV_PREFIX}WEBSOCKET__"

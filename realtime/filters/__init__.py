@@ -3,7 +3,6 @@
 from realtime.filters.clauses import (
     EVERYTHING,
     MAX_PATH_CHARACTERS,
-    MAX_STEPS,
     MISSING,
     Filter,
     Path,
@@ -27,7 +26,6 @@ from realtime.filters.compiler import (
 __all__ = [
     "EVERYTHING",
     "MAX_PATH_CHARACTERS",
-    "MAX_STEPS",
     "MISSING",
     "OPERATORS",
     "OR",

@@ -8,34 +8,35 @@ from __future__ import annotations
 
 import asyncio
 import random
-from http import HTTPStatus
+import re
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
+from urllib.parse import parse_qs
 
-from realtime.http.event_transport import EventTransport
+import msgspec
+
+from realtime.auth import connection_tokens
+from realtime.delivery.transport import BufferedTransport
+from realtime.filters import parse_filter_options
 from realtime.http.responses import (
     Headers,
     Refusal,
     authenticate,
     check_draining,
-    check_method,
     read_address,
+    read_bearer,
     read_headers,
+    read_type,
     refuse,
     send_body,
     start,
+    status_of,
     unavailable,
-    unknown_type,
 )
-from realtime.http.stream_query import read_data, read_query, read_secret
-from realtime.protocol import (
-    SUBSCRIPTION_TYPES,
-    CloseCode,
-    CloseReason,
-    ErrorCode,
-    ProtocolError,
-)
+from realtime.protocol import CloseCode, CloseReason, ErrorCode, ProtocolError
 from realtime.protocol.origins import origin_allowed
-from realtime.protocol.sse import COMMENT, event_id
+from realtime.protocol.sse import COMMENT, close_event, event_id, events, parse_event_id
 from realtime.protocol.subscribe import read_subscribe_request
 from realtime.sessions.node import get_node
 from realtime.sessions.session import Session
@@ -50,14 +51,12 @@ NO_CODE = 1005
 RETRY = (500, 3000)
 # Seconds after which to come back when there is no room.
 RETRY_AFTER_CAPACITY = 5
+# The most bytes that leave in one write, unless one piece alone has more.
+CHUNK = 64 * 1024
+MAX_PARAMETERS = 2000
 
-_STATUS = {
-    ErrorCode.INVALID_SUBSCRIPTION: HTTPStatus.BAD_REQUEST,
-    ErrorCode.INVALID_MESSAGE: HTTPStatus.BAD_REQUEST,
-    ErrorCode.AUTH_REQUIRED: HTTPStatus.UNAUTHORIZED,
-    ErrorCode.FORBIDDEN: HTTPStatus.FORBIDDEN,
-    ErrorCode.UNAVAILABLE: HTTPStatus.SERVICE_UNAVAILABLE,
-}
+# Parameter -> its values, in order. Where one value is expected, the last counts.
+Query = dict[str, list[str]]
 
 
 async def event_stream(scope: dict[str, Any], receive: Any, send: Any) -> None:
@@ -69,22 +68,12 @@ async def event_stream(scope: dict[str, Any], receive: Any, send: Any) -> None:
         return
     stream = _EventStream(scope)
     try:
-        await _until_gone(_serve(stream, send, cors), receive)
+        await _until_gone(stream.serve(send, cors), receive)
     finally:
         stream.close()
 
 
-async def _serve(stream: _EventStream, send: Any, cors: Headers) -> None:
-    try:
-        await stream.open()
-    except Refusal as refusal:
-        await refuse(send, refusal, b"GET, OPTIONS", cors)
-        return
-    await stream.run(send, cors)
-
-
 async def _until_gone(work: Any, receive: Any) -> None:
-    """Do *work* until it is done or the client has gone."""
     working = asyncio.ensure_future(work)
     leaving = asyncio.ensure_future(_gone(receive))
     try:
@@ -100,6 +89,51 @@ async def _gone(receive: Any) -> None:
         pass
 
 
+class EventTransport(BufferedTransport):
+    """A buffer that the response of an event stream is read from."""
+
+    def __init__(self, max_buffered: Callable[[], int]) -> None:
+        super().__init__(max_buffered)
+        # Bytes of the chunk that was read last.
+        self._being_sent = 0
+
+    def _encode(self, frames: bytes) -> bytes:
+        return events(frames)
+
+    def close(self, code: CloseCode, reason: CloseReason) -> None:
+        """End the stream after what is buffered, with an event that says why."""
+        if self.closed is None:
+            super().close(code, reason)
+            self._append(close_event(code, reason))
+
+    async def read(self, seconds: float) -> bytes | None:
+        """Return what is to be sent next; empty after so many seconds without anything.
+
+        ``None`` is the end. The caller must have sent all of what was returned before.
+        """
+        self._buffered -= self._being_sent
+        self._being_sent = 0
+        if not self._pieces:
+            if self.closed is not None:
+                return None
+            self._wake.clear()
+            try:
+                async with asyncio.timeout(seconds):
+                    await self._wake.wait()
+            except TimeoutError:
+                return b""
+        return self._take_chunk()
+
+    def _take_chunk(self) -> bytes:
+        pieces = [self._pieces.popleft()]
+        size = len(pieces[0])
+        while self._pieces and size + len(self._pieces[0]) <= CHUNK:
+            pieces.append(self._pieces.popleft())
+            size += len(pieces[-1])
+        self._being_sent = size
+        return b"".join(pieces)
+
+
 class _EventStream:
     """One request: its session and the one subscription it asks for."""
 
@@ -112,19 +146,25 @@ class _EventStream:
         self._session.attach(self._transport)
         self._has_begun = False
 
-    async def open(self) -> None:
+    async def serve(self, send: Any, cors: Headers) -> None:
+        """Answer the request."""
+        try:
+            await self._open()
+        except Refusal as refusal:
+            await refuse(send, refusal, b"GET, OPTIONS", cors)
+        else:
+            await self._run(send, cors)
+
+    async def _open(self) -> None:
         """Count the client in, authenticate it and subscribe. Raises :class:`Refusal`."""
         try:
             await self._node.start()
-            query = read_query(self._scope["query_string"])
-            check_method(self._scope, "GET")
-            kind = self._scope["path"].removeprefix(PREFIX)
-            if kind not in SUBSCRIPTION_TYPES:
-                raise unknown_type()
-            data = read_data(kind, query, self._headers)
+            query = _read_query(self._scope["query_string"])
+            kind = read_type(self._scope, "GET", PREFIX)
+            data = _read_data(kind, query, self._headers)
             check_draining(self._node)
             if self._session.admit(self._headers.get(b"origin")):
-                await self._authenticate(read_secret(query, self._headers))
+                await self._authenticate(_read_secret(query, self._headers))
             self._check_ended()
             await self._session.subscribe(read_subscribe_request(data))
         except Refusal:
@@ -133,8 +173,8 @@ class _EventStream:
         except ProtocolError as error:
             self._check_ended()
             retry_after = (error.details or {}).get("retry_after")
-            status = _STATUS.get(error.code, 400)
-            raise Refusal(status, error.code, str(error), retry_after) from None
+            text = str(error)
+            raise Refusal(status_of(error.code), error.code, text, retry_after) from None
 
     async def _authenticate(self, secret: str | None) -> None:
         if secret is not None:
@@ -151,12 +191,13 @@ class _EventStream:
         if self._session.has_ended:
             raise unavailable()
 
-    async def run(self, send: Any, cors: Headers) -> None:
+    async def _run(self, send: Any, cors: Headers) -> None:
         """Send what comes until the session or its subscription ends."""
         self._has_begun = True
         await start(send, 200, [*_STREAM_HEADERS, *cors])
         first = b"retry: %d\n" % random.randint(*RETRY)  # noqa: S311 - spreads load
-        while (chunk := await self._transport.read(self._longest_silence())) is not None:
+        node = self._node  # whose configuration may change
+        while (chunk := await self._transport.read(node.policy.config.ping_interval)) is not None:
             await send_body(send, first + (chunk or self._sign_of_life()), more=True)
             first = b""
             if self._transport.closed is None and not self._session.subscriptions:
@@ -167,21 +208,99 @@ class _EventStream:
         """Forget the client; log how the stream ended, if it began."""
         self._session.forget()
         if self._has_begun:
-            code, _ = self._transport.closed or (NO_CODE, None)
+            code = self._transport.closed[0] if self._transport.closed else NO_CODE
             self._session.record_close(int(code), TRANSPORT)
 
-    def _longest_silence(self) -> float:
-        """Return the seconds after which a sign of life is sent if nothing else has been."""
-        return self._node.policy.config.ping_interval
-
     def _sign_of_life(self) -> bytes:
-        """Return the position that has been reached, or an empty comment.
-
-        An event without data only changes the id with which a client comes back.
-        """
+        """Return the position that has been reached, as an event without data, or a comment."""
         for subscription_id in self._session.subscriptions:
             return event_id(self._session.position(subscription_id)) + b"\n"
         return COMMENT
+
+
+# Queries
+
+
+def _read_query(query: bytes) -> Query:
+    """Read a query string. Raises :class:`ProtocolError`."""
+    try:
+        return parse_qs(
+            query.decode("latin-1"), keep_blank_values=True, max_num_fields=MAX_PARAMETERS
+        )
+    except ValueError:
+        raise ProtocolError(ErrorCode.INVALID_SUBSCRIPTION, "too many parameters") from None
+
+
+def _read_data(kind: str, query: Query, headers: dict[bytes, str]) -> dict[str, Any]:
+    """Return a stream's ``data`` as in a ``subscribe`` message. Raises :class:`ProtocolError`."""
+    last_event_id = headers.get(b"last-event-id") or query.get("last_event_id", [""])[-1]
+    try:
+        return {
+            "type": kind,
+            "filters": _read_filters(query.get("filter", [])),
+            "resume": parse_event_id(last_event_id)._asdict() if last_event_id else None,
+            "rewind": _read_number(query.get("rewind")),
+            "explain": _read_flag(query.get("explain")),
+            **_read_options(query),
+        }
+    except ValueError as error:
+        raise ProtocolError(ErrorCode.INVALID_SUBSCRIPTION, str(error)) from None
+
+
+def _read_secret(query: Query, headers: dict[bytes, str]) -> str | None:
+    """Return the bearer token, or that of the query, which only may be a short-lived one."""
+    secret = read_bearer(headers)
+    if secret is not None or "token" not in query:
+        return secret
+    # Queries end up in logs and histories (RFC 6750, section 5.3).
+    secret = query["token"][-1]
+    if secret.startswith(connection_tokens.MARK) or secret.count(".") == 2:
+        return secret
+    raise ProtocolError(
+        ErrorCode.INVALID_MESSAGE,
+        "token: only connection tokens and JSON Web Tokens may be in the query; "
+        "an access token goes into the Authorization header",
+    )
+
+
+def _read_filters(options: list[str]) -> Any:
+    """Return the filters of ``filter`` parameters: ``path=value`` each, or one JSON object."""
+    if len(options) == 1 and options[0].startswith("{"):
+        try:
+            return msgspec.json.decode(options[0])
+        except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+            raise ValueError(f"filter: not JSON ({error})") from None
+    return parse_filter_options(options)
+
+
+def _read_number(values: list[str] | None) -> int | None:
+    if values is None:
+        return None
+    if not re.fullmatch("[0-9]{1,18}", values[-1]):
+        raise ValueError("rewind: expected a number")
+    return int(values[-1])
+
+
+def _read_options(query: Query) -> dict[str, Any]:
+    """Return the options as a ``subscribe`` message has them."""
+    if "batch_ms" in query:
+        raise ValueError("batch_ms: not in event streams, which have no frames")
+    options: dict[str, Any] = {
+        name: query[name][-1] for name in ("conflate", "on_overflow") if name in query
+    }
+    if "max_rate" in query:
+        options["max_rate"] = text = query["max_rate"][-1]
+        with suppress(msgspec.DecodeError, UnicodeError, RecursionError):
+            options["max_rate"] = msgspec.json.decode(text)  # else the reader of options refuses it
+    if "fields" in query:
+        options["fields"] = ",".join(query["fields"]).split(",")
+    return options
+
+
+def _read_flag(values: list[str] | None) -> bool:
+    if values is None or values[-1] in ("0", "1"):
+        return values is not None and values[-1] == "1"
+    raise ValueError("explain: expected 0 or 1")
 
 
 # Answers

@@ -1,21 +1,17 @@
-"""What requests pass before they are served: whose they are, and under which name they ask.
-
-How a client's address is found behind proxies is in :mod:`realtime.protocol.addresses`; which
-proxies are trusted is configured.
-"""
+"""What requests pass before they are served: whose they are, and under which name they ask."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, cast
+from typing import Any
 
-from asgiref.sync import iscoroutinefunction
-from django.http import HttpRequest, HttpResponse
+from asgiref.sync import iscoroutinefunction, markcoroutinefunction
+from django.http import HttpRequest
 from django.utils.decorators import sync_and_async_middleware
 
 from realtime.config import get_streaming_config
-from realtime.protocol.addresses import TrustedProxies
+from realtime.protocol.origins import TrustedProxies
 
 PROBE_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
 FORWARDED_FOR = b"x-forwarded-for"
@@ -24,11 +20,7 @@ FORWARDED = (FORWARDED_FOR, b"x-forwarded-proto", b"x-forwarded-host", b"x-forwa
 
 
 class ForwardedAddress:
-    """ASGI middleware that puts the client's address into the scope.
-
-    It hides from the application what an untrusted peer says of itself. Without trusted proxies
-    scopes stay as they are.
-    """
+    """ASGI middleware: puts the client's address, as trusted proxies tell it, into the scope."""
 
     def __init__(self, application: Any) -> None:
         self._application = application
@@ -41,9 +33,7 @@ class ForwardedAddress:
         await self._application(scope, receive, send)
 
 
-@lru_cache(maxsize=8)
-def _trusted(networks: tuple[str, ...]) -> TrustedProxies:
-    return TrustedProxies(networks)
+_trusted = lru_cache(maxsize=8)(TrustedProxies)
 
 
 def _resolve(scope: dict[str, Any], proxies: TrustedProxies) -> dict[str, Any]:
@@ -65,25 +55,13 @@ def _resolve(scope: dict[str, Any], proxies: TrustedProxies) -> dict[str, Any]:
 def any_host_for_probes(get_response: Callable[[HttpRequest], Any]) -> Callable[..., Any]:
     """Make the Django middleware that lets probes and Prometheus ask under any host name.
 
-    They ask by address, which ``ALLOWED_HOSTS`` cannot name where addresses come and go. Nothing
-    in what they are answered is made of the name. It must come before all middleware that looks
-    at the host.
+    They ask by addresses, which come and go. It must come before what looks at the host.
     """
-    if iscoroutinefunction(get_response):
 
-        async def answer_async(request: HttpRequest) -> HttpResponse:
-            return await cast(Awaitable[HttpResponse], get_response(_for_any_host(request)))
+    def answer(request: HttpRequest) -> Any:
+        if request.path in PROBE_PATHS:
+            # Django's own way to say it would be ALLOWED_HOSTS, which all other pages share.
+            request.get_host = lambda: "localhost"  # type: ignore[method-assign]
+        return get_response(request)  # or a coroutine that does
 
-        return answer_async
-
-    def answer(request: HttpRequest) -> HttpResponse:
-        return cast(HttpResponse, get_response(_for_any_host(request)))
-
-    return answer
-
-
-def _for_any_host(request: HttpRequest) -> HttpRequest:
-    if request.path in PROBE_PATHS:
-        # Django's own way to say it would be ALLOWED_HOSTS, which all other pages share.
-        request.get_host = lambda: "localhost"  # type: ignore[method-assign]
-    return request
+    return markcoroutinefunction(answer) if iscoroutinefunction(get_response) else answer

@@ -29,7 +29,7 @@ from realtime.monitoring.snapshot import Snapshot, add_up
 from realtime.protocol import ERROR_TEXTS, ErrorCode
 from realtime.publishing.outbox import count_waiting
 from realtime.sessions.node import Node, get_node
-from realtime.sessions.peer import RETRY_AFTER_UNAVAILABLE, Peer
+from realtime.sessions.subscriber import RETRY_AFTER_UNAVAILABLE, Peer
 
 logger = logging.getLogger(__name__)
 

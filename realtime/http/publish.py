@@ -24,17 +24,17 @@ from realtime.http.responses import (
     answer,
     authenticate,
     check_draining,
-    check_method,
     invalid_credentials,
     read_address,
     read_bearer,
     read_headers,
+    read_type,
     refuse,
+    status_of,
     unavailable,
-    unknown_type,
 )
 from realtime.monitoring.audit_log import Event
-from realtime.protocol import ERROR_TEXTS, SUBSCRIPTION_TYPES, ErrorCode
+from realtime.protocol import ERROR_TEXTS, ErrorCode
 from realtime.publishing.batches import Batches, InvalidPayload, too_large
 from realtime.publishing.publication import (
     PublishError,
@@ -42,8 +42,8 @@ from realtime.publishing.publication import (
     check_payload,
     decode_object,
 )
-from realtime.sessions.node import Node, get_node
-from realtime.sessions.peer import Peer
+from realtime.sessions.node import get_node
+from realtime.sessions.subscriber import Peer
 
 logger = logging.getLogger(__name__)
 
@@ -57,12 +57,6 @@ LOOK_INTERVAL = 1.0
 # RFC 9651, section 3.3.3: a string; a bare word is taken too.
 _KEY = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])+)"|([!#-+\--~]+)')
 MAX_KEY = 255
-# The statuses of payloads that may not be published.
-_STATUS = {
-    ErrorCode.INVALID_MESSAGE: HTTPStatus.BAD_REQUEST,
-    ErrorCode.FORBIDDEN: HTTPStatus.FORBIDDEN,
-    "too_large": HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-}
 
 
 class ClientGone(Exception):
@@ -83,10 +77,7 @@ async def ingest(scope: dict[str, Any], receive: Any, send: Any) -> None:
 
 async def _serve(scope: dict[str, Any], receive: Any) -> dict[str, Any]:
     """Publish what comes; return the answer. Raises :class:`Refusal`, :class:`ClientGone`."""
-    check_method(scope, "POST")
-    kind = scope["path"].removeprefix(PREFIX)
-    if kind not in SUBSCRIPTION_TYPES:
-        raise unknown_type()
+    kind = read_type(scope, "POST", PREFIX)
     node = get_node()
     await node.start()
     check_draining(node)
@@ -94,31 +85,30 @@ async def _serve(scope: dict[str, Any], receive: Any) -> dict[str, Any]:
     publisher = _Publisher(Peer(node, read_address(scope)), kind, read_bearer(headers))
     grant = await publisher.authenticate()
     form, key = _read_form(headers), _read_key(headers, grant)
-    body = _Body(node, receive)
     if form == JSON:
-        return await _publish_one(publisher, body, headers, key)
+        return await _publish_one(publisher, receive, headers, key)
     skip = parse_qs(scope["query_string"].decode("latin-1")).get("skip_invalid", [""])[-1]
     batches = Batches(publisher, kind, key, publisher.largest, skip in ("1", "true"))
-    return await _publish_lines(publisher, body, batches)
+    return await _publish_lines(publisher, receive, batches)
 
 
 async def _publish_one(
-    publisher: _Publisher, body: _Body, headers: dict[bytes, str], key: str | None
+    publisher: _Publisher, receive: Any, headers: dict[bytes, str], key: str | None
 ) -> dict[str, Any]:
     length = headers.get(b"content-length", "")
     try:
         if length.isdigit() and int(length) > publisher.largest:
             raise too_large(publisher.largest)
-        payload = publisher.check(await body.read(publisher.largest))
+        payload = publisher.check(await _read_body(publisher, receive))
         position = await apublish_checked(publisher.kind, [payload], key)
     except (InvalidPayload, PublishError) as error:
         raise publisher.refusal_of(error) from None
     return position._asdict()
 
 
-async def _publish_lines(publisher: _Publisher, body: _Body, batches: Batches) -> dict[str, Any]:
+async def _publish_lines(publisher: _Publisher, receive: Any, batches: Batches) -> dict[str, Any]:
     try:
-        async for part in body.parts(SILENCE):
+        async for part in _parts(publisher, receive, SILENCE):
             await batches.feed(part)
             check_draining(publisher.peer.node)
         return await batches.end()
@@ -126,7 +116,8 @@ async def _publish_lines(publisher: _Publisher, body: _Body, batches: Batches) -
         refusal = publisher.refusal_of(error)
     except Refusal as error:
         refusal = error
-    raise refusal.with_details({"line": batches.next_line, **batches.report})
+    refusal.details = {"line": batches.next_line, **batches.report} | refusal.details
+    raise refusal
 
 
 class _Publisher:
@@ -140,7 +131,7 @@ class _Publisher:
     async def authenticate(self) -> Grant:
         """Return the rights, which allow one more request now. Raises :class:`Refusal`."""
         if not self._secret:
-            raise Refusal.of(401, ErrorCode.AUTH_REQUIRED)
+            raise Refusal(401, ErrorCode.AUTH_REQUIRED)
         grant = await authenticate(self.peer, self._secret)
         self._take_grant(grant)
         self.peer.node.authority.note_use(grant)
@@ -151,7 +142,7 @@ class _Publisher:
         self.peer.set_grant(grant)
         if not grant.can_publish or self.kind not in grant.types:
             self.peer.audit(Event.DENIED, type=self.kind)
-            raise Refusal.of(403, ErrorCode.FORBIDDEN)
+            raise Refusal(403, ErrorCode.FORBIDDEN)
 
     def _check_rate(self, grant: Grant) -> None:
         config = self.peer.node.policy.config
@@ -161,8 +152,7 @@ class _Publisher:
         wait = self.peer.node.requests.check(grant.holder, time.monotonic(), limit)
         if wait:
             self.peer.count_rate_limited()
-            code = ErrorCode.RATE_LIMITED
-            raise Refusal(429, code, ERROR_TEXTS[code], wait)
+            raise Refusal(429, ErrorCode.RATE_LIMITED, retry_after=wait)
 
     async def check_rights(self) -> None:
         """Refuse the rest of a stream whose token has been changed or revoked meanwhile."""
@@ -199,7 +189,7 @@ class _Publisher:
     def refusal_of(self, error: InvalidPayload | PublishError) -> Refusal:
         """Return the answer for a payload that has not been published."""
         if isinstance(error, InvalidPayload):
-            return Refusal(_STATUS[error.code], error.code, str(error))
+            return Refusal(status_of(error.code), error.code, str(error))
         logger.warning("publishing for %s: %s", self.peer.address, error)
         return unavailable()
 
@@ -218,60 +208,50 @@ def _read_form(headers: dict[bytes, str]) -> str:
 
 
 def _read_key(headers: dict[bytes, str], grant: Grant) -> str | None:
-    """Return what identifies the request among all holders' requests, if it may be repeated.
-
-    The header is that of draft-ietf-httpapi-idempotency-key-header.
-    """
+    """Return what identifies a request that may be repeated (draft Idempotency-Key header)."""
     if b"idempotency-key" not in headers:
         return None
     text = headers[b"idempotency-key"].strip()
     match = _KEY.fullmatch(text)
     if match is None or len(text) > MAX_KEY:
         expected = f"Idempotency-Key: expected a string of at most {MAX_KEY} characters"
-        raise Refusal.of(400, ErrorCode.INVALID_MESSAGE, expected)
+        raise Refusal(400, code := ErrorCode.INVALID_MESSAGE, ERROR_TEXTS[code] + expected)
     return f"POST {grant.holder} {match[1] or match[2]}"
 
 
-class _Body:
-    """The body of one request, as it arrives."""
+async def _read_body(publisher: _Publisher, receive: Any) -> bytes:
+    """Return all of a body. Raises as :func:`_parts`, and :class:`InvalidPayload`."""
+    body = bytearray()
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT):
+            async for part in _parts(publisher, receive, BODY_TIMEOUT):
+                body += part
+                if len(body) > publisher.largest:
+                    raise too_large(publisher.largest)
+    except TimeoutError:
+        raise Refusal(408, "timeout", "The request has not come in time") from None
+    return bytes(body)
 
-    def __init__(self, node: Node, receive: Any) -> None:
-        self._node = node
-        self._receive = receive
 
-    async def read(self, largest: int) -> bytes:
-        """Return all of it. Raises as :meth:`parts`, and :class:`InvalidPayload`."""
-        body = bytearray()
+async def _parts(publisher: _Publisher, receive: Any, silence: float) -> AsyncIterator[bytes]:
+    """Yield what arrives of a body, each part within *silence* seconds after the last.
+
+    Raises:
+        ClientGone: the client has left.
+        Refusal: nothing comes for too long, or the server is about to end.
+    """
+    deadline = time.monotonic() + silence
+    while time.monotonic() < deadline:
         try:
-            async with asyncio.timeout(BODY_TIMEOUT):
-                async for part in self.parts(BODY_TIMEOUT):
-                    body += part
-                    if len(body) > largest:
-                        raise too_large(largest)
+            async with asyncio.timeout(LOOK_INTERVAL):
+                message = await receive()
         except TimeoutError:
-            raise Refusal(408, "timeout", "The request has not come in time") from None
-        return bytes(body)
-
-    async def parts(self, silence: float) -> AsyncIterator[bytes]:
-        """Yield what arrives, each part within *silence* seconds after the last.
-
-        Raises:
-            ClientGone: the client has left.
-            Refusal: nothing comes for too long, or the server is about to end.
-        """
-        has_more = True
-        while has_more:
-            message = await self._next(time.monotonic() + silence)
-            if message["type"] == "http.disconnect":
-                raise ClientGone
-            yield message.get("body", b"")
-            has_more = message.get("more_body", False)
-
-    async def _next(self, deadline: float) -> Any:
-        while time.monotonic() < deadline:
-            try:
-                async with asyncio.timeout(LOOK_INTERVAL):
-                    return await self._receive()
-            except TimeoutError:
-                check_draining(self._node)
-        raise Refusal(408, "timeout", "Nothing has come for too long")
+            check_draining(publisher.peer.node)
+            continue
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        yield message.get("body", b"")
+        if not message.get("more_body", False):
+            return
+        deadline = time.monotonic() + silence
+    raise Refusal(408, "timeout", "Nothing has come for too long")

@@ -1,22 +1,19 @@
-"""Requests and answers beside Django: bearer tokens, errors in JSON, the parts of a response.
-
-Knows HTTP and the contract's codes; nothing of what is asked for.
-"""
+"""Requests and answers beside Django: bearer tokens, errors in JSON, the parts of a response."""
 
 from __future__ import annotations
 
 import logging
 from http import HTTPStatus
-from typing import Any, Self
+from typing import Any
 
 import msgspec
 
 from realtime.auth.grants import Grant
 from realtime.database import Unavailable
-from realtime.protocol import ERROR_TEXTS, ErrorCode
+from realtime.protocol import ERROR_TEXTS, SUBSCRIPTION_TYPES, ErrorCode
 from realtime.protocol.subscribe import invalid_type
 from realtime.sessions.node import Node
-from realtime.sessions.peer import RETRY_AFTER_UNAVAILABLE, Peer
+from realtime.sessions.subscriber import RETRY_AFTER_UNAVAILABLE, Peer
 
 logger = logging.getLogger(__name__)
 
@@ -26,47 +23,28 @@ Headers = list[tuple[bytes, bytes]]
 class Refusal(Exception):
     """An answer other than what was asked for: its status and the JSON of the error.
 
-    *retry_after* is in seconds; it becomes a header and one of the details.
+    The text is the contract's for *code*, if there is none. *retry_after* is in seconds; it
+    becomes a header and one of the details.
     """
 
     def __init__(
-        self,
-        status: int,
-        code: str,
-        text: str,
-        retry_after: float | None = None,
-        details: dict[str, Any] | None = None,
+        self, status: int, code: str, text: str | None = None, retry_after: float | None = None
     ) -> None:
-        super().__init__(text)
+        super().__init__(ERROR_TEXTS[ErrorCode(code)] if text is None else text)
         self.status = status
         self.code = code
-        self.retry_after = retry_after
-        self.details = dict(details or {})
-        if retry_after is not None:
-            self.details["retry_after"] = retry_after
-
-    @classmethod
-    def of(cls, status: int, code: ErrorCode, text: str = "") -> Self:
-        """Return the refusal with a code of the contract and its text, which *text* ends."""
-        return cls(status, code, ERROR_TEXTS[code] + text)
-
-    def with_details(self, details: dict[str, Any]) -> Self:
-        """Return the same refusal with more details."""
-        together = details | self.details
-        return type(self)(self.status, self.code, str(self), self.retry_after, together)
+        self.details: dict[str, Any] = {} if retry_after is None else {"retry_after": retry_after}
 
 
-def unavailable(
-    text: str = ERROR_TEXTS[ErrorCode.UNAVAILABLE], retry_after: float = RETRY_AFTER_UNAVAILABLE
-) -> Refusal:
+def status_of(code: str) -> int:
+    """Return the HTTP status of an error's code."""
+    statuses = {"auth_required": 401, "forbidden": 403, "too_large": 413, "unavailable": 503}
+    return statuses.get(code, 400)
+
+
+def unavailable() -> Refusal:
     """Return the refusal of a server that cannot serve the request now."""
-    return Refusal(503, ErrorCode.UNAVAILABLE, text, retry_after)
-
-
-def unknown_type() -> Refusal:
-    """Return the refusal for a path that ends with no subscription type."""
-    error = invalid_type()
-    return Refusal(404, error.code, str(error))
+    return Refusal(503, ErrorCode.UNAVAILABLE, retry_after=RETRY_AFTER_UNAVAILABLE)
 
 
 def invalid_credentials() -> Refusal:
@@ -74,16 +52,22 @@ def invalid_credentials() -> Refusal:
     return Refusal(401, "invalid_credentials", "Invalid credentials")
 
 
-def check_method(scope: dict[str, Any], method: str) -> None:
-    """Raise :class:`Refusal` for a request with another method."""
+def read_type(scope: dict[str, Any], method: str, prefix: str) -> str:
+    """Return the subscription type that ends a path. Raises :class:`Refusal`; so does a method."""
     if scope["method"] != method:
         raise Refusal(405, "method_not_allowed", "Method not allowed")
+    kind: str = scope["path"].removeprefix(prefix)
+    if kind not in SUBSCRIPTION_TYPES:
+        error = invalid_type()
+        raise Refusal(404, error.code, str(error))
+    return kind
 
 
 def check_draining(node: Node) -> None:
     """Raise :class:`Refusal` if the server is about to end."""
     if node.drain.has_begun:
-        raise unavailable("Server restarting", node.drain.retry_after())
+        text, retry_after = ERROR_TEXTS[ErrorCode.RESTARTING], node.drain.retry_after()
+        raise Refusal(503, ErrorCode.UNAVAILABLE, text, retry_after)
 
 
 def read_headers(scope: dict[str, Any]) -> dict[bytes, str]:
@@ -117,8 +101,8 @@ async def authenticate(peer: Peer, secret: str) -> Grant:
 async def refuse(send: Any, refusal: Refusal, allow: bytes, more: Headers | None = None) -> None:
     """Answer with an error: {error, code, details?}. *allow* names the methods that exist."""
     headers: Headers = list(more or [])
-    if refusal.retry_after is not None:
-        headers.append((b"retry-after", b"%d" % max(1, round(refusal.retry_after))))
+    if "retry_after" in refusal.details:
+        headers.append((b"retry-after", b"%d" % max(1, round(refusal.details["retry_after"]))))
     if refusal.status == HTTPStatus.UNAUTHORIZED:
         headers.append((b"www-authenticate", b"Bearer"))
     if refusal.status == HTTPStatus.METHOD_NOT_ALLOWED:

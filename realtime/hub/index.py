@@ -13,7 +13,7 @@ from realtime.filters.index import FilterIndex
 from realtime.hub.groups import FanOutGroup, Outlet, ShapedGroup, SharedFrames, Subscription
 from realtime.hub.message import Message
 from realtime.protocol import SUBSCRIPTION_TYPES
-from realtime.protocol.options import Options
+from realtime.protocol.subscribe import Options
 
 
 class Hub:

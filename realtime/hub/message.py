@@ -23,7 +23,7 @@ import msgspec
 
 from realtime.filters import MISSING, Path, decode_or_none
 from realtime.protocol import Position, encode_data_head, format_timestamp
-from realtime.protocol.frames import STORED_END, deflate, header, stored_block
+from realtime.protocol.messages import STORED_END, deflate, header, stored_block
 
 # Bytes from which a message is compressed: below, it costs more than it saves.
 MIN_DEFLATED = 1024

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from realtime.filters import lookup_key
-from realtime.protocol.options import Options
+from realtime.protocol.subscribe import Options
 
 # Values of the conflated path that one group holds back; with more it sends what it has.
 MAX_VALUES = 10_000

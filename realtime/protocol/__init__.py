@@ -22,14 +22,11 @@ from realtime.protocol.commands import (
 from realtime.protocol.messages import (
     Position,
     encode,
-    encode_batch_head,
-    encode_batch_item,
     encode_data_head,
     encode_data_tail,
     encode_error,
     encode_payload,
     format_timestamp,
-    replace_payload,
 )
 
 __all__ = [
@@ -49,13 +46,10 @@ __all__ = [
     "Subscribe",
     "Unsubscribe",
     "encode",
-    "encode_batch_head",
-    "encode_batch_item",
     "encode_data_head",
     "encode_data_tail",
     "encode_error",
     "encode_payload",
     "format_timestamp",
     "parse",
-    "replace_payload",
 ]

@@ -1,7 +1,4 @@
-"""The catalogues of the contract: subscription types, error codes, close codes. Pure.
-
-Knows docs/protocol.md's tables; nothing of JSON or of how messages are sent.
-"""
+"""The catalogues of the contract: subscription types, error codes, close codes. Pure."""
 
 from __future__ import annotations
 
@@ -88,10 +85,7 @@ class CloseReason(StrEnum):
 
 
 class ProtocolError(Exception):
-    """What a client sent cannot be served; becomes the ``error`` message with this code.
-
-    ``metadata`` is the client's own, when it could be read.
-    """
+    """What a client sent cannot be served; becomes the ``error`` message with this code."""
 
     def __init__(
         self, code: ErrorCode, explanation: str = "", details: dict[str, Any] | None = None
@@ -99,4 +93,4 @@ class ProtocolError(Exception):
         super().__init__(ERROR_TEXTS[code] + explanation)
         self.code = code
         self.details = details
-        self.metadata: msgspec.Raw | None = None
+        self.metadata: msgspec.Raw | None = None  # the client's own, when it could be read

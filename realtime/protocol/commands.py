@@ -1,8 +1,4 @@
-"""What a client sends: its commands, and how one is read from a frame's text. Pure.
-
-Knows the form of messages. What a client asks to subscribe to is read later, once it may ask:
-:mod:`realtime.protocol.subscribe`.
-"""
+"""What a client sends: its commands, and how one is read from a frame's text. Pure."""
 
 from __future__ import annotations
 
@@ -34,7 +30,7 @@ class Auth(Command):
 
 @dataclass(slots=True)
 class Subscribe(Command):
-    """``data`` is the message's; what is asked for in it is read later, once a client may ask."""
+    """What ``data`` asks for is read later, once a client may ask."""
 
     data: dict[str, Any]
     subscription_id: str | None
@@ -102,7 +98,6 @@ def _read_metadata(text: str | bytes, message: dict[str, Any]) -> msgspec.Raw | 
 
 
 def _read_command(message: dict[str, Any], metadata: msgspec.Raw | None) -> Command:
-    """Return the command that a message's type names. Raises :class:`ProtocolError`."""
     kind = _read_field(message, "type", str)
     if kind is None:
         raise _invalid("type: required")
@@ -115,9 +110,16 @@ def _read_command(message: dict[str, Any], metadata: msgspec.Raw | None) -> Comm
         token = (data or {}).get("token")
         return Auth(metadata, token if isinstance(token, str) else None)
     if kind == "subscribe":
-        return _read_subscribe(data, chosen_id, metadata)
+        if data is None:
+            raise _invalid("data: required")
+        if chosen_id is not None and not SUBSCRIPTION_ID.match(chosen_id):
+            raise _invalid("subscription_id: expected 1 to 64 characters of A-Z a-z 0-9 _ . : -")
+        return Subscribe(metadata, data, chosen_id)
     if kind == "unsubscribe":
-        return _read_unsubscribe(data, chosen_id, metadata)
+        subscription_id = _read_field(data or {}, "subscription_id", str) or chosen_id
+        if subscription_id is None:
+            raise _invalid("data.subscription_id: required")
+        return Unsubscribe(metadata, subscription_id)
     raise ProtocolError(ErrorCode.UNKNOWN_TYPE, details={"type": kind[:256]})
 
 
@@ -126,22 +128,3 @@ def _read_field(message: dict[str, Any], name: str, expected: type) -> Any:
     if value is not None and not isinstance(value, expected):
         raise _invalid(f"{name}: expected {'an object' if expected is dict else 'a string'}")
     return value
-
-
-def _read_subscribe(
-    data: dict[str, Any] | None, chosen_id: str | None, metadata: msgspec.Raw | None
-) -> Subscribe:
-    if data is None:
-        raise _invalid("data: required")
-    if chosen_id is not None and not SUBSCRIPTION_ID.match(chosen_id):
-        raise _invalid("subscription_id: expected 1 to 64 characters of A-Z a-z 0-9 _ . : -")
-    return Subscribe(metadata, data, chosen_id)
-
-
-def _read_unsubscribe(
-    data: dict[str, Any] | None, chosen_id: str | None, metadata: msgspec.Raw | None
-) -> Unsubscribe:
-    subscription_id = _read_field(data or {}, "subscription_id", str) or chosen_id
-    if subscription_id is None:
-        raise _invalid("data.subscription_id: required")
-    return Unsubscribe(metadata, subscription_id)

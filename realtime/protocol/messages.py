@@ -1,15 +1,20 @@
-"""What a server sends: its messages as JSON text. Pure.
+"""What a server sends: its messages as JSON text, and their WebSocket frames. Pure.
 
 A ``data`` message has two parts, since most of it is the same for all who receive it. The head is
 made once per message, the tail is the end of each client's own copy::
 
     {"type":"data","data":{...},"timestamp":"...","metadata":{...},"subscription_id":"my-id"}
     |----------------------------------- head ---------------------------------------||-tail-|
+
+A frame, too, is built once for all connections that receive the same message (RFC 6455, section 5;
+RFC 7692 for compression).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import struct
+import zlib
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from math import isfinite
 from typing import Any, NamedTuple
@@ -77,8 +82,7 @@ def encode_data_head(
 ) -> bytes:
     """Encode a ``data`` message up to its subscription id, which differs between clients.
 
-    *payload* is JSON text, the epoch of *position* needs no escapes in JSON; what follows is
-    :func:`encode_data_tail`.
+    *payload* is JSON text; the epoch of *position* needs no escapes in JSON.
     """
     end = timestamp + (_NO_POSITION if position is None else _POSITION % position)
     return b"".join((_DATA_HEADS[kind], payload, _DATA_MIDDLES[kind], end.encode()))
@@ -117,11 +121,7 @@ def encode_batch_head(kind: str, items: Iterable[bytes], timestamp: str) -> byte
 
 
 def encode_payload(payload: Any) -> bytes:
-    """Encode what a publisher gave as JSON text.
-
-    Raises:
-        ValueError: it is no mapping, or has values that JSON does not (such as NaN).
-    """
+    """Encode what a publisher gave as JSON text. Raises ``ValueError``: NaN, or no mapping."""
     if not isinstance(payload, dict):
         raise ValueError(f"payload: expected an object, got {type(payload).__name__}")
     try:
@@ -145,3 +145,56 @@ def _holds_nan(payload: Any) -> bool:
         elif isinstance(value, list | tuple | set | frozenset):
             waiting.extend(value)
     return False
+
+
+# Frames
+
+_TEXT = 0x81  # FIN and opcode 1
+_TEXT_DEFLATED = 0xC1  # the same with RSV1, as permessage-deflate marks a compressed message
+
+
+def header(length: int, deflated: bool = False) -> bytes:
+    """Return the header of an unmasked, unfragmented text frame of *length* payload bytes."""
+    first = _TEXT_DEFLATED if deflated else _TEXT
+    if length < 126:
+        return bytes((first, length))
+    if length < 65_536:
+        return struct.pack("!BBH", first, 126, length)
+    return struct.pack("!BBQ", first, 127, length)
+
+
+def text_frame(payload: bytes) -> bytes:
+    """Return *payload* as one text frame."""
+    return header(len(payload)) + payload
+
+
+def split_frames(frames: bytes) -> Iterator[bytes]:
+    """Yield the payload of each frame in *frames*, which :func:`text_frame` made."""
+    position = 0
+    while position < len(frames):
+        length, start = frames[position + 1], position + 2
+        if length == 126:
+            length, start = int.from_bytes(frames[start : start + 2], "big"), start + 2
+        elif length == 127:
+            length, start = int.from_bytes(frames[start : start + 8], "big"), start + 8
+        position = start + length
+        yield frames[start:position]
+
+
+def deflate(data: bytes) -> bytes:
+    """Compress *data* as complete deflate blocks that end on a byte, to be followed by others."""
+    compressor = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    return compressor.compress(data) + compressor.flush(zlib.Z_SYNC_FLUSH)
+
+
+def stored_block(length: int) -> bytes:
+    """Return what precedes at most 65,535 bytes that go into a deflate stream as they are.
+
+    So what differs between clients follows what was compressed once (RFC 1951, section 3.2.4).
+    """
+    return struct.pack("<BHH", 0, length, length ^ 0xFFFF)
+
+
+# Ends a message after a stored block: the first byte of the empty block whose other four bytes
+# permessage-deflate leaves out (RFC 7692, section 7.2.1).
+STORED_END = b"\x00"

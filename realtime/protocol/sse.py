@@ -1,17 +1,14 @@
-"""Server-sent events: WebSocket frames as the text of an event stream (HTML, section 9.2). Pure.
-
-The hub makes WebSocket frames, since nearly all clients are WebSockets; here their payloads become
-events.
-"""
+"""Server-sent events: WebSocket frames as the text of an event stream (HTML, section 9.2). Pure."""
 
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 import msgspec
 
 from realtime.protocol import CloseCode, CloseReason, Position
-from realtime.protocol.frames import split_frames
+from realtime.protocol.messages import split_frames
 
 COMMENT = b":\n\n"
 # The end of a data message with a position; see `realtime.protocol.encode_data_head`.
@@ -28,8 +25,6 @@ class _Data(msgspec.Struct):
 
 
 class _Message(msgspec.Struct):
-    """The parts of a message that decide the form of its event."""
-
     type: str
     data: _Data | None = None
 
@@ -56,8 +51,9 @@ def close_event(code: CloseCode, reason: CloseReason) -> bytes:
     return b"event: close\ndata: %b\n\n" % data
 
 
+@lru_cache(maxsize=1)
 def events(frames: bytes) -> bytes:
-    """Return the events of complete, uncompressed WebSocket frames."""
+    """Return the events of uncompressed WebSocket frames, made once for a fan-out group."""
     return b"".join(_event(payload) for payload in split_frames(frames))
 
 
@@ -78,18 +74,3 @@ def _event(payload: bytes) -> bytes:
     has_position = message.type == "subscribed" and not content.replayed
     place_line = event_id(Position(content.epoch, content.offset)) if has_position else b""
     return b"event: %b\n%b%b" % (name.encode(), place_line, data)
-
-
-class _Last:
-    """The frames that were last made into events: all members of a fan-out group are given them."""
-
-    frames: bytes = b""
-    events: bytes = b""
-
-
-def shared_events(frames: bytes) -> bytes:
-    """Return the events of *frames*, made once if they are the same object as the last time."""
-    if frames is not _Last.frames:
-        _Last.events = events(frames)
-        _Last.frames = frames
-    return _Last.events

@@ -1,20 +1,100 @@
-"""The request to subscribe: how the ``data`` of a ``subscribe`` message is read. Pure.
-
-Knows what a client may ask for; nothing of what it is allowed, which its grant says.
-"""
+"""What a client asks to subscribe to: how the ``data`` of ``subscribe`` is read. Pure."""
 
 from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from realtime.filters import Filter, compile_filters, derive_subscription_id
+from realtime.filters import Filter, Path, compile_filters, derive_subscription_id, read_path
 from realtime.protocol import SUBSCRIPTION_TYPES, ErrorCode, Position, ProtocolError
-from realtime.protocol.options import Options, read_options
 
 MAX_REWIND = 1000
+# Messages per second.
+MIN_RATE, MAX_RATE = 0.001, 1000
+# The max_rate of `conflate` alone.
+CONFLATE_RATE = 1.0
+MAX_BATCH_MS = 10_000
+MAX_FIELDS = 64
+
+
+class Options(NamedTuple):
+    """The options of a subscription in one form: equal options are equal tuples."""
+
+    max_rate: float | None = None
+    conflate: Path | None = None
+    batch_ms: int | None = None
+    fields: tuple[Path, ...] | None = None
+    drops: bool = False
+
+    @property
+    def supersedes(self) -> bool:
+        """Whether a newer message may take the place of an older one."""
+        return self.max_rate is not None
+
+    def describe(self) -> dict[str, Any]:
+        """Return them as a client writes them."""
+        options = {
+            "max_rate": self.max_rate,
+            "conflate": None if self.conflate is None else ".".join(self.conflate),
+            "batch_ms": self.batch_ms,
+            "fields": None if self.fields is None else [".".join(path) for path in self.fields],
+            "on_overflow": "drop" if self.drops else None,
+        }
+        return {name: value for name, value in options.items() if value is not None}
+
+
+def read_options(data: Mapping[str, Any]) -> Options | None:
+    """Read the options, if there are any; null means absent. Raises ``ValueError``."""
+    names = [name for name in _READERS if data.get(name) is not None]
+    if not names:
+        return None
+    values = {name: _READERS[name](data[name]) for name in names}
+    if "conflate" in values:
+        values.setdefault("max_rate", CONFLATE_RATE)
+    options = Options(drops=values.pop("on_overflow", False), **values)
+    return None if options == Options() else options
+
+
+def _read_rate(value: Any) -> float:
+    if type(value) not in (int, float) or not MIN_RATE <= value <= MAX_RATE:
+        raise ValueError(f"max_rate: expected a number from {MIN_RATE} to {MAX_RATE}")
+    return float(value)
+
+
+def _read_batch(value: Any) -> int:
+    if type(value) is not int or not 1 <= value <= MAX_BATCH_MS:
+        raise ValueError(f"batch_ms: expected an integer from 1 to {MAX_BATCH_MS}")
+    return value
+
+
+def _read_fields(value: Any) -> tuple[Path, ...]:
+    if not isinstance(value, list) or not 1 <= len(value) <= MAX_FIELDS:
+        raise ValueError(f"fields: expected an array of 1 to {MAX_FIELDS} paths")
+    return tuple(sorted({_read_path("fields", path) for path in value}))
+
+
+def _read_overflow(value: Any) -> bool:
+    if value not in ("close", "drop"):
+        raise ValueError('on_overflow: expected "close" or "drop"')
+    return bool(value == "drop")
+
+
+def _read_path(name: str, text: Any) -> Path:
+    try:
+        return read_path(text)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+
+
+_READERS: dict[str, Callable[[Any], Any]] = {
+    "max_rate": _read_rate,
+    "conflate": lambda value: _read_path("conflate", value),
+    "batch_ms": _read_batch,
+    "fields": _read_fields,
+    "on_overflow": _read_overflow,
+}
 
 
 class StartFrom(NamedTuple):
@@ -63,7 +143,7 @@ def read_subscribe_request(data: Mapping[str, Any]) -> SubscribeRequest:
             raw_filters or {},
             read_options(data),
             read_start(data.get("resume"), data.get("rewind")),
-            _read_flag("explain", data),
+            _read_flag("explain", data.get("explain")),
         )
     except ValueError as error:
         raise ProtocolError(ErrorCode.INVALID_SUBSCRIPTION, str(error)) from None
@@ -94,8 +174,7 @@ def _read_count(rewind: Any) -> int:
     return rewind
 
 
-def _read_flag(name: str, data: Mapping[str, Any]) -> bool:
-    flag = data.get(name)
+def _read_flag(name: str, flag: Any) -> bool:
     if flag is None or isinstance(flag, bool):
         return bool(flag)
     raise ValueError(f"{name}: expected true or false")

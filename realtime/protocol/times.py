@@ -1,7 +1,4 @@
-"""Reads the time that a message carries: a number, or RFC 3339 text. Pure.
-
-Knows nothing of where a message has it, nor of which times make sense there.
-"""
+"""Reads the time that a message carries: a number, or RFC 3339 text. Pure."""
 
 from __future__ import annotations
 
@@ -23,8 +20,7 @@ def read_time(value: Any) -> float | None:
 
     A time is a number of seconds or milliseconds since 1970, or text as in RFC 3339, section 5.6:
     the letters ``T`` and ``Z`` may be small, and a space may stand for the ``T``. Text without an
-    offset is UTC. A leap second, 23:59:60 UTC, is the first second of the next day: what counts
-    seconds since 1970 has no other place for it.
+    offset is UTC. A leap second, 23:59:60 UTC, is the first second of the next day.
     """
     if type(value) is str:
         return _read_text(value)

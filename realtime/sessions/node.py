@@ -1,26 +1,23 @@
-"""The objects that all connections of one event loop share, and the tasks that run for them.
-
-Knows what there is and in which order it starts and ends; each object knows its own work.
-"""
+"""The objects that all connections of one event loop share, and the tasks that run for them."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Coroutine
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import psutil
 from django.conf import settings
 
-from realtime.auth.failures import Failures
-from realtime.auth.limits import RequestLimits
+from realtime.auth.limits import Failures, RequestLimits
 from realtime.auth.policy import POLL_INTERVAL, Policy
 from realtime.auth.quotas import ASSERT_INTERVAL, ConnectionQuotas
 from realtime.cluster import keeper
-from realtime.cluster.clients import close_async_clients
+from realtime.cluster.clients import Unavailable, close_async_clients
 from realtime.cluster.connections import answer
 from realtime.cluster.embedded import EmbeddedServer
 from realtime.cluster.membership import BEAT_INTERVAL, Process
@@ -28,15 +25,18 @@ from realtime.cluster.servers import uses_embedded
 from realtime.database import Database
 from realtime.delivery.subscriptions import Subscriptions
 from realtime.hub.index import Hub
+from realtime.log import get_log
 from realtime.monitoring.metrics import Counters
-from realtime.monitoring.snapshot import add_up
-from realtime.protocol import CloseReason
-from realtime.sessions.connections import ConnectedClient, Room, Roster
-from realtime.sessions.drain import Drain
+from realtime.monitoring.sampler import Sampler
+from realtime.monitoring.snapshot import Snapshot, add_up, exchange
+from realtime.protocol import SUBSCRIPTION_TYPES, CloseReason
+from realtime.sessions.connections import Drain, Room, Roster
 from realtime.sessions.readiness import DRAINING, check_backends
-from realtime.sessions.reporter import Reporter
 from realtime.sessions.rights import Authority
 from realtime.tasks import end
+
+if TYPE_CHECKING:
+    from realtime.sessions.session import Session
 
 logger = logging.getLogger(__name__)
 
@@ -46,9 +46,56 @@ USE_INTERVAL = 60.0
 LENGTH_INTERVAL = 5.0
 # Seconds that the node's tasks have to end.
 CLOSE_TIMEOUT = 2.0
-# Seconds that the first clients wait for the policy, less than a handshake may take. After that
-# the environment's configuration is in force until the database answers.
+# Seconds that the first clients wait for the policy, less than a handshake may take. Until the
+# database answers, the environment's configuration is in force.
 FIRST_POLICY_TIMEOUT = 2.0
+
+
+class Reporter:
+    """Reports one process to all others, and knows what those report."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self.sampler = Sampler(node.process.name, node.stats)
+        # The figures that all processes reported last, this one among them.
+        self.cluster: list[Snapshot] = []
+
+    async def beat(self) -> None:
+        """Let other processes know that this one runs, and what its connections hold."""
+        with contextlib.suppress(Unavailable):  # readiness tells, and the broker
+            asked = time.monotonic()
+            beat = await self._node.process.beat()
+            self._node.stats.round_trip = time.monotonic() - asked
+            await self._report()
+            leases = self._node.leases
+            await (leases.write_all() if beat.was_gone else leases.write())
+
+    async def look_at_cluster(self) -> list[Snapshot]:
+        """Return the figures that the processes reported last; this one's at least."""
+        if not self.cluster:
+            with contextlib.suppress(Unavailable):
+                await self._report()
+        return self.cluster
+
+    async def _report(self) -> None:
+        """Report this process's figures and read those of the others, as far as they are there."""
+        clients = self._node.roster.clients
+        transports = [client.transport for client in clients if client.transport is not None]
+        figures = await self.sampler.take_snapshot(transports, self._node.drain.has_begun)
+        self.cluster = [figures]
+        self.cluster = await exchange(figures)
+
+    async def measure_logs(self) -> None:
+        """Count what the logs retain. Not in a beat, which a log that hangs must not hold up."""
+        try:
+            self._node.stats.log = await get_log().lengths(SUBSCRIPTION_TYPES)
+        except Unavailable:
+            self._node.stats.log = {}
+
+    async def assert_leases(self) -> None:
+        """Write all leases anew, in case the server has lost them."""
+        with contextlib.suppress(Unavailable):
+            await self._node.leases.write_all()
 
 
 class Node:
@@ -59,7 +106,7 @@ class Node:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._started: asyncio.Task[None] | None = None
-        # The check of database and channel layer that is under way, or the last one.
+        # The check of the backends that is under way, or the last one.
         self._checking: asyncio.Task[list[str]] | None = None
         self.stats = Counters()
         self.database = Database()
@@ -72,7 +119,7 @@ class Node:
         self.process = Process(self._answer)
         self.leases = ConnectionQuotas(self.process.name, self.spawn)
         self.drain = Drain(self.roster, lambda: self.policy.config.drain_timeout)
-        self.reporter = Reporter(self.process, self.stats, self.roster, self.leases, self.drain)
+        self.reporter = Reporter(self)
         self.subscriptions = Subscriptions(
             self.hub,
             self.stats,
@@ -95,7 +142,6 @@ class Node:
         await asyncio.shield(self._started)
 
     async def _start(self) -> None:
-        """Start what all else needs, wait a little for the policy, then start all tasks."""
         self._loop = asyncio.get_running_loop()
         self.stats.is_running = True
         if self._embedded is not None:
@@ -132,10 +178,7 @@ class Node:
             self._embedded.stop()
 
     async def readiness(self) -> list[str]:
-        """Return why clients should go elsewhere; nothing if this node can serve them.
-
-        All who ask while a check is under way share it, so many probes cost no more than one.
-        """
+        """Return why clients should go elsewhere, if they should; many who ask share one check."""
         if self.drain.has_begun:
             return [DRAINING]
         if self._checking is None or self._checking.done():
@@ -143,18 +186,13 @@ class Node:
         return await asyncio.shield(self._checking)
 
     def report(self) -> dict[str, Any]:
-        """Return the statistics, and counts of what this process holds, to find leaks.
-
-        ``timers`` are those of the event loop that have not been cancelled. May be called from
-        any thread.
-        """
+        """Return statistics and counts of what this process holds. Any thread may call it."""
         scheduled = tuple(getattr(self._loop, "_scheduled", ()))
-        timers = [timer for timer in scheduled if not timer.cancelled()]
         return self.stats.report(self.policy.config) | {
             "process": {
                 "resident_bytes": psutil.Process().memory_info().rss,
                 "tasks": len(asyncio.all_tasks(self._loop)) if self._loop else 0,
-                "timers": len(timers),
+                "timers": sum(not timer.cancelled() for timer in scheduled),
                 "connections": len(self.roster.clients),
                 "waiting": len(self.roster.waiting),
                 "holders": len(self.roster.by_holder),
@@ -179,14 +217,13 @@ class Node:
                 logger.exception("%s", work.__name__)
 
     async def _answer(self, question: bytes) -> bytes:
-        clients = self.roster.by_holder.items()
-        holders = {holder: len(connections) for holder, connections in clients}
+        holders = {holder: len(clients) for holder, clients in self.roster.by_holder.items()}
         return await answer(question, self.roster.clients, holders)
 
     # Connections
 
-    def admit(self, client: ConnectedClient) -> CloseReason | None:
-        """Count a new connection in, or say for what there is no room."""
+    def admit(self, client: Session) -> CloseReason | None:
+        """Count a new connection in, or return for what there is no room."""
         config = self.policy.config
         refusal = self.roster.admit(client, Room.of(config), config.require_auth)
         if refusal is not None:
@@ -196,7 +233,7 @@ class Node:
         self.stats.total_connections += 1
         return None
 
-    def forget(self, client: ConnectedClient) -> None:
+    def forget(self, client: Session) -> None:
         """Count a connection out; once or more."""
         self.roster.forget(client)
         self.leases.release(client.client_id)

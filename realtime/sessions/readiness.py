@@ -1,7 +1,4 @@
-"""Whether the database and the channel layer answer: each does within a second, or is away.
-
-Knows how to ask them; nothing of who wants to know.
-"""
+"""Whether the database and the channel layer answer: each does within a second, or is away."""
 
 from __future__ import annotations
 
@@ -52,13 +49,11 @@ async def _ask(away: str, question: Callable[[], Awaitable[object]]) -> str:
 
 
 async def _ask_layer() -> None:
-    """Ask the servers of the layer, or the layer itself if it is of another kind."""
     layer = get_channel_layer()
     if layer is None:
         raise Unavailable("none is configured")
     if uses_redis(layer):
-        # Of several, one that answers is enough: the types of the others are away everywhere, and
-        # to send clients elsewhere would take from them the types that are there.
+        # Of several, one that answers is enough: the types of the others are away everywhere.
         await _first([ask(server, _ping) for server in layer_servers()])
     else:
         await layer.group_send(_GROUP, {"type": "readiness"})

@@ -1,7 +1,4 @@
-"""The rights in force now: the policy, and what credentials grant, as administrators change them.
-
-Knows the database through :class:`Database` and who is connected; nothing of subscriptions.
-"""
+"""The rights in force: the policy, and what credentials grant, as administrators change them."""
 
 from __future__ import annotations
 
@@ -24,10 +21,10 @@ from realtime.auth.tokens import digest, find_grant, live_grants, record_use
 from realtime.config import get_streaming_config
 from realtime.database import Database, Unavailable
 from realtime.protocol import CloseCode, CloseReason
-from realtime.sessions.connections import ConnectedClient, Roster
+from realtime.sessions.connections import Roster
 
 if TYPE_CHECKING:
-    from realtime.auth.jwt import Identity, Verifier
+    from realtime.auth.jwt import Verifier
 
 logger = logging.getLogger(__name__)
 
@@ -35,26 +32,6 @@ T = TypeVar("T")
 
 # How old a look at the revision may be for cached grants to be trusted.
 TRUSTED_AGE = 2 * POLL_INTERVAL
-
-
-def _verifier() -> Verifier | None:
-    if get_streaming_config().jwt is None:
-        return None
-    from realtime.auth.jwt import configured_verifier  # cryptography takes its time to import
-
-    return configured_verifier()
-
-
-def _grant_of_identity(identity: Identity | None) -> Grant | None:
-    if identity is None:
-        return None
-    return Grant(
-        f"{HolderType.JWT}:{identity.subject}",
-        None,
-        identity.types,
-        identity.filters,
-        expires_at=identity.expires_at,
-    )
 
 
 class Authority:
@@ -65,8 +42,11 @@ class Authority:
         self._database = database
         self._roster = roster
         self._grants = GrantCache()
-        # Reads the tokens of another identity provider, if one is configured.
-        self._verifier = _verifier()
+        self._verifier: Verifier | None = None
+        if get_streaming_config().jwt is not None:
+            from realtime.auth.jwt import configured_verifier  # cryptography takes its time
+
+            self._verifier = configured_verifier()
         self._used_tokens: set[int] = set()
         self._revision = -1
         # Monotonic time of the last look at the revision that the database answered.
@@ -74,21 +54,16 @@ class Authority:
 
     async def follow(self) -> None:
         """Carry out what administrators have changed, and end connections that have expired."""
-        await self._follow_changes()
-        for client in self._roster.expired(time.time()):
-            client.end(CloseCode.POLICY_VIOLATION, CloseReason.TOKEN_EXPIRED)
-
-    async def _follow_changes(self) -> None:
-        """Ask the database whether an administrator has changed anything; if so, carry it out."""
         try:
             revision = await self._database.run(current_revision)
             if revision != self._revision:
                 await self._apply_changes()
                 self._revision = revision
+            self._policy_checked = time.monotonic()
         except Unavailable as error:
             logger.warning("the database does not answer: %s", error)
-            return
-        self._policy_checked = time.monotonic()
+        for client in self._roster.expired(time.time()):
+            client.end(CloseCode.POLICY_VIOLATION, CloseReason.TOKEN_EXPIRED)
 
     async def _apply_changes(self) -> None:
         """Read policy and grants anew, and give each connection the rights it has now."""
@@ -100,10 +75,10 @@ class Authority:
             for client in clients
             if client.grant is not None and client.grant.is_managed
         }
-        tokens = {
-            grant.holder_id for grant in held.values() if grant.holder_type == HolderType.TOKEN
-        }
-        users = {grant.holder_id for grant in held.values() if grant.holder_type == HolderType.USER}
+        tokens, users = (
+            {grant.holder_id for grant in held.values() if grant.holder_type == holder_type}
+            for holder_type in (HolderType.TOKEN, HolderType.USER)
+        )
         by_token = await self._database.run(live_grants, tokens) if tokens else {}
         by_user = await self._database.run(live_user_grants, users) if users else {}
         for client, before in held.items():
@@ -118,26 +93,15 @@ class Authority:
             elif after != before:
                 client.apply_grant(after)
 
-    def bind(self, client: ConnectedClient, grant: Grant) -> bool:
-        """Give a connection the rights of a token, unless the token has connections enough."""
-        if not self._roster.bind(client, grant):
-            return False
-        self.note_use(grant)
-        return True
-
     def note_use(self, grant: Grant) -> None:
         """Remember that rights were used, to be written later."""
         if grant.holder_type == HolderType.TOKEN:
             self._used_tokens.add(grant.holder_id)
 
     async def authenticate(self, secret: str) -> Grant | None:
-        """Return what a secret grants, if anything. Raises ``Unavailable``.
-
-        It is an access token's secret, a user's connection token, or another provider's JSON Web
-        Token if those are configured.
-        """
+        """Return what a secret or token of any kind grants, if anything. Raises ``Unavailable``."""
         if self._verifier is not None and secret.count(".") == 2:
-            return _grant_of_identity(self._verifier.verify(secret, time.time()))
+            return self._verifier.verify(secret, time.time())
         if secret.startswith(connection_tokens.MARK):
             return await self._look_up(find_user_grant, secret)
         secret_digest = digest(secret)

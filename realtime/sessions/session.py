@@ -1,13 +1,11 @@
 """One client that is connected: how it is let in, which rights it has, and how it ends.
 
-Knows the contract's rules for that. What all clients share is the node's; how bytes leave is the
-transport's; in which form requests come in and are answered is decided in
+Knows the contract's rules for that; in which form requests come in and are answered is decided in
 :mod:`realtime.consumers` and :mod:`realtime.http.event_stream`.
 """
 
 from __future__ import annotations
 
-import logging
 import time
 
 from realtime.auth.grants import ANONYMOUS, Grant
@@ -17,17 +15,10 @@ from realtime.delivery.transport import Transport
 from realtime.filters import conjunction
 from realtime.monitoring.access_log import record_end
 from realtime.monitoring.audit_log import Event
-from realtime.protocol import (
-    CloseCode,
-    CloseReason,
-    ErrorCode,
-    ProtocolError,
-)
+from realtime.protocol import CloseCode, CloseReason, ErrorCode, ProtocolError
 from realtime.protocol.origins import origin_allowed
 from realtime.sessions.node import Node
 from realtime.sessions.subscriber import Subscriber
-
-logger = logging.getLogger(__name__)
 
 
 class Session(Subscriber):
@@ -47,22 +38,14 @@ class Session(Subscriber):
     :meth:`attach` before all else, and :meth:`forget` at the end whatever happens.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_reason",
-        "_sent",
-        "_subscribed",
-        "connected_at",
-        "received",
-    )
+    __slots__ = ("__weakref__", "_reason", "_sent", "_subscribed", "connected_at", "received")
 
     def __init__(self, node: Node, address: str) -> None:
         super().__init__(node, address)
         self.connected_at = time.time()
-        # How many messages the client has sent.
+        # For the access log: messages of the client, why this server ended the session, if it did,
+        # and how many subscriptions it had and bytes it had been sent in the end.
         self.received = 0
-        # For the access log: why this server ended the session, if it did, and how many
-        # subscriptions it had and bytes it had been sent in the end.
         self._reason: CloseReason | None = None
         self._subscribed = self._sent = 0
 
@@ -104,8 +87,8 @@ class Session(Subscriber):
         """Ask the client to come back after so many seconds, and close; unless it has ended."""
         if self.has_ended:
             return
-        error = ProtocolError(ErrorCode.RESTARTING, details={"retry_after": retry_after})
-        self.send_error(error)
+        details = {"retry_after": retry_after}
+        self.send_error(ProtocolError(ErrorCode.RESTARTING, details=details))
         self.end(CloseCode.SERVICE_RESTART, CloseReason.RESTARTING)
 
     def forget(self) -> None:
@@ -128,10 +111,7 @@ class Session(Subscriber):
         self.forget()
 
     def record_close(self, code: int, transport: str) -> None:
-        """Count and log how the connection ended, once it has; 1006 without a close frame.
-
-        *transport* is its name in the access log.
-        """
+        """Count and log, under the name of a transport, how the connection ended."""
         self.node.stats.count_close(code)
         record_end(
             transport=transport,
@@ -147,10 +127,6 @@ class Session(Subscriber):
     def describe(self) -> Connection:
         """Return what an operator may see of this client."""
         transport = self.transport
-        subscriptions = [
-            Subscribed(subscription_id, subscription.type)
-            for subscription_id, (subscription, _) in self.subscriptions.items()
-        ]
         return Connection(
             self.client_id,
             self.grant.holder if self.grant else None,
@@ -159,28 +135,24 @@ class Session(Subscriber):
             self.connected_at,
             transport.bytes_sent if transport else 0,
             transport.buffered_bytes() if transport else 0,
-            subscriptions,
+            [Subscribed(key, each.type) for key, (each, _) in self.subscriptions.items()],
         )
 
     def count_received(self, message: str | bytes) -> None:
         """Count a message of the client, whatever is in it."""
         self.received += 1
-        stats = self.node.stats
-        stats.messages_received += 1
+        self.node.stats.messages_received += 1
         if isinstance(message, str) and not message.isascii():
             message = message.encode(errors="surrogatepass")
-        stats.received_bytes += len(message)
+        self.node.stats.received_bytes += len(message)
 
     # Rights
 
     async def authenticate(self, secret: str | None) -> Grant | None:
         """Return what a credential grants, for :meth:`enter`; one that is wrong is answered late.
 
-        If the credential's connections are limited, one of them is taken; if there is none left,
-        the session ends. After this the caller must look at ``has_ended``.
-
-        Raises:
-            Unavailable: the database does not answer.
+        If its connections are limited, one is taken; if there is none left, the session ends.
+        After this the caller must look at ``has_ended``. Raises ``Unavailable``.
         """
         try:
             grant = await self._find_grant(secret)
@@ -210,9 +182,10 @@ class Session(Subscriber):
 
     def enter(self, grant: Grant) -> bool:
         """Take rights; if their holder has connections enough, the session ends instead."""
-        if not self.node.authority.bind(self, grant):
+        if not self.node.roster.bind(self, grant):
             self.end(CloseCode.TRY_AGAIN_LATER, CloseReason.TOKEN_CONNECTIONS)
             return False
+        self.node.authority.note_use(grant)
         if self.transport is not None:
             self.transport.trust()
         if grant is not ANONYMOUS:

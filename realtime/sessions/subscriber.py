@@ -1,32 +1,96 @@
-"""What one client receives: its subscriptions, and the messages that answer it.
-
-Knows the contract's rules of subscribing; nothing of how clients come and go.
-"""
+"""Who is at the other end, with which rights; and what it receives: subscriptions and answers."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
+import uuid
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Raw
 
 from realtime.auth.grants import Grant
+from realtime.auth.tokens import public_prefix
 from realtime.cluster.clients import Unavailable
 from realtime.delivery.replay import Replay
 from realtime.delivery.transport import Transport
 from realtime.filters import Filter
 from realtime.hub.groups import Subscription
-from realtime.monitoring.audit_log import Event
+from realtime.monitoring.audit_log import Event, record
 from realtime.protocol import ErrorCode, Position, ProtocolError, encode, encode_error
-from realtime.protocol.frames import text_frame
+from realtime.protocol.messages import text_frame
+from realtime.protocol.origins import address_key
 from realtime.protocol.subscribe import SubscribeRequest
-from realtime.sessions.peer import RETRY_AFTER_UNAVAILABLE, Peer
 
 if TYPE_CHECKING:
     from realtime.sessions.node import Node
 
 logger = logging.getLogger(__name__)
+
+# Seconds after which to try again if the database or the channel layer does not answer.
+RETRY_AFTER_UNAVAILABLE = 1
+
+
+class Peer:
+    """One client of the server, for as long as one connection or request lasts."""
+
+    __slots__ = ("_limits_reached", "address", "address_key", "client_id", "grant", "node")
+
+    def __init__(self, node: Node, address: str) -> None:
+        self.node = node
+        # What the audit log and operators know it by; new for each connection or request.
+        self.client_id = str(uuid.uuid4())
+        self.address = address
+        # What limits count the address as; see :mod:`realtime.protocol.origins`.
+        self.address_key = address_key(address)
+        # The rights in force, None before authentication.
+        self.grant: Grant | None = None
+        # Each is audited once.
+        self._limits_reached: tuple[str, ...] = ()
+
+    def set_grant(self, grant: Grant) -> None:
+        """Take rights. Those of a session are indexed: only the roster may call this for it."""
+        self.grant = grant
+
+    async def authenticate(self, secret: str | None) -> Grant | None:
+        """Return what a credential grants, for :meth:`set_grant`. Raises ``Unavailable``."""
+        grant = await self.node.authority.authenticate(secret) if secret else None
+        if grant is None:
+            await self.count_failure(secret)
+        return grant
+
+    async def count_failure(self, secret: str | None) -> None:
+        """Count and audit a wrong credential; return late, the later the more there were."""
+        self.node.stats.auth_failures += 1
+        self.audit(Event.AUTH_FAILED, token=public_prefix(secret or ""))
+        free = self.node.policy.config.auth_failures_per_minute
+        delay = await self.node.failures.record(self.address_key, time.monotonic(), free)
+        await asyncio.sleep(delay)
+
+    def count_rate_limited(self) -> None:
+        """Count a message or request beyond the rate limit."""
+        self.node.stats.rate_limited += 1
+        self.audit_limit("rate limit")
+
+    def identity(self) -> dict[str, Any]:
+        """Return by what logs know it: client_id, address, holder and token."""
+        return {
+            "client_id": self.client_id,
+            "address": self.address or None,
+            "holder": self.grant.holder if self.grant else None,
+            "token": self.grant.prefix if self.grant else None,
+        }
+
+    def audit(self, event: Event, **fields: Any) -> None:
+        """Write an event of this client into the audit log."""
+        record(event, **self.identity() | fields)
+
+    def audit_limit(self, limit: str) -> None:
+        """Record that the client has reached a limit, the first time."""
+        if limit not in self._limits_reached:
+            self._limits_reached += (limit,)
+            self.audit(Event.LIMIT_REACHED, limit=limit)
 
 
 class Subscriber(Peer):
@@ -43,17 +107,11 @@ class Subscriber(Peer):
         self.has_ended = False
 
     async def subscribe(
-        self,
-        request: SubscribeRequest,
-        chosen_id: str | None = None,
-        metadata: Raw | None = None,
+        self, request: SubscribeRequest, chosen_id: str | None = None, metadata: Raw | None = None
     ) -> None:
-        """Subscribe, confirm it to the client, and begin to send.
+        """Subscribe, confirm it to the client, and begin to send; what it has is only confirmed.
 
-        A client that has the subscription already only has it confirmed.
-
-        Raises:
-            ProtocolError: the client may not, or cannot now; nothing has been sent.
+        If it raises :class:`ProtocolError`, nothing has been sent.
         """
         # First: between the subscription and its confirmation nothing may wait.
         explanation = await self._explain(request) if request.wants_explanation else None
@@ -107,9 +165,9 @@ class Subscriber(Peer):
         """Return the id under which the client has this subscription, or will have it."""
         content = request.type, request.filters, request.options
         equal_ids = [
-            subscription_id
-            for subscription_id, (subscription, filters) in self.subscriptions.items()
-            if (subscription.type, filters, subscription.options) == content
+            key
+            for key, (each, filters) in self.subscriptions.items()
+            if (each.type, filters, each.options) == content
         ]
         if chosen_id in self.subscriptions and chosen_id not in equal_ids:
             raise ProtocolError(ErrorCode.DUPLICATE_SUBSCRIPTION)

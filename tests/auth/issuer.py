@@ -22,9 +22,9 @@ from cryptography.hazmat.primitives.serialization import (
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-from realtime.auth.jwt import Identity, Verifier
+from realtime.auth.grants import Grant
+from realtime.auth.jwt import Verifier
 from realtime.config import JwtConfig
-from realtime.filters import EVERYTHING
 
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
 Claims = dict[str, Any]
@@ -44,7 +44,7 @@ CLAIMS: Claims = {
     "exp": int(NOW) + 600,
     "types": ["events", "alerts"],
 }
-IDENTITY = Identity("user-7", frozenset({"events", "alerts"}), EVERYTHING, NOW + 600)
+IDENTITY = Grant("jwt:user-7", None, frozenset({"events", "alerts"}), expires_at=NOW + 600)
 ASYMMETRIC = ("RS256", "ES256", "EdDSA")
 
 

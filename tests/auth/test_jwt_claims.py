@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from realtime.auth.jwt import Identity, Verifier
+from realtime.auth.grants import Grant
+from realtime.auth.jwt import Verifier
 from realtime.filters import compile_filters
 from tests.auth.issuer import (
     AUDIENCE,
@@ -131,7 +132,7 @@ def test_a_claim_that_is_right(claims: Claims) -> None:
 def test_a_subject(subject: str) -> None:
     identity = Verifier(configure()).verify(token(claiming(sub=subject)), NOW)
     assert identity is not None
-    assert identity.subject == subject
+    assert identity.holder == f"jwt:{subject}"
 
 
 def test_filters() -> None:
@@ -146,8 +147,8 @@ def test_claims_of_other_names() -> None:
     claims = claiming(
         **{"https://example.com/types": ["metrics"], "scope_of": {"a": 1}, "filters": "ignored"}
     )
-    assert Verifier(configure(**names)).verify(token(claims), NOW) == Identity(
-        "user-7", frozenset({"metrics"}), compile_filters({"a": 1}), NOW + 600
+    assert Verifier(configure(**names)).verify(token(claims), NOW) == Grant(
+        "jwt:user-7", None, frozenset({"metrics"}), compile_filters({"a": 1}), NOW + 600
     )
 
 

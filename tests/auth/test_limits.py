@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+from django.test import override_settings
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,11 +15,13 @@ from realtime.auth.limits import (
     LONGEST_FREE_DELAY,
     WINDOW,
     FailureCounts,
+    Failures,
     RateLimiter,
     RequestLimits,
     Verdict,
     failure_delay,
 )
+from tests.support.layers import IN_MEMORY, close_layer, layer_of
 
 thorough = settings(deadline=None, max_examples=200)
 
@@ -188,3 +193,27 @@ def test_addresses_are_forgotten_oldest_first() -> None:
     counts.record("one more", START)
     assert counts.record("busy", START) == 3
     assert counts.record("address 0", START) == 1
+
+
+# Over all processes
+
+FREE = 3
+
+
+async def test_processes_count_together() -> None:
+    with override_settings(CHANNEL_LAYERS=IN_MEMORY):
+        processes = Failures(), Failures()
+        delays = [await process.record("1.2.3.4", 0.0, FREE) for process in processes * 3]
+        assert delays == [failure_delay(count, FREE) for count in range(1, 7)]
+        assert await processes[0].record("5.6.7.8", 0.0, FREE) == failure_delay(1, FREE)
+
+
+async def test_a_process_counts_alone_while_nobody_answers(
+    data_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with layer_of(data_dir):
+        failures = Failures()
+        delays = [await failures.record("1.2.3.4", 0.0, FREE) for _ in range(6)]
+        assert delays == [failure_delay(count, FREE) for count in range(1, 7)]
+        assert "counting a failed authentication" in caplog.text
+        await close_layer()

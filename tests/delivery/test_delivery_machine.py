@@ -36,9 +36,8 @@ from realtime.protocol import Position
 from realtime.protocol.subscribe import StartFrom
 from realtime.publishing import apublish
 from realtime.publishing.publication import Publication
-from realtime.sessions.drain import Drain
-from realtime.sessions.node import Node
-from realtime.sessions.reporter import Reporter
+from realtime.sessions.connections import Drain
+from realtime.sessions.node import Node, Reporter
 from realtime.sessions.rights import Authority
 from realtime.sessions.subscriber import Subscriber
 from realtime.tasks import TimeSlice

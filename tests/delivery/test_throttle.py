@@ -19,8 +19,8 @@ from realtime.hub.message import Message
 from realtime.log.memory import MemoryLog
 from realtime.monitoring.metrics import Counters
 from realtime.protocol import CloseCode, CloseReason, Position
-from realtime.protocol.frames import split_frames
-from realtime.protocol.options import read_options
+from realtime.protocol.messages import split_frames
+from realtime.protocol.subscribe import read_options
 from realtime.tasks import TimeSlice
 from realtime.testing import FakeClock
 

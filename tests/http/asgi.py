@@ -35,7 +35,7 @@ def site_in_memory(monkeypatch: pytest.MonkeyPatch, *modules: str) -> Iterator[S
     """Yield a site whose clock these modules read."""
     site = Site()
     monkeypatch.setattr("realtime.sessions.node.Database", lambda: site.database)
-    for module in ("realtime.sessions.rights", "realtime.sessions.peer", *modules):
+    for module in ("realtime.sessions.rights", "realtime.sessions.subscriber", *modules):
         monkeypatch.setattr(f"{module}.time", site.clock)
     with override_settings(CHANNEL_LAYERS=IN_MEMORY):
         yield site

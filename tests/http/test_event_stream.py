@@ -22,7 +22,7 @@ BEARER = f"Bearer {SECRET}"
 def site(monkeypatch: pytest.MonkeyPatch, configure: Configure) -> Iterator[Site]:
     """A site with a token."""
     configure(allowed_origins="https://app.example.com", ping_interval="10")
-    modules = ("realtime.sessions.session", "realtime.sessions.subscriber")
+    modules = ("realtime.sessions.session",)
     with site_in_memory(monkeypatch, *modules) as site:
         site.database.add(SECRET)
         yield site

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from realtime.http.event_transport import CHUNK, EventTransport
+from realtime.http.event_stream import CHUNK, EventTransport
 from realtime.protocol import (
     CloseCode,
     CloseReason,
@@ -13,7 +13,7 @@ from realtime.protocol import (
     encode_data_tail,
     sse,
 )
-from realtime.protocol.frames import text_frame
+from realtime.protocol.messages import text_frame
 
 PLACE = Position("e1", 7)
 

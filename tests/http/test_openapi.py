@@ -18,8 +18,7 @@ from realtime.http.openapi import describe
 from realtime.http.publish import MAX_KEY
 from realtime.http.publish import PREFIX as PUBLISH_PREFIX
 from realtime.protocol import ERROR_TEXTS, PAYLOAD_KEYS, SUBSCRIPTION_TYPES, ErrorCode
-from realtime.protocol.options import MAX_RATE, MIN_RATE
-from realtime.protocol.subscribe import read_start
+from realtime.protocol.subscribe import MAX_RATE, MIN_RATE, read_start
 from realtime.sessions.readiness import DATABASE, DRAINING, LAYER
 from tests.end_to_end.event_source import event_source, subscribed
 from tests.end_to_end.poster import NDJSON, post

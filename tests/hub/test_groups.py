@@ -13,7 +13,7 @@ from realtime.hub.groups import Subscription
 from realtime.hub.index import Hub
 from realtime.hub.message import Message
 from realtime.protocol import PAYLOAD_KEYS, SUBSCRIPTION_TYPES, Position
-from realtime.protocol.options import Options, read_options
+from realtime.protocol.subscribe import Options, read_options
 from tests.hub.outlets import TIME, RecordingOutlet, reachable, read_messages
 from tests.hub.test_shaping import OPTIONS, ROOM, message
 

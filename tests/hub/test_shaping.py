@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from realtime.hub.message import Message
 from realtime.hub.shaping import MAX_VALUES, Shaper, Survivors
 from realtime.protocol import Position
-from realtime.protocol.options import Options, read_options
+from realtime.protocol.subscribe import Options, read_options
 from tests.hub.outlets import TIME
 
 ROOM = 1_000_000

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from realtime.protocol.addresses import TrustedProxies, address_key, check_network
+from realtime.protocol.origins import TrustedProxies, address_key, check_network
 
 PROXIES = TrustedProxies(["10.0.0.0/8", "fd00::/8", "192.0.2.1"])
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from realtime.protocol import parse
-from realtime.protocol.options import MAX_FIELDS, read_options
+from realtime.protocol.subscribe import MAX_FIELDS, read_options
 from tests.hub.test_shaping import options
 
 

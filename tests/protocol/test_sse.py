@@ -16,7 +16,7 @@ from realtime.protocol import (
     encode_error,
     sse,
 )
-from realtime.protocol.frames import text_frame
+from realtime.protocol.messages import text_frame
 
 PLACE = Position("e1", 7)
 

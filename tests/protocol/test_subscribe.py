@@ -8,9 +8,9 @@ import pytest
 
 from realtime.filters import EVERYTHING, compile_filters
 from realtime.protocol import ErrorCode, Position, ProtocolError
-from realtime.protocol.options import Options
 from realtime.protocol.subscribe import (
     MAX_REWIND,
+    Options,
     StartFrom,
     SubscribeRequest,
     read_start,

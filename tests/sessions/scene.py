@@ -13,7 +13,7 @@ from realtime.auth.policy import Policy, current_revision, environment_policy, l
 from realtime.auth.tokens import digest, find_grant, live_grants, record_use
 from realtime.database import Unavailable
 from realtime.protocol import CloseCode, CloseReason
-from realtime.protocol.frames import split_frames
+from realtime.protocol.messages import split_frames
 from realtime.sessions.node import Node
 from realtime.sessions.session import Session
 

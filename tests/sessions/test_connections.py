@@ -8,45 +8,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from realtime.auth.grants import Grant
-from realtime.cluster.connections import Connection
 from realtime.config import WebSocketConfig
-from realtime.delivery.transport import Transport
 from realtime.protocol import CloseCode, CloseReason
 from realtime.sessions.connections import Room, Roster
+from realtime.sessions.session import Session
 
 GRANT = Grant("token:1", "rt_1", frozenset({"events"}))
 PLENTY = Room(100, 100)
 
 
-class Page:
+class Page(Session):
     """A client that only remembers how it was ended."""
 
     def __init__(self, address_key: str = "10.0.0.1") -> None:
-        self.client_id = ""
-        self.grant: Grant | None = None
+        self.grant = None
         self.address_key = address_key
-        self.transport: Transport | None = None
         self.ended: tuple[CloseCode, CloseReason] | None = None
-
-    def set_grant(self, grant: Grant) -> None:
-        """Take rights."""
-        self.grant = grant
-
-    def apply_grant(self, grant: Grant) -> None:
-        """Take changed rights."""
-        self.grant = grant
-
-    def describe(self) -> Connection:
-        """Nobody looks here."""
-        raise AssertionError
 
     def end(self, code: CloseCode, reason: CloseReason) -> None:
         """Remember."""
         self.ended = code, reason
-
-    def restart(self, retry_after: float) -> None:
-        """Nobody restarts here."""
-        raise AssertionError
 
 
 def fill(roster: Roster, room: Room, *addresses: str) -> list[Page]:

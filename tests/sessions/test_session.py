@@ -74,7 +74,7 @@ def scene(monkeypatch: pytest.MonkeyPatch, configure: Configure) -> Iterator[Sce
     configure(auth_failures_per_minute="10")
     clock, database = FakeClock(), TokenDatabase()
     monkeypatch.setattr("realtime.sessions.node.Database", lambda: database)
-    for module in ("session", "subscriber", "peer", "rights"):
+    for module in ("session", "subscriber", "rights"):
         monkeypatch.setattr(f"realtime.sessions.{module}.time", clock)
     with override_settings(CHANNEL_LAYERS=IN_MEMORY):
         yield Scene(clock, database)
