@@ -15,8 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from realtime.cluster.process import ChildProcess
-from realtime.server.backoff import Backoff
+from realtime.cluster.process import Backoff, ChildProcess
 from realtime.server.fd_passing import ENDED, READ, READY, hand_over, new_pair
 
 logger = logging.getLogger(__name__)

@@ -20,8 +20,7 @@ from twisted.internet.protocol import connectionDone
 
 from realtime.protocol import CloseCode, CloseReason
 from realtime.server import patches
-from realtime.server.compression import takes_shared_frames
-from realtime.server.handshake import make_scope
+from realtime.server.handshake import make_scope, takes_shared_frames
 from realtime.server.incoming import SMALL_PART, Incoming
 from realtime.server.outgoing import Outgoing
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from realtime.cluster.process import FIRST
 from realtime.server import supervisor as module
-from realtime.server.backoff import FIRST
 from realtime.server.fd_passing import ENDED, READY, ReportSender, new_pair, take_over
 from realtime.server.supervisor import GRACE, StartError, Supervisor, WorkerProcess
 from realtime.testing import FakeClock
