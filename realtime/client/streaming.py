@@ -20,8 +20,7 @@ from realtime.client.contract import (
     StreamingError,
     Token,
 )
-from realtime.client.shared import SharedSubscriptions
-from realtime.client.subscription import Subscription
+from realtime.client.subscription import SharedSubscriptions, Subscription
 
 logger = logging.getLogger(__name__)
 

@@ -204,7 +204,7 @@ class StreamChannel(http.HTTPChannel):
 
     def is_idle(self) -> bool:
         """Tell whether requests have been answered and none has begun since."""
-        return self._beginning is None and not self.requests and not patches.has_unread(self)
+        return self._beginning is None and not self.requests and not patches.unread(self)
 
     def connectionLost(self, reason: Any) -> None:
         """Forget the connection."""
