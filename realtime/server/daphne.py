@@ -21,9 +21,8 @@ from twisted.internet import defer, task, tcp
 
 from realtime.config import WebSocketConfig, get_streaming_config
 from realtime.server import patches
-from realtime.server.body import make_application
 from realtime.server.handshake import accept_deflate, refuse_compression
-from realtime.server.http import StreamHTTPFactory, reply_when_read
+from realtime.server.http import StreamHTTPFactory, make_application, reply_when_read
 from realtime.server.incoming import FairQueue
 from realtime.server.websocket import StreamProtocol
 from realtime.sessions.node import get_node
