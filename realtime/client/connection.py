@@ -126,7 +126,6 @@ class LastingConnection:
         token: Token,
         subscriptions: SharedSubscriptions,
         set_state: Callable[[State], None],
-        *,
         heartbeat: float,
         backoff: tuple[float, float],
         options: Mapping[str, Any],
@@ -153,11 +152,7 @@ class LastingConnection:
         return await self._dialogue.ask(message)
 
     async def run(self) -> None:
-        """Connect again and again.
-
-        Raises:
-            AuthenticationError, Closed: there is no point in coming back.
-        """
+        """Connect again and again, until AuthenticationError or Closed: it is pointless."""
         pause = 0.0
         while True:
             if await self._use_a_connection():

@@ -53,13 +53,7 @@ class StreamingClient:
         self.subscriptions = self._shared.by_id
         self._on_state = on_state
         self._connection = LastingConnection(
-            url,
-            token,
-            self._shared,
-            self._set_state,
-            heartbeat=heartbeat,
-            backoff=backoff,
-            options=options,
+            url, token, self._shared, self._set_state, heartbeat, backoff, options
         )
         self._runner: asyncio.Task[None] | None = None
         self._error: StreamingError | None = None

@@ -56,8 +56,7 @@ class Body:
         # The connection, which can be told to pause.
         self._source = source
         self._waiting = bytearray()
-        # How many bytes may wait. Nothing more than came with the headers until the application
-        # asks for it, since it may not want a stranger's body at all.
+        # How many bytes may wait. None until the application asks: it may not want the body.
         self._most = 0
         self._has_news = asyncio.Event()
         self._is_gone = False
@@ -76,7 +75,7 @@ class Body:
         self._has_news.set()
 
     def complete(self) -> None:
-        """Note that all has arrived."""
+        """Take note that all has arrived."""
         self.is_complete = True
         self._has_news.set()
 
@@ -114,8 +113,9 @@ class Body:
 class StreamRequest(WebRequest):
     """A request whose application waits while the client does not read the response."""
 
-    # Set while the transport takes more of a response that streams; None for other responses.
-    _has_room: asyncio.Event | None = None
+    # Set while the transport takes more of a response that streams, and once the client is gone;
+    # None for other responses.
+    has_room: asyncio.Event | None = None
     # The body, if the request is served before all of it has come.
     body: Body | None = None
     # The timer that ends a response which was complete before the body was.
@@ -156,9 +156,9 @@ class StreamRequest(WebRequest):
             self.responseHeaders.setRawHeaders(b"connection", [b"close"])
             self.channel.persistent = False
         super().handle_reply(message)
-        if message.get("more_body") and self._has_room is None and self.channel is not None:
-            self._has_room = asyncio.Event()
-            self._has_room.set()
+        if message.get("more_body") and self.has_room is None and self.channel is not None:
+            self.has_room = asyncio.Event()
+            self.has_room.set()
             self.registerProducer(self, True)
             connection = patches.lowest_transport(self.transport)
             if connection is not None and hasattr(socket, "TCP_USER_TIMEOUT"):
@@ -170,20 +170,15 @@ class StreamRequest(WebRequest):
                     socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout
                 )
 
-    async def until_it_has_room(self) -> None:
-        """Wait while the client leaves too much unread, but not once it is gone."""
-        if self._has_room is not None:
-            await self._has_room.wait()
-
     def pauseProducing(self) -> None:
         """Note that the client leaves too much unread."""
-        if self._has_room is not None:
-            self._has_room.clear()
+        if self.has_room is not None:
+            self.has_room.clear()
 
     def resumeProducing(self) -> None:
         """Note that the client reads, or that it is gone."""
-        if self._has_room is not None:
-            self._has_room.set()
+        if self.has_room is not None:
+            self.has_room.set()
 
     stopProducing = resumeProducing
 
@@ -197,7 +192,7 @@ class StreamRequest(WebRequest):
             self.body.drop()
             self._late_end = reactor.callLater(LINGER, self.finish)
             return
-        if self._has_room is not None:
+        if self.has_room is not None:
             self.unregisterProducer()
         super().finish()
 
@@ -225,8 +220,8 @@ def make_application(server: Any, protocol: Any, scope: dict[str, Any]) -> Any:
 async def reply_when_read(server: Any, protocol: Any, message: dict[str, Any]) -> None:
     """ASGI's ``send`` for HTTP: unlike Daphne's own, it waits while the client does not read."""
     await patches.handle_reply(server, protocol, message)
-    if isinstance(protocol, StreamRequest):
-        await protocol.until_it_has_room()
+    if isinstance(protocol, StreamRequest) and protocol.has_room is not None:
+        await protocol.has_room.wait()
 
 
 class StreamChannel(http.HTTPChannel):
@@ -322,7 +317,7 @@ class StreamHTTPFactory(HTTPFactory):
                 channel.loseConnection()
 
     def startFactory(self) -> None:
-        """Begin to look for late requests."""
+        """Look for late requests from now on."""
         super().startFactory()
         self._watch.start(1.0, now=False)
 

@@ -76,15 +76,13 @@ class StreamProtocol(WebSocketProtocol):
     def configured(cls, factory: Any) -> type[StreamProtocol]:
         """Return a subclass that has the factory's options as attributes.
 
-        The base class copies them to every connection, and formats them for a log that nobody
-        reads: more work than the rest of the handshake.
+        The base class copies them to every connection and formats them for a log: much work.
         """
-        options = {name: getattr(factory, name) for name in cls.CONFIG_ATTRS}
-        attributes = {
-            name: staticmethod(value) if callable(value) else value
-            for name, value in options.items()
-        }
-        return type("ConfiguredStreamProtocol", (cls,), attributes | {"CONFIG_ATTRS": ()})
+        attributes: dict[str, Any] = {"CONFIG_ATTRS": ()}
+        for name in cls.CONFIG_ATTRS:
+            value = getattr(factory, name)
+            attributes[name] = staticmethod(value) if callable(value) else value
+        return type("ConfiguredStreamProtocol", (cls,), attributes)
 
     # Handshake
 
@@ -170,8 +168,7 @@ class StreamProtocol(WebSocketProtocol):
     def consumeData(self) -> None:
         """Read frames, as many as :class:`Incoming` allows.
 
-        Bytes that come before the handshake is answered wait; the base class would take them for
-        another handshake.
+        Bytes that come before the handshake is answered wait: they are no other handshake.
         """
         if self.state in (self.STATE_OPEN, self.STATE_CLOSING):
             self.incoming.read()
@@ -245,7 +242,6 @@ class StreamProtocol(WebSocketProtocol):
             reactor.callLater(FLOOD_LINGER, self._cut)
 
     def _cut(self) -> None:
-        """Reset the connection of a client that has not ended it."""
         if self.state == self.STATE_CLOSING:
             self.dropConnection(abort=True)
 

@@ -65,7 +65,9 @@ class Command(BaseCommand):
         """Serve until SIGTERM or Ctrl-C."""
         if options["workers"] < 1:
             raise CommandError("--workers: must be 1 or more")
-        _raise_file_limit()
+        # As many open sockets as the system lets this user have.
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         self._options = options
         self._demo = Children()
         self._demo_access: DemoAccess | None = None
@@ -188,18 +190,10 @@ def _drain_timeout() -> float:
     return max(1.0, get_streaming_config().websocket.drain_timeout)
 
 
-def _raise_file_limit() -> None:
-    """Allow as many open sockets as the system lets this user have."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
 def _settle_collector() -> None:
     """Have the garbage collector run less often, and never look at the objects there are by now.
 
-    Connections leave no cycles behind, so it has nothing to collect in them; but each full
-    collection looks at all of them, while every client waits.
+    Connections leave no cycles, but a full collection looks at them all, while clients wait.
     """
     gc.collect()
     gc.freeze()
