@@ -70,8 +70,7 @@ class StreamingClient:
     async def connect(self) -> None:
         """Return when connected and authenticated, however long that takes.
 
-        Raises:
-            AuthenticationError, Closed: the server does not want this client.
+        Raises AuthenticationError or Closed if the server does not want this client.
         """
         if self._runner is None:
             self._set_state(State.CONNECTING)

@@ -140,7 +140,12 @@ class StreamFactory(WebSocketFactory):
         for port in [reader for reader in reactor.getReaders() if isinstance(reader, tcp.Port)]:
             await defer.maybeDeferred(port.stopListening).asFuture(asyncio.get_running_loop())
         if getattr(self.server_class, "is_worker", False):
-            await self._leave_requests_to_others(started + LAST_ANSWERS)
+            # Requests that have come are answered; other workers are ready for those that follow.
+            self.server_class.http_factory.retire()
+            while patches.applications(self.server_class):
+                if time.monotonic() >= started + LAST_ANSWERS:
+                    break
+                await asyncio.sleep(DRAIN_LOOK_INTERVAL)
         await node.drain.run()
         deadline = started + allowed * CLIENTS_SHARE
         await asyncio.sleep(DRAIN_LOOK_INTERVAL)  # bytes that are under way arrive
@@ -156,12 +161,6 @@ class StreamFactory(WebSocketFactory):
         with contextlib.suppress(TimeoutError):  # database or channel layer do not answer
             async with asyncio.timeout(ends - time.monotonic()):
                 await node.close()
-
-    async def _leave_requests_to_others(self, until: float) -> None:
-        """Answer the requests that have come, and take no more: other workers are there."""
-        self.server_class.http_factory.retire()
-        while patches.applications(self.server_class) and time.monotonic() < until:  # noqa: ASYNC110 - short
-            await asyncio.sleep(DRAIN_LOOK_INTERVAL)
 
 
 class StreamServer(Server):

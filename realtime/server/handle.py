@@ -65,8 +65,7 @@ class WebSocketServer:
     async def start(self) -> None:
         """Start the process and return when it accepts connections.
 
-        Raises:
-            RuntimeError: it ended or did not get ready in time; it says why on standard error.
+        Raises ``RuntimeError`` if it does not; it says why on standard error.
         """
         async with self._starting:
             if running_nodes() or await asyncio.to_thread(self._ask_stats) is not None:

@@ -144,13 +144,11 @@ class ReceiveQueue:
 
 
 class Reading(enum.Enum):
-    """Whether the bytes of a connection are read, and if not, why not.
+    """Whether the bytes of a connection are read, and if not, why not::
 
-    ::
-
-        OPEN -- the application has enough --> PAUSED -- it has taken half --> WAITING
-        OPEN -- the client has sent much at once ----------------------------> WAITING
-        WAITING -- its turn has come --> OPEN          any -- flood, or end --> REFUSED
+    OPEN -- the application has enough --> PAUSED -- it has taken half --> WAITING
+    OPEN -- the client has sent much at once ----------------------------> WAITING
+    WAITING -- its turn has come --> OPEN          any -- flood, or end --> REFUSED
     """
 
     # Read as they come.
@@ -274,10 +272,7 @@ class Incoming:
             connection.outgoing.end(CloseCode.POLICY_VIOLATION, CloseReason.FLOODING)
 
     def count_unfinished(self) -> None:
-        """Bound what all strangers together make the server hold.
-
-        While they hold too much, those end that hold more than their share.
-        """
+        """Bound what strangers hold: while it is too much, those with over their share end."""
         connection = self._connection
         if connection is None or connection.state != connection.STATE_OPEN:
             return

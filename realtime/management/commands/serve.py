@@ -127,7 +127,13 @@ class Command(BaseCommand):
         if connections is not None:
             worker = Worker(connections, server, server.stop)
             reactor.callLater(0, self._start_node, worker.start)
-            self._move_on_signal(stop)
+
+            def move(number: int, frame: Any) -> None:
+                """Drain, since the supervisor says that other workers take the clients."""
+                self._node.drain.is_moving = True
+                stop(number, frame)
+
+            signal.signal(signal.SIGHUP, move)
         server.run()
         if server.failure:
             raise CommandError(f"cannot listen on port {options['port']}: {server.failure}")
@@ -146,15 +152,6 @@ class Command(BaseCommand):
             then()
 
         self._starting = asyncio.ensure_future(start())
-
-    def _move_on_signal(self, stop: SignalHandler) -> None:
-        """Drain on SIGHUP too: with it the supervisor says that other workers take the clients."""
-
-        def move(number: int, frame: Any) -> None:
-            self._node.drain.is_moving = True
-            stop(number, frame)
-
-        signal.signal(signal.SIGHUP, move)
 
     async def _supervise(self, embedded: EmbeddedServer | None) -> None:
         """Let other processes serve."""
