@@ -20,8 +20,7 @@ from realtime.client.contract import (
     StreamingError,
     Token,
 )
-from realtime.client.shared import SharedSubscriptions
-from realtime.client.subscription import Subscription
+from realtime.client.subscription import SharedSubscriptions, Subscription
 
 logger = logging.getLogger(__name__)
 
@@ -54,13 +53,7 @@ class StreamingClient:
         self.subscriptions = self._shared.by_id
         self._on_state = on_state
         self._connection = LastingConnection(
-            url,
-            token,
-            self._shared,
-            self._set_state,
-            heartbeat=heartbeat,
-            backoff=backoff,
-            options=options,
+            url, token, self._shared, self._set_state, heartbeat, backoff, options
         )
         self._runner: asyncio.Task[None] | None = None
         self._error: StreamingError | None = None
@@ -77,8 +70,7 @@ class StreamingClient:
     async def connect(self) -> None:
         """Return when connected and authenticated, however long that takes.
 
-        Raises:
-            AuthenticationError, Closed: the server does not want this client.
+        Raises AuthenticationError or Closed if the server does not want this client.
         """
         if self._runner is None:
             self._set_state(State.CONNECTING)

@@ -1,6 +1,8 @@
-"""One subscription of a client: the messages that wait for the application, and its position.
+"""The subscriptions of a client: their positions, and which of them receive what the server sends.
 
-Knows messages and positions; nothing of connections.
+Equal subscriptions of one client are one subscription to the server: they share a wire id, and with
+it one request and its messages, of which each takes those that it does not have yet. Knows
+messages and positions; nothing of connections.
 """
 
 from __future__ import annotations
@@ -8,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NoReturn, Self
+import math
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Self
 
-from realtime.client.contract import Finished, Gap, Message, Position, StreamingError
+from realtime.client.contract import Finished, Gap, Message, Position, Refused, StreamingError
 
 logger = logging.getLogger(__name__)
 
@@ -19,12 +22,8 @@ logger = logging.getLogger(__name__)
 ROOM = 1000
 
 
-def unpack(batch: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield the messages of a ``data_batch`` as ``data`` messages."""
-    kind = batch["data"]["subscription_type"]
-    for message in batch["data"]["messages"]:
-        payload = {k: v for k, v in message.items() if k not in ("timestamp", "metadata")}
-        yield dict(message) | {"data": payload | {"subscription_type": kind}}
+# Sends a request and returns its answer. Raises Refused or LostError.
+Ask = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
 
 
 class Subscription:
@@ -53,8 +52,8 @@ class Subscription:
         self._on_gap = on_gap
         self._rewind = rewind
         self._explain = explain
-        # The positions up to which messages have been received, and handed to the application.
-        self._received = resume
+        # The positions up to which matching messages have been received, and handed out, if any.
+        self.received = resume
         self._handed_out = resume
         self._waiting: asyncio.Queue[Message | StreamingError] = asyncio.Queue(ROOM)
         self._ended: StreamingError | None = None
@@ -62,39 +61,28 @@ class Subscription:
     @property
     def position(self) -> Position | None:
         """The position up to which every matching message has been handed out, if any."""
-        return self._received if self._waiting.empty() else self._handed_out
+        return self.received if self._waiting.empty() else self._handed_out
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Message:
         """Return the next message. Raises what has ended the subscription, if not its user."""
-        if self._waiting.empty() and self._ended is not None:
-            self._raise(self._ended)
-        message = await self._waiting.get()
+        message = (self._waiting.empty() and self._ended) or await self._waiting.get()
+        if isinstance(message, Finished):
+            raise StopAsyncIteration
         if isinstance(message, StreamingError):
-            self._raise(message)
+            raise message
         self._handed_out = message.position or self._handed_out
         return message
 
-    @staticmethod
-    def _raise(error: StreamingError) -> NoReturn:
-        if isinstance(error, Finished):
-            raise StopAsyncIteration
-        raise error
-
     # For the client
-
-    @property
-    def received(self) -> Position | None:
-        """The position up to which every matching message has been received, if any."""
-        return self._received
 
     def request(self) -> dict[str, Any]:
         """Return the ``subscribe`` message that begins it, or goes on where it was."""
         data: dict[str, Any] = {"type": self.type, "filters": dict(self.filters)} | self.options
-        if self._received is not None:
-            data["resume"] = self._received._asdict()
+        if self.received is not None:
+            data["resume"] = self.received._asdict()
         elif self._rewind:
             data["rewind"] = self._rewind
         if self._explain and self.explanation is None:
@@ -109,7 +97,7 @@ class Subscription:
     def begin(self, answer: Mapping[str, Any]) -> None:
         """Take the data of ``subscribed``, after which messages follow."""
         self._note_explanation(answer)
-        if self._received is not None and not answer.get("recovered"):
+        if self.received is not None and not answer.get("recovered"):
             self.lose(Gap("not recovered"))
         # Else messages of before that position are still to come.
         if not answer.get("replayed") and "offset" in answer:
@@ -119,7 +107,7 @@ class Subscription:
         """Share the messages of an equal one from now on."""
         self._note_explanation(answer)
         self.wire_id = wire_id
-        if self._received is None and "offset" in answer:
+        if self.received is None and "offset" in answer:
             self.reach(answer)
 
     def _note_explanation(self, answer: Mapping[str, Any]) -> None:
@@ -128,11 +116,11 @@ class Subscription:
 
     def reach(self, place: Mapping[str, Any]) -> None:
         """Note that everything that matches up to a position has been received."""
-        self._received = Position(place["epoch"], place["offset"])
+        self.received = Position(place["epoch"], place["offset"])
 
     def advance(self, place: Mapping[str, Any]) -> None:
         """Take a position of the server, which may be behind what has been received since."""
-        received = self._received
+        received = self.received
         if (
             received is None
             or received.epoch != place["epoch"]
@@ -140,16 +128,12 @@ class Subscription:
         ):
             self.reach(place)
 
-    def is_full(self) -> bool:
-        """Tell whether :meth:`take` would wait for the application."""
-        return self._waiting.full()
-
     async def take(self, message: Mapping[str, Any]) -> None:
         """Take a ``data`` message; wait while there is no room. Drop one that came before."""
         place = message.get("metadata") or {}
         position = Position(place["epoch"], place["offset"]) if "offset" in place else None
-        if position is not None and self._received is not None:
-            epoch, offset = self._received
+        if position is not None and self.received is not None:
+            epoch, offset = self.received
             if epoch == position.epoch and position.offset <= offset:
                 return
         data = message["data"]
@@ -157,7 +141,7 @@ class Subscription:
         timestamp = message.get("timestamp", "")
         await self._waiting.put(Message(self.type, payload, timestamp, position, self.id))
         # Only now: a caller that is cancelled while it waits has not taken the message.
-        self._received = position or self._received
+        self.received = position or self.received
 
     def lose(self, gap: Gap) -> None:
         """Report messages that are lost for good."""
@@ -177,3 +161,114 @@ class Subscription:
         """Raise what has ended it, if anything has."""
         if self._ended is not None:
             raise self._ended
+
+
+class SharedSubscriptions:
+    """The subscriptions of a client, by their ids."""
+
+    def __init__(self) -> None:
+        self.by_id: dict[str, Subscription] = {}
+
+    def members(self, wire_id: str | None) -> list[Subscription]:
+        """Return the subscriptions that take the messages under a wire id."""
+        return [member for member in self.by_id.values() if member.wire_id == wire_id]
+
+    def end(self, error: StreamingError) -> None:
+        """End all of them."""
+        for subscription in list(self.by_id.values()):
+            subscription.end(error)
+        self.by_id.clear()
+
+    # Requests
+
+    async def request(self, wire_id: str, ask: Ask) -> None:
+        """Subscribe, from where the last of those that share the id is. Raises as *ask* does."""
+        members = self.members(wire_id)
+        if not members:
+            return
+        first = min(members, key=lambda each: each.received.offset if each.received else math.inf)
+        is_resumed = first.received is not None
+        shared = (await ask(first.request()))["subscription_id"]
+        if shared != wire_id and is_resumed:
+            # There is an equal one already, so the server has ignored from where to go on.
+            await self.drop(shared, ask)
+            await self.request(shared, ask)
+
+    async def request_all(self, ask: Ask) -> None:
+        """Subscribe to everything on a new connection; end what is refused. Raises LostError."""
+        for wire_id in {member.wire_id: None for member in self.by_id.values()}:
+            try:
+                await self.request(wire_id, ask)
+            except Refused as error:
+                self._refuse(wire_id, error)
+
+    async def drop(self, wire_id: str, ask: Ask) -> None:
+        """Unsubscribe. Raises Refused or LostError."""
+        await ask({"type": "unsubscribe", "data": {"subscription_id": wire_id}})
+
+    def _refuse(self, wire_id: str, error: Refused) -> None:
+        """End the subscriptions under a wire id."""
+        for subscription in self.members(wire_id):
+            del self.by_id[subscription.id]
+            subscription.end(error)
+
+    # Messages of the server: a method for each type that concerns subscriptions
+
+    async def take(self, message: dict[str, Any]) -> bool:
+        """Take a message; tell whether it answers a request."""
+        if message["type"] in ("data", "data_batch"):
+            await self._take_data(message)
+            return False
+        take = getattr(self, f"_take_{message['type']}", None)
+        return take is None or take(message, message.get("data") or {})
+
+    async def _take_data(self, message: dict[str, Any]) -> None:
+        """Hand out messages; wait while an application has enough."""
+        members = self.members(message.get("subscription_id"))
+        messages = [message]
+        if message["type"] == "data_batch":
+            kind = message["data"]["subscription_type"]
+            # The payload's key is the one that is not of the envelope.
+            messages = [
+                {
+                    **each,
+                    "data": {k: v for k, v in each.items() if k not in ("timestamp", "metadata")}
+                    | {"subscription_type": kind},
+                }
+                for each in message["data"]["messages"]
+            ]
+        for each in messages:
+            for subscription in members:
+                await subscription.take(each)
+
+    def _take_pong(self, message: Mapping[str, Any], data: Mapping[str, Any]) -> bool:
+        for wire_id, place in (data.get("positions") or {}).items():
+            for subscription in self.members(wire_id):
+                subscription.advance(place)
+        return True
+
+    def _take_error(self, message: Mapping[str, Any], data: Mapping[str, Any]) -> bool:
+        """Tell of lost messages; any other error answers a request."""
+        if data.get("code") != "data_lost":
+            return True
+        details = data.get("details") or {}
+        gap = Gap(details.get("reason", ""), details.get("from"), details.get("to"))
+        for subscription in self.members(message.get("subscription_id")):
+            subscription.lose(gap)
+        return False
+
+    def _take_unsubscribed(self, message: Mapping[str, Any], data: Mapping[str, Any]) -> bool:
+        """End what the server has ended, for which it gives a reason."""
+        if not data.get("reason"):
+            return True
+        self._refuse(message["subscription_id"], Refused("forbidden", "Not permitted any more"))
+        return False
+
+    def _take_subscribed(self, message: Mapping[str, Any], data: Mapping[str, Any]) -> bool:
+        requested, answered = message["metadata"]["request"], message["subscription_id"]
+        for subscription in self.members(requested):
+            if requested == answered:
+                subscription.begin(data)
+            else:
+                subscription.join(answered, data)
+        return True

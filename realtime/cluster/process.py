@@ -1,4 +1,4 @@
-"""A child process: how it is started, waited for, ended, and how it ended.
+"""A child process: how it is started, waited for, ended, and when it is started again.
 
 Knows processes and signals; nothing of what a child does, and of how it says that it is ready.
 """
@@ -16,6 +16,11 @@ from typing import Any
 
 # Seconds between two looks at whether a child is ready.
 LOOK_INTERVAL = 0.01
+# Seconds before a child that has ended is started again: the first time, and at most.
+FIRST = 0.1
+LONGEST = 10.0
+# After a life of more seconds than this, the pauses begin anew.
+LONG_LIFE = 30.0
 
 
 class ChildProcess:
@@ -57,10 +62,7 @@ class ChildProcess:
         return self.popen.returncode is not None
 
     async def ended(self) -> None:
-        """Wait until it has ended, without blocking the event loop.
-
-        In a thread of its own: a pool has too few for as many children as one may have.
-        """
+        """Wait until it has ended, in a thread of its own: a pool has too few for all children."""
         loop, end = asyncio.get_running_loop(), asyncio.Event()
 
         def watch() -> None:
@@ -81,24 +83,30 @@ class ChildProcess:
         self.send(signal.SIGKILL)
 
     def end(self, timeout: float, how: signal.Signals = signal.SIGTERM) -> bool:
-        """Have it end, kill it after so many seconds, and return when it has ended.
-
-        Returns whether it has ended without being killed.
-        """
+        """Have it end, or kill it after so many seconds; tell whether it ended by itself."""
         self.send(how)
-        if self.wait(timeout):
-            return True
-        self.kill()
-        self.wait()
-        return False
+        has_ended = self.wait(timeout)
+        if not has_ended:
+            self.kill()
+            self.wait()
+        return has_ended
 
     def describe_end(self) -> str:
         """Say how it ended. Call it when the process has ended."""
-        return describe_end(self.popen.returncode)
+        code = self.popen.returncode
+        return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
 
 
-def describe_end(code: int) -> str:
-    """Say how a process ended, from its return code as :mod:`subprocess` has it."""
-    if code < 0:
-        return f"killed by {signal.Signals(-code).name}"
-    return f"exit status {code}"
+class Backoff:
+    """The pauses of one process, which double while its lives are short."""
+
+    def __init__(self) -> None:
+        self._next = FIRST
+
+    def pause(self, lived: float) -> float:
+        """Return the seconds to wait after the process has lived for so many seconds."""
+        if lived > LONG_LIFE:
+            self._next = FIRST
+        pause = self._next
+        self._next = min(2 * pause, LONGEST)
+        return pause

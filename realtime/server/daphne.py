@@ -21,10 +21,9 @@ from twisted.internet import defer, task, tcp
 
 from realtime.config import WebSocketConfig, get_streaming_config
 from realtime.server import patches
-from realtime.server.body import make_application
-from realtime.server.compression import accept_deflate, refuse_compression
-from realtime.server.fair_queue import FairQueue
-from realtime.server.http import StreamHTTPFactory, reply_when_read
+from realtime.server.handshake import accept_deflate, refuse_compression
+from realtime.server.http import StreamHTTPFactory, make_application, reply_when_read
+from realtime.server.incoming import FairQueue
 from realtime.server.websocket import StreamProtocol
 from realtime.sessions.node import get_node
 
@@ -137,13 +136,22 @@ class StreamFactory(WebSocketFactory):
         """Take nothing more, let clients and requests end in time, then end the node."""
         node = get_node()
         started, allowed = time.monotonic(), node.policy.config.drain_timeout
-        await _stop_listening()
+        # Clients that are told to leave must not come back. The reactor has the sockets.
+        for port in [reader for reader in reactor.getReaders() if isinstance(reader, tcp.Port)]:
+            await defer.maybeDeferred(port.stopListening).asFuture(asyncio.get_running_loop())
         if getattr(self.server_class, "is_worker", False):
-            await self._leave_requests_to_others(started + LAST_ANSWERS)
+            # Requests that have come are answered; other workers are ready for those that follow.
+            self.server_class.http_factory.retire()
+            while patches.applications(self.server_class):
+                if time.monotonic() >= started + LAST_ANSWERS:
+                    break
+                await asyncio.sleep(DRAIN_LOOK_INTERVAL)
         await node.drain.run()
         deadline = started + allowed * CLIENTS_SHARE
         await asyncio.sleep(DRAIN_LOOK_INTERVAL)  # bytes that are under way arrive
-        while self._is_busy() and time.monotonic() < deadline:  # noqa: ASYNC110 - rare, and short
+        while self.connections or patches.applications(self.server_class):
+            if time.monotonic() >= deadline:
+                break
             await asyncio.sleep(DRAIN_LOOK_INTERVAL)
         for connection in list(self.connections):
             connection.dropConnection(abort=True)
@@ -153,19 +161,6 @@ class StreamFactory(WebSocketFactory):
         with contextlib.suppress(TimeoutError):  # database or channel layer do not answer
             async with asyncio.timeout(ends - time.monotonic()):
                 await node.close()
-
-    async def _leave_requests_to_others(self, until: float) -> None:
-        """Answer the requests that have come, and take no more: other workers are ready for them.
-
-        A process that listens itself goes on to answer on open connections, for one that it drains.
-        """
-        self.server_class.http_factory.retire()
-        while patches.applications(self.server_class) and time.monotonic() < until:  # noqa: ASYNC110 - short
-            await asyncio.sleep(DRAIN_LOOK_INTERVAL)
-
-    def _is_busy(self) -> bool:
-        """Tell whether a connection is open or an HTTP request under way."""
-        return bool(self.connections or patches.applications(self.server_class))
 
 
 class StreamServer(Server):
@@ -196,10 +191,7 @@ class StreamServer(Server):
             self._on_listening(address.host, address.port)
 
     def listen_error(self, failure: Any) -> None:
-        """Remember why the server cannot listen, and stop.
-
-        It is logged too, unless ``on_listening`` shows that the caller reports it.
-        """
+        """Remember why the server cannot listen, and stop; log it if no caller reports it."""
         self.failure = failure.getErrorMessage()
         if self._on_listening is None:
             super().listen_error(failure)
@@ -207,11 +199,7 @@ class StreamServer(Server):
             self.stop()
 
     def application_checker(self) -> None:
-        """Forget requests that have ended.
-
-        A request that became a WebSocket is not used again, but it would hold itself, its HTTP
-        channel and its headers in cycles until the garbage collector runs.
-        """
+        """Forget requests that have ended; those that became WebSockets hold cycles."""
         upgraded = patches.upgraded_requests(self)
         super().application_checker()
         for request in upgraded:
@@ -219,31 +207,17 @@ class StreamServer(Server):
                 patches.take_apart(request)
 
     def kill_all_applications(self) -> None:
-        """Do nothing: the drain lets the HTTP requests under way end first.
-
-        The base class would cancel them at once, and fail if one has only begun.
-        """
+        """Do nothing: the drain lets the HTTP requests under way end first."""
 
 
 def _with_backlog(endpoint: str) -> str:
-    """Let more connections wait to be accepted than Twisted's 50.
+    """Let more connections wait to be accepted than Twisted's 50, as when a crowd comes back.
 
-    When more wait, the system drops a client's first packet, and the client tries again after one
-    to three seconds. A crowd that comes back together, or a short pause of the loop, is enough.
+    When more wait, the system drops a client's first packet: it tries again seconds later.
     """
     if endpoint.startswith("tcp:") and ":backlog=" not in endpoint:
         return f"{endpoint}:backlog={BACKLOG}"
     return endpoint
-
-
-async def _stop_listening() -> None:
-    """Close the sockets this process listens on: clients that are told to leave must not come back.
-
-    Daphne does not keep the sockets; the reactor does.
-    """
-    loop = asyncio.get_running_loop()
-    for port in [reader for reader in reactor.getReaders() if isinstance(reader, tcp.Port)]:
-        await defer.maybeDeferred(port.stopListening).asFuture(loop)
 
 
 def install() -> None:

@@ -65,22 +65,19 @@ class WebSocketServer:
     async def start(self) -> None:
         """Start the process and return when it accepts connections.
 
-        Raises:
-            RuntimeError: it ended or did not get ready in time; it says why on standard error.
+        Raises ``RuntimeError`` if it does not; it says why on standard error.
         """
         async with self._starting:
-            if not running_nodes() and await asyncio.to_thread(self._ask_stats) is None:
-                await self.stop()  # one that has ended by itself, or is about to
-                await self._start()
-
-    async def _start(self) -> None:
-        self._spawn()
-        try:
-            answer = await asyncio.to_thread(self._ask, b"", START_TIMEOUT)
-            self.url = answer["listening"]
-        except (OSError, ValueError) as error:
-            await self.stop()
-            raise RuntimeError("the server did not start; see its messages above") from error
+            if running_nodes() or await asyncio.to_thread(self._ask_stats) is not None:
+                return
+            await self.stop()  # one that has ended by itself, or is about to
+            self._spawn()
+            try:
+                answer = await asyncio.to_thread(self._ask, b"", START_TIMEOUT)
+                self.url = answer["listening"]
+            except (OSError, ValueError) as error:
+                await self.stop()
+                raise RuntimeError("the server did not start; see its messages above") from error
 
     async def stop(self) -> None:
         """Drain the process and return when it has ended."""
@@ -94,13 +91,17 @@ class WebSocketServer:
     def get_stats(self) -> dict[str, Any]:
         """Return the serving process's figures; with ``is_running`` false if there is none.
 
-        ``cluster`` has the totals of all processes. Blocks while the process or the channel layer
-        is asked.
+        ``cluster`` has the totals of all processes, zeros if Redis is away. Blocks while the
+        process or the channel layer is asked.
         """
-        nodes = running_nodes()
-        if nodes:
-            return nodes[0].report()
-        return self._ask_stats() or Counters().report(self.config) | {"cluster": _read_whole()}
+        figures = next((node.report() for node in running_nodes()), None) or self._ask_stats()
+        if figures is not None:
+            return figures
+        try:
+            whole = add_up(read_all())
+        except Unavailable:
+            whole = add_up([])
+        return Counters().report(self.config) | {"cluster": whole}
 
     def _ask_stats(self) -> dict[str, Any] | None:
         """Return the process's figures; ``None`` if no process answers."""
@@ -115,9 +116,7 @@ class WebSocketServer:
         """Start the process, with this project's settings and this handle's configuration."""
         ours, theirs = socket.socketpair()
         environment = os.environ | environment_of(self.config)
-        environment["DJANGO_SETTINGS_MODULE"] = os.environ.get(
-            "DJANGO_SETTINGS_MODULE", settings.SETTINGS_MODULE
-        )
+        environment.setdefault("DJANGO_SETTINGS_MODULE", settings.SETTINGS_MODULE)
         paths = (str(settings.BASE_DIR), os.environ.get("PYTHONPATH", ""))
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
         command = [sys.executable, "-m", "django", "serve", "--control-fd", str(theirs.fileno())]
@@ -173,14 +172,6 @@ class Control:
         self._socket.sendall(json.dumps(answer).encode() + b"\n")
 
 
-def _read_whole() -> dict[str, Any]:
-    """Return the totals of what serving processes have reported; zeros if Redis is away."""
-    try:
-        return add_up(read_all())
-    except Unavailable:
-        return add_up([])
-
-
 def environment_of(config: WebSocketConfig) -> dict[str, str]:
     """Return the variables that give another process this configuration."""
     variables = {}
@@ -203,7 +194,4 @@ async def get_websocket_server() -> WebSocketServer:
 
 def get_stats() -> dict[str, Any]:
     """Return this process's figures, under the documented keys, and those of the whole."""
-    nodes = running_nodes()
-    if nodes:
-        return nodes[0].report()
     return (_server or WebSocketServer()).get_stats()

@@ -1,7 +1,11 @@
 """HTTP connections under Daphne: requests are read in turn and in bounded time.
 
 Subclasses Twisted's and Daphne's classes. Every WebSocket begins as such a connection; event
-streams and uploads stay one. Knows nothing of what is served.
+streams and uploads stay one. Knows nothing of what is served, and of what bodies hold.
+
+Daphne reads all of a body before it calls the application, and Twisted keeps it in a file. For the
+requests that :func:`arrives_in_parts` selects, the application is called when the headers are
+there, and a client waits while the application has not taken its bytes.
 """
 
 from __future__ import annotations
@@ -10,7 +14,7 @@ import asyncio
 import io
 import socket
 import time
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from daphne.http_protocol import HTTPFactory, WebRequest
@@ -19,20 +23,99 @@ from twisted.internet import task
 from twisted.web import http
 
 from realtime.server import patches
-from realtime.server.body import LINGER, Body, arrives_in_parts
 from realtime.sessions.node import get_node
 
 # Seconds in which a request must have arrived, headers and body.
 REQUEST_TIMEOUT = 20.0
 # Bytes of a connection's first request that may come before its turn: what headers may have.
 MOST_BEFORE_TURN = 16 * 1024
+# Paths whose bodies are handed to the application as they arrive, as on the request line.
+PATHS = b"/api/publish/"
+# Bytes of a body that may wait for the application before no more are read.
+MOST_WAITING = 256 * 1024
+# Seconds for which a body that was answered early is still read, and thrown away: a connection
+# that is closed while bytes are under way is reset, and the answer is lost (RFC 9112, section 9.6).
+LINGER = 5.0
+
+
+def arrives_in_parts(channel: Any, request: Any) -> bool:
+    """Tell whether the request whose headers have come is served before its body has."""
+    command, path, _ = patches.request_line(channel)
+    return bool(
+        command == b"POST"
+        and path.startswith(PATHS)
+        and channel.length != 0
+        and not request.requestHeaders.hasHeader(b"Upgrade")
+    )
+
+
+class Body:
+    """A body under way. Daphne uses it in place of the queue that an application reads."""
+
+    def __init__(self, source: Any) -> None:
+        # The connection, which can be told to pause.
+        self._source = source
+        self._waiting = bytearray()
+        # How many bytes may wait. None until the application asks: it may not want the body.
+        self._most = 0
+        self._has_news = asyncio.Event()
+        self._is_gone = False
+        self._is_unwanted = False
+        self._is_paused = False
+        self.is_complete = False
+
+    def feed(self, part: bytes) -> None:
+        """Take what has arrived."""
+        if self._is_unwanted:
+            return
+        self._waiting += part
+        if len(self._waiting) > self._most and not self._is_paused:
+            self._is_paused = True
+            self._source.pauseProducing()
+        self._has_news.set()
+
+    def complete(self) -> None:
+        """Take note that all has arrived."""
+        self.is_complete = True
+        self._has_news.set()
+
+    def drop(self) -> None:
+        """Throw away all that has come and all that will."""
+        self._is_unwanted = True
+        self._take()
+
+    def put_nowait(self, message: dict[str, Any]) -> None:
+        """Take a message of Daphne's: only that the client is gone, the body is known here."""
+        if message["type"] == "http.disconnect":
+            self._is_gone = True
+            self._has_news.set()
+
+    async def receive(self) -> dict[str, Any]:
+        """Wait for more of the body and return it: ASGI's ``receive``."""
+        self._most = MOST_WAITING
+        while not (self._waiting or self.is_complete or self._is_gone):
+            self._has_news.clear()
+            await self._has_news.wait()
+        if not self._waiting and self._is_gone:
+            return {"type": "http.disconnect"}
+        more = not self.is_complete
+        return {"type": "http.request", "body": self._take(), "more_body": more}
+
+    def _take(self) -> bytes:
+        taken = bytes(self._waiting)
+        self._waiting.clear()
+        if self._is_paused:
+            self._is_paused = False
+            self._source.resumeProducing()
+        return taken
 
 
 class StreamRequest(WebRequest):
     """A request whose application waits while the client does not read the response."""
 
-    # Set while the transport takes more of a response that streams; None for other responses.
-    _has_room: asyncio.Event | None = None
+    # Set while the transport takes more of a response that streams, and once the client is gone;
+    # None for other responses.
+    has_room: asyncio.Event | None = None
     # The body, if the request is served before all of it has come.
     body: Body | None = None
     # The timer that ends a response which was complete before the body was.
@@ -73,26 +156,29 @@ class StreamRequest(WebRequest):
             self.responseHeaders.setRawHeaders(b"connection", [b"close"])
             self.channel.persistent = False
         super().handle_reply(message)
-        if message.get("more_body") and self._has_room is None and self.channel is not None:
-            self._has_room = asyncio.Event()
-            self._has_room.set()
+        if message.get("more_body") and self.has_room is None and self.channel is not None:
+            self.has_room = asyncio.Event()
+            self.has_room.set()
             self.registerProducer(self, True)
-            _give_up_on_the_dead(patches.lowest_transport(self.transport))
-
-    async def until_it_has_room(self) -> None:
-        """Wait while the client leaves too much unread, but not once it is gone."""
-        if self._has_room is not None:
-            await self._has_room.wait()
+            connection = patches.lowest_transport(self.transport)
+            if connection is not None and hasattr(socket, "TCP_USER_TIMEOUT"):
+                # WebSockets are pinged; the client of an event stream sends nothing. The system
+                # ends a connection that no longer acknowledges what it is sent.
+                config = get_node().policy.config
+                timeout = int((config.ping_interval + config.ping_timeout) * 1000)
+                connection.getHandle().setsockopt(
+                    socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout
+                )
 
     def pauseProducing(self) -> None:
         """Note that the client leaves too much unread."""
-        if self._has_room is not None:
-            self._has_room.clear()
+        if self.has_room is not None:
+            self.has_room.clear()
 
     def resumeProducing(self) -> None:
         """Note that the client reads, or that it is gone."""
-        if self._has_room is not None:
-            self._has_room.set()
+        if self.has_room is not None:
+            self.has_room.set()
 
     stopProducing = resumeProducing
 
@@ -106,7 +192,7 @@ class StreamRequest(WebRequest):
             self.body.drop()
             self._late_end = reactor.callLater(LINGER, self.finish)
             return
-        if self._has_room is not None:
+        if self.has_room is not None:
             self.unregisterProducer()
         super().finish()
 
@@ -118,29 +204,30 @@ class StreamRequest(WebRequest):
         super().connectionLost(reason)
 
 
-def _give_up_on_the_dead(connection: Any) -> None:
-    """Let the system end a connection that no longer acknowledges what it is sent.
-
-    WebSockets are pinged instead; the client of an event stream sends nothing.
-    """
-    if connection is not None and hasattr(socket, "TCP_USER_TIMEOUT"):
-        config = get_node().policy.config
-        milliseconds = int((config.ping_interval + config.ping_timeout) * 1000)
-        connection.getHandle().setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
+def make_application(server: Any, protocol: Any, scope: dict[str, Any]) -> Any:
+    """Call the application for a request; return what Daphne puts its messages into."""
+    body = getattr(protocol, "body", None)
+    if body is None:
+        return patches.create_application(server, protocol, scope)
+    scope.setdefault("asgi", {"version": "3.0"})
+    application = server.application(
+        scope=scope, receive=body.receive, send=partial(server.handle_reply, protocol)
+    )
+    patches.note_application(server, protocol, asyncio.ensure_future(application))
+    return body
 
 
 async def reply_when_read(server: Any, protocol: Any, message: dict[str, Any]) -> None:
     """ASGI's ``send`` for HTTP: unlike Daphne's own, it waits while the client does not read."""
     await patches.handle_reply(server, protocol, message)
-    if isinstance(protocol, StreamRequest):
-        await protocol.until_it_has_room()
+    if isinstance(protocol, StreamRequest) and protocol.has_room is not None:
+        await protocol.has_room.wait()
 
 
 class StreamChannel(http.HTTPChannel):
     """An HTTP connection whose requests have to arrive in bounded time.
 
-    Twisted's own limit is for silence: a byte now and then would keep a connection forever, and
-    one that has not become a WebSocket counts nowhere.
+    Twisted's own limit is for silence: a byte now and then would keep a connection forever.
     """
 
     factory: StreamHTTPFactory
@@ -154,16 +241,12 @@ class StreamChannel(http.HTTPChannel):
         self.factory.expect(self)
 
     def dataReceived(self, data: bytes) -> None:
-        """Take bytes of a request; the first request waits for its turn in the fair queue.
-
-        Many clients may come at once. Until its turn not much of a request is read, since it may be
-        a body that nobody wants.
-        """
+        """Take bytes of a request; the first waits for its turn, until which not much is read."""
         if self._beginning is None:
             super().dataReceived(data)
             return
         if not self._beginning:
-            self.factory.begin_in_turn(self._begin)
+            self.factory.server.ws_factory.fair_queue.add(self._begin)
         self._beginning += data
         if len(self._beginning) > MOST_BEFORE_TURN:
             patches.producer(self).pauseProducing()
@@ -204,7 +287,7 @@ class StreamChannel(http.HTTPChannel):
 
     def is_idle(self) -> bool:
         """Tell whether requests have been answered and none has begun since."""
-        return self._beginning is None and not self.requests and not patches.has_unread(self)
+        return self._beginning is None and not self.requests and not patches.unread(self)
 
     def connectionLost(self, reason: Any) -> None:
         """Forget the connection."""
@@ -226,8 +309,7 @@ class StreamHTTPFactory(HTTPFactory):
     def retire(self) -> None:
         """Close connections on which no request is under way; the others end with their requests.
 
-        A proxy keeps connections to use them again, and would go on to ask a server that is about
-        to end.
+        Else a proxy, which keeps connections, would go on to ask a server that is about to end.
         """
         self.is_retiring = True
         for channel in list(self._awaited):
@@ -235,7 +317,7 @@ class StreamHTTPFactory(HTTPFactory):
                 channel.loseConnection()
 
     def startFactory(self) -> None:
-        """Begin to look for late requests."""
+        """Look for late requests from now on."""
         super().startFactory()
         self._watch.start(1.0, now=False)
 
@@ -253,10 +335,6 @@ class StreamHTTPFactory(HTTPFactory):
         channel.factory = self
         connection.requestFactory = StreamRequest
         return connection
-
-    def begin_in_turn(self, begin: Callable[[], None]) -> None:
-        """Let a new connection's first request be read when it is its turn."""
-        self.server.ws_factory.fair_queue.add(begin)
 
     def expect(self, channel: StreamChannel) -> None:
         """Give a connection time to send a request."""

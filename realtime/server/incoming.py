@@ -5,15 +5,30 @@ Knows counts, limits and turns; the frames themselves are read by Autobahn's pro
 
 from __future__ import annotations
 
+import asyncio
 import enum
+import logging
 import time
+from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from realtime.protocol import CloseCode, CloseReason
 from realtime.server import patches
-from realtime.server.fair_queue import FRAMES, FairQueue
-from realtime.server.receive_queue import ReceiveQueue
 
+logger = logging.getLogger(__name__)
+
+# Seconds that turns may take before the event loop serves others.
+ROUND = 0.001
+# Frames of one connection that are read in one turn.
+FRAMES = 16
+# Seconds that a message is estimated to take. It is carried out after its turn, so that the clock
+# does not show it.
+MESSAGE = 0.0001
+# A client has to wait when this many messages, or bytes of them, wait for the application; it may
+# go on when half of that do.
+MESSAGES = 16
+BYTES = 256 * 1024
 # Bytes that a client may still send after the server's close frame: the rest of a large message.
 MAX_BYTES_AFTER_CLOSE = 8 * 1024 * 1024
 # Frames, or parts of them, that are read after the close frame to find its answer.
@@ -28,14 +43,112 @@ STRANGERS_BYTES = 64 * 1024
 ALL_STRANGERS_BYTES = 64 * 1024 * 1024
 
 
+class FairQueue:
+    """Fair shares of the loop for connections that have sent more than can be read at once.
+
+    Twisted hands over up to 64 KB of a connection at a time, which may be ten thousand frames. A
+    connection that has sent more than a few waits here for its turn, first come, first served. All
+    turns together take a millisecond, then others are served. Each server has one.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: deque[tuple[Callable[[], object], float]] = deque()
+        self._task: asyncio.Task[None] | None = None
+
+    def add(self, read: Callable[[], object]) -> None:
+        """Call *read* in its turn. It reads a first request, or at most :data:`FRAMES` frames."""
+        self._add(read, 0.0)
+
+    async def turn(self) -> None:
+        """Return when it is the caller's turn to carry out one message."""
+        turn = asyncio.Event()
+        self._add(turn.set, MESSAGE)
+        await turn.wait()
+
+    def _add(self, take: Callable[[], object], charge: float) -> None:
+        self._waiting.append((take, charge))
+        if self._task is None:
+            self._task = asyncio.ensure_future(self._serve())
+
+    async def _serve(self) -> None:
+        """Take turns until nobody waits, and let the loop serve others after each round."""
+        try:
+            while self._waiting:
+                await asyncio.sleep(0)
+                ends = time.monotonic() + ROUND
+                while self._waiting and time.monotonic() < ends:
+                    take, charge = self._waiting.popleft()
+                    ends -= charge
+                    try:
+                        take()
+                    except Exception:
+                        logger.exception("reading a connection failed")
+        finally:
+            self._task = None
+
+
+class ReceiveQueue:
+    """The messages of one client that the application has not taken yet.
+
+    Bounded by its producer: whoever calls ``put()`` must call ``is_full()`` after it, and put
+    nothing more until ``is_low()``.
+    """
+
+    __slots__ = ("_bytes", "_fair_queue", "_messages", "_waiter")
+
+    def __init__(self, fair_queue: FairQueue) -> None:
+        self._fair_queue = fair_queue
+        # A list takes a tenth of a deque's memory, and is never long.
+        self._messages: list[tuple[dict[str, Any], int]] = []
+        self._bytes = 0
+        # Set while the application waits for a message.
+        self._waiter: asyncio.Future[None] | None = None
+
+    def __len__(self) -> int:
+        """Return how many bytes wait."""
+        return self._bytes
+
+    def put(self, message: dict[str, Any], size: int) -> None:
+        """Add an ASGI message that holds *size* bytes of the client."""
+        self._messages.append((message, size))
+        self._bytes += size
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def get(self) -> dict[str, Any]:
+        """Return the oldest message; if messages were waiting, take a turn in the fair queue."""
+        if self._messages:
+            await self._fair_queue.turn()
+        while not self._messages:
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        message, size = self._messages.pop(0)
+        self._bytes -= size
+        return message
+
+    def clear(self) -> None:
+        """Drop all messages."""
+        self._messages.clear()
+        self._bytes = 0
+
+    def is_full(self) -> bool:
+        """Tell whether the client has to wait."""
+        return len(self._messages) >= MESSAGES or self._bytes >= BYTES
+
+    def is_low(self) -> bool:
+        """Tell whether a client that had to wait may go on."""
+        return len(self._messages) <= MESSAGES // 2 and self._bytes <= BYTES // 2
+
+
 class Reading(enum.Enum):
-    """Whether the bytes of a connection are read, and if not, why not.
+    """Whether the bytes of a connection are read, and if not, why not::
 
-    ::
-
-        OPEN -- the application has enough --> PAUSED -- it has taken half --> WAITING
-        OPEN -- the client has sent much at once ----------------------------> WAITING
-        WAITING -- its turn has come --> OPEN          any -- flood, or end --> REFUSED
+    OPEN -- the application has enough --> PAUSED -- it has taken half --> WAITING
+    OPEN -- the client has sent much at once ----------------------------> WAITING
+    WAITING -- its turn has come --> OPEN          any -- flood, or end --> REFUSED
     """
 
     # Read as they come.
@@ -159,10 +272,7 @@ class Incoming:
             connection.outgoing.end(CloseCode.POLICY_VIOLATION, CloseReason.FLOODING)
 
     def count_unfinished(self) -> None:
-        """Bound what all strangers together make the server hold.
-
-        While they hold too much, those end that hold more than their share.
-        """
+        """Bound what strangers hold: while it is too much, those with over their share end."""
         connection = self._connection
         if connection is None or connection.state != connection.STATE_OPEN:
             return

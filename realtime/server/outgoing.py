@@ -55,10 +55,7 @@ class Outgoing:
         self.on_ended: Callable[[CloseReason], None] | None = None
 
     def write(self, frames: bytes) -> None:
-        """Send complete frames; drop them if the connection is not open.
-
-        Every delivery comes through here, so the usual case comes first.
-        """
+        """Send complete frames, mostly at once; drop them if the connection is not open."""
         if self._is_direct:
             try:
                 sent: int = self._send_now(frames)  # type: ignore[misc] # set where it is direct

@@ -7,6 +7,7 @@ override though nobody offered them for that. tests/server/test_patches.py fails
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import Any
 
 import daphne.server
@@ -44,23 +45,10 @@ create_application = Server.create_application
 # What Autobahn holds for a handshake, or for ways to send that are not used here: nobody asks for
 # it once a connection is open.
 OF_HANDSHAKE = {
-    "_raw_query_string",
-    "_results",
-    "_transport_details",
-    "_valid_events",
-    "_wskey",
-    "http_headers",
-    "http_request_data",
-    "http_request_host",
-    "http_request_params",
-    "http_request_path",
-    "http_request_uri",
-    "http_response_data",
-    "http_status_line",
-    "send_queue",
-    "websocket_extensions",
-    "websocket_extensions_in_use",
-    "websocket_origin",
+    *("_raw_query_string", "_results", "_transport_details", "_valid_events", "_wskey"),
+    *("http_headers", "http_request_data", "http_request_host", "http_request_params"),
+    *("http_request_path", "http_request_uri", "http_response_data", "http_status_line"),
+    *("send_queue", "websocket_extensions", "websocket_extensions_in_use", "websocket_origin"),
     "websocket_protocols",
 }
 
@@ -83,9 +71,6 @@ def change_class(instance: Any, subclass: type) -> None:
     instance.__class__ = subclass
 
 
-# Twisted
-
-
 def lowest_transport(transport: Any) -> Any:
     """Return the TCP connection under *transport*, which may be TLS; None if there is none."""
     while transport is not None and not isinstance(transport, tcp.Connection):
@@ -98,27 +83,15 @@ def buffered_bytes(connection: Any) -> int:
     return int(len(connection.dataBuffer) - connection.offset + connection._tempDataLen)
 
 
-def http_channel(protocol: Any) -> Any:
-    """Return the HTTP/1.1 connection inside Twisted's protocol that can be of either version."""
-    return protocol._channel
-
-
-def request_line(channel: Any) -> tuple[bytes, bytes, bytes]:
-    """Return method, path and version of the request that an HTTP connection is reading."""
-    return channel._command, channel._path, channel._version
-
-
-def producer(channel: Any) -> Any:
-    """Return what an HTTP connection's bytes come from, which can be told to pause."""
-    return channel._networkProducer
-
-
-def has_unread(channel: Any) -> bool:
-    """Tell whether bytes of a next request wait in an HTTP connection."""
-    return bool(channel._dataBuffer)
-
-
-# Autobahn
+# Of Twisted's protocol that can be of either version: its HTTP/1.1 connection. Of that: method,
+# path and version of the request that comes; what can be told to pause; bytes of a next request.
+http_channel = attrgetter("_channel")
+request_line = attrgetter("_command", "_path", "_version")
+producer = attrgetter("_networkProducer")
+unread = attrgetter("_dataBuffer")
+# Of a WebSocket: the compression agreed on or None; the query, which Daphne notes in it.
+agreed_compression = attrgetter("_perMessageCompress")
+query_string = attrgetter("_raw_query_string")
 
 
 def feed(connection: Any, data: bytes) -> None:
@@ -142,11 +115,6 @@ def is_control_or_partial(connection: Any) -> bool:
     return frame.opcode > 7 or not frame.fin or read < frame.length
 
 
-def agreed_compression(connection: Any) -> Any:
-    """Return the compression agreed on in a handshake; None if there is none."""
-    return connection._perMessageCompress
-
-
 def free_decompressor(connection: Any) -> None:
     """Let go of the 40 KB that an idle client's decompressor holds; it is made anew if needed."""
     if connection._perMessageCompress is not None:
@@ -154,28 +122,14 @@ def free_decompressor(connection: Any) -> None:
 
 
 def forget_handshake(connection: Any) -> None:
-    """Let go of what only a handshake needs.
-
-    The other attributes move to a new dictionary, since a dictionary never shrinks.
-    """
-    connection.__dict__ = {
-        name: value for name, value in vars(connection).items() if name not in OF_HANDSHAKE
-    }
+    """Let go of what only a handshake needs, by a new dictionary: one never shrinks."""
+    attributes = vars(connection).items()
+    connection.__dict__ = {name: value for name, value in attributes if name not in OF_HANDSHAKE}
 
 
-def forget_all_but(connection: Any, *names: str) -> None:
+def forget_all_but(connection: Any, name: str) -> None:
     """Let go of all that the base classes hold, much of it in cycles with the connection itself."""
-    attributes = vars(connection)
-    connection.__dict__ = {name: attributes[name] for name in names if name in attributes}
-
-
-# Daphne
-
-
-def query_string(connection: Any) -> bytes:
-    """Return the query of a handshake, which Daphne's HTTP protocol notes in its WebSocket."""
-    query: bytes = connection._raw_query_string
-    return query
+    connection.__dict__ = {name: vars(connection)[name]} if name in vars(connection) else {}
 
 
 def note_application(server: Server, protocol: Any, task: Any) -> None:

@@ -3,6 +3,11 @@
 Knows sockets and processes, nothing of what a connection says. Every connection goes to the worker
 that has the fewest, so that a new worker fills up first and after a rolling restart all have about
 the same number. Connections wait here, not with a worker: one that dies takes only its own with it.
+
+A socket pair connects it with each worker. Connections go to the worker as file descriptors
+(unix(7), SCM_RIGHTS), each with one byte, so that reading a byte at a time yields one connection at
+a time. The worker sends one byte when it is ready, and one for each connection that has ended.
+Neither end ever waits.
 """
 
 from __future__ import annotations
@@ -15,11 +20,13 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from realtime.cluster.process import ChildProcess
-from realtime.server.backoff import Backoff
-from realtime.server.fd_passing import ENDED, READ, READY, hand_over, new_pair
+from realtime.cluster.process import Backoff, ChildProcess
 
 logger = logging.getLogger(__name__)
+
+CONNECTION = b"c"
+READY = b"r"
+ENDED = b"e"
 
 BACKLOG = 4096
 # Connections that are accepted before the event loop serves others.
@@ -40,7 +47,8 @@ class WorkerProcess:
     """One worker process, the channel to it, and how many connections it has."""
 
     def __init__(self, command: Sequence[str]) -> None:
-        self.channel, theirs = new_pair()
+        self.channel, theirs = socket.socketpair()
+        self.channel.setblocking(False)
         with theirs:
             # In a session of its own: Ctrl-C is for the supervisor, which tells the workers.
             self.process = ChildProcess(
@@ -58,7 +66,7 @@ class WorkerProcess:
 
     def _read_reports(self) -> None:
         try:
-            reports = self.channel.recv(READ)
+            reports = self.channel.recv(65_536)
         except BlockingIOError:
             return
         except OSError:
@@ -86,12 +94,14 @@ class WorkerProcess:
     def take(self, connection: socket.socket) -> bool:
         """Hand it a connection; tell whether it has taken it. If so, the caller must close it."""
         try:
-            is_taken = hand_over(self.channel, connection)
+            socket.send_fds(self.channel, [CONNECTION], [connection.fileno()])
+        except BlockingIOError:
+            return False
         except OSError:  # it has just ended
             self._close()
             return False
-        self.connections += is_taken
-        return is_taken
+        self.connections += 1
+        return True
 
     async def end(self, seconds: float, how: signal.Signals = signal.SIGTERM) -> None:
         """Have it drain and end; kill it after so many seconds.
@@ -118,10 +128,9 @@ class WorkerProcess:
 
 
 class Supervisor:
-    """Listening sockets, and *count* workers behind them.
+    """Listening sockets, and *count* workers behind them, started by *command*.
 
-    *command* starts a worker, to which ``--connections-fd`` is added. *drain_timeout* is in
-    seconds.
+    ``--connections-fd`` is added to it. *drain_timeout* is in seconds.
     """
 
     def __init__(self, command: Sequence[str], count: int, drain_timeout: float) -> None:

@@ -20,8 +20,7 @@ from twisted.internet.protocol import connectionDone
 
 from realtime.protocol import CloseCode, CloseReason
 from realtime.server import patches
-from realtime.server.compression import takes_shared_frames
-from realtime.server.handshake import make_scope
+from realtime.server.handshake import make_scope, takes_shared_frames
 from realtime.server.incoming import SMALL_PART, Incoming
 from realtime.server.outgoing import Outgoing
 
@@ -36,10 +35,7 @@ FLOOD_LINGER = 2.0
 class _QuietLog:
     """Autobahn's log without what any client could fill it with: only errors are logged."""
 
-    def debug(self, *args: Any, **values: Any) -> None:
-        """Drop the message."""
-
-    info = warn = debug
+    debug = info = warn = staticmethod(lambda *args, **values: None)
 
     def error(self, message: str = "", **values: Any) -> None:
         """Log an error of the server."""
@@ -77,15 +73,13 @@ class StreamProtocol(WebSocketProtocol):
     def configured(cls, factory: Any) -> type[StreamProtocol]:
         """Return a subclass that has the factory's options as attributes.
 
-        The base class copies them to every connection, and formats them for a log that nobody
-        reads: more work than the rest of the handshake.
+        The base class copies them to every connection and formats them for a log: much work.
         """
-        options = {name: getattr(factory, name) for name in cls.CONFIG_ATTRS}
-        attributes = {
-            name: staticmethod(value) if callable(value) else value
-            for name, value in options.items()
-        }
-        return type("ConfiguredStreamProtocol", (cls,), attributes | {"CONFIG_ATTRS": ()})
+        attributes: dict[str, Any] = {"CONFIG_ATTRS": ()}
+        for name in cls.CONFIG_ATTRS:
+            value = getattr(factory, name)
+            attributes[name] = staticmethod(value) if callable(value) else value
+        return type("ConfiguredStreamProtocol", (cls,), attributes)
 
     # Handshake
 
@@ -171,8 +165,7 @@ class StreamProtocol(WebSocketProtocol):
     def consumeData(self) -> None:
         """Read frames, as many as :class:`Incoming` allows.
 
-        Bytes that come before the handshake is answered wait; the base class would take them for
-        another handshake.
+        Bytes that come before the handshake is answered wait: they are no other handshake.
         """
         if self.state in (self.STATE_OPEN, self.STATE_CLOSING):
             self.incoming.read()
@@ -246,7 +239,6 @@ class StreamProtocol(WebSocketProtocol):
             reactor.callLater(FLOOD_LINGER, self._cut)
 
     def _cut(self) -> None:
-        """Reset the connection of a client that has not ended it."""
         if self.state == self.STATE_CLOSING:
             self.dropConnection(abort=True)
 

@@ -7,6 +7,7 @@ the same as in a process that listens itself.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -15,10 +16,40 @@ from daphne.server import reactor
 from twisted.internet import tcp
 
 from realtime.server import patches
-from realtime.server.fd_passing import ENDED, READY, ReportSender, take_over
+from realtime.server.supervisor import ENDED, READY
 
 # Connections that are taken before the event loop serves others.
 AT_ONCE = 16
+
+
+def take_over(channel: socket.socket) -> int | None:
+    """Return the descriptor of the next connection, if there is one.
+
+    Raises ``EOFError`` when the supervisor has ended.
+    """
+    try:
+        data, descriptors, _, _ = socket.recv_fds(channel, 1, 1)
+    except BlockingIOError:
+        return None
+    except OSError:
+        raise EOFError from None
+    if not data:
+        raise EOFError
+    return descriptors[0] if descriptors else None
+
+
+class ReportSender:
+    """Sends the worker's reports; those for which there is no room go with the next."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        self._channel = channel
+        self._waiting = b""
+
+    def send(self, report: bytes) -> None:
+        """Send :data:`READY` or :data:`ENDED`."""
+        self._waiting += report
+        with contextlib.suppress(OSError):  # full, or nobody listens any more
+            self._waiting = self._waiting[self._channel.send(self._waiting) :]
 
 
 class HandedConnection(tcp.Server):

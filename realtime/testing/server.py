@@ -6,7 +6,6 @@ import itertools
 import os
 import re
 import selectors
-import signal
 import subprocess
 import sys
 import threading
@@ -86,21 +85,24 @@ class LiveServer:
         self.port = 0
 
     def __enter__(self) -> Self:
+        # Only now: pytest loads this module before Django is set up, and the room needs it.
+        from realtime.cluster.process import ChildProcess
+
         variables = environment(self.data_dir, **self._variables)
         fill_data_directory(self.data_dir, self.root, variables)
         self._log = (self.data_dir / f"server-{time.monotonic_ns()}.log").open("w+b")
-        self.process = subprocess.Popen(
+        self._child = ChildProcess(
             [*self.program(), *self._arguments],
             env=variables,
             cwd=self.root,
             stdout=subprocess.PIPE,
             stderr=self._log,
         )
+        self.process = self._child.popen
         try:
             self._wait_until_listening()
         except BaseException:
-            self.process.kill()
-            self._end()
+            self._end(0.0)
             raise
         return self
 
@@ -112,18 +114,12 @@ class LiveServer:
         if self._administrator is not None:
             self._administrator.close()
             self._administrator = None
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-            try:
-                self.process.wait(TIMEOUT * 2)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-        self._end()
+        self._end(TIMEOUT * 2)
         if error[:1] in ((), (None,)) and not self.may_fail:
             assert "Traceback" not in self.log(), self.log()
 
-    def _end(self) -> None:
-        self.process.wait()
+    def _end(self, timeout: float) -> None:
+        self._child.end(timeout)
         assert self.process.stdout is not None
         self.process.stdout.close()
         self._log.close()
@@ -180,10 +176,9 @@ class LiveServer:
     def new_token(self, **fields: Any) -> str:
         """Create a token with these fields of the model, quickly; return its secret."""
         name = fields.pop("name", f"token-{next(self._names)}")
-        secret: str = self.administer(
-            "result = create_token(name, **fields)[1]", name=name, fields=fields
+        return str(
+            self.administer("result = create_token(name, **fields)[1]", name=name, fields=fields)
         )
-        return secret
 
     def publish(self, kind: str, *payloads: dict[str, Any]) -> list[Position]:
         """Publish from another process; return the messages' positions."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-import realtime.client.dialogue
+import realtime.client.connection
 from realtime.client import (
     AuthenticationError,
     Closed,
@@ -256,7 +256,7 @@ async def test_a_type_that_is_not_allowed_any_more(server: Server) -> None:
 async def test_a_network_that_is_dead(
     server: Server, token: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(realtime.client.dialogue, "ANSWER_TIMEOUT", 0.3)
+    monkeypatch.setattr(realtime.client.connection, "ANSWER_TIMEOUT", 0.3)
     async with through_proxy(server) as (proxy, url):
         states: list[State] = []
         client = StreamingClient(url, token, heartbeat=0.2, backoff=BACKOFF, on_state=states.append)
@@ -290,7 +290,7 @@ async def test_a_log_that_is_lost(data_dir: Path) -> None:
 async def test_an_application_that_is_slow(
     server: Server, token: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(realtime.client.dialogue, "ANSWER_TIMEOUT", 0.1)
+    monkeypatch.setattr(realtime.client.connection, "ANSWER_TIMEOUT", 0.1)
     states: list[State] = []
     async with StreamingClient(server.url, token, heartbeat=0.1, on_state=states.append) as client:
         events = await client.subscribe("events")

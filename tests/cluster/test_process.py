@@ -9,10 +9,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
+from types import SimpleNamespace
 
 import pytest
 
-from realtime.cluster.process import ChildProcess, describe_end
+from realtime.cluster.process import FIRST, LONG_LIFE, LONGEST, Backoff, ChildProcess
 from tests.support import TIMEOUT
 
 pytestmark = pytest.mark.processes
@@ -124,4 +125,22 @@ def test_a_session_of_its_own(children: ExitStack) -> None:
     [(0, "exit status 0"), (3, "exit status 3"), (-9, "killed by SIGKILL")],
 )
 def test_how_a_process_ended(code: int, text: str) -> None:
-    assert describe_end(code) == text
+    child = ChildProcess.__new__(ChildProcess)
+    child.popen = SimpleNamespace(returncode=code)  # type: ignore[assignment] # all that is asked
+    assert child.describe_end() == text
+
+
+def test_pauses_double_up_to_the_longest() -> None:
+    backoff = Backoff()
+    pauses = [backoff.pause(lived=0.0) for _ in range(10)]
+    assert pauses[:4] == [FIRST, 2 * FIRST, 4 * FIRST, 8 * FIRST]
+    assert pauses[-1] == LONGEST
+    assert pauses == sorted(pauses)
+
+
+def test_a_long_life_makes_them_begin_anew() -> None:
+    backoff = Backoff()
+    for _ in range(5):
+        backoff.pause(lived=LONG_LIFE)
+    assert backoff.pause(lived=LONG_LIFE + 1) == FIRST
+    assert backoff.pause(lived=0.0) == 2 * FIRST

@@ -150,8 +150,10 @@ def test_attributes_of_a_handshake() -> None:
     assert not patches.OF_HANDSHAKE & vars(protocol).keys()
     protocol.dataReceived(b"\x89\x80\x00\x00\x00\x00")  # a ping
     assert protocol.transport.value().endswith(b"\x8a\x00")
-    patches.forget_all_but(protocol, "state", "no such name")
+    patches.forget_all_but(protocol, "state")
     assert list(vars(protocol)) == ["state"]
+    patches.forget_all_but(protocol, "no such name")
+    assert not vars(protocol)
 
 
 def test_buffered_bytes(connection: Any) -> None:

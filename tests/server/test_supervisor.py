@@ -12,10 +12,17 @@ from typing import Any
 
 import pytest
 
+from realtime.cluster.process import FIRST
 from realtime.server import supervisor as module
-from realtime.server.backoff import FIRST
-from realtime.server.fd_passing import ENDED, READY, ReportSender, new_pair, take_over
-from realtime.server.supervisor import GRACE, StartError, Supervisor, WorkerProcess
+from realtime.server.supervisor import (
+    ENDED,
+    GRACE,
+    READY,
+    StartError,
+    Supervisor,
+    WorkerProcess,
+)
+from realtime.server.worker import ReportSender, take_over
 from realtime.testing import FakeClock
 from tests.support.layers import until
 
@@ -296,7 +303,8 @@ async def test_a_worker_with_no_room(processes: None) -> None:
 
 
 def test_reports_wait_for_room() -> None:
-    ours, theirs = new_pair()
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
     with ours, theirs:
         reports = ReportSender(theirs)
         for _ in range(100_000):

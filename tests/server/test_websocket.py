@@ -12,15 +12,15 @@ from twisted.internet import reactor, tcp
 
 from realtime.protocol import CloseReason
 from realtime.server import incoming as incoming_module
-from realtime.server.fair_queue import FRAMES
 from realtime.server.incoming import (
+    FRAMES,
     MAX_BYTES_AFTER_CLOSE,
     MAX_FRAMES_AFTER_CLOSE,
+    MESSAGES,
     Incoming,
     Reading,
 )
 from realtime.server.outgoing import Outgoing
-from realtime.server.receive_queue import MESSAGES
 from realtime.testing import FakeClock
 
 BOUND = 1000

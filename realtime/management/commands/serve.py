@@ -65,7 +65,9 @@ class Command(BaseCommand):
         """Serve until SIGTERM or Ctrl-C."""
         if options["workers"] < 1:
             raise CommandError("--workers: must be 1 or more")
-        _raise_file_limit()
+        # As many open sockets as the system lets this user have.
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         self._options = options
         self._demo = Children()
         self._demo_access: DemoAccess | None = None
@@ -125,7 +127,13 @@ class Command(BaseCommand):
         if connections is not None:
             worker = Worker(connections, server, server.stop)
             reactor.callLater(0, self._start_node, worker.start)
-            self._move_on_signal(stop)
+
+            def move(number: int, frame: Any) -> None:
+                """Drain, since the supervisor says that other workers take the clients."""
+                self._node.drain.is_moving = True
+                stop(number, frame)
+
+            signal.signal(signal.SIGHUP, move)
         server.run()
         if server.failure:
             raise CommandError(f"cannot listen on port {options['port']}: {server.failure}")
@@ -144,15 +152,6 @@ class Command(BaseCommand):
             then()
 
         self._starting = asyncio.ensure_future(start())
-
-    def _move_on_signal(self, stop: SignalHandler) -> None:
-        """Drain on SIGHUP too: with it the supervisor says that other workers take the clients."""
-
-        def move(number: int, frame: Any) -> None:
-            self._node.drain.is_moving = True
-            stop(number, frame)
-
-        signal.signal(signal.SIGHUP, move)
 
     async def _supervise(self, embedded: EmbeddedServer | None) -> None:
         """Let other processes serve."""
@@ -188,18 +187,10 @@ def _drain_timeout() -> float:
     return max(1.0, get_streaming_config().websocket.drain_timeout)
 
 
-def _raise_file_limit() -> None:
-    """Allow as many open sockets as the system lets this user have."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
 def _settle_collector() -> None:
     """Have the garbage collector run less often, and never look at the objects there are by now.
 
-    Connections leave no cycles behind, so it has nothing to collect in them; but each full
-    collection looks at all of them, while every client waits.
+    Connections leave no cycles, but a full collection looks at them all, while clients wait.
     """
     gc.collect()
     gc.freeze()

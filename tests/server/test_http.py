@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from realtime.server.body import MOST_WAITING, Body, arrives_in_parts
+from realtime.server.http import MOST_WAITING, Body, arrives_in_parts
 
 
 class Source:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from autobahn.websocket.compress import PerMessageDeflate, PerMessageDeflateOffer
 
-from realtime.server.compression import accept_deflate, refuse_compression, takes_shared_frames
+from realtime.server.handshake import accept_deflate, refuse_compression, takes_shared_frames
 
 
 def agree(*parameters: dict[str, list[str | bool]]) -> tuple[str, PerMessageDeflate]:

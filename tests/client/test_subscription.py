@@ -8,7 +8,7 @@ import pytest
 
 from realtime.client import Gap, Position, Refused, Subscription
 from realtime.client.contract import Finished
-from realtime.client.shared import SharedSubscriptions
+from realtime.client.subscription import SharedSubscriptions
 
 Message = dict[str, Any]
 
