@@ -1,18 +1,12 @@
-"""The rate limit of messages, and the delay after failed authentications.
+"""The rate limit of messages, and the delay after failed authentications. Pure.
 
 Every function takes the time, in seconds of a monotonic clock. Knows nothing of clients.
 """
 
 from __future__ import annotations
 
-import logging
 from collections import OrderedDict, deque
 from enum import Enum
-
-from realtime.cluster import get_cluster
-from realtime.cluster.clients import Unavailable
-
-logger = logging.getLogger(__name__)
 
 WINDOW = 60.0
 FLOODING_FACTOR = 10
@@ -104,22 +98,6 @@ class FailureCounts:
         if len(self._failures) > self.MAX_ADDRESSES:
             self._failures.popitem(last=False)
         return count + 1
-
-
-class Failures:
-    """The failures of each address over all processes; of this one if the cluster is silent."""
-
-    def __init__(self) -> None:
-        self._here = FailureCounts()
-
-    async def record(self, address: str, now: float, free: int) -> float:
-        """Count a failure of *address*; return for how many seconds its answer is to wait."""
-        count = self._here.record(address, now)
-        try:
-            count = max(count, await get_cluster().count(f"failures:{address}", int(WINDOW)))
-        except Unavailable as error:
-            logger.warning("counting a failed authentication: %s", error)
-        return failure_delay(count, free)
 
 
 def failure_delay(count: int, free: int) -> float:

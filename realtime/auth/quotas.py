@@ -1,4 +1,4 @@
-"""The connections of one token, counted over all processes.
+"""What is counted over all processes: the connections of a token, the failures of an address.
 
 The cluster has the connections of each holder of rights whose number is limited, and which process
 has them; those of processes that are gone do not count. While the cluster does not answer, each
@@ -12,6 +12,7 @@ import contextlib
 import logging
 
 from realtime.auth.grants import Grant
+from realtime.auth.limits import WINDOW, FailureCounts, failure_delay
 from realtime.cluster import get_cluster
 from realtime.cluster.clients import Unavailable
 from realtime.cluster.contract import CONNECTIONS_TTL
@@ -107,3 +108,19 @@ class ConnectionQuotas:
         for connection, holder in self._held.items():
             self._changes[holder, connection] = True
         await self.write()
+
+
+class Failures:
+    """The failures of each address over all processes; of this one if the cluster is silent."""
+
+    def __init__(self) -> None:
+        self._here = FailureCounts()
+
+    async def record(self, address: str, now: float, free: int) -> float:
+        """Count a failure of *address*; return for how many seconds its answer is to wait."""
+        count = self._here.record(address, now)
+        try:
+            count = max(count, await get_cluster().count(f"failures:{address}", int(WINDOW)))
+        except Unavailable as error:
+            logger.warning("counting a failed authentication: %s", error)
+        return failure_delay(count, free)

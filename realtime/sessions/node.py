@@ -13,9 +13,9 @@ from weakref import WeakKeyDictionary
 import psutil
 from django.conf import settings
 
-from realtime.auth.limits import Failures, RequestLimits
+from realtime.auth.limits import RequestLimits
 from realtime.auth.policy import POLL_INTERVAL, Policy
-from realtime.auth.quotas import ASSERT_INTERVAL, ConnectionQuotas
+from realtime.auth.quotas import ASSERT_INTERVAL, ConnectionQuotas, Failures
 from realtime.cluster import keeper
 from realtime.cluster.clients import Unavailable, close_async_clients
 from realtime.cluster.connections import answer

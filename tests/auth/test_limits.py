@@ -15,12 +15,12 @@ from realtime.auth.limits import (
     LONGEST_FREE_DELAY,
     WINDOW,
     FailureCounts,
-    Failures,
     RateLimiter,
     RequestLimits,
     Verdict,
     failure_delay,
 )
+from realtime.auth.quotas import Failures
 from tests.support.layers import IN_MEMORY, close_layer, layer_of
 
 thorough = settings(deadline=None, max_examples=200)

@@ -7,7 +7,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from realtime.sessions.connections import (
+from realtime.sessions.drain import (
     BACK_PER_SECOND,
     SHORTEST_RETURN,
     SOONEST,
