@@ -111,11 +111,7 @@ class EmbeddedServer:
         self.has_run = False
 
     def ensure_running(self) -> None:
-        """Start the server unless it runs; return when it answers.
-
-        Raises:
-            EmbeddedServerError: there is no server program, or it does not start.
-        """
+        """Return when the server answers, started if need be. Raises `EmbeddedServerError`."""
         if not self.is_running():
             with self._locked():
                 if not is_answering(self.socket):
@@ -129,11 +125,7 @@ class EmbeddedServer:
         return is_answering(self.socket)
 
     def sync(self) -> None:
-        """Bring what the server has written to the disk, if this process started it; may block.
-
-        Raises:
-            OSError: the disk did not take it.
-        """
+        """Bring what a server started here has written to the disk; blocks, raises ``OSError``."""
         if self._process is None:
             return
         for path in self._directory.glob("appendonlydir/*.aof"):
@@ -249,13 +241,13 @@ def _die_with(parent: int) -> Callable[[], object]:
     The kernel watches the thread that starts the child, so that must be one that stays.
     """
     libc = ctypes.CDLL(None, use_errno=True)
-    return partial(_set_parent_death_signal, libc, parent)
 
+    def set_parent_death_signal() -> None:
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:  # it ended before the call
+            os._exit(1)
 
-def _set_parent_death_signal(libc: ctypes.CDLL, parent: int) -> None:
-    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:  # it ended before the call
-        os._exit(1)
+    return set_parent_death_signal
 
 
 def start_or_log(server: EmbeddedServer) -> None:
