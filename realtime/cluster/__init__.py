@@ -11,7 +11,6 @@ from weakref import WeakKeyDictionary
 
 from channels.layers import get_channel_layer
 
-from realtime.cluster.contract import Cluster
 from realtime.cluster.layer import uses_redis
 from realtime.cluster.local import LocalCluster
 from realtime.cluster.redis import RedisCluster
@@ -22,7 +21,7 @@ _local_clusters: WeakKeyDictionary[Any, LocalCluster] = WeakKeyDictionary()
 _without_layer = LocalCluster()
 
 
-def get_cluster() -> Cluster:
+def get_cluster() -> LocalCluster | RedisCluster:
     """Return the cluster that belongs to the configured channel layer."""
     layer = get_channel_layer()
     if layer is None:

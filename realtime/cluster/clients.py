@@ -98,11 +98,7 @@ async def close_async_clients() -> None:
 
 
 async def ask(server: Server, question: Callable[[redis.asyncio.Redis], Awaitable[T]]) -> T:
-    """Return what *question* returns for the running loop's client of a server.
-
-    Raises:
-        Unavailable: the server does not answer, or answers with an error.
-    """
+    """Return what *question* returns for the running loop's client. Raises ``Unavailable``."""
     started = monotonic()
     try:
         client = await async_client(server)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Iterable
 from typing import Protocol
 
@@ -162,10 +163,9 @@ def connections(search: str = "", holder: str = "") -> ConnectionList:
 
 def count_by_holder() -> dict[str, int]:
     """Return how many connections each holder of rights has."""
-    totals: dict[str, int] = {}
+    totals: Counter[str] = Counter()
     for reply in get_cluster().ask_all(msgspec.json.encode(CountByHolder())).by_process.values():
-        for holder, count in _counts.decode(reply).items():
-            totals[holder] = totals.get(holder, 0) + count
+        totals.update(_counts.decode(reply))
     return totals
 
 

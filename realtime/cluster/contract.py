@@ -1,9 +1,9 @@
-"""What a cluster offers to the processes in it; nothing of where it keeps what they share."""
+"""The times and answers that both kinds of cluster share."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Mapping
-from typing import NamedTuple, Protocol
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple
 
 # Seconds without a beat after which a member counts as gone, and after which it is forgotten.
 GONE_AFTER = 6
@@ -34,68 +34,3 @@ class Answers(NamedTuple):
 
     by_process: dict[str, bytes]
     missing: list[str]
-
-
-class Cluster(Protocol):
-    """What processes share. Every method may raise :class:`realtime.cluster.clients.Unavailable`.
-
-    A *member* or *process* is a name that is unique in the cluster.
-    """
-
-    @property
-    def is_shared(self) -> bool:
-        """Whether more than one process can be in it."""
-
-    # Presence
-
-    async def beat(self, work: str, member: str) -> Beat:
-        """Say that a member shares some work; to be called again within :data:`GONE_AFTER`."""
-
-    async def leave(self, work: str, member: str) -> None:
-        """Say that a member shares some work no more."""
-
-    # Questions
-
-    async def listen(self, process: str, answer: Answer) -> None:
-        """Answer the questions to a process until cancelled; survives every error."""
-
-    def ask_all(self, question: bytes) -> Answers:
-        """Ask all of :data:`PROCESSES`; return when all have answered or had their time.
-
-        Blocks, so it must not be called on an event loop.
-        """
-
-    # Figures
-
-    async def exchange(self, process: str, figures: bytes) -> list[bytes]:
-        """Report a process's figures; return those of all :data:`PROCESSES` that are there."""
-
-    def read_figures(self) -> list[bytes]:
-        """Return the figures of all :data:`PROCESSES` that are there; one may come twice. Blocks.
-
-        After a server was away, it and the one that stood in for it both have figures.
-        """
-
-    # Counting
-
-    async def count(self, name: str, seconds: int) -> int:
-        """Count an event; return how often this makes in the period that its first began."""
-
-    async def acquire(self, holder: str, connection: str, process: str, limit: int) -> bool:
-        """Take one of a holder's connections; tell whether it has fewer than *limit* others.
-
-        The connections of a process that is not one of :data:`PROCESSES` do not count.
-        """
-
-    async def set_connections(self, process: str, changes: Mapping[tuple[str, str], bool]) -> None:
-        """Write for each holder and connection whether the process has the connection."""
-
-    # Tables
-
-    async def read_rows(self, table: str) -> dict[str, bytes]:
-        """Return the rows of a table by their names."""
-
-    async def write_rows(
-        self, table: str, rows: Mapping[str, bytes], removed: Collection[str], seconds: int
-    ) -> None:
-        """Write and remove rows of a table, which is kept for some seconds after that."""

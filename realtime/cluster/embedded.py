@@ -2,15 +2,17 @@
 
 The first process that needs the server starts it (:class:`EmbeddedServer`); others find it by its
 socket in the data directory. It ends with the process that started it, also when that process is
-killed. Knows processes and files; nothing of Django and of event loops.
+killed. Knows processes and files; nothing of Django.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ctypes
 import fcntl
 import hashlib
+import logging
 import os
 import shutil
 import signal
@@ -27,10 +29,15 @@ from redis.retry import Retry
 
 from realtime.cluster.process import ChildProcess
 
+logger = logging.getLogger(__name__)
+
 START_TIMEOUT = 10.0
 STOP_TIMEOUT = 5.0
 # sun_path holds 108 bytes on Linux, 104 on macOS, with a terminating zero.
 MAX_SOCKET_PATH = 100
+# Seconds between looks, and how often what was written is brought to the disk.
+LOOK_INTERVAL = 2.0
+SYNC_INTERVAL = 1.0
 _PR_SET_PDEATHSIG = 1
 
 
@@ -104,11 +111,7 @@ class EmbeddedServer:
         self.has_run = False
 
     def ensure_running(self) -> None:
-        """Start the server unless it runs; return when it answers.
-
-        Raises:
-            EmbeddedServerError: there is no server program, or it does not start.
-        """
+        """Return when the server answers, started if need be. Raises `EmbeddedServerError`."""
         if not self.is_running():
             with self._locked():
                 if not is_answering(self.socket):
@@ -122,11 +125,7 @@ class EmbeddedServer:
         return is_answering(self.socket)
 
     def sync(self) -> None:
-        """Bring what the server has written to the disk, if this process started it; may block.
-
-        Raises:
-            OSError: the disk did not take it.
-        """
+        """Bring what a server started here has written to the disk; blocks, raises ``OSError``."""
         if self._process is None:
             return
         for path in self._directory.glob("appendonlydir/*.aof"):
@@ -242,10 +241,40 @@ def _die_with(parent: int) -> Callable[[], object]:
     The kernel watches the thread that starts the child, so that must be one that stays.
     """
     libc = ctypes.CDLL(None, use_errno=True)
-    return partial(_set_parent_death_signal, libc, parent)
+
+    def set_parent_death_signal() -> None:
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:  # it ended before the call
+            os._exit(1)
+
+    return set_parent_death_signal
 
 
-def _set_parent_death_signal(libc: ctypes.CDLL, parent: int) -> None:
-    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:  # it ended before the call
-        os._exit(1)
+def start_or_log(server: EmbeddedServer) -> None:
+    """Start the server if it does not run; log that it has ended, and that it cannot be started.
+
+    On the calling thread on purpose: the server ends with the thread that started it.
+    """
+    if server.has_run and not server.is_running():
+        logger.warning("the embedded server is gone: starting it again")
+    try:
+        server.ensure_running()
+    except EmbeddedServerError as error:
+        logger.error("%s", error)
+
+
+async def keep_running(server: EmbeddedServer) -> None:
+    """Start the server whenever it is gone, until cancelled."""
+    while True:
+        await asyncio.sleep(LOOK_INTERVAL)
+        start_or_log(server)
+
+
+async def keep_synced(server: EmbeddedServer) -> None:
+    """Bring what the server has written to the disk, until cancelled."""
+    while True:
+        await asyncio.sleep(SYNC_INTERVAL)
+        try:
+            await asyncio.to_thread(server.sync)
+        except Exception:
+            logger.exception("writing to the disk")

@@ -15,8 +15,13 @@ from realtime.cluster.contract import ANSWER_TIMEOUT, PROCESSES, Answer, Answers
 
 
 class LocalCluster:
-    """What the members within one process share: see :mod:`realtime.cluster.contract`."""
+    """What the members within one process share. A *member* or *process* is a unique name.
 
+    :class:`realtime.cluster.redis.RedisCluster` has the same methods; there, each may raise
+    :class:`realtime.cluster.clients.Unavailable`.
+    """
+
+    # Whether more than one process can be in it.
     is_shared = False
     # Names that are counted at the same time; beyond that the oldest is forgotten.
     MAX_COUNTS = 10_000
@@ -36,11 +41,13 @@ class LocalCluster:
     # Presence
 
     async def beat(self, work: str, member: str) -> Beat:
+        """Say that a member shares some work; to be called again within :data:`GONE_AFTER`."""
         was_gone = member not in self._present(work)
         self._members.setdefault(work, {})[member] = monotonic()
         return Beat(sorted(self._present(work)), was_gone)
 
     async def leave(self, work: str, member: str) -> None:
+        """Say that a member shares some work no more."""
         self._members.get(work, {}).pop(member, None)
 
     def _present(self, work: str) -> set[str]:
@@ -50,6 +57,7 @@ class LocalCluster:
     # Questions
 
     async def listen(self, process: str, answer: Answer) -> None:
+        """Answer the questions to a process until cancelled; survives every error."""
         self._listeners[process] = asyncio.get_running_loop(), answer
         try:
             await asyncio.Event().wait()  # until cancelled
@@ -57,6 +65,10 @@ class LocalCluster:
             del self._listeners[process]
 
     def ask_all(self, question: bytes) -> Answers:
+        """Ask all of :data:`PROCESSES`; return when all have answered or had their time.
+
+        Blocks, so it must not be called on an event loop.
+        """
         answers = Answers({}, [])
         for process in sorted(self._present(PROCESSES)):
             try:
@@ -70,18 +82,24 @@ class LocalCluster:
     # Figures
 
     async def exchange(self, process: str, figures: bytes) -> list[bytes]:
+        """Report a process's figures; return those of all :data:`PROCESSES` that are there."""
         self._figures[process] = figures
         present = self._present(PROCESSES)
         self._figures = {name: text for name, text in self._figures.items() if name in present}
         return list(self._figures.values())
 
     def read_figures(self) -> list[bytes]:
+        """Return the figures of all :data:`PROCESSES` that are there; one may come twice. Blocks.
+
+        After a server was away, it and the one that stood in for it both have figures.
+        """
         present = self._present(PROCESSES)
         return [text for name, text in self._figures.copy().items() if name in present]
 
     # Counting
 
     async def count(self, name: str, seconds: int) -> int:
+        """Count an event; return how often this makes in the period that its first began."""
         count, ends_at = self._counts.get(name, (0, 0.0))
         if ends_at <= monotonic():
             count, ends_at = 0, monotonic() + seconds
@@ -92,6 +110,10 @@ class LocalCluster:
         return count + 1
 
     async def acquire(self, holder: str, connection: str, process: str, limit: int) -> bool:
+        """Take one of a holder's connections; tell whether it has fewer than *limit* others.
+
+        The connections of a process that is not one of :data:`PROCESSES` do not count.
+        """
         present = self._present(PROCESSES) | {process}
         connections = {
             name: its_process
@@ -104,6 +126,7 @@ class LocalCluster:
         return True
 
     async def set_connections(self, process: str, changes: Mapping[tuple[str, str], bool]) -> None:
+        """Write for each holder and connection whether the process has the connection."""
         for (holder, connection), is_held in changes.items():
             connections = self._connections.setdefault(holder, {})
             if is_held:
@@ -116,11 +139,13 @@ class LocalCluster:
     # Tables
 
     async def read_rows(self, table: str) -> dict[str, bytes]:
+        """Return the rows of a table by their names."""
         return self._tables.get(table, {}).copy()
 
     async def write_rows(
         self, table: str, rows: Mapping[str, bytes], removed: Collection[str], seconds: int
     ) -> None:
+        """Write and remove rows of a table, which is kept for some seconds after that."""
         # Rows are few, so they stay as long as the process runs.
         merged = self._tables.get(table, {}) | dict(rows)
         self._tables[table] = {name: row for name, row in merged.items() if name not in removed}

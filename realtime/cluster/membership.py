@@ -28,11 +28,7 @@ class Membership:
         self._has_beaten = False
 
     async def beat(self) -> Beat:
-        """Say that this member is there, to be repeated each :data:`BEAT_INTERVAL`.
-
-        Raises:
-            Unavailable: the others cannot be told.
-        """
+        """Say that this member is there, each :data:`BEAT_INTERVAL`. Raises ``Unavailable``."""
         beat = await get_cluster().beat(self._work, self.name)
         if not self._has_beaten:  # nobody knew of it
             beat = beat._replace(was_gone=False)

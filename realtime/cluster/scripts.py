@@ -46,11 +46,7 @@ class Script:
 
 
 def as_text(value: bytes) -> msgspec.Raw:
-    """Return bytes as part of a MessagePack argument for ``cmsgpack.unpack``.
-
-    That reads text of any bytes, and not MessagePack's later type for binary data, which msgspec
-    writes.
-    """
+    """Return bytes as text for ``cmsgpack.unpack``, which cannot read msgspec's binary type."""
     return msgspec.Raw(b"\xdb" + len(value).to_bytes(4, "big") + value)
 
 

@@ -16,8 +16,7 @@ import msgspec
 @cache
 def _read() -> dict[str, Any]:
     text = files(__package__).joinpath("openapi.yaml").read_bytes()
-    description: dict[str, Any] = msgspec.yaml.decode(text)
-    return description
+    return msgspec.yaml.decode(text, type=dict[str, Any])
 
 
 def describe(server_url: str = "/") -> dict[str, Any]:

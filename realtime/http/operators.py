@@ -18,14 +18,13 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
 from realtime.database import Unavailable
-from realtime.monitoring.processors import read_reports
 from realtime.monitoring.prometheus import (
     CONTENT_TYPE_LATEST,
     expose,
     expose_outbox,
     expose_processors,
 )
-from realtime.monitoring.snapshot import Snapshot, add_up
+from realtime.monitoring.snapshot import Snapshot, add_up, read_reports
 from realtime.protocol import ERROR_TEXTS, ErrorCode
 from realtime.publishing.outbox import count_waiting
 from realtime.sessions.node import Node, get_node

@@ -1,8 +1,7 @@
 """The audit log: who authenticated, who failed, what was denied, what administrators changed.
 
 A line is a JSON object, in the logger ``realtime.audit``, whatever the format of other logs. It has
-no secrets: a token is named by its public prefix. Knows how a line is written, nothing of what
-happens.
+no secrets: a token is named by its public prefix.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ psutil, nothing of who reads the numbers.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -14,7 +15,9 @@ from typing import Any, NamedTuple
 
 import psutil
 
-from realtime.monitoring import cgroup
+# A container sees its own control group (version 2) as the root of all groups. Outside of a
+# container the root has no limits. Source: the kernel's Documentation/admin-guide/cgroup-v2.rst.
+CGROUP = Path("/sys/fs/cgroup")
 
 GRADES = ("ok", "warning", "critical")
 
@@ -74,7 +77,7 @@ class Host:
     """
 
     def __init__(
-        self, disk: Path, clock: Callable[[], float] = time.monotonic, limits: Path = cgroup.ROOT
+        self, disk: Path, clock: Callable[[], float] = time.monotonic, limits: Path = CGROUP
     ) -> None:
         self._disk = str(disk)
         self._clock = clock
@@ -90,7 +93,7 @@ class Host:
         before, self._before = self._before, self._counters()
         self._at += elapsed
         rates = {name: _rate(before[name], now, elapsed) for name, now in self._before.items()}
-        cpus = cgroup.cpus(self._limits)
+        cpus = container_cpus(self._limits)
         used = rates.pop("cpu")
         percent = _reading(lambda: psutil.cpu_percent(interval=None))
         if cpus and used is not None:
@@ -111,7 +114,7 @@ class Host:
     def _memory(self) -> dict[str, float | None]:
         """Return the container's memory if it has less than the host, otherwise the host's."""
         total = _reading(lambda: psutil.virtual_memory().total)
-        container = cgroup.memory(self._limits)
+        container = container_memory(self._limits)
         if container is not None and (total is None or container.limit < total):
             used, total = container
             percent: float | None = round(100 * used / total, 2)
@@ -122,7 +125,7 @@ class Host:
 
     def _counters(self) -> dict[str, float | None]:
         return {
-            "cpu": cgroup.cpu_seconds(self._limits),
+            "cpu": container_cpu_seconds(self._limits),
             "network_received": _counter(psutil.net_io_counters, "bytes_recv"),
             "network_sent": _counter(psutil.net_io_counters, "bytes_sent"),
             "disk_read": _counter(psutil.disk_io_counters, "read_bytes"),
@@ -155,3 +158,41 @@ def _reading(read: Callable[[], float | None]) -> float | None:
     except (OSError, psutil.Error):
         return None
     return None if value is None else round(value, 2)
+
+
+class ContainerMemory(NamedTuple):
+    """Bytes in use, without file cache that the kernel can take back, and how many are allowed."""
+
+    used: int
+    limit: int
+
+
+def container_memory(root: Path) -> ContainerMemory | None:
+    """Return the container's memory; ``None`` without a limit."""
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        limit = int((root / "memory.max").read_text())
+        cache = _fields(root / "memory.stat")["inactive_file"]
+        used = int((root / "memory.current").read_text()) - cache
+        return ContainerMemory(max(used, 0), limit)
+    return None
+
+
+def container_cpus(root: Path) -> float | None:
+    """Return how many processors the container may use; ``None`` without a limit."""
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = (root / "cpu.max").read_text().split()
+        return int(quota) / int(period)
+    return None
+
+
+def container_cpu_seconds(root: Path) -> float | None:
+    """Return the processor time that the container has used."""
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        return _fields(root / "cpu.stat")["usage_usec"] / 1e6
+    return None
+
+
+def _fields(path: Path) -> dict[str, int]:
+    """Read a file of names and numbers."""
+    pairs = (line.split() for line in path.read_text().splitlines())
+    return {name: int(value) for name, value in pairs}

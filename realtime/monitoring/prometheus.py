@@ -15,8 +15,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from realtime.monitoring.metrics import METRICS, Histogram, Metric
-from realtime.monitoring.processors import Report
-from realtime.monitoring.snapshot import Snapshot
+from realtime.monitoring.snapshot import Report, Snapshot
 
 __all__ = ["CONTENT_TYPE_LATEST", "expose", "expose_outbox", "expose_processors"]
 

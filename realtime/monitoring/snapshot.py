@@ -1,4 +1,4 @@
-"""What each serving process reports of itself, and the totals of all processes.
+"""What serving processes and processors report of themselves, and the totals of all processes.
 
 A process writes its snapshot into Redis every two seconds, after its sign of life, and reads those
 of the others in the same step; those of processes that have gone are left out. With a channel layer
@@ -8,13 +8,17 @@ of one process there is only that process. Knows nothing of which numbers there 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import msgspec
 
 from realtime.cluster import get_cluster
 from realtime.monitoring.metrics import METRICS, Histogram
+
+# Seconds after which a processor that nobody runs is forgotten.
+FORGET_AFTER = 86_400
 
 
 class Snapshot(msgspec.Struct):
@@ -67,11 +71,7 @@ async def exchange(own: Snapshot) -> list[Snapshot]:
 
 
 def read_all() -> list[Snapshot]:
-    """Return what the running processes reported; blocks.
-
-    Raises:
-        realtime.cluster.clients.Unavailable: the channel layer does not answer.
-    """
+    """Return what the running processes reported; blocks. Raises ``Unavailable``."""
     latest: dict[str, Snapshot] = {}
     for snapshot in map(_decoder.decode, get_cluster().read_figures()):
         other = latest.get(snapshot.process)
@@ -105,3 +105,51 @@ def add_up(snapshots: Sequence[Snapshot]) -> dict[str, Any]:
             if metric.total
         },
     }
+
+
+# Processors: rules and predictors. A report stays after its process has ended: an operator has to
+# learn that nobody runs a processor any more.
+
+
+class Report(msgspec.Struct):
+    """The state of a processor.
+
+    ``group`` names the processes that share its work, ``source`` the subscription type that it
+    reads. ``lag`` is the number of messages in the source's log that it has not taken in,
+    ``read_at`` when it last took in what it had read, in seconds since 1970.
+    """
+
+    group: str
+    processor: str
+    source: str
+    lag: int
+    read_at: float
+
+
+_report = msgspec.json.Decoder(Report)
+
+
+async def report(group: str, names: Collection[str], running: Sequence[Report]) -> None:
+    """Report the processors that run here; forget those of the group that are not in *names*.
+
+    Raises ``Unavailable``.
+    """
+    long_ago = time.time() - FORGET_AFTER
+    reports = {each.processor: each for each in (*await read_reports(), *running)}
+    forgotten = {
+        name
+        for name, each in reports.items()
+        if each.read_at < long_ago or (each.group == group and name not in names)
+    }
+    rows = {
+        each.processor: msgspec.json.encode(each)
+        for each in running
+        if each.processor not in forgotten
+    }
+    await get_cluster().write_rows("processors", rows, forgotten, seconds=FORGET_AFTER)
+
+
+async def read_reports() -> list[Report]:
+    """Return how all processors stand, in the order of their names. Raises as :func:`report`."""
+    rows = await get_cluster().read_rows("processors")
+    return sorted(map(_report.decode, rows.values()), key=lambda report: report.processor)

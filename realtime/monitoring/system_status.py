@@ -106,10 +106,5 @@ class Reporter:
 
 def _status(component: str, readings: Payload, thresholds: Mapping[str, HealthLimits]) -> Payload:
     health = grade(readings, thresholds)
-    status = {
-        "component": component,
-        "status": health.status,
-        "reasons": health.reasons,
-        "checks": health.checks,
-    }
+    status = {"component": component, "status": health.status, **health._asdict()}
     return status | ({"message": "; ".join(health.reasons)} if health.reasons else {})

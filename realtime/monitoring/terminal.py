@@ -132,11 +132,7 @@ class ClusterTables:
 def _table(
     first: str, columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int
 ) -> Table:
-    """Return a table of names and numbers that fits into a width.
-
-    ``rich`` would cut numbers where there is no room. Here columns are left out, from the end, and
-    of a name its beginning.
-    """
+    """Return a table that fits: ``rich`` would cut numbers, here the last columns are left out."""
     heads = [first, *(column.head for column in columns)]
     widths = [max(map(len, cells)) + GAP for cells in zip(heads, *rows, strict=True)]
     shown = len(heads)

@@ -115,10 +115,9 @@ class Tracing:
     def origin(self, message: Mapping[str, Any], first: Position, count: int) -> TraceOrigin | None:
         """Return where a group message comes from; ``None`` if it does not say."""
         carried = {name: message[name] for name in TRACE_FIELDS if name in message}
-        for value in carried.values():
-            if not isinstance(value, str) or len(value) > LONGEST_FIELD:
-                return None
-        if not carried:
+        if not carried or not all(
+            isinstance(value, str) and len(value) <= LONGEST_FIELD for value in carried.values()
+        ):
             return None
         return TraceOrigin(self._propagator.extract(carried), time.time_ns(), first, count)
 

@@ -16,10 +16,9 @@ from django.conf import settings
 from realtime.auth.limits import RequestLimits
 from realtime.auth.policy import POLL_INTERVAL, Policy
 from realtime.auth.quotas import ASSERT_INTERVAL, ConnectionQuotas, Failures
-from realtime.cluster import keeper
 from realtime.cluster.clients import Unavailable, close_async_clients
 from realtime.cluster.connections import answer
-from realtime.cluster.embedded import EmbeddedServer
+from realtime.cluster.embedded import EmbeddedServer, keep_running, keep_synced, start_or_log
 from realtime.cluster.membership import BEAT_INTERVAL, Process
 from realtime.cluster.servers import uses_embedded
 from realtime.database import Database
@@ -145,9 +144,9 @@ class Node:
         self._loop = asyncio.get_running_loop()
         self.stats.is_running = True
         if self._embedded is not None:
-            keeper.start(self._embedded)
-            self.spawn(keeper.keep_running(self._embedded))
-            self.spawn(keeper.keep_synced(self._embedded))
+            start_or_log(self._embedded)
+            self.spawn(keep_running(self._embedded))
+            self.spawn(keep_synced(self._embedded))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(FIRST_POLICY_TIMEOUT):
                 await self.authority.follow()

@@ -15,13 +15,16 @@ from django.test import override_settings
 from realtime.cluster import contract, get_cluster
 from realtime.cluster import redis as redis_cluster
 from realtime.cluster.clients import Unavailable, sync_client
-from realtime.cluster.contract import PROCESSES, Answer, Cluster
+from realtime.cluster.contract import PROCESSES, Answer
 from realtime.cluster.embedded import EmbeddedServer
 from realtime.cluster.layer import key, layer_servers
 from realtime.cluster.local import LocalCluster
+from realtime.cluster.redis import RedisCluster
 from realtime.tasks import end
 from tests.support.layers import IN_MEMORY, PUBSUB, close_layer
 from tests.support.redis_servers import RedisServer
+
+Cluster = LocalCluster | RedisCluster
 
 
 @pytest.fixture(params=["valkey", "in-memory"])

@@ -239,7 +239,7 @@ def test_what_it_has_confirmed_is_in_its_file_and_brought_to_the_disk(
 async def test_a_node_brings_it_to_the_disk_again_and_again(
     data_dir: Path, synced: list[Path], monkeypatch: pytest.MonkeyPatch, transactional_db: None
 ) -> None:
-    monkeypatch.setattr("realtime.cluster.keeper.SYNC_INTERVAL", 0.02)
+    monkeypatch.setattr("realtime.cluster.embedded.SYNC_INTERVAL", 0.02)
     node = prepare_node(asyncio.get_running_loop(), EmbeddedServer(data_dir))
     await node.start()
     for _ in range(2):

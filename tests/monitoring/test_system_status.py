@@ -19,8 +19,14 @@ import psutil
 import pytest
 
 from realtime.log import get_log
-from realtime.monitoring import cgroup
-from realtime.monitoring.host import HealthLimits, Host, grade
+from realtime.monitoring.host import (
+    HealthLimits,
+    Host,
+    container_cpu_seconds,
+    container_cpus,
+    container_memory,
+    grade,
+)
 from realtime.monitoring.snapshot import Snapshot
 from realtime.monitoring.system_status import DEFAULTS, LOOP_LAG, Reporter
 from realtime.protocol import PAYLOAD_KEYS
@@ -110,11 +116,12 @@ def test_in_a_container_its_limits_count(tmp_path: Path) -> None:
 
 def test_a_container_without_limits_has_the_hosts(tmp_path: Path) -> None:
     container(tmp_path, "max", "max 100000", 10.0)
-    assert cgroup.memory(tmp_path) is None and cgroup.cpus(tmp_path) is None
+    assert container_memory(tmp_path) is None and container_cpus(tmp_path) is None
     readings = Host(tmp_path, limits=tmp_path).read()
     assert readings["memory_total_bytes"] == psutil.virtual_memory().total
     assert (
-        cgroup.memory(tmp_path / "none") is None and cgroup.cpu_seconds(tmp_path / "none") is None
+        container_memory(tmp_path / "none") is None
+        and container_cpu_seconds(tmp_path / "none") is None
     )
 
 

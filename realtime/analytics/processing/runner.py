@@ -24,7 +24,7 @@ from realtime.cluster.membership import BEAT_INTERVAL, Membership
 from realtime.database import Database
 from realtime.log import get_log
 from realtime.log.contract import Chunk
-from realtime.monitoring.processors import Report, report
+from realtime.monitoring.snapshot import Report, report
 from realtime.protocol import Position
 from realtime.tasks import end, is_cancelled
 

@@ -17,8 +17,7 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
-from realtime.cluster.embedded import EmbeddedServer, EmbeddedServerError
-from realtime.cluster.keeper import keep_running, keep_synced
+from realtime.cluster.embedded import EmbeddedServer, EmbeddedServerError, keep_running, keep_synced
 from realtime.cluster.servers import uses_embedded
 from realtime.config import get_streaming_config
 from realtime.demo.welcome import DemoAccess, demo_access, welcome

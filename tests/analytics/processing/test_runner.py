@@ -21,7 +21,7 @@ from realtime.analytics.processing.state import Fenced, claim, renew, save
 from realtime.cluster.clients import sync_client
 from realtime.cluster.layer import key, layer_servers
 from realtime.log import get_log
-from realtime.monitoring.processors import FORGET_AFTER, read_reports, report
+from realtime.monitoring.snapshot import FORGET_AFTER, read_reports, report
 from realtime.protocol import Position
 from tests.support import ROOT, TIMEOUT, environment, wait_until
 from tests.support.adder import Adder
