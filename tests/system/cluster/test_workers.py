@@ -74,10 +74,9 @@ async def test_connections_are_spread_evenly(cluster: Server) -> None:
         )
         await until_counts(cluster, [33, 33, 34])
         # One that dies takes its own; the next one fills up first.
-        killed = workers(cluster)[0]
-        killed.kill()
+        workers(cluster)[0].kill()
         # What is handed to it before that is noticed is lost with it.
-        await until(lambda: killed not in workers(cluster) and len(workers(cluster)) == 3)
+        await until(lambda: were_killed(cluster, 1) and len(workers(cluster)) == 3)
         await until(lambda: ready(cluster))
         for _ in range(30):
             await stack.enter_async_context(cluster.connect(token))
