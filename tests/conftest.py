@@ -41,6 +41,7 @@ SLOW_FILES = (
 _started: list[tuple[Any, ...]] = []
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark tests that start processes, keep a file in one worker, and begin with slow files."""
     places = {name: place for place, name in enumerate(SLOW_FILES)}
