@@ -27,12 +27,11 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 FOLDERS_WITH_PROCESSES = {"end_to_end", "security", "system"}
 FIXTURES_WITH_PROCESSES = {"server", "valkey", "realtime_server", "postgresql", "pytester"}
 EVENTS_OF_PROCESSES = {"subprocess.Popen", "os.fork", "os.posix_spawn"}
-# A browser gives up what it loads when network interfaces come or go, as those of a cluster do.
-NEVER_TOGETHER = {"test_dashboard", "test_analytics", "test_cluster"}
-# Files that take longest begin first, so that no worker is left with one of them at the end.
+# Files that take longest begin first, so that no worker is left with one of them at the end. A
+# cluster, which makes network interfaces, is over before a browser runs, which that disturbs.
 SLOW_FILES = (
-    *("test_cases", "test_consume_nats", "test_whole", "test_dashboard", "test_cluster"),
-    *("test_postgresql", "test_conformance", "test_relay", "test_faults", "test_javascript"),
+    *("test_cases", "test_cluster", "test_consume_nats", "test_whole", "test_conformance"),
+    *("test_postgresql", "test_dashboard", "test_relay", "test_faults", "test_javascript"),
     *("test_aggregations", "test_shards", "test_ingest", "test_tracing", "test_alerts"),
     *("test_metrics", "test_database_away", "test_workers", "test_stream_stats"),
     *("test_monitoring", "test_history", "test_streaming", "test_drain", "test_operators"),
@@ -41,17 +40,12 @@ SLOW_FILES = (
 _started: list[tuple[Any, ...]] = []
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests that start processes, keep a file in one worker, and begin with slow files."""
+    """Mark tests that start processes, and begin with slow files."""
     places = {name: place for place, name in enumerate(SLOW_FILES)}
     for item in items:
         if starts_processes(item):
             item.add_marker(pytest.mark.processes)
-        if not item.get_closest_marker("xdist_group"):
-            item.add_marker(
-                pytest.mark.xdist_group(str(item.path.relative_to(item.config.rootpath)))
-            )
     items.sort(key=lambda item: places.get(item.path.stem, len(places)))
 
 

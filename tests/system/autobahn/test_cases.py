@@ -24,8 +24,6 @@ COMPRESSION = ["12.1.*", "13.3.*"]
 if os.environ.get("AUTOBAHN_CASES") == "all":
     COMPRESSION = [f"12.{part}.*" for part in (3, 2, 5, 4, 1)]
     COMPRESSION += [f"13.{part}.*" for part in (5, 3, 6, 7, 1, 4, 2)]
-# They take so long that they are spread over the test processes.
-SPREAD = [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in COMPRESSION]
 # Case 9 sends messages of 16 MiB, and waits for no ping.
 VARIABLES = {
     "max_message_size": str(32 * 1024 * 1024),
@@ -43,7 +41,7 @@ def echo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OtherServer]:
         yield server
 
 
-@pytest.mark.parametrize("section", [*SPREAD, *SECTIONS])
+@pytest.mark.parametrize("section", COMPRESSION + SECTIONS)
 def test_every_case_passes(echo: OtherServer, section: str, tmp_path: Path) -> None:
     url = f"ws://127.0.0.1:{echo.port}"
     done = subprocess.run(
