@@ -12,11 +12,11 @@ from typing import NamedTuple
 
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
 
-import realtime.conformance.errors
 import realtime.conformance.messages
 import realtime.conformance.options
 import realtime.conformance.streams  # noqa: F401 - each adds its checks
-from realtime.conformance.catalogue import CHECKS, NOT_CHECKED, TYPES, Check, Differs, Scene, Skip
+from realtime.conformance.catalogue import CHECKS, NOT_CHECKED, Check, Differs, Scene, Skip
+from realtime.protocol import SUBSCRIPTION_TYPES
 from realtime.testing.client import connect
 
 # How a run ends.
@@ -37,7 +37,7 @@ async def make(check: Check, scene: Scene, timeout: float) -> CheckResult:
     result, why = "differs", ""
     try:
         async with asyncio.timeout(timeout):
-            await check.body(scene)
+            await check.make(scene)
         result = "ok"
     except Skip as skip:
         result, why = "skipped", str(skip)
@@ -67,8 +67,9 @@ async def prepare(scene: Scene) -> None:
         raise SystemExit(_cannot(f"{scene.url}: no answer of this protocol to auth")) from None
     if reply.get("type") != "auth_success":
         raise SystemExit(_cannot(f"the token was not accepted: {reply.get('data')}"))
-    allowed = reply.get("data", {}).get("types") or TYPES
-    scene.allowed = tuple(kind for kind in TYPES if kind in allowed) or TYPES
+    allowed = reply.get("data", {}).get("types") or SUBSCRIPTION_TYPES
+    allowed_types = tuple(kind for kind in SUBSCRIPTION_TYPES if kind in allowed)
+    scene.allowed = allowed_types or SUBSCRIPTION_TYPES
 
 
 def _cannot(why: str) -> int:
