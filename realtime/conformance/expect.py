@@ -61,3 +61,11 @@ async def error(client: Client, message: Any, code: str) -> Message:
 async def numbers(scene: Scene, client: Client, count: int) -> list[Any]:
     """Return the ``n`` of the next messages."""
     return [(await client.assert_data(scene.kind)).get("n") for _ in range(count)]
+
+
+async def closed(client: Client, code: int, reason: str | None = None) -> None:
+    """Read until the server closes, which it must do with this code."""
+    try:
+        await client.assert_closed(code, reason)
+    except TimeoutError:
+        raise Differs(f"expected to be closed with {code}, but was not closed") from None

@@ -117,6 +117,7 @@ OPTIONS: dict[str, tuple[dict[str, Any], list[Any]]] = {
 
 
 async def _expect_read(scene: Scene, option: str) -> None:
+    """Expect that a right value of an option is in force, and that wrong ones are refused."""
     in_force, wrong = OPTIONS[option]
     async with scene.connect() as client:
         answer = await expect.subscribed(scene, client, **{option: in_force[option]})

@@ -9,9 +9,7 @@ import gzip
 import heapq
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from itertools import count
 from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -126,15 +124,14 @@ def read_week(start: datetime = FIRST_FLIGHTS) -> Iterator[Record]:
     return (record for record in merged if record.time >= start)
 
 
-@dataclass(frozen=True)
-class Pace:
+class Pace(NamedTuple):
     """Real time as the replay sees it; tests put their own clock here."""
 
     clock: Callable[[], float]
     sleep: Callable[[float], object]
     is_stopped: Callable[[], bool]
     # Seconds of the week per real second.
-    speed: float = SPEED
+    speed: float
 
 
 class WeekReplay:
@@ -149,13 +146,13 @@ class WeekReplay:
         publish: Callable[[str, list[dict[str, Any]]], object],
         pace: Pace,
         *,
+        rounds: Iterable[int],
         start: datetime = FIRST_FLIGHTS,
-        rounds: Iterable[int] | None = None,
     ) -> None:
         self._publish = publish
         self._pace = pace
         self._start = start
-        self._rounds = count(1) if rounds is None else rounds
+        self._rounds = rounds
         # Subscription type -> payloads that are due and not yet published, in order.
         self._due: dict[str, list[dict[str, Any]]] = {
             kind: [] for kind in ("events", "metrics", "system_status")

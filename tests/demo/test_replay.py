@@ -6,6 +6,7 @@ import gzip
 import json
 import logging
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ def play(
     start: datetime = FIRST_FLIGHTS,
 ) -> Recorder:
     recorder = Recorder(clock := HandClock(seconds))
-    WeekReplay(recorder, clock.pace(speed), start=start).run()
+    WeekReplay(recorder, clock.pace(speed), rounds=count(1), start=start).run()
     return recorder
 
 
@@ -147,7 +148,7 @@ def test_the_default_speed_shows_something_a_few_times_a_second() -> None:
 
 def test_after_a_long_pause_the_week_goes_on_where_it_was() -> None:
     recorder = Recorder(clock := HandClock(60, overslept=10))
-    WeekReplay(recorder, clock.pace()).run()
+    WeekReplay(recorder, clock.pace(), rounds=count(1)).run()
     # Six ticks of ten seconds each, of which one second counts.
     last = recorder.of("events")[-1]["timestamp"]
     assert datetime.fromisoformat(last) <= FIRST_FLIGHTS + timedelta(seconds=6 * SPEED)
@@ -189,7 +190,7 @@ def a_week_before(timestamp: str) -> str:
 
 def test_stopping_ends_the_run_within_a_tick() -> None:
     clock = HandClock(1)
-    WeekReplay(Recorder(clock), clock.pace()).run()
+    WeekReplay(Recorder(clock), clock.pace(), rounds=count(1)).run()
     assert clock.now <= clock.end + TICK
 
 
