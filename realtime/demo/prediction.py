@@ -90,7 +90,7 @@ class ArrivalDelay:
         self.round = round_number
         self.model = river_model() if HAS_RIVER else SimilarFlights()
         self.scored_flights = 0
-        # Sums over these: of the model, and of expecting the departure's delay at the arrival.
+        # Minutes of error in all: the model's, and that of expecting the delay at the departure.
         self.error = self.naive_error = 0.0
         # Flight -> when it left, its features, the delay that is expected. The oldest is first.
         self.in_the_air: dict[str, tuple[datetime, dict[str, Any], float]] = {}
@@ -157,7 +157,11 @@ class ArrivalDelay:
     def _learn(self, flight_id: str, arrival: Arrival) -> dict[str, Any]:
         """Score the forecast of a flight that has arrived, then learn from the flight."""
         _, features, expected = self.in_the_air.pop(flight_id)
-        self._forget_diverted(arrival.timestamp)
+        while self.in_the_air:
+            oldest, (left, *_) = next(iter(self.in_the_air.items()))
+            if arrival.timestamp - left <= LONGEST_FLIGHT:
+                break
+            del self.in_the_air[oldest]
         delay = arrival.payload.delay_minutes
         lost = delay - features["delay_minutes"]
         self.scored_flights += 1
@@ -169,10 +173,3 @@ class ArrivalDelay:
             "arrival_delay_minutes": delay,
             "absolute_error_minutes": round(abs(delay - expected), 1),
         }
-
-    def _forget_diverted(self, now: datetime) -> None:
-        while self.in_the_air:
-            flight_id, (left, *_) = next(iter(self.in_the_air.items()))
-            if now - left <= LONGEST_FLIGHT:
-                return
-            del self.in_the_air[flight_id]

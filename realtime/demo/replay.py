@@ -67,7 +67,7 @@ class ArrivedFlight(Flight, frozen=True):
 
 
 class FlightEvent(msgspec.Struct, frozen=True, tag_field="event_type", tag=str.lower):
-    """Something that happens to a flight, as the class that it is of says."""
+    """What happens to a flight; the class, in lower case, is its ``event_type``."""
 
     event_id: str
     timestamp: Time
