@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from realtime.protocol import parse
+from realtime.protocol.commands import parse
 from realtime.protocol.subscribe import MAX_FIELDS, read_options
 from tests.hub.test_shaping import options
 

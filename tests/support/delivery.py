@@ -13,8 +13,7 @@ from realtime.filters import EVERYTHING, compile_filters
 from realtime.hub.groups import Subscription
 from realtime.log.contract import Chunk
 from realtime.log.memory import MemoryLog
-from realtime.protocol import CloseCode, CloseReason, Position, encode
-from realtime.protocol.messages import split_frames, text_frame
+from realtime.protocol import CloseCode, CloseReason, Position, encode, split_frames, text_frame
 from realtime.protocol.subscribe import StartFrom, SubscribeRequest
 from realtime.sessions.node import Node
 from realtime.testing.clock import START
