@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from realtime.filters.clauses import (
+from realtime.filters import (
     EVERYTHING,
     Clause,
     Comparison,
@@ -55,13 +55,6 @@ def compile_filters(filters: Any) -> Filter:
     if _count_paths(filters, 0) > MAX_PATHS:
         raise FilterError(f"filters: more than {MAX_PATHS} paths")
     return all_of(_clauses(filters))
-
-
-def conjunction(first: Filter, second: Filter) -> Filter:
-    """Return the filter that matches what both match (a client's, and what its token enforces)."""
-    if not first or not second:
-        return first or second
-    return all_of((*first, *second))
 
 
 def derive_subscription_id(kind: str, compiled: Filter) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Generic, NamedTuple
 
-from realtime.filters.clauses import (
+from realtime.filters import (
     Clause,
     Condition,
     Either,

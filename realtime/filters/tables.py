@@ -6,7 +6,7 @@ import struct
 from bisect import bisect_left, bisect_right, insort
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from realtime.filters.clauses import (
+from realtime.filters import (
     CONTAINERS,
     LOWER,
     UPPER,

@@ -7,7 +7,8 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from realtime.filters import Filter, Path, compile_filters, derive_subscription_id, read_path
+from realtime.filters import Filter, Path, read_path
+from realtime.filters.compiler import compile_filters, derive_subscription_id
 from realtime.protocol import SUBSCRIPTION_TYPES, ErrorCode, Position, ProtocolError
 
 MAX_REWIND = 1000

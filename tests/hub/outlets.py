@@ -9,10 +9,7 @@ from collections.abc import Iterable
 from types import FunctionType, ModuleType
 from typing import Any
 
-from realtime.filters import (
-    compile_filters,
-    derive_subscription_id,
-)
+from realtime.filters.compiler import compile_filters, derive_subscription_id
 from realtime.hub.groups import Subscription
 from realtime.hub.index import Hub
 from realtime.hub.message import Message

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from realtime.filters import EVERYTHING, compile_filters
+from realtime.filters import EVERYTHING
+from realtime.filters.compiler import compile_filters
 from realtime.protocol import ErrorCode, Position, ProtocolError
 from realtime.protocol.commands import parse
 from realtime.protocol.subscribe import (

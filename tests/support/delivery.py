@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from realtime.cluster.clients import Unavailable
-from realtime.filters import EVERYTHING, compile_filters
+from realtime.filters import EVERYTHING
+from realtime.filters.compiler import compile_filters
 from realtime.hub.groups import Subscription
 from realtime.log.contract import Chunk
 from realtime.log.memory import MemoryLog
