@@ -224,18 +224,8 @@ def _flat(filters: Iterable[Filter]) -> Iterable[Filter]:
     for compiled in filters:
         if len(compiled) == 1 and isinstance(compiled[0], Either):
             yield from compiled[0].alternatives
-        elif not any(is_impossible(clause) for clause in compiled):
+        elif all(clause[-1] for clause in compiled):  # else it has no keys or no alternatives
             yield compiled
-
-
-def is_impossible(clause: Clause) -> bool:
-    """Tell whether nothing can satisfy a clause, as far as its normal form shows it."""
-    match clause:
-        case Predicate(_, keys):
-            return not keys
-        case Either(alternatives):
-            return not alternatives
-    return False
 
 
 def _clause(path: Path, tests: set[Comparison]) -> Predicate | Condition:
@@ -271,18 +261,16 @@ def _strictest(tests: set[Comparison]) -> set[Comparison] | None:
     upper = [test for test in tests if test.operator in UPPER]
     if len({isinstance(test.operand, str) for test in lower + upper}) > 1:
         return None  # nothing is a string and a number
-    low = max(lower, key=lambda test: (test.operand, test.operator == "gt"), default=None)
-    high = min(upper, key=lambda test: (test.operand, test.operator == "lte"), default=None)
-    if (
-        low
-        and high
-        and (
-            low.operand > high.operand
-            or (low.operand == high.operand and (low.operator, high.operator) != ("gte", "lte"))
-        )
-    ):
+    low = max(lower, key=_bound_order, default=None)
+    high = min(upper, key=_bound_order, default=None)
+    if low and high and _bound_order(low) >= _bound_order(high):
         return None
     return tests.difference(lower, upper).union(test for test in (low, high) if test)
+
+
+def _bound_order(test: Comparison) -> tuple[Any, bool]:
+    """Return what sorts bounds: ``gte 1`` and ``lt 1`` are before ``gt 1`` and ``lte 1``."""
+    return test.operand, test.operator in ("gt", "lte")
 
 
 def canonical(compiled: Filter) -> list[Any]:
@@ -294,22 +282,16 @@ def _canonical_clause(clause: Clause) -> list[Any]:
     if isinstance(clause, Either):
         return ["$or", [canonical(alternative) for alternative in clause.alternatives]]
     if isinstance(clause, Predicate):
-        return [list(clause.path), _texts(clause.keys)]
-    tests = ([test.operator, _operand_text(test.operand)] for test in clause.tests)
+        return [list(clause.path), _canonical_operand(clause.keys)]
+    tests = ([test.operator, _canonical_operand(test.operand)] for test in clause.tests)
     return [list(clause.path), sorted(tests, key=json.dumps)]
 
 
-def _texts(keys: frozenset[Key]) -> list[str]:
-    return sorted(_key_text(key) for key in keys)
-
-
-def _operand_text(operand: Any) -> Any:
-    return _texts(operand) if isinstance(operand, frozenset) else _key_text(operand)
-
-
-def _key_text(key: Key) -> str:
-    if isinstance(key, tuple):
-        return json.dumps(key[0])
-    if isinstance(key, float) and key.is_integer():
-        key = int(key)
-    return json.dumps(key)
+def _canonical_operand(operand: Any) -> Any:
+    if isinstance(operand, frozenset):
+        return sorted(map(_canonical_operand, operand))
+    if isinstance(operand, tuple):
+        [operand] = operand
+    elif isinstance(operand, float) and operand.is_integer():
+        operand = int(operand)
+    return json.dumps(operand)
