@@ -29,7 +29,7 @@ from realtime.monitoring.metrics import Counters
 from realtime.monitoring.sampler import Sampler
 from realtime.monitoring.snapshot import Snapshot, add_up, exchange
 from realtime.protocol import SUBSCRIPTION_TYPES, CloseReason
-from realtime.sessions.connections import Drain, Room, Roster
+from realtime.sessions.connections import Drain, Roster
 from realtime.sessions.readiness import DRAINING, check_backends
 from realtime.sessions.rights import Authority
 from realtime.tasks import end
@@ -223,8 +223,7 @@ class Node:
 
     def admit(self, client: Session) -> CloseReason | None:
         """Count a new connection in, or return for what there is no room."""
-        config = self.policy.config
-        refusal = self.roster.admit(client, Room.of(config), config.require_auth)
+        refusal = self.roster.admit(client, self.policy.config)
         if refusal is not None:
             self.stats.refused_connections += 1
             return refusal
