@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import uuid
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -21,7 +19,6 @@ from realtime.filters import (
     Predicate,
     all_of,
     any_of,
-    canonical,
     is_number,
     read_path,
     scalar_key,
@@ -38,9 +35,6 @@ MAX_TEXT_CHARACTERS = 256
 
 OR = "$or"
 
-# Namespace of derived subscription ids (version 5 UUIDs). Changing it changes every id.
-SUBSCRIPTION_NAMESPACE = uuid.UUID("6f0a7c1e-54a5-5f8e-9d0b-2f6f3f0c8a11")
-
 
 class FilterError(ValueError):
     """A filter is malformed; the message names the path, and the operator if there is one."""
@@ -55,11 +49,6 @@ def compile_filters(filters: Any) -> Filter:
     if _count_paths(filters, 0) > MAX_PATHS:
         raise FilterError(f"filters: more than {MAX_PATHS} paths")
     return all_of(_clauses(filters))
-
-
-def derive_subscription_id(kind: str, compiled: Filter) -> str:
-    """Return the id of a subscription without a chosen one: equal for equal type and filters."""
-    return str(uuid.uuid5(SUBSCRIPTION_NAMESPACE, json.dumps([kind, canonical(compiled)])))
 
 
 def parse_filter_options(options: Iterable[str]) -> dict[str, Any]:

@@ -93,7 +93,7 @@ class Roster:
 
     def change(self, client: Session, grant: Grant) -> None:
         """Note the rights that a connection has now, of the same holder as before."""
-        client.set_grant(grant)
+        client.grant = grant
         if grant.expires_at is not None:
             self._expiring[client] = None
         else:
