@@ -186,6 +186,7 @@ class Node:
 
     def report(self) -> dict[str, Any]:
         """Return statistics and counts of what this process holds. Any thread may call it."""
+        # asyncio has no public way to see its timers.
         scheduled = tuple(getattr(self._loop, "_scheduled", ()))
         return self.stats.report(self.policy.config) | {
             "process": {
