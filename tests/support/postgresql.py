@@ -115,9 +115,10 @@ class PostgreSQL:
     def kill(self) -> None:
         """End it, and every connection with it, at once."""
         if self.process.poll() is None:
-            self.process.send_signal(signal.SIGQUIT)  # as if the machine had gone down, but for memory
+            self.process.send_signal(
+                signal.SIGQUIT
+            )  # as if the machine had gone down, but for memory
             self.process.wait()
-
 
     def save(self, folder: Path) -> None:
         """Stop it in order, and copy its data directory to where *data* of another can take it."""
