@@ -179,15 +179,12 @@ class StreamConsumer(AsyncJsonWebsocketConsumer):
         if session.has_ended:
             return
         if grant is None:
-            self._refuse_authentication(command.metadata)
+            self._auth_failures += 1
+            session.reply("auth_failed", _INVALID_CREDENTIALS, metadata=command.metadata)
+            if self._auth_failures >= MAX_AUTH_FAILURES:
+                session.end(CloseCode.POLICY_VIOLATION, CloseReason.AUTH_FAILED)
         elif session.enter(grant):
             self._accept_authentication(grant, command.metadata)
-
-    def _refuse_authentication(self, metadata: Raw | None) -> None:
-        self._auth_failures += 1
-        self.session.reply("auth_failed", _INVALID_CREDENTIALS, metadata=metadata)
-        if self._auth_failures >= MAX_AUTH_FAILURES:
-            self.session.end(CloseCode.POLICY_VIOLATION, CloseReason.AUTH_FAILED)
 
     def _accept_authentication(self, grant: Grant, metadata: Raw | None) -> None:
         self._stop_auth_timer()

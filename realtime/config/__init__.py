@@ -24,27 +24,14 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 from pydantic_settings import BaseSettings, SettingsError
 
-from realtime.config.models import (
-    ENV_PREFIX,
-    JWT_PREFIX,
-    NOTHING,
-    WEBSOCKET_PREFIX,
-    Algorithm,
-    JwtConfig,
-    SiteConfig,
-    StreamingConfig,
-    WebSocketConfig,
-)
-
-__all__ = [
-    "JWT_PREFIX",
-    "WEBSOCKET_PREFIX",
-    "Algorithm",
-    "JwtConfig",
-    "SiteConfig",
-    "StreamingConfig",
-    "WebSocketConfig",
-]
+from realtime.config.models import ENV_PREFIX, NOTHING
+from realtime.config.models import JWT_PREFIX as JWT_PREFIX
+from realtime.config.models import WEBSOCKET_PREFIX as WEBSOCKET_PREFIX
+from realtime.config.models import Algorithm as Algorithm
+from realtime.config.models import JwtConfig as JwtConfig
+from realtime.config.models import SiteConfig as SiteConfig
+from realtime.config.models import StreamingConfig as StreamingConfig
+from realtime.config.models import WebSocketConfig as WebSocketConfig
 
 Model = TypeVar("Model", bound=BaseSettings)
 

@@ -15,7 +15,8 @@ from unittest import mock
 
 import pytest
 
-from realtime.testing.helpers import TEMPLATES, end_fork_servers
+from realtime.testing.administrator import end_fork_servers
+from realtime.testing.server import TEMPLATES
 
 if TYPE_CHECKING:
     from realtime.testing import Client, FakeClock, LiveServer
