@@ -45,11 +45,9 @@ class RunningCommand(BaseCommand):
         return type(self).__module__.rpartition(".")[2]
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """Declare the option with which ``serve --demo`` starts commands."""
         parser.add_argument("--parent", type=int, help="end when this parent process has ended")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Run until stopped."""
         if options["parent"] is not None:
             _end_with(options["parent"])
         self.run(options)

@@ -453,7 +453,7 @@ USERS_OF_THE_ENVIRONMENT = {
     "realtime/server/handle.py": "hands its environment on to the process that it starts",
     "realtime/testing/administrator.py": "has the environment that it is sent",
     "realtime/testing/plugin.py": "empties the environment before Django reads it",
-    "realtime/testing/server.py": "hands its environment on; finds the folder that a test run shares",
+    "realtime/testing/server.py": "hands its environment on, with what a test run shares",
     "streaming_site/asgi.py": "names the settings, as Django wants it",
 }
 

@@ -22,7 +22,6 @@ class Command(BaseCommand):
     help = "Create an access token. The secret goes to standard output, the rest to standard error."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        """Declare name and rights."""
         parser.add_argument("name")
         parser.add_argument(
             "--types", type=_types, help="subscription types, separated by commas; default: all"
@@ -43,7 +42,6 @@ class Command(BaseCommand):
         parser.add_argument("--rate-limit", type=int, help="messages a minute")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Create the token."""
         prepare_database()
         fields: dict[str, Any] = {
             "can_publish": options["publish"],

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import os
 import resource
 import signal
 import sys
 import threading
+import time
 from argparse import ArgumentParser
 from collections.abc import Callable
 from functools import partial
@@ -18,13 +20,17 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
 from realtime.cluster.embedded import EmbeddedServer, EmbeddedServerError, keep_running, keep_synced
+from realtime.cluster.process import Backoff, ChildProcess
 from realtime.cluster.servers import uses_embedded
 from realtime.config import get_streaming_config
 from realtime.demo.welcome import DemoAccess, demo_access, welcome
-from realtime.management.children import Children
 from realtime.management.database import prepare_database
 from realtime.server.supervisor import StartError, Supervisor
 
+logger = logging.getLogger(__name__)
+
+# Seconds that the demo's commands have to end.
+STOP_TIMEOUT = 3.0
 # What runs beside a server with a demo.
 DEMO = (
     ("replay_demo",),
@@ -37,6 +43,64 @@ DEMO = (
 SignalHandler = Callable[[int, Any], None]
 
 
+class Children:
+    """Other commands of ``manage.py``, each with a thread that starts it again when it ends."""
+
+    def __init__(self) -> None:
+        self._stopping = threading.Event()
+        # Held while a process is started, so that none is once they are to stop.
+        self._starting = threading.Lock()
+        self._running: dict[str, ChildProcess] = {}
+        self._keepers: list[threading.Thread] = []
+
+    def start(self, *command: str) -> None:
+        """Run a :class:`~realtime.management.running.RunningCommand` until this process ends it."""
+        name = f"keeper of {command[0]}"
+        keeper = threading.Thread(target=self._keep, args=command, name=name, daemon=True)
+        self._keepers.append(keeper)
+        keeper.start()
+
+    def _keep(self, name: str, *options: str) -> None:
+        program = [sys.executable, str(settings.BASE_DIR / "manage.py"), name, *options]
+        program += ["--parent", str(os.getpid())]
+        backoff = Backoff()
+        while True:
+            with self._starting:
+                if self._stopping.is_set():
+                    return
+                child = self._running[name] = ChildProcess(program, own_session=True)
+            child.wait()
+            if self._stopping.is_set():
+                return
+            logger.error("%s ended: %s; it is started again", name, child.describe_end())
+            self._stopping.wait(backoff.pause(time.monotonic() - child.started))
+
+    def stop(self) -> None:
+        """End all at the same time; return when they have ended. May be called again."""
+        with self._starting:
+            self._stopping.set()
+        for child in self._running.values():
+            child.send(signal.SIGTERM)
+        deadline = time.monotonic() + STOP_TIMEOUT
+        for child in self._running.values():
+            if not child.wait(max(0.0, deadline - time.monotonic())):
+                child.kill()
+        for keeper in self._keepers:
+            keeper.join()
+
+    def stop_before(self, then: Callable[[], object]) -> None:
+        """End all, then call *then*: from a thread, unless there are none."""
+
+        def stop() -> None:
+            self.stop()
+            then()
+
+        if self._keepers:
+            threading.Thread(target=stop, name="children", daemon=True).start()
+        else:
+            then()
+
+
 class Command(BaseCommand):
     """Migrates the embedded database, starts the embedded Valkey, runs Daphne."""
 
@@ -44,7 +108,6 @@ class Command(BaseCommand):
     requires_system_checks = ()  # `check --deploy` has them; a start should be quick
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        """Declare the options; defaults come from ``STREAMING_WEBSOCKET__*``."""
         config = get_streaming_config().websocket
         parser.add_argument("--host", default=config.host, help="address to listen on")
         parser.add_argument(
@@ -61,7 +124,6 @@ class Command(BaseCommand):
         parser.add_argument("--connections-fd", type=int, help="socket of a supervisor")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Serve until SIGTERM or Ctrl-C."""
         if options["workers"] < 1:
             raise CommandError("--workers: must be 1 or more")
         # As many open sockets as the system lets this user have.

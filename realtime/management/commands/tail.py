@@ -52,7 +52,6 @@ class Command(BaseCommand):
     requires_system_checks = ()
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        """Declare what to subscribe to, and where."""
         parser.add_argument("type", choices=SUBSCRIPTION_TYPES)
         parser.add_argument(
             "--filter", action="append", default=[], metavar="PATH=VALUE", help="repeat for several"
@@ -66,7 +65,6 @@ class Command(BaseCommand):
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Print until interrupted."""
         try:
             with printing(), _own_tokens(options["type"]) as own_token:
                 filters = parse_filter_options(options["filter"])
