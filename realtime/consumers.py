@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from typing import Any, ClassVar
+from typing import Any
 
 from channels.exceptions import StopConsumer
 from channels.generic.websocket import AsyncJsonWebsocketConsumer
@@ -49,11 +49,6 @@ class StreamConsumer(AsyncJsonWebsocketConsumer):
 
     # No layer has this name, so that Channels gives the consumer none.
     channel_layer_alias = "none for connections"
-    handlers: ClassVar[dict[str, str]] = {
-        "websocket.connect": "websocket_connect",
-        "websocket.receive": "websocket_receive",
-        "websocket.disconnect": "websocket_disconnect",
-    }
     session: Session
 
     def __init__(self) -> None:
@@ -85,7 +80,7 @@ class StreamConsumer(AsyncJsonWebsocketConsumer):
 
     async def dispatch(self, message: dict[str, Any]) -> None:
         """Hand a message to its handler; unlike Channels' own, without a hop to another thread."""
-        await getattr(self, self.handlers[message["type"]])(message)
+        await getattr(self, message["type"].replace(".", "_"))(message)
 
     async def connect(self) -> None:
         """Accept in any case; a client that may not stay is closed then, so a browser sees why."""
@@ -220,7 +215,5 @@ _UNAVAILABLE = {
 
 def _origin(scope: dict[str, Any]) -> str | None:
     """Return the Origin header; one that is not ASCII is no origin."""
-    for name, value in scope["headers"]:
-        if name == b"origin":
-            return str(value.decode("latin-1"))
-    return None
+    values = (value.decode("latin-1") for name, value in scope["headers"] if name == b"origin")
+    return next(values, None)

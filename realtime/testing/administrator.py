@@ -61,48 +61,32 @@ class Administrator:
         self._connection.close()
 
 
-class ForkServer:
-    """The process whose forks are a project's administrators. It ends with the tests' process."""
-
-    def __init__(self, root: Path, variables: dict[str, str]) -> None:
-        """*root* is the folder of ``manage.py``."""
-        self._connection, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", PROGRAM, str(theirs.fileno())],
-                env=variables,
-                cwd=root,
-                pass_fds=[theirs.fileno()],
-            )
-
-    def fork(self, variables: dict[str, str]) -> Administrator:
-        """Start an administrator with these environment variables."""
-        ours, theirs = socket.socketpair()
-        with theirs:
-            request = json.dumps(variables).encode()
-            socket.send_fds(self._connection, [request], [theirs.fileno()])
-        return Administrator(ours)
-
-    def close(self) -> None:
-        """End the process."""
-        self._connection.close()
-        self._process.wait()
-
-
-_fork_servers: dict[Path, ForkServer] = {}
+# Folder of a ``manage.py`` -> the process whose forks are its administrators. It ends when the
+# socket is closed, with the tests' process at the latest.
+_fork_servers: dict[Path, tuple[socket.socket, subprocess.Popen[bytes]]] = {}
 
 
 def start_administrator(root: Path, variables: dict[str, str]) -> Administrator:
-    """Start an administrator of the project in *root*."""
+    """Start an administrator of the project in *root* with these environment variables."""
     if root not in _fork_servers:
-        _fork_servers[root] = ForkServer(root, variables)
-    return _fork_servers[root].fork(variables)
+        control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            program = [sys.executable, "-c", PROGRAM, str(theirs.fileno())]
+            process = subprocess.Popen(program, env=variables, cwd=root, pass_fds=[theirs.fileno()])
+        _fork_servers[root] = control, process
+    ours, theirs = socket.socketpair()
+    with theirs:
+        request = json.dumps(variables).encode()
+        socket.send_fds(_fork_servers[root][0], [request], [theirs.fileno()])
+    return Administrator(ours)
 
 
 def end_fork_servers() -> None:
     """End all fork servers, at the end of a test run."""
     while _fork_servers:
-        _fork_servers.popitem()[1].close()
+        _, (control, process) = _fork_servers.popitem()
+        control.close()
+        process.wait()
 
 
 def serve_forks() -> None:

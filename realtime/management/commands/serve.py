@@ -40,8 +40,6 @@ DEMO = (
     ("publish_system_status", "--interval", "3"),
 )
 
-SignalHandler = Callable[[int, Any], None]
-
 
 class Children:
     """Other commands of ``manage.py``, each with a thread that starts it again when it ends."""
@@ -181,7 +179,10 @@ class Command(BaseCommand):
         )
         self._control = None if control is None else Control(control, server.stop)
         self._node = prepare_node(reactor._asyncioEventloop, embedded)
-        _settle_collector()
+        # Connections leave no cycles; a full collection looks at all objects, while clients wait.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(20_000, 50, 100)
         # The demo's commands end before the server: what they save needs a Valkey.
         drain = partial(self._demo.stop_before, partial(reactor.callFromThread, server.stop))
         stop = _stop_on_signals(drain, embedded, _drain_timeout())
@@ -248,19 +249,9 @@ def _drain_timeout() -> float:
     return max(1.0, get_streaming_config().websocket.drain_timeout)
 
 
-def _settle_collector() -> None:
-    """Have the garbage collector run less often, and never look at the objects there are by now.
-
-    Connections leave no cycles, but a full collection looks at them all, while clients wait.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 50, 100)
-
-
 def _stop_on_signals(
     drain: Callable[[], None], embedded: EmbeddedServer | None, longest: float
-) -> SignalHandler:
+) -> Callable[[int, Any], None]:
     """Drain on the first signal to stop; end on the second, or after *longest* seconds.
 
     Also on SIGHUP: a terminal that is closed should cost clients no more than Ctrl-C in it.
