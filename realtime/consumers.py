@@ -9,7 +9,6 @@ from typing import Any
 
 from channels.exceptions import StopConsumer
 from channels.generic.websocket import AsyncJsonWebsocketConsumer
-from msgspec import Raw
 
 from realtime.auth.grants import Grant
 from realtime.auth.limits import RateLimiter, Verdict
@@ -57,8 +56,6 @@ class StreamConsumer(AsyncJsonWebsocketConsumer):
         self._limiter = RateLimiter()
         self._auth_failures = 0
         self._auth_timer: asyncio.TimerHandle | None = None
-
-    # ASGI
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         """Serve one connection: its messages one after another, in this one task."""
@@ -143,8 +140,6 @@ class StreamConsumer(AsyncJsonWebsocketConsumer):
             self.session.transport.abandon()
         raise StopConsumer
 
-    # Commands
-
     def _check_rate(self) -> None:
         """Raise :class:`ProtocolError` for a message beyond the limit; end a client that floods."""
         config = self.node.policy.config
@@ -179,19 +174,18 @@ class StreamConsumer(AsyncJsonWebsocketConsumer):
             if self._auth_failures >= MAX_AUTH_FAILURES:
                 session.end(CloseCode.POLICY_VIOLATION, CloseReason.AUTH_FAILED)
         elif session.enter(grant):
-            self._accept_authentication(grant, command.metadata)
+            self._stop_auth_timer()
+            session.reply("auth_success", self._describe(grant), metadata=command.metadata)
+            session.apply_grant(grant)
 
-    def _accept_authentication(self, grant: Grant, metadata: Raw | None) -> None:
-        self._stop_auth_timer()
+    def _describe(self, grant: Grant) -> dict[str, Any]:
         expires_at = grant.expires_at
-        data = {
+        return {
             "client_id": self.session.client_id,
             "token": grant.prefix,
             "types": [kind for kind in SUBSCRIPTION_TYPES if kind in grant.types],
             "expires_at": None if expires_at is None else format_timestamp(expires_at),
         }
-        self.session.reply("auth_success", data, metadata=metadata)
-        self.session.apply_grant(grant)
 
     def _stop_auth_timer(self) -> None:
         if self._auth_timer is not None:

@@ -170,30 +170,24 @@ class LiveServer:
 
     def token(self, *options: str, name: str | None = None) -> str:
         """Create a token as ``manage.py create_token`` does; return its secret."""
-        secret: str = self.administer(
+        statements = (
             "output = StringIO()\n"
             "call_command('create_token', name, *options, stdout=output, stderr=StringIO())\n"
-            "result = output.getvalue().strip()",
-            name=name or f"token-{next(self._names)}",
-            options=options,
+            "result = output.getvalue().strip()"
         )
-        return secret
+        name = name or f"token-{next(self._names)}"
+        return str(self.administer(statements, name=name, options=options))
 
     def new_token(self, **fields: Any) -> str:
         """Create a token with these fields of the model, quickly; return its secret."""
         name = fields.pop("name", f"token-{next(self._names)}")
-        return str(
-            self.administer("result = create_token(name, **fields)[1]", name=name, fields=fields)
-        )
+        statement = "result = create_token(name, **fields)[1]"
+        return str(self.administer(statement, name=name, fields=fields))
 
     def publish(self, kind: str, *payloads: dict[str, Any]) -> list[Position]:
         """Publish from another process; return the messages' positions."""
-        positions: list[Position] = self.administer(
-            "result = [position._asdict() for position in publish_many(kind, payloads)]",
-            kind=kind,
-            payloads=payloads,
-        )
-        return positions
+        statements = "result = [position._asdict() for position in publish_many(kind, payloads)]"
+        return list(self.administer(statements, kind=kind, payloads=payloads))
 
     def administer(self, statements: str, **values: Any) -> Any:
         """Run Python in another process, an administrator's; return what is in ``result``.

@@ -57,12 +57,11 @@ class Command(BaseCommand):
             fields["filters"] = parse_filter_options(options["filter"])
             token, secret = create_token(options["name"], **fields)
         except ValidationError as error:
-            problems = error.message_dict.items()
-            raise CommandError(
-                "; ".join(
-                    f"{name.replace('_', '-')}: {' '.join(texts)}" for name, texts in problems
-                )
-            ) from None
+            problems = [
+                f"{field.replace('_', '-')}: {' '.join(messages)}"
+                for field, messages in error.message_dict.items()
+            ]
+            raise CommandError("; ".join(problems)) from None
         except ValueError as error:
             raise CommandError(str(error)) from None
         self.stderr.write(f"created {token}: {', '.join(token.types)}", self.style.SUCCESS)

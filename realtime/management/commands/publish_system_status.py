@@ -104,7 +104,6 @@ def _thresholds(options: dict[str, Any]) -> dict[str, HealthLimits]:
     for option, (name, _) in OPTIONS.items():
         threshold = thresholds[name] = HealthLimits(*options[option.replace("-", "_")])
         if threshold.warning > threshold.critical:
-            raise CommandError(
-                f"--{option}: the warning comes first, and is not above the critical"
-            )
+            text = f"--{option}: the warning comes first, and is not above the critical"
+            raise CommandError(text)
     return thresholds
