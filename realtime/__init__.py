@@ -31,28 +31,19 @@ if TYPE_CHECKING:
     from realtime.publishing.publication import PublishError
     from realtime.server.handle import WebSocketServer, get_stats, get_websocket_server
 
+# Where a name is from; those that are not here are of ``publishing``.
 _MODULES = {
-    "StreamingConfig": "config",
-    "WebSocketConfig": "config",
-    "get_streaming_config": "config",
-    "predictor": "analytics.predictions.definitions",
     "Position": "protocol",
     "PublishError": "publishing.publication",
-    "aggregation_rule": "analytics.aggregation.definitions",
-    "apublish": "publishing",
-    "apublish_many": "publishing",
-    "broadcast_aggregation": "publishing",
-    "broadcast_alert": "publishing",
-    "broadcast_event": "publishing",
-    "broadcast_metrics": "publishing",
-    "broadcast_prediction": "publishing",
-    "broadcast_system_status": "publishing",
-    "publish": "publishing",
-    "publish_many": "publishing",
+    "StreamingConfig": "config",
+    "WebSocketConfig": "config",
     "WebSocketServer": "server.handle",
+    "aggregation_rule": "analytics.aggregation.definitions",
     "alert_rule": "analytics.alerting.definitions",
     "get_stats": "server.handle",
+    "get_streaming_config": "config",
     "get_websocket_server": "server.handle",
+    "predictor": "analytics.predictions.definitions",
 }
 
 __all__ = [
@@ -81,6 +72,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_MODULES.get(name, 'publishing')}"), name)

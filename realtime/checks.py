@@ -10,17 +10,11 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
 
 from realtime.cluster.clients import Unavailable
-from realtime.config import (
-    WEBSOCKET_PREFIX,
-    WebSocketConfig,
-    get_streaming_config,
-    read_site_config,
-)
+from realtime.config import WEBSOCKET_PREFIX, get_streaming_config, read_site_config
 from realtime.log import get_log
 from realtime.protocol import SUBSCRIPTION_TYPES
 
-# The size of a message in the log, roughly.
-MESSAGE_BYTES = 1024
+MESSAGE_BYTES = 1024  # of one in the log, roughly
 
 
 @register(Tags.database)
@@ -56,10 +50,6 @@ def check_channel_layer(app_configs: Any = None, **kwargs: Any) -> list[CheckMes
     return []
 
 
-def _websocket() -> WebSocketConfig:
-    return get_streaming_config().websocket
-
-
 def _has_secret_of_this_machine() -> bool:
     """Tell whether hosts that share a database each have a secret key of their own."""
     site = read_site_config()
@@ -69,7 +59,9 @@ def _has_secret_of_this_machine() -> bool:
 
 
 def _logs_need_too_much_memory() -> bool:
-    bytes_of_logs = len(SUBSCRIPTION_TYPES) * _websocket().history_size * MESSAGE_BYTES
+    bytes_of_logs = (
+        len(SUBSCRIPTION_TYPES) * MESSAGE_BYTES * get_streaming_config().websocket.history_size
+    )
     return bytes_of_logs > psutil.virtual_memory().total / 2
 
 
@@ -86,7 +78,7 @@ RISKS: dict[str, tuple[Callable[[], bool], str, str]] = {
         "Unset DJANGO_DEBUG.",
     ),
     "realtime.W004": (
-        lambda: "*" in _websocket().allowed_origins,
+        lambda: "*" in get_streaming_config().websocket.allowed_origins,
         "Pages of any origin may connect, with the connection tokens of the users who visit them.",
         f"Set {WEBSOCKET_PREFIX}ALLOWED_ORIGINS to the origins of your pages.",
     ),
@@ -101,7 +93,7 @@ RISKS: dict[str, tuple[Callable[[], bool], str, str]] = {
         "Set DJANGO_SECRET_KEY, the same on every host.",
     ),
     "realtime.W007": (
-        lambda: not _websocket().require_auth,
+        lambda: not get_streaming_config().websocket.require_auth,
         "Clients need not authenticate: anyone receives everything.",
         f"Unset {WEBSOCKET_PREFIX}REQUIRE_AUTH.",
     ),

@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from typing import Any, ClassVar
+from typing import Any
 
 from channels.exceptions import StopConsumer
 from channels.generic.websocket import AsyncJsonWebsocketConsumer
-from msgspec import Raw
 
 from realtime.auth.grants import Grant
 from realtime.auth.limits import RateLimiter, Verdict
@@ -44,11 +43,6 @@ class StreamConsumer(AsyncJsonWebsocketConsumer):
 
     # No layer has this name, so that Channels gives the consumer none.
     channel_layer_alias = "none for connections"
-    handlers: ClassVar[dict[str, str]] = {
-        "websocket.connect": "websocket_connect",
-        "websocket.receive": "websocket_receive",
-        "websocket.disconnect": "websocket_disconnect",
-    }
     session: Session
 
     def __init__(self) -> None:
@@ -57,8 +51,6 @@ class StreamConsumer(AsyncJsonWebsocketConsumer):
         self._limiter = RateLimiter()
         self._auth_failures = 0
         self._auth_timer: asyncio.TimerHandle | None = None
-
-    # ASGI
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         """Serve one connection: its messages one after another, in this one task."""
@@ -80,7 +72,7 @@ class StreamConsumer(AsyncJsonWebsocketConsumer):
 
     async def dispatch(self, message: dict[str, Any]) -> None:
         """Hand a message to its handler; unlike Channels' own, without a hop to another thread."""
-        await getattr(self, self.handlers[message["type"]])(message)
+        await getattr(self, message["type"].replace(".", "_"))(message)
 
     async def connect(self) -> None:
         """Accept in any case; a client that may not stay is closed then, so a browser sees why."""
@@ -143,8 +135,6 @@ class StreamConsumer(AsyncJsonWebsocketConsumer):
             self.session.transport.abandon()
         raise StopConsumer
 
-    # Commands
-
     def _check_rate(self) -> None:
         """Raise :class:`ProtocolError` for a message beyond the limit; end a client that floods."""
         config = self.node.policy.config
@@ -174,27 +164,23 @@ class StreamConsumer(AsyncJsonWebsocketConsumer):
         if session.has_ended:
             return
         if grant is None:
-            self._refuse_authentication(command.metadata)
+            self._auth_failures += 1
+            session.reply("auth_failed", _INVALID_CREDENTIALS, metadata=command.metadata)
+            if self._auth_failures >= MAX_AUTH_FAILURES:
+                session.end(CloseCode.POLICY_VIOLATION, CloseReason.AUTH_FAILED)
         elif session.enter(grant):
-            self._accept_authentication(grant, command.metadata)
+            self._stop_auth_timer()
+            session.reply("auth_success", self._describe(grant), metadata=command.metadata)
+            session.apply_grant(grant)
 
-    def _refuse_authentication(self, metadata: Raw | None) -> None:
-        self._auth_failures += 1
-        self.session.reply("auth_failed", _INVALID_CREDENTIALS, metadata=metadata)
-        if self._auth_failures >= MAX_AUTH_FAILURES:
-            self.session.end(CloseCode.POLICY_VIOLATION, CloseReason.AUTH_FAILED)
-
-    def _accept_authentication(self, grant: Grant, metadata: Raw | None) -> None:
-        self._stop_auth_timer()
+    def _describe(self, grant: Grant) -> dict[str, Any]:
         expires_at = grant.expires_at
-        data = {
+        return {
             "client_id": self.session.client_id,
             "token": grant.prefix,
             "types": [kind for kind in SUBSCRIPTION_TYPES if kind in grant.types],
             "expires_at": None if expires_at is None else format_timestamp(expires_at),
         }
-        self.session.reply("auth_success", data, metadata=metadata)
-        self.session.apply_grant(grant)
 
     def _stop_auth_timer(self) -> None:
         if self._auth_timer is not None:
@@ -218,7 +204,5 @@ _UNAVAILABLE = {
 
 def _origin(scope: dict[str, Any]) -> str | None:
     """Return the Origin header; one that is not ASCII is no origin."""
-    for name, value in scope["headers"]:
-        if name == b"origin":
-            return str(value.decode("latin-1"))
-    return None
+    values = (value.decode("latin-1") for name, value in scope["headers"] if name == b"origin")
+    return next(values, None)

@@ -108,14 +108,9 @@ def _call(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
             raise
         return function(*args, **kwargs)
     finally:
-        _release_pooled()
-
-
-def _release_pooled() -> None:
-    """Return this thread's connections to their pools; others stay open."""
-    for connection in connections.all(initialized_only=True):
-        if getattr(connection, "pool", None):
-            connection.close()
+        for connection in connections.all(initialized_only=True):
+            if getattr(connection, "pool", None):
+                connection.close()  # back to its pool; others stay open
 
 
 def _close_connections(barrier: threading.Barrier) -> None:

@@ -76,9 +76,6 @@ Algorithms = Annotated[
 ]
 
 
-# The variables
-
-
 class _Section(BaseModel):
     # The text of an error would show the whole input, and that may hold a secret.
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)

@@ -21,7 +21,6 @@ class ConsumingCommand(RunningCommand):
     requirements: str
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """Declare where messages go."""
         super().add_arguments(parser)
         parser.add_argument("--type", required=True, choices=SUBSCRIPTION_TYPES)
         parser.add_argument(
@@ -33,7 +32,6 @@ class ConsumingCommand(RunningCommand):
         raise NotImplementedError
 
     def run(self, options: dict[str, Any]) -> None:
-        """Consume until stopped, then say how much."""
         try:
             source = self.make_source(options)
         except ImportError as error:

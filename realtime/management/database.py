@@ -23,7 +23,13 @@ def prepare_database(*, must_answer: bool = True) -> None:
             *must_answer*.
     """
     if not read_site_config().database_url.get_secret_value():
-        _migrate_embedded()
+        # One process at a time: two commands may be the first at the same moment.
+        with (settings.DATA_DIR / "migrate.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            try:
+                call_command("migrate", verbosity=0, interactive=False)
+            except Error as error:
+                raise CommandError(f"the database in {settings.DATA_DIR}: {error}") from None
         return
     # Without a pool: that would try again and again, and not say why it has no connection.
     connection = connections["default"].copy()
@@ -39,13 +45,3 @@ def prepare_database(*, must_answer: bool = True) -> None:
         logger.warning("%s", text)
     finally:
         connection.close()
-
-
-def _migrate_embedded() -> None:
-    """Migrate, one process at a time: two commands may be the first at the same moment."""
-    with (settings.DATA_DIR / "migrate.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        try:
-            call_command("migrate", verbosity=0, interactive=False)
-        except Error as error:
-            raise CommandError(f"the database in {settings.DATA_DIR}: {error}") from None

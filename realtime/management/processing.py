@@ -18,13 +18,11 @@ class ProcessingCommand(RunningCommand):
     """
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """Declare the options."""
         super().add_arguments(parser)
         text = f"a module with definitions, in place of the apps' {MODULE}.py"
         parser.add_argument("--module", help=text)
 
     def run(self, options: dict[str, Any]) -> None:
-        """Run until stopped."""
         discover(options["module"])
         try:
             run_until_stopped(self.make_runner(options))

@@ -39,17 +39,10 @@ class RunningCommand(BaseCommand):
         # Whether the last attempt failed of which :meth:`report` was told.
         self._is_failing = False
 
-    @property
-    def name(self) -> str:
-        """The command's name."""
-        return type(self).__module__.rpartition(".")[2]
-
     def add_arguments(self, parser: CommandParser) -> None:
-        """Declare the option with which ``serve --demo`` starts commands."""
         parser.add_argument("--parent", type=int, help="end when this parent process has ended")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Run until stopped."""
         if options["parent"] is not None:
             _end_with(options["parent"])
         self.run(options)
@@ -60,8 +53,9 @@ class RunningCommand(BaseCommand):
 
     def say(self, text: str) -> None:
         """Write a line for the operator, who may have gone with the other end of the pipe."""
+        name = type(self).__module__.rpartition(".")[2]
         with contextlib.suppress(OSError, ValueError):
-            self.stderr.write(f"{self.name}: {text}")
+            self.stderr.write(f"{name}: {text}")
             self.stderr.flush()
 
     def report(self, error: Exception | None) -> None:
@@ -90,10 +84,8 @@ class RunningCommand(BaseCommand):
         return bool(self._signals)
 
     def sleep(self, seconds: float) -> None:
-        """Sleep until the command is to end, at most so long.
-
-        In slices: Python resumes a sleep that a signal has interrupted.
-        """
+        """Sleep until the command is to end, at most so long."""
+        # In slices: Python resumes a sleep that a signal has interrupted.
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0 and not self.is_stopped():
             time.sleep(min(left, SLICE))

@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentTypeError
+from argparse import ArgumentParser, ArgumentTypeError
 from datetime import timedelta
+from typing import Any
 
-from django.core.management.base import CommandError
+from django.core.management.base import BaseCommand, CommandError
 from django.utils import timezone
 
 from realtime.auth.models import AccessToken
+from realtime.management.database import prepare_database
 
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
-def find_token(name: str) -> AccessToken | None:
+class TokenCommand(BaseCommand):
+    """Changes a token that there is. A subclass implements :meth:`change`."""
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("token", metavar="NAME_OR_PREFIX")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        prepare_database()
+        self.change(_find_token(options["token"]), options)
+
+    def change(self, token: AccessToken | None, options: dict[str, Any]) -> None:
+        """Change the token; it is ``None`` if it has been revoked."""
+        raise NotImplementedError
+
+
+def _find_token(name: str) -> AccessToken | None:
     """Return the token with a name or prefix; ``None`` if it has been revoked.
 
     Raises:

@@ -6,7 +6,7 @@ into the log and out to the group is :mod:`realtime.publishing.publication`'s.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from asgiref.sync import sync_to_async
@@ -48,7 +48,9 @@ def publish(
     if on_commit and durable:
         raise ValueError("publish: either on_commit or durable, which is published after it too")
     if durable:
-        _write(kind, bodies, idempotency_key)
+        from realtime.publishing.outbox import write  # a model, which needs Django's apps
+
+        write(kind, bodies, idempotency_key)
         return None
     if on_commit:
         transaction.on_commit(lambda: publish_checked(kind, bodies, idempotency_key))
@@ -86,7 +88,9 @@ def publish_many(
     """
     bodies = _check(kind, payloads)
     if durable:
-        _write(kind, bodies, idempotency_key)
+        from realtime.publishing.outbox import write
+
+        write(kind, bodies, idempotency_key)
         return []
     positions: list[Position] = []
     for part, key in cut_into_appends(bodies, idempotency_key):
@@ -151,10 +155,3 @@ def _check(kind: str, payloads: Iterable[dict[str, Any]]) -> list[bytes]:
 
 def _positions(first: Position, count: int) -> Iterator[Position]:
     return (Position(first.epoch, first.offset + number) for number in range(count))
-
-
-def _write(kind: str, bodies: Sequence[bytes], key: str | None) -> None:
-    """Write to the outbox, whose model not every publisher's program has set up."""
-    from realtime.publishing.outbox import write
-
-    write(kind, bodies, key)

@@ -1,21 +1,62 @@
-"""The outbox: messages that a transaction writes; :mod:`realtime.publishing.relay` publishes them.
+"""The outbox: messages that a transaction writes, and the relay that publishes them after it.
 
-The relay does so after the commit, in a process of its own.
+They are published in order, each once. Each type is relayed by itself: one whose server is away
+does not hold up the others. Of several relays one holds a lock and works, and another takes over
+when it ends, however it ends. That saves work only: if two worked, the batches that they claim in
+the database would still be published once and in order.
+
+The order is that of transactions as they began to write, and of ids within one. On PostgreSQL a
+transaction may commit after one that began later, so a message is published only when all
+transactions that began to write before its own have ended: those below its snapshot's ``xmin``.
+After that nothing can come that belongs before it. An example, where 7 is published only once 6
+has ended::
+
+    transaction 6   begins ─ writes a ────────────────── commits
+    transaction 7       begins ─ writes b ─ commits
+    published                                            a, b     never b, a
+
+SQLite has one writer at a time, so ids are in the order of commits.
 """
 
 from __future__ import annotations
 
+import fcntl
+import logging
+import os
+import time
+import uuid
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from django.db import connection, models, transaction
 from django.db.models import Count, Min, Q
 from django.db.models.expressions import RawSQL
+from django.db.models.functions import Length
 from django.utils import timezone
+
+from realtime.config import get_streaming_config
+from realtime.protocol import SUBSCRIPTION_TYPES
+from realtime.publishing.publication import RETRY_INTERVAL, PublishError, publish_checked
+
+logger = logging.getLogger(__name__)
 
 # Where PostgreSQL tells relays that a transaction with messages has committed.
 CHANNEL = "realtime_outbox"
 INSERTED_TOGETHER = 500
+# Of one batch.
+MAX_MESSAGES = 500
+MAX_CHARACTERS = 4 * 1024 * 1024
+# The key of PostgreSQL's advisory lock: "realtime" in ASCII.
+LOCK = 0x7265616C74696D65
+# Seconds.
+POLL_INTERVAL = 0.2
+
+_XMIN = RawSQL("pg_snapshot_xmin(pg_current_snapshot())::text::bigint", ())
+_XMAX = RawSQL("pg_snapshot_xmax(pg_current_snapshot())::text::bigint", ())
+
+# The claim that is in the row of OutboxBatch, the idempotency key, and the payloads.
+ClaimedBatch = tuple[str, str, list[bytes]]
 
 
 class OutboxMessage(models.Model):
@@ -103,12 +144,7 @@ def write(kind: str, bodies: Sequence[bytes], idempotency_key: str | None) -> No
     if idempotency_key and len(bodies) > 1:
         keys = [f"{idempotency_key}:{place}" for place in range(len(bodies))]
     rows = [
-        OutboxMessage(
-            type=kind,
-            payload=body.decode(),
-            idempotency_key=key,
-            transaction=number,
-        )
+        OutboxMessage(type=kind, payload=body.decode(), idempotency_key=key, transaction=number)
         for key, body in zip(keys, bodies, strict=True)
     ]
     with transaction.atomic(savepoint=False):
@@ -116,3 +152,187 @@ def write(kind: str, bodies: Sequence[bytes], idempotency_key: str | None) -> No
         if is_postgresql:
             with connection.cursor() as cursor:  # delivered at the commit
                 cursor.execute(f"NOTIFY {CHANNEL}")
+
+
+class Relay:
+    """The relaying of one process. Call :meth:`begin`, then :meth:`step` again and again."""
+
+    def __init__(self) -> None:
+        # Type -> the claim whose messages the log has, and which are still in the outbox.
+        self._published: dict[str, str] = {}
+        # Type -> when to try again, since its log did not answer.
+        self._paused: dict[str, float] = {}
+        self.count = 0
+
+    def begin(self) -> None:
+        """Prepare the tables. Call it each time that this relay gets the lock."""
+        for kind in SUBSCRIPTION_TYPES:
+            OutboxBatch.objects.get_or_create(type=kind)
+        # Rows brought here from another server: none of its transactions is still under way.
+        if connection.vendor == "postgresql":
+            foreign = Q(transaction__gte=_XMAX) | Q(transaction=None)
+            OutboxMessage.objects.filter(foreign).update(transaction=0)
+        else:
+            OutboxMessage.objects.exclude(transaction=None).update(transaction=None)
+
+    def step(self) -> bool:
+        """Publish a batch of each type that has messages; tell whether anything was published."""
+        waiting = OutboxMessage.objects.filter(error="").order_by()
+        kinds = set(waiting.values_list("type", flat=True).distinct())
+        now = time.monotonic()
+        due = [kind for kind in sorted(kinds) if self._paused.get(kind, 0.0) <= now]
+        results = [self._relay(kind) for kind in due]
+        return any(results)
+
+    def has_waiting(self) -> bool:
+        """Tell whether there is anything to publish, now or soon."""
+        return bool(OutboxMessage.objects.filter(error="").exists())
+
+    def _relay(self, kind: str) -> bool:
+        """Publish one batch of a type; tell whether there was one and the log has it."""
+        batch = _next_batch(kind, self._published.get(kind))
+        if batch is None:
+            return False
+        claim, key, bodies = batch
+        try:
+            if bodies:
+                publish_checked(kind, bodies, key)
+        except PublishError as error:
+            logger.warning("%s: %s", kind, error)
+            self._paused[kind] = time.monotonic() + RETRY_INTERVAL
+            return False
+        self._published[kind] = claim
+        self.count += len(bodies)
+        return True
+
+
+def _next_batch(kind: str, published: str | None) -> ClaimedBatch | None:
+    """Delete the batch whose claim is *published*; claim and return the next, if there is one.
+
+    A batch that some relay claimed and that is not *published* comes first: it is published again
+    under the same key, which does no harm. So a relay that has lost the lock without noticing
+    can only repeat what the relay that has it publishes.
+    """
+    with transaction.atomic():
+        claimed = OutboxBatch.objects.select_for_update().get(type=kind)
+        if claimed.messages and claimed.key != published:
+            return _read(claimed)
+        if claimed.messages:
+            OutboxMessage.objects.filter(pk__in=claimed.messages).delete()
+        chosen = _choose(kind)
+        if chosen or claimed.messages:
+            claimed.key, claimed.messages = uuid.uuid4().hex, chosen
+            claimed.save()
+        return _read(claimed) if chosen else None
+
+
+def _read(claimed: OutboxBatch) -> ClaimedBatch:
+    rows = list(OutboxMessage.objects.filter(pk__in=claimed.messages))
+    key = (rows and rows[0].idempotency_key) or f"outbox {claimed.key}"
+    return claimed.key, key, [row.payload.encode() for row in rows]
+
+
+def _choose(kind: str) -> list[int]:
+    """Return the ids of the messages to publish next, in order; park those that are too large.
+
+    A message with an idempotency key of its own is published alone.
+    """
+    waiting = OutboxMessage.objects.filter(type=kind, error="")
+    if connection.vendor == "postgresql":
+        waiting = waiting.filter(transaction__lt=_XMIN)
+    rows = waiting.annotate(size=Length("payload")).values_list("pk", "size", "idempotency_key")
+    largest = get_streaming_config().websocket.max_message_size
+    chosen: list[int] = []
+    room = MAX_CHARACTERS
+    for pk, size, own_key in rows[:MAX_MESSAGES]:
+        # A character has 4 bytes at most.
+        if 4 * size > largest and _park_if_too_large(pk, largest):
+            continue
+        room -= size
+        if chosen and (own_key is not None or room < 0):
+            break
+        chosen.append(pk)
+        if own_key is not None:
+            break
+    return chosen
+
+
+def _park_if_too_large(pk: int, largest: int) -> bool:
+    """Park a message that was written under a larger ``max_message_size``; tell whether it was."""
+    row: Any = OutboxMessage.objects.get(pk=pk)
+    size = len(row.payload.encode())
+    if size <= largest:
+        return False
+    row.error = f"{size} bytes, more than max_message_size ({largest})"
+    row.save(update_fields=["error"])
+    logger.error("%s is not published: %s", row, row.error)
+    return True
+
+
+class PostgreSQLLock:
+    """An advisory lock, held by a connection of its own that also listens for new messages.
+
+    Raises psycopg's errors when that connection is lost, and the lock with it.
+    """
+
+    def __init__(self) -> None:
+        import psycopg
+
+        parameters = connection.get_connection_params()
+        parameters.pop("pool", None)
+        self._connection: Any = psycopg.connect(**parameters, autocommit=True)
+        self._connection.execute(f"LISTEN {CHANNEL}")
+
+    def take(self) -> bool:
+        """Take the lock if nobody has it; tell whether this relay has it now."""
+        # Once: PostgreSQL counts how often it was taken.
+        held = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND granted AND pid = %s"
+        ask = self._connection.execute
+        if ask(held, [self._connection.info.backend_pid]).fetchone():
+            return True
+        return bool(ask("SELECT pg_try_advisory_lock(%s)", [LOCK]).fetchone()[0])
+
+    def wait(self, seconds: float) -> None:
+        """Wait for new messages, at most so long."""
+        for _ in self._connection.notifies(timeout=seconds, stop_after=1):
+            return
+
+    def close(self) -> None:
+        """Close the connection, and give the lock up with it."""
+        self._connection.close()
+
+
+class FileLock:
+    """A lock on a file beside SQLite's. A database in memory has one process: nothing to lock."""
+
+    def __init__(self) -> None:
+        name = str(connection.settings_dict["NAME"])
+        is_file = connection.vendor == "sqlite" and Path(name).exists()
+        flags = os.O_RDWR | os.O_CREAT
+        self._file = os.open(f"{name}-relay.lock", flags, 0o600) if is_file else None
+
+    def take(self) -> bool:
+        """As :meth:`PostgreSQLLock.take`."""
+        try:
+            if self._file is not None:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def wait(self, seconds: float) -> None:
+        """Wait; SQLite does not tell of new messages, so not for long."""
+        time.sleep(min(seconds, POLL_INTERVAL))
+
+    def close(self) -> None:
+        """Give the lock up."""
+        if self._file is not None:
+            os.close(self._file)
+
+
+RelayLock = PostgreSQLLock | FileLock
+
+
+def open_lock() -> RelayLock:
+    """Return the lock of the configured database, not yet taken."""
+    return PostgreSQLLock() if connection.vendor == "postgresql" else FileLock()

@@ -7,20 +7,23 @@ directory, and none of the variables that configure a server. A ``conftest.py`` 
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 from unittest import mock
 
 import pytest
 
-from realtime.testing.helpers import TEMPLATES, end_fork_servers
+from realtime.testing.administrator import end_fork_servers
+from realtime.testing.server import TEMPLATES
 
 if TYPE_CHECKING:
     from realtime.testing import Client, FakeClock, LiveServer
 
-_data_dir = tempfile.TemporaryDirectory(prefix="realtime-tests-")
+_folders = ExitStack()
+_data_dir = _folders.enter_context(TemporaryDirectory(prefix="realtime-tests-"))
 
 for _name in [name for name in os.environ if name.startswith("STREAMING_")]:
     del os.environ[_name]
@@ -29,22 +32,17 @@ for _name in ("REDIS_URL", "DATABASE_URL"):
 # The tests' own process may use another database; its servers have their own.
 if "TEST_DATABASE_URL" in os.environ:
     os.environ["DATABASE_URL"] = os.environ["TEST_DATABASE_URL"]
-os.environ["STREAMING_DATA_DIR"] = _data_dir.name
-
-
+os.environ["STREAMING_DATA_DIR"] = _data_dir
 # With pytest-xdist the workers use the folder of the process that starts them.
-_templates = None
 if TEMPLATES not in os.environ:
-    _templates = tempfile.TemporaryDirectory(prefix="realtime-templates-")
-    os.environ[TEMPLATES] = _templates.name
+    _templates = TemporaryDirectory(prefix="realtime-templates-")
+    os.environ[TEMPLATES] = _folders.enter_context(_templates)
 
 
 def pytest_unconfigure() -> None:
-    """End the processes that were kept, and remove the data directory."""
+    """End the processes that were kept, and remove the folders."""
     end_fork_servers()
-    _data_dir.cleanup()
-    if _templates is not None:
-        _templates.cleanup()
+    _folders.close()
 
 
 @pytest.fixture(scope="session")
@@ -56,9 +54,8 @@ def realtime_server(pytestconfig: pytest.Config) -> Iterator[LiveServer]:
     """
     from realtime.testing import LiveServer
 
-    data_dir = Path(_data_dir.name)
     settings = {"rate_limit_per_minute": "1000000"}
-    with LiveServer(data_dir, root=pytestconfig.rootpath, **settings) as server:
+    with LiveServer(Path(_data_dir), root=pytestconfig.rootpath, **settings) as server:
         yield server
 
 

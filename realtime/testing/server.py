@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import os
 import re
 import selectors
+import shutil
 import subprocess
 import sys
 import threading
@@ -14,11 +16,15 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, Self
 
+from realtime.testing.administrator import Administrator, start_administrator
 from realtime.testing.client import TIMEOUT, Client, Position, connect
-from realtime.testing.helpers import Administrator, fill_data_directory, start_administrator
 
 # Seconds until a server listens: its first start makes the database.
 START_TIMEOUT = 30.0
+# The folder of the templates, for all processes of a test run (realtime.testing.plugin makes it).
+TEMPLATES = "REALTIME_TESTING_TEMPLATES"
+# What a start makes once, and a copy saves the next one.
+TEMPLATE_FILES = ("db.sqlite3", "secret_key")
 
 
 def environment(data_dir: Path, **variables: str) -> dict[str, str]:
@@ -89,7 +95,7 @@ class LiveServer:
         from realtime.cluster.process import ChildProcess
 
         variables = environment(self.data_dir, **self._variables)
-        fill_data_directory(self.data_dir, self.root, variables)
+        _fill_data_directory(self.data_dir, self.root, variables)
         self._log = (self.data_dir / f"server-{time.monotonic_ns()}.log").open("w+b")
         self._child = ChildProcess(
             [*self.program(), *self._arguments],
@@ -164,30 +170,24 @@ class LiveServer:
 
     def token(self, *options: str, name: str | None = None) -> str:
         """Create a token as ``manage.py create_token`` does; return its secret."""
-        secret: str = self.administer(
+        statements = (
             "output = StringIO()\n"
             "call_command('create_token', name, *options, stdout=output, stderr=StringIO())\n"
-            "result = output.getvalue().strip()",
-            name=name or f"token-{next(self._names)}",
-            options=options,
+            "result = output.getvalue().strip()"
         )
-        return secret
+        name = name or f"token-{next(self._names)}"
+        return str(self.administer(statements, name=name, options=options))
 
     def new_token(self, **fields: Any) -> str:
         """Create a token with these fields of the model, quickly; return its secret."""
         name = fields.pop("name", f"token-{next(self._names)}")
-        return str(
-            self.administer("result = create_token(name, **fields)[1]", name=name, fields=fields)
-        )
+        statement = "result = create_token(name, **fields)[1]"
+        return str(self.administer(statement, name=name, fields=fields))
 
     def publish(self, kind: str, *payloads: dict[str, Any]) -> list[Position]:
         """Publish from another process; return the messages' positions."""
-        positions: list[Position] = self.administer(
-            "result = [position._asdict() for position in publish_many(kind, payloads)]",
-            kind=kind,
-            payloads=payloads,
-        )
-        return positions
+        statements = "result = [position._asdict() for position in publish_many(kind, payloads)]"
+        return list(self.administer(statements, kind=kind, payloads=payloads))
 
     def administer(self, statements: str, **values: Any) -> Any:
         """Run Python in another process, an administrator's; return what is in ``result``.
@@ -200,3 +200,29 @@ class LiveServer:
                 variables = environment(self.data_dir, **self._variables)
                 self._administrator = start_administrator(self.root, variables)
             return self._administrator.run(statements, values)
+
+
+def _fill_data_directory(data_dir: Path, root: Path, variables: dict[str, str]) -> None:
+    """Give an empty data directory the files of a first start, but for a database elsewhere.
+
+    They are made once for each project and settings module of a test run.
+    """
+    folder = os.environ.get(TEMPLATES)
+    if folder is None or "DATABASE_URL" in variables or (data_dir / "db.sqlite3").exists():
+        return
+    name = f"{root}:{variables.get('DJANGO_SETTINGS_MODULE', '')}".replace("/", "_")
+    template = Path(folder, name)
+    with Path(folder, f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not template.exists():
+            unfinished = template.with_suffix(".unfinished")
+            unfinished.mkdir(mode=0o700)
+            subprocess.run(
+                [sys.executable, "manage.py", "migrate", "--verbosity", "0"],
+                env=variables | {"STREAMING_DATA_DIR": str(unfinished)},
+                cwd=root,
+                check=True,
+            )
+            unfinished.rename(template)
+    for file in TEMPLATE_FILES:
+        shutil.copy(template / file, data_dir)

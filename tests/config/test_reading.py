@@ -452,9 +452,8 @@ USERS_OF_THE_ENVIRONMENT = {
     "realtime/config/__init__.py": "the reader",
     "realtime/server/handle.py": "hands its environment on to the process that it starts",
     "realtime/testing/administrator.py": "has the environment that it is sent",
-    "realtime/testing/helpers.py": "finds the folder that all processes of a test run share",
     "realtime/testing/plugin.py": "empties the environment before Django reads it",
-    "realtime/testing/server.py": "hands its environment on to the processes that it starts",
+    "realtime/testing/server.py": "hands its environment on, with what a test run shares",
     "streaming_site/asgi.py": "names the settings, as Django wants it",
 }
 

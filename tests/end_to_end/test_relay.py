@@ -197,7 +197,8 @@ async def test_a_log_that_is_away(site: Site) -> None:
             valkey.suspend()
             site.server.administer(WRITE, kind="events", count=20)
             wait_until(
-                lambda: "WARNING realtime.publishing.relay: events: the channel" in relay.said(), 30
+                lambda: "WARNING realtime.publishing.outbox: events: the channel" in relay.said(),
+                30,
             )
             assert "Traceback" not in relay.said()
             valkey.resume()

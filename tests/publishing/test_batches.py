@@ -16,8 +16,14 @@ from realtime.cluster.clients import Unavailable
 from realtime.log import get_log
 from realtime.log.memory import MemoryLog
 from realtime.protocol import Position
-from realtime.publishing.batches import MOST_LINES, SHOWN, Batches, InvalidPayload, too_large
-from realtime.publishing.ndjson import Lines
+from realtime.publishing.batches import (
+    MOST_LINES,
+    SHOWN,
+    Batches,
+    InvalidPayload,
+    Lines,
+    too_large,
+)
 from realtime.publishing.publication import PublishError, decode_object
 from tests.support.layers import IN_MEMORY, Configure
 

@@ -15,8 +15,7 @@ from django.test import Client
 from realtime import apublish, apublish_many, publish, publish_many
 from realtime.cluster.embedded import EmbeddedServer
 from realtime.log import get_log
-from realtime.publishing.outbox import OutboxMessage
-from realtime.publishing.relay import MAX_MESSAGES, Relay
+from realtime.publishing.outbox import MAX_MESSAGES, OutboxMessage, Relay
 from tests.support.layers import Configure, close_layer
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("valkey")]

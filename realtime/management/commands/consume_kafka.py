@@ -22,7 +22,6 @@ class Command(ConsumingCommand):
     requirements = "requirements-kafka.txt"
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """Declare where messages come from."""
         super().add_arguments(parser)
         parser.add_argument("--brokers", default="127.0.0.1:9092", help="separated by commas")
         parser.add_argument("--topic", required=True)
@@ -34,7 +33,6 @@ class Command(ConsumingCommand):
         )
 
     def make_source(self, options: dict[str, Any]) -> Source:
-        """Return the topic."""
         from realtime.publishing.kafka import KafkaSource
 
         return KafkaSource(

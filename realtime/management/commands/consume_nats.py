@@ -17,7 +17,6 @@ class Command(ConsumingCommand):
     requirements = "requirements-nats.txt"
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """Declare where messages come from."""
         super().add_arguments(parser)
         parser.add_argument(
             "--servers", default="nats://127.0.0.1:4222", help="separated by commas"
@@ -34,7 +33,6 @@ class Command(ConsumingCommand):
         )
 
     def make_source(self, options: dict[str, Any]) -> Source:
-        """Return the stream."""
         from realtime.publishing.nats import NatsSource
 
         if not options["stream"] and not options["subject"]:

@@ -22,7 +22,6 @@ class Command(BaseCommand):
     help = "Create an access token. The secret goes to standard output, the rest to standard error."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        """Declare name and rights."""
         parser.add_argument("name")
         parser.add_argument(
             "--types", type=_types, help="subscription types, separated by commas; default: all"
@@ -43,7 +42,6 @@ class Command(BaseCommand):
         parser.add_argument("--rate-limit", type=int, help="messages a minute")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Create the token."""
         prepare_database()
         fields: dict[str, Any] = {
             "can_publish": options["publish"],
@@ -59,18 +57,15 @@ class Command(BaseCommand):
             fields["filters"] = parse_filter_options(options["filter"])
             token, secret = create_token(options["name"], **fields)
         except ValidationError as error:
-            raise CommandError("; ".join(_explain(error))) from None
+            problems = [
+                f"{field.replace('_', '-')}: {' '.join(messages)}"
+                for field, messages in error.message_dict.items()
+            ]
+            raise CommandError("; ".join(problems)) from None
         except ValueError as error:
             raise CommandError(str(error)) from None
         self.stderr.write(f"created {token}: {', '.join(token.types)}", self.style.SUCCESS)
         self.stdout.write(secret)
-
-
-def _explain(error: ValidationError) -> list[str]:
-    return [
-        f"{field.replace('_', '-')}: {' '.join(messages)}"
-        for field, messages in error.message_dict.items()
-    ]
 
 
 def _types(text: str) -> list[str]:

@@ -29,7 +29,6 @@ class Command(BaseCommand):
     requires_system_checks = ()  # `check --deploy` has them; a start should be quick
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        """Declare type and payload."""
         parser.add_argument("type", choices=SUBSCRIPTION_TYPES)
         parser.add_argument("payload", metavar="JSON", help="a JSON object, or - to read lines")
         parser.add_argument(

@@ -37,7 +37,6 @@ class Command(RunningCommand):
     help = "Publish this host's figures to metrics and its health to system_status."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """Declare the options."""
         super().add_arguments(parser)
         parser.add_argument(
             "--interval",
@@ -64,7 +63,6 @@ class Command(RunningCommand):
             )
 
     def run(self, options: dict[str, Any]) -> None:
-        """Publish until stopped, or once."""
         if not get_cluster().is_shared:
             raise CommandError("the channel layer is of one process: nobody would receive it")
         if not options["path"].exists():
@@ -106,7 +104,6 @@ def _thresholds(options: dict[str, Any]) -> dict[str, HealthLimits]:
     for option, (name, _) in OPTIONS.items():
         threshold = thresholds[name] = HealthLimits(*options[option.replace("-", "_")])
         if threshold.warning > threshold.critical:
-            raise CommandError(
-                f"--{option}: the warning comes first, and is not above the critical"
-            )
+            text = f"--{option}: the warning comes first, and is not above the critical"
+            raise CommandError(text)
     return thresholds

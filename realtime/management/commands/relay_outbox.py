@@ -7,12 +7,12 @@ import time
 from typing import Any
 
 from django.core.management.base import CommandParser
-from django.db import Error, connections
+from django.db import Error, connection, connections
 
 from realtime.management.database import prepare_database
 from realtime.management.running import SLICE, RunningCommand
+from realtime.publishing.outbox import POLL_INTERVAL, Relay, RelayLock, open_lock
 from realtime.publishing.publication import RETRY_INTERVAL
-from realtime.publishing.relay import POLL_INTERVAL, Relay, RelayLock, open_lock
 
 # Seconds between attempts to take the lock, and between looks at whether it is still held.
 LOCK_INTERVAL = 0.5
@@ -25,7 +25,6 @@ class Command(RunningCommand):
     help = "Publish messages of committed transactions, in order, until interrupted."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """Declare the options."""
         super().add_arguments(parser)
         parser.add_argument(
             "--once", action="store_true", help="end when nothing is left to be published"
@@ -38,10 +37,11 @@ class Command(RunningCommand):
         with self.stopping():
             while not self.is_stopped():
                 try:
-                    with contextlib.closing(open_lock()) as lock:
+                    # psycopg's errors, which a lock of PostgreSQL raises, become Django's.
+                    with connection.wrap_database_errors, contextlib.closing(open_lock()) as lock:
                         self._relay(lock, relay, options["once"])
                     return
-                except _database_errors() as error:
+                except Error as error:
                     self.say(f"the database does not answer: {str(error).partition(chr(10))[0]}")
                     connections.close_all()
                     self.sleep(RETRY_INTERVAL)
@@ -78,11 +78,3 @@ class Command(RunningCommand):
             has_waited = True
             self.sleep(LOCK_INTERVAL)
         return False
-
-
-def _database_errors() -> tuple[type[Exception], ...]:
-    with contextlib.suppress(ImportError):
-        import psycopg
-
-        return (Error, psycopg.Error)
-    return (Error,)

@@ -27,7 +27,6 @@ class Command(RunningCommand):
     help = "Publish a replayed week of New York flights and weather, over and over."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """Declare the options."""
         super().add_arguments(parser)
         parser.add_argument(
             "--speed",
@@ -37,7 +36,6 @@ class Command(RunningCommand):
         )
 
     def run(self, options: dict[str, Any]) -> None:
-        """Play until stopped."""
         self._has_published = False
         rounds = numbered_rounds(settings.DATA_DIR / "demo-rounds")
         pace = Pace(time.monotonic, self.sleep, self.is_stopped, options["speed"])

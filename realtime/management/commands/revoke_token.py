@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser
 from typing import Any
 
-from django.core.management.base import BaseCommand
-
+from realtime.auth.models import AccessToken
 from realtime.auth.tokens import revoke
-from realtime.management.database import prepare_database
-from realtime.management.tokens import find_token
+from realtime.management.tokens import TokenCommand
 
 
-class Command(BaseCommand):
+class Command(TokenCommand):
     """Revokes in the database, which servers read each second; needs no channel layer."""
 
     help = "Revoke a token; its live connections are closed within 2 seconds."
 
-    def add_arguments(self, parser: ArgumentParser) -> None:
-        """Declare the argument."""
-        parser.add_argument("token", metavar="NAME_OR_PREFIX")
-
-    def handle(self, *args: Any, **options: Any) -> None:
-        """Revoke the token."""
-        prepare_database()
-        token = find_token(options["token"])
+    def change(self, token: AccessToken | None, options: dict[str, Any]) -> None:
         if token is None:
             self.stderr.write(f"{options['token']} is revoked already", self.style.WARNING)
             return

@@ -6,21 +6,20 @@ from argparse import ArgumentParser
 from datetime import timedelta
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
+from realtime.auth.models import AccessToken
 from realtime.auth.tokens import rotate
-from realtime.management.database import prepare_database
-from realtime.management.tokens import find_token, parse_duration
+from realtime.management.tokens import TokenCommand, parse_duration
 
 
-class Command(BaseCommand):
+class Command(TokenCommand):
     """Prints the secret alone on standard output, so that a script can keep it."""
 
     help = "Give a token a new secret, printed once on standard output; its rights stay."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        """Declare the arguments."""
-        parser.add_argument("token", metavar="NAME_OR_PREFIX")
+        super().add_arguments(parser)
         parser.add_argument(
             "--overlap",
             type=parse_duration,
@@ -29,10 +28,7 @@ class Command(BaseCommand):
         )
         parser.add_argument("--now", action="store_true", help="end the old secret at once")
 
-    def handle(self, *args: Any, **options: Any) -> None:
-        """Rotate the token."""
-        prepare_database()
-        token = find_token(options["token"])
+    def change(self, token: AccessToken | None, options: dict[str, Any]) -> None:
         if token is None:
             raise CommandError(f"{options['token']} is revoked")
         secret = rotate(token, timedelta() if options["now"] else options["overlap"])

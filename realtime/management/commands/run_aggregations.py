@@ -19,7 +19,6 @@ class Command(ProcessingCommand):
     help = "Work out the aggregation rules of the admin and of apps' streams.py until stopped."
 
     def make_runner(self, options: dict[str, Any]) -> Runner:
-        """Return what runs the rules."""
         try:
             names = ", ".join(sorted(rule.name for rule in load_rules())) or "none yet"
         except DatabaseError as error:

@@ -16,7 +16,6 @@ class Command(ProcessingCommand):
     help = "Run the alert rules of the admin and of code, and notify by e-mail and webhook."
 
     def make_runner(self, options: dict[str, Any]) -> AlertService:
-        """Return what runs the rules and notifies."""
         prepare_database()
         names = ", ".join(sorted(rules_in_force())) or "none yet"
         return AlertService(lambda: self.say(f"rules: {names}"))

@@ -19,12 +19,10 @@ class Command(ProcessingCommand):
     help = "Run predictors: they read a type's messages and publish predictions."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """Declare the options."""
         super().add_arguments(parser)
         parser.add_argument("names", nargs="*", metavar="NAME", help="of a predictor; default: all")
 
     def make_runner(self, options: dict[str, Any]) -> Runner:
-        """Return what runs the predictors."""
         chosen = predictors.select(options["names"])
         self.say(f"predictors: {', '.join(predictor.name for predictor in chosen)}")
         # Only processes with the same predictors can share the work: their group is named so.

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import os
 import resource
 import signal
 import sys
 import threading
+import time
 from argparse import ArgumentParser
 from collections.abc import Callable
 from functools import partial
@@ -18,13 +20,17 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
 from realtime.cluster.embedded import EmbeddedServer, EmbeddedServerError, keep_running, keep_synced
+from realtime.cluster.process import Backoff, ChildProcess
 from realtime.cluster.servers import uses_embedded
 from realtime.config import get_streaming_config
 from realtime.demo.welcome import DemoAccess, demo_access, welcome
-from realtime.management.children import Children
 from realtime.management.database import prepare_database
 from realtime.server.supervisor import StartError, Supervisor
 
+logger = logging.getLogger(__name__)
+
+# Seconds that the demo's commands have to end.
+STOP_TIMEOUT = 3.0
 # What runs beside a server with a demo.
 DEMO = (
     ("replay_demo",),
@@ -34,7 +40,63 @@ DEMO = (
     ("publish_system_status", "--interval", "3"),
 )
 
-SignalHandler = Callable[[int, Any], None]
+
+class Children:
+    """Other commands of ``manage.py``, each with a thread that starts it again when it ends."""
+
+    def __init__(self) -> None:
+        self._stopping = threading.Event()
+        # Held while a process is started, so that none is once they are to stop.
+        self._starting = threading.Lock()
+        self._running: dict[str, ChildProcess] = {}
+        self._keepers: list[threading.Thread] = []
+
+    def start(self, *command: str) -> None:
+        """Run a :class:`~realtime.management.running.RunningCommand` until this process ends it."""
+        name = f"keeper of {command[0]}"
+        keeper = threading.Thread(target=self._keep, args=command, name=name, daemon=True)
+        self._keepers.append(keeper)
+        keeper.start()
+
+    def _keep(self, name: str, *options: str) -> None:
+        program = [sys.executable, str(settings.BASE_DIR / "manage.py"), name, *options]
+        program += ["--parent", str(os.getpid())]
+        backoff = Backoff()
+        while True:
+            with self._starting:
+                if self._stopping.is_set():
+                    return
+                child = self._running[name] = ChildProcess(program, own_session=True)
+            child.wait()
+            if self._stopping.is_set():
+                return
+            logger.error("%s ended: %s; it is started again", name, child.describe_end())
+            self._stopping.wait(backoff.pause(time.monotonic() - child.started))
+
+    def stop(self) -> None:
+        """End all at the same time; return when they have ended. May be called again."""
+        with self._starting:
+            self._stopping.set()
+        for child in self._running.values():
+            child.send(signal.SIGTERM)
+        deadline = time.monotonic() + STOP_TIMEOUT
+        for child in self._running.values():
+            if not child.wait(max(0.0, deadline - time.monotonic())):
+                child.kill()
+        for keeper in self._keepers:
+            keeper.join()
+
+    def stop_before(self, then: Callable[[], object]) -> None:
+        """End all, then call *then*: from a thread, unless there are none."""
+
+        def stop() -> None:
+            self.stop()
+            then()
+
+        if self._keepers:
+            threading.Thread(target=stop, name="children", daemon=True).start()
+        else:
+            then()
 
 
 class Command(BaseCommand):
@@ -44,7 +106,6 @@ class Command(BaseCommand):
     requires_system_checks = ()  # `check --deploy` has them; a start should be quick
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        """Declare the options; defaults come from ``STREAMING_WEBSOCKET__*``."""
         config = get_streaming_config().websocket
         parser.add_argument("--host", default=config.host, help="address to listen on")
         parser.add_argument(
@@ -61,7 +122,6 @@ class Command(BaseCommand):
         parser.add_argument("--connections-fd", type=int, help="socket of a supervisor")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Serve until SIGTERM or Ctrl-C."""
         if options["workers"] < 1:
             raise CommandError("--workers: must be 1 or more")
         # As many open sockets as the system lets this user have.
@@ -119,7 +179,10 @@ class Command(BaseCommand):
         )
         self._control = None if control is None else Control(control, server.stop)
         self._node = prepare_node(reactor._asyncioEventloop, embedded)
-        _settle_collector()
+        # Connections leave no cycles; a full collection looks at all objects, while clients wait.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(20_000, 50, 100)
         # The demo's commands end before the server: what they save needs a Valkey.
         drain = partial(self._demo.stop_before, partial(reactor.callFromThread, server.stop))
         stop = _stop_on_signals(drain, embedded, _drain_timeout())
@@ -186,19 +249,9 @@ def _drain_timeout() -> float:
     return max(1.0, get_streaming_config().websocket.drain_timeout)
 
 
-def _settle_collector() -> None:
-    """Have the garbage collector run less often, and never look at the objects there are by now.
-
-    Connections leave no cycles, but a full collection looks at them all, while clients wait.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 50, 100)
-
-
 def _stop_on_signals(
     drain: Callable[[], None], embedded: EmbeddedServer | None, longest: float
-) -> SignalHandler:
+) -> Callable[[int, Any], None]:
     """Drain on the first signal to stop; end on the second, or after *longest* seconds.
 
     Also on SIGHUP: a terminal that is closed should cost clients no more than Ctrl-C in it.

@@ -33,14 +33,12 @@ class Command(BaseCommand):
     requires_system_checks = ()
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        """Declare how to show them."""
         parser.add_argument("--watch", action="store_true", help="until interrupted")
         parser.add_argument(
             "--json", action="store_true", help="print JSON, with --watch a line each"
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Show them once, or until interrupted."""
         if not get_cluster().is_shared:
             raise CommandError("the channel layer is of one process: only that knows its figures")
         with printing(), suppress(KeyboardInterrupt):

@@ -52,7 +52,6 @@ class Command(BaseCommand):
     requires_system_checks = ()
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        """Declare what to subscribe to, and where."""
         parser.add_argument("type", choices=SUBSCRIPTION_TYPES)
         parser.add_argument(
             "--filter", action="append", default=[], metavar="PATH=VALUE", help="repeat for several"
@@ -66,7 +65,6 @@ class Command(BaseCommand):
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Print until interrupted."""
         try:
             with printing(), _own_tokens(options["type"]) as own_token:
                 filters = parse_filter_options(options["filter"])
@@ -120,18 +118,15 @@ def _own_tokens(kind: str) -> Iterator[Token]:
             AccessToken.objects.filter(pk__in=keys).delete()
 
 
-def _explained(explanation: Mapping[str, Any]) -> Iterator[str]:
-    """Yield an explanation in lines."""
-    yield f"{explanation['matching']} of the newest {explanation['retained']} messages match"
-    yield from _explained_paths(explanation, "  ")
-
-
-def _explained_paths(explanation: Mapping[str, Any], indent: str) -> Iterator[str]:
+def _explained(explanation: Mapping[str, Any], indent: str = "  ") -> Iterator[str]:
+    """Yield an explanation in lines; one of an alternative has no ``retained``."""
+    if "retained" in explanation:
+        yield f"{explanation['matching']} of the newest {explanation['retained']} messages match"
     for path, count in explanation["paths"].items():
         yield f"{indent}{path}: present in {count['present']}, matches in {count['matching']}"
     for number, alternative in enumerate(explanation.get("or", ()), 1):
         yield f"{indent}alternative {number}: matches in {alternative['matching']}"
-        yield from _explained_paths(alternative, indent + "  ")
+        yield from _explained(alternative, indent + "  ")
 
 
 def _line(message: Message) -> str:
