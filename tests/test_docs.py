@@ -19,7 +19,7 @@ from realtime.checks import RISKS
 from realtime.config import JWT_PREFIX, VARIABLES, WEBSOCKET_PREFIX, SiteConfig, WebSocketConfig
 from realtime.filters import OPERATORS
 from realtime.management.commands.publish_system_status import OPTIONS
-from realtime.monitoring.audit_log import Event
+from realtime.monitoring.logs import Event
 from realtime.monitoring.metrics import Counters
 from realtime.monitoring.prometheus import expose, expose_outbox, expose_processors
 from realtime.monitoring.sampler import Sampler

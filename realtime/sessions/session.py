@@ -13,8 +13,7 @@ from realtime.cluster.connections import Connection, Subscribed
 from realtime.database import Unavailable
 from realtime.delivery.transport import Transport
 from realtime.filters import conjunction
-from realtime.monitoring.access_log import record_end
-from realtime.monitoring.audit_log import Event
+from realtime.monitoring.logs import Event, record_end
 from realtime.protocol import CloseCode, CloseReason, ErrorCode, ProtocolError
 from realtime.protocol.origins import origin_allowed
 from realtime.sessions.node import Node

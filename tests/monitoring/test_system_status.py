@@ -19,16 +19,18 @@ import psutil
 import pytest
 
 from realtime.log import get_log
-from realtime.monitoring.host import (
+from realtime.monitoring.snapshot import Snapshot
+from realtime.monitoring.system_status import (
+    DEFAULTS,
+    LOOP_LAG,
     HealthLimits,
     Host,
+    HostReporter,
     container_cpu_seconds,
     container_cpus,
     container_memory,
     grade,
 )
-from realtime.monitoring.snapshot import Snapshot
-from realtime.monitoring.system_status import DEFAULTS, LOOP_LAG, Reporter
 from realtime.protocol import PAYLOAD_KEYS
 from tests.support import ROOT, TIMEOUT, Server, client, environment, manage
 from tests.support.layers import close_layer, running_valkey
@@ -156,7 +158,7 @@ def snapshot(host: str = "a", **changes: Any) -> Snapshot:
 
 
 def test_processes_of_this_host_are_reported() -> None:
-    reporter = Reporter("a")
+    reporter = HostReporter("a")
     for cpu in False, True:
         messages = reporter.messages({"cpu_percent": 1.0}, [snapshot(), snapshot("b")], "then")
         host, process = messages.metrics
@@ -167,7 +169,7 @@ def test_processes_of_this_host_are_reported() -> None:
 
 
 def test_serving_is_critical_when_loops_are_late_or_nobody_serves() -> None:
-    reporter = Reporter("a")
+    reporter = HostReporter("a")
 
     def serving(*processes: Snapshot) -> Payload:
         statuses = reporter.messages({}, processes, "then").system_status
@@ -185,7 +187,7 @@ def test_serving_is_critical_when_loops_are_late_or_nobody_serves() -> None:
 
 
 def test_thresholds_can_be_others() -> None:
-    reporter = Reporter(
+    reporter = HostReporter(
         "a", DEFAULTS | {"cpu_percent": HealthLimits(1, 2), LOOP_LAG: HealthLimits(5, 6)}
     )
     host, serving = reporter.messages(

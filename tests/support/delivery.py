@@ -11,8 +11,7 @@ from typing import Any, NamedTuple
 from realtime.cluster.clients import Unavailable
 from realtime.filters import EVERYTHING, compile_filters
 from realtime.hub.groups import Subscription
-from realtime.log.contract import Chunk
-from realtime.log.memory import MemoryLog
+from realtime.log.contract import Chunk, MemoryLog
 from realtime.protocol import CloseCode, CloseReason, Position, encode
 from realtime.protocol.messages import split_frames, text_frame
 from realtime.protocol.subscribe import StartFrom, SubscribeRequest
