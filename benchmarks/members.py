@@ -98,8 +98,7 @@ def _reporter() -> Callable[[], Awaitable[None]]:
     """Return what a process does every two seconds."""
     from realtime.cluster.membership import Process
     from realtime.monitoring.metrics import Counters
-    from realtime.monitoring.sampler import Sampler
-    from realtime.monitoring.snapshot import exchange
+    from realtime.monitoring.snapshot import Sampler, exchange
 
     async def answer(question: bytes) -> bytes:
         return question

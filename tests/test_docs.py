@@ -22,7 +22,7 @@ from realtime.management.commands.publish_system_status import OPTIONS
 from realtime.monitoring.logs import Event
 from realtime.monitoring.metrics import Counters
 from realtime.monitoring.prometheus import expose, expose_outbox, expose_processors
-from realtime.monitoring.sampler import Sampler
+from realtime.monitoring.snapshot import Sampler
 from realtime.monitoring.system_status import DEFAULTS
 from realtime.protocol import ERROR_TEXTS, PAYLOAD_KEYS, CloseCode, CloseReason, ErrorCode
 from realtime.sessions.readiness import DATABASE, DRAINING, LAYER

@@ -26,8 +26,7 @@ from realtime.delivery.subscriptions import Subscriptions
 from realtime.hub.index import Hub
 from realtime.log import get_log
 from realtime.monitoring.metrics import Counters
-from realtime.monitoring.sampler import Sampler
-from realtime.monitoring.snapshot import Snapshot, add_up, exchange
+from realtime.monitoring.snapshot import Sampler, Snapshot, add_up, exchange
 from realtime.protocol import SUBSCRIPTION_TYPES, CloseReason
 from realtime.sessions.connections import Drain, Room, Roster
 from realtime.sessions.readiness import DRAINING, check_backends

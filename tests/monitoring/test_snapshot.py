@@ -19,8 +19,7 @@ from realtime.monitoring.metrics import (
     Histogram,
 )
 from realtime.monitoring.prometheus import expose
-from realtime.monitoring.sampler import Sampler
-from realtime.monitoring.snapshot import Snapshot, add_up
+from realtime.monitoring.snapshot import Sampler, Snapshot, add_up
 
 
 class Unread:

@@ -92,8 +92,8 @@ def _publish(host: Host, reporter: HostReporter) -> Exception | None:
     readings = host.read()
     try:
         messages = reporter.messages(readings, read_all(), format_timestamp(time.time()))
-        publish_many("metrics", messages.metrics)
-        publish_many("system_status", messages.system_status)
+        for kind, payloads in messages.items():
+            publish_many(kind, payloads)
     except (Unavailable, PublishError) as error:
         return error
     return None
