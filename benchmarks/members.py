@@ -67,8 +67,8 @@ class Members:
 
 async def live(count: int, seconds: float) -> None:
     """Live as so many processes for some seconds, each at moments of its own."""
+    from realtime.cluster import BEAT_INTERVAL
     from realtime.cluster.clients import close_async_clients
-    from realtime.cluster.membership import BEAT_INTERVAL
     from realtime.delivery.broker import HEAD_INTERVAL
     from realtime.log import get_log
     from realtime.protocol import SUBSCRIPTION_TYPES
@@ -96,7 +96,7 @@ async def _every(seconds: float, share: float, work: Callable[[], Awaitable[None
 
 def _reporter() -> Callable[[], Awaitable[None]]:
     """Return what a process does every two seconds."""
-    from realtime.cluster.membership import Process
+    from realtime.cluster import Process
     from realtime.monitoring.metrics import Counters
     from realtime.monitoring.snapshot import Sampler, exchange
 

@@ -20,9 +20,8 @@ from typing import Any
 
 from redis.asyncio import Redis as AsyncRedis
 
-from realtime.cluster.clients import Unavailable, ask, ask_blocking
+from realtime.cluster.clients import Script, Unavailable, ask, ask_blocking
 from realtime.cluster.layer import group_address, key
-from realtime.cluster.scripts import Script
 from realtime.cluster.servers import Server
 from realtime.config import get_streaming_config
 from realtime.log.contract import (

@@ -16,10 +16,10 @@ from django.conf import settings
 from realtime.auth.limits import RequestLimits
 from realtime.auth.policy import POLL_INTERVAL, Policy
 from realtime.auth.quotas import ASSERT_INTERVAL, ConnectionQuotas, Failures
+from realtime.cluster import BEAT_INTERVAL, Process
 from realtime.cluster.clients import Unavailable, close_async_clients
 from realtime.cluster.connections import answer
 from realtime.cluster.embedded import EmbeddedServer, keep_running, keep_synced, start_or_log
-from realtime.cluster.membership import BEAT_INTERVAL, Process
 from realtime.cluster.servers import uses_embedded
 from realtime.database import Database
 from realtime.delivery.subscriptions import Subscriptions
