@@ -96,14 +96,11 @@ async def _every(seconds: float, share: float, work: Callable[[], Awaitable[None
 
 def _reporter() -> Callable[[], Awaitable[None]]:
     """Return what a process does every two seconds."""
-    from realtime.cluster import Process
+    from realtime.cluster import Membership
     from realtime.monitoring.metrics import Counters
     from realtime.monitoring.snapshot import Sampler, exchange
 
-    async def answer(question: bytes) -> bytes:
-        return question
-
-    process = Process(answer)
+    process = Membership()
     sampler = Sampler(process.name, Counters(is_running=True))
 
     async def report() -> None:

@@ -43,9 +43,9 @@ def get_cluster() -> LocalCluster | RedisCluster:
 
 
 class Membership:
-    """A member among those that share some work. One for each event loop."""
+    """A member among those that share some work, or serve clients. One for each event loop."""
 
-    def __init__(self, work: str) -> None:
+    def __init__(self, work: str = PROCESSES) -> None:
         # Unique, and tells an operator which process it is.
         self.name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
         self._work = work
@@ -66,14 +66,6 @@ class Membership:
                 async with asyncio.timeout(LEAVE_TIMEOUT):
                     await get_cluster().leave(self._work, self.name)
 
-
-class Process(Membership):
-    """A serving process: a member that answers questions."""
-
-    def __init__(self, answer: Answer) -> None:
-        super().__init__(PROCESSES)
-        self._answer = answer
-
-    async def listen(self) -> None:
-        """Answer questions until cancelled."""
-        await get_cluster().listen(self.name, self._answer)
+    async def listen(self, answer: Answer) -> None:
+        """Answer the questions to this process until cancelled."""
+        await get_cluster().listen(self.name, answer)

@@ -22,7 +22,6 @@ import redis
 import redis.asyncio
 import redis.asyncio.sentinel
 import redis.sentinel
-from redis.exceptions import NoScriptError
 
 from realtime.cluster.servers import ANSWER_TIMEOUT, CONNECT_TIMEOUT, Server, time_limits
 from realtime.database import Unavailable as Unavailable
@@ -46,16 +45,14 @@ def sync_client(server: Server) -> redis.Redis:
 
 def _pool(server: Server, library: Any) -> Any:
     """Return a pool of connections; *library* is ``redis`` or ``redis.asyncio``."""
-    limits = time_limits(library.retry.Retry)
+    limits: dict[str, Any] = time_limits(library.retry.Retry)
     options = dict(server.options) | limits
     if server.sentinels is None:
         return library.BlockingConnectionPool.from_url(
             server.url, max_connections=MAX_CONNECTIONS, timeout=ANSWER_TIMEOUT, **options
         )
     service, addresses, sentinel_options = server.sentinels
-    sentinel = library.sentinel.Sentinel(
-        addresses, sentinel_kwargs={**dict(sentinel_options), **limits}
-    )
+    sentinel = library.sentinel.Sentinel(addresses, sentinel_kwargs=dict(sentinel_options) | limits)
     return library.sentinel.SentinelConnectionPool(service, sentinel, **options)
 
 
@@ -81,8 +78,7 @@ async def _own_client(server: Server) -> AsyncGenerator[redis.asyncio.Redis]:
     Otherwise each ``async_to_sync(apublish)``, which has a loop of its own, would leave a
     connection behind.
     """
-    pool = _pool(server, redis.asyncio)
-    client = redis.asyncio.Redis(connection_pool=pool)
+    client = redis.asyncio.Redis(connection_pool=_pool(server, redis.asyncio))
     try:
         yield client
     finally:
@@ -146,14 +142,14 @@ class Script:
         """Run it and return its result."""
         try:
             return client.evalsha(self.digest, len(keys), *keys, *arguments)
-        except NoScriptError:
+        except redis.exceptions.NoScriptError:
             return client.eval(self.text, len(keys), *keys, *arguments)
 
     async def acall(self, client: redis.asyncio.Redis, keys: Sequence[str], *arguments: Any) -> Any:
         """Run it and return its result; the coroutine form of :meth:`call`."""
         try:
             return await client.evalsha(self.digest, len(keys), *keys, *arguments)
-        except NoScriptError:
+        except redis.exceptions.NoScriptError:
             return await client.eval(self.text, len(keys), *keys, *arguments)
 
 

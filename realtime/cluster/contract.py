@@ -1,4 +1,4 @@
-"""What all clusters have in common: times, answers. And the cluster of one process, in memory."""
+"""What all clusters have in common, and the cluster of one process, in memory."""
 
 from __future__ import annotations
 

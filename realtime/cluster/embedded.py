@@ -89,13 +89,6 @@ def is_answering(path: Path) -> bool:
     return False
 
 
-def _boot_id() -> str:
-    """Return the id of this run of the machine, from start to power-off; "" where there is none."""
-    with contextlib.suppress(OSError):
-        return Path("/proc/sys/kernel/random/boot_id").read_text()
-    return ""
-
-
 class EmbeddedServer:
     """The Valkey of a data directory: the one that runs there, or one that this process starts."""
 
@@ -176,7 +169,9 @@ class EmbeddedServer:
         The file system may have lost their last second, so that other messages would get the same
         offsets again. Without its head a log begins a new epoch, which tells clients.
         """
-        boot = _boot_id()
+        boot = ""
+        with contextlib.suppress(OSError):  # not all systems tell which start of the machine it is
+            boot = Path("/proc/sys/kernel/random/boot_id").read_text()
         if self._boot.exists() and self._boot.read_text() != boot:
             with _client(self.socket) as client:
                 for head in client.scan_iter("*:head"):

@@ -200,7 +200,7 @@ class ShapedGroup(FrameGroup):
     def __init__(self, kind: str, options: Options) -> None:
         super().__init__(kind)
         self.options = options
-        self.shaper: Shaper[Message] = Shaper(options)
+        self.shaper = Shaper(options)
         self._tree = None if options.fields is None else field_tree(options.fields)
 
     def encode(self, messages: Sequence[Message]) -> Sequence[Encoded]:
@@ -226,7 +226,7 @@ class ShapedGroup(FrameGroup):
         parts = project(payload, self._tree)
         return replace_payload(self.type, head, payload, parts), parts
 
-    def share_held(self, held: Sequence[Held[Message]]) -> Iterator[SharedFrames]:
+    def share_held(self, held: Sequence[Held]) -> Iterator[SharedFrames]:
         """Yield the frames of what was held, for each member without what is older than it."""
         first = held[0].number
         messages = [message for _, message in held]

@@ -12,7 +12,7 @@ import pytest
 import redis as redis_library
 from django.test import override_settings
 
-from realtime.cluster import Membership, Process, contract, get_cluster
+from realtime.cluster import Membership, contract, get_cluster
 from realtime.cluster import redis as redis_cluster
 from realtime.cluster.clients import Unavailable, sync_client
 from realtime.cluster.contract import PROCESSES, Answer, LocalCluster
@@ -304,9 +304,9 @@ async def test_an_error_is_an_answer(valkey: EmbeddedServer) -> None:
 
 async def test_with_a_layer_in_memory_this_process_is_asked_itself() -> None:
     with override_settings(CHANNEL_LAYERS=IN_MEMORY):
-        process = Process(echo)
+        process = Membership()
         assert await process.beat() == ([process.name], False)
-        listening = asyncio.create_task(process.listen())
+        listening = asyncio.create_task(process.listen(echo))
         await asyncio.sleep(0)
         answers = await asyncio.to_thread(get_cluster().ask_all, b"hm")
         assert answers == ({process.name: b"hmhm"}, [])
@@ -318,9 +318,9 @@ async def test_with_a_layer_in_memory_this_process_is_asked_itself() -> None:
 async def test_a_question_that_fails_does_not_end_the_answers(
     valkey: object, caplog: pytest.LogCaptureFixture
 ) -> None:
-    process = Process(echo)
+    process = Membership()
     await process.beat()
-    listening = asyncio.create_task(process.listen())
+    listening = asyncio.create_task(process.listen(echo))
     assert (await asyncio.to_thread(get_cluster().ask_all, b"fail")).missing == [process.name]
     assert "a mistake" in caplog.text
     question = b"line\nand another"
@@ -336,7 +336,7 @@ async def test_a_question_that_fails_does_not_end_the_answers(
 async def test_a_process_learns_that_it_was_taken_for_gone(
     valkey: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    process = Process(echo)
+    process = Membership()
     assert (await process.beat()).was_gone is False
     assert (await process.beat()).was_gone is False
     monkeypatch.setattr(redis_cluster, "GONE_AFTER", 0)
@@ -363,8 +363,8 @@ async def test_leaving_never_fails(data_dir: Path) -> None:
 @pytest.mark.processes
 async def test_it_listens_again_when_the_layer_is_back(data_dir: Path) -> None:
     with layer_of(data_dir):
-        process = Process(echo)
-        listening = asyncio.create_task(process.listen())
+        process = Membership()
+        listening = asyncio.create_task(process.listen(echo))
         with pytest.raises(Unavailable):
             await asyncio.to_thread(get_cluster().ask_all, b"hm")
         server = EmbeddedServer(data_dir)
