@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import json
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -167,7 +168,7 @@ def test_every_alert_has_a_section_that_says_what_to_do() -> None:
 
 
 def test_every_metric_of_the_operators_guide_exists() -> None:
-    sampler = Sampler("process", Counters(closes={1000: 1}))
+    sampler = Sampler("process", Counters(closes=Counter({1000: 1})))
     snapshot = asyncio.run(sampler.take_snapshot([], draining=False))
     exposed = (expose([snapshot]) + expose_outbox(0, 0, 0.0) + expose_processors([])).decode()
     names = set(re.findall(r"^(?:# TYPE )?(realtime_\w+)", exposed, re.MULTILINE))

@@ -86,46 +86,36 @@ class SharedFrames(NamedTuple):
     messages: Sequence[Message]
 
 
-# End of the data message, which has the subscription id -> the members with that id.
-Members = dict[bytes, dict["Subscription", None]]
-
-
 class FrameGroup:
     """Subscriptions of a type that receive the same messages in the same form."""
 
-    __slots__ = ("_deflated", "_plain", "type")
+    __slots__ = ("_members", "type")
 
     def __init__(self, kind: str) -> None:
         self.type = kind
-        # Members by whether they take compressed messages. Most have the derived id of their
-        # filters, so equal frames.
-        self._plain: Members = {}
-        self._deflated: Members = {}
-
-    def _members(self, subscription: Subscription) -> Members:
-        return self._deflated if subscription.outlet.deflated else self._plain
+        # End of the data message, which has the subscription id, and whether messages may be
+        # compressed -> the members. Most have the derived id of their filters, so equal frames.
+        self._members: dict[tuple[bytes, bool], dict[Subscription, None]] = {}
 
     def add_member(self, subscription: Subscription) -> None:
-        tail = encode_data_tail(subscription.id)
-        self._members(subscription).setdefault(tail, {})[subscription] = None
+        self._members.setdefault(_form(subscription), {})[subscription] = None
 
     def remove_member(self, subscription: Subscription) -> bool:
         """Remove a subscription; tell whether it was there."""
-        members, tail = self._members(subscription), encode_data_tail(subscription.id)
-        if subscription not in members.get(tail, ()):
+        form = _form(subscription)
+        if subscription not in self._members.get(form, ()):
             return False
-        del members[tail][subscription]
-        if not members[tail]:
-            del members[tail]
+        del self._members[form][subscription]
+        if not self._members[form]:
+            del self._members[form]
         return True
 
     def __bool__(self) -> bool:
-        return bool(self._plain or self._deflated)
+        return bool(self._members)
 
     def __iter__(self) -> Iterator[Subscription]:
-        for members in (self._plain, self._deflated):
-            for subscriptions in tuple(members.values()):
-                yield from tuple(subscriptions)
+        for subscriptions in tuple(self._members.values()):
+            yield from tuple(subscriptions)
 
     def share_frames(
         self, messages: Sequence[Message], encoded: Sequence[Encoded]
@@ -134,14 +124,18 @@ class FrameGroup:
 
         *encoded* is how the group encodes the messages, which may be several together.
         """
-        for members, deflated in ((self._plain, False), (self._deflated, True)):
-            # Frames differ in their tails only: what precedes them is made once for each length.
-            pieces: dict[int, list[bytes]] = {}
-            for tail, subscriptions in tuple(members.items()):
-                parts = pieces.get(len(tail))
-                if parts is None:
-                    parts = pieces[len(tail)] = frame_pieces(encoded, len(tail), deflated)
-                yield SharedFrames(tuple(subscriptions), tail.join(parts), messages)
+        # Frames differ in their tails only: what precedes them is made once for each length.
+        pieces: dict[tuple[int, bool], list[bytes]] = {}
+        for (tail, deflated), subscriptions in tuple(self._members.items()):
+            form = len(tail), deflated
+            parts = pieces.get(form)
+            if parts is None:
+                parts = pieces[form] = frame_pieces(encoded, *form)
+            yield SharedFrames(tuple(subscriptions), tail.join(parts), messages)
+
+
+def _form(subscription: Subscription) -> tuple[bytes, bool]:
+    return encode_data_tail(subscription.id), subscription.outlet.deflated
 
 
 class FanOutGroup(FrameGroup):

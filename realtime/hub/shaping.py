@@ -5,7 +5,7 @@ The rules are in docs/protocol.md; the time is an argument.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from realtime.filters import lookup_key
@@ -58,7 +58,7 @@ class Shaper:
         self._batch_bytes = 0
         self._batch_due = 0.0
         # Released, and not yet written to all members.
-        self._sending: Sequence[Held] = ()
+        self._sending: list[Held] = []
 
     def take(self, message: Message) -> None:
         """Take a message, which may supersede another."""
@@ -82,16 +82,14 @@ class Shaper:
 
         More than :data:`MAX_VALUES` values, or than *room* bytes, are not held back.
         """
-        if self._waiting and (now >= self._next or self._is_crowded(room)):
+        # The newest message of a single value waits, however large, or the rate would not hold.
+        values = len(self._waiting)
+        is_crowded = values > MAX_VALUES or (values > 1 and self._waiting_bytes > room)
+        if self._waiting and (now >= self._next or is_crowded):
             self._move_to_batch(now)
         if self._batch and (now >= self._batch_due or self._batch_bytes > room):
             return self._empty_batch()
         return []
-
-    def _is_crowded(self, room: int) -> bool:
-        # The newest message of a single value waits, however large, or the rate would not hold.
-        values = len(self._waiting)
-        return values > MAX_VALUES or (values > 1 and self._waiting_bytes > room)
 
     def flush(self, now: float) -> list[Held]:
         """Return all that is held, however early. The caller owes :meth:`sent`."""
@@ -111,13 +109,12 @@ class Shaper:
             self._next = now + 1 / options.max_rate
 
     def _empty_batch(self) -> list[Held]:
-        released, self._batch, self._batch_bytes = self._batch, [], 0
-        self._sending = released
-        return released
+        self._sending, self._batch, self._batch_bytes = self._batch, [], 0
+        return self._sending
 
     def sent(self) -> None:
         """Note that what was released last has been written."""
-        self._sending = ()
+        self._sending = []
 
     @property
     def due(self) -> float | None:

@@ -11,6 +11,7 @@ totals, ``/metrics`` and ``/api/stats`` go through :data:`METRICS`, so a new cou
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, fields
@@ -141,7 +142,7 @@ class Counters:
     lost: ByType = by_type("Messages that could not be delivered any more")
     dropped: ByType = by_type("Data messages not sent to clients that had chosen to miss some")
     # 1006 is the code of a connection that ended without a close frame.
-    closes: dict[int, int] = counted("Connections that ended, by close code", dict, by="code")
+    closes: Counter[int] = counted("Connections that ended, by close code", Counter, by="code")
 
     latency: Histogram = counted(
         "From publishing to writing to a client's socket",
@@ -155,10 +156,6 @@ class Counters:
         name="fan_out_connections",
         type="histogram",
     )
-
-    def count_close(self, code: int) -> None:
-        """Count the end of a connection."""
-        self.closes[code] = self.closes.get(code, 0) + 1
 
     def read(self, metrics: Iterable[Metric]) -> dict[str, Any]:
         """Return copies of some of the numbers, under the fields of their metrics."""

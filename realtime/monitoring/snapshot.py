@@ -158,23 +158,19 @@ _decoder = msgspec.json.Decoder(Snapshot)
 
 async def exchange(own: Snapshot) -> list[Snapshot]:
     """Report a process's figures; return those of all, its own at least. Raises ``Unavailable``."""
-    texts = await get_cluster().exchange(own.process, msgspec.json.encode(own))
-    snapshots = map(_decoder.decode, texts)
-    return _sorted([own, *(other for other in snapshots if other.process != own.process)])
+    return _newest(await get_cluster().exchange(own.process, msgspec.json.encode(own)), own)
 
 
 def read_all() -> list[Snapshot]:
     """Return what the running processes reported; blocks. Raises ``Unavailable``."""
-    latest: dict[str, Snapshot] = {}
-    for snapshot in map(_decoder.decode, get_cluster().read_figures()):
-        other = latest.get(snapshot.process)
-        if other is None or other.at < snapshot.at:
-            latest[snapshot.process] = snapshot
-    return _sorted(latest.values())
+    return _newest(get_cluster().read_figures())
 
 
-def _sorted(processes: Iterable[Snapshot]) -> list[Snapshot]:
-    return sorted(processes, key=lambda snapshot: snapshot.process)
+def _newest(texts: Iterable[bytes], *own: Snapshot) -> list[Snapshot]:
+    """Return the newest snapshot of each process, in the order of their names."""
+    snapshots = sorted([*map(_decoder.decode, texts), *own], key=lambda snapshot: snapshot.at)
+    newest = {snapshot.process: snapshot for snapshot in snapshots}
+    return [newest[name] for name in sorted(newest)]
 
 
 def add_up(snapshots: Sequence[Snapshot]) -> dict[str, Any]:

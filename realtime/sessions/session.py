@@ -111,7 +111,7 @@ class Session(Subscriber):
 
     def record_close(self, code: int, transport: str) -> None:
         """Count and log, under the name of a transport, how the connection ended."""
-        self.node.stats.count_close(code)
+        self.node.stats.closes[code] += 1
         record_end(
             transport=transport,
             code=code,
