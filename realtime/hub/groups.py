@@ -86,6 +86,10 @@ class SharedFrames(NamedTuple):
     messages: Sequence[Message]
 
 
+# End of the data message, which has the subscription id -> the members with that id.
+Members = dict[bytes, dict[Subscription, None]]
+
+
 class FrameGroup:
     """Subscriptions of a type that receive the same messages in the same form."""
 
@@ -93,29 +97,32 @@ class FrameGroup:
 
     def __init__(self, kind: str) -> None:
         self.type = kind
-        # End of the data message, which has the subscription id, and whether messages may be
-        # compressed -> the members. Most have the derived id of their filters, so equal frames.
-        self._members: dict[tuple[bytes, bool], dict[Subscription, None]] = {}
+        # Those who do not take compressed messages, and those who do. Most have the derived id of
+        # their filters, so equal frames.
+        self._members: tuple[Members, Members] = {}, {}
 
     def add_member(self, subscription: Subscription) -> None:
-        self._members.setdefault(_form(subscription), {})[subscription] = None
+        tail = encode_data_tail(subscription.id)
+        self._members[subscription.outlet.deflated].setdefault(tail, {})[subscription] = None
 
     def remove_member(self, subscription: Subscription) -> bool:
         """Remove a subscription; tell whether it was there."""
-        form = _form(subscription)
-        if subscription not in self._members.get(form, ()):
+        members = self._members[subscription.outlet.deflated]
+        tail = encode_data_tail(subscription.id)
+        if subscription not in members.get(tail, ()):
             return False
-        del self._members[form][subscription]
-        if not self._members[form]:
-            del self._members[form]
+        del members[tail][subscription]
+        if not members[tail]:
+            del members[tail]
         return True
 
     def __bool__(self) -> bool:
-        return bool(self._members)
+        return any(self._members)
 
     def __iter__(self) -> Iterator[Subscription]:
-        for subscriptions in tuple(self._members.values()):
-            yield from tuple(subscriptions)
+        for members in self._members:
+            for subscriptions in tuple(members.values()):
+                yield from tuple(subscriptions)
 
     def share_frames(
         self, messages: Sequence[Message], encoded: Sequence[Encoded]
@@ -124,18 +131,14 @@ class FrameGroup:
 
         *encoded* is how the group encodes the messages, which may be several together.
         """
-        # Frames differ in their tails only: what precedes them is made once for each length.
-        pieces: dict[tuple[int, bool], list[bytes]] = {}
-        for (tail, deflated), subscriptions in tuple(self._members.items()):
-            form = len(tail), deflated
-            parts = pieces.get(form)
-            if parts is None:
-                parts = pieces[form] = frame_pieces(encoded, *form)
-            yield SharedFrames(tuple(subscriptions), tail.join(parts), messages)
-
-
-def _form(subscription: Subscription) -> tuple[bytes, bool]:
-    return encode_data_tail(subscription.id), subscription.outlet.deflated
+        for deflated in (False, True):
+            # Frames differ in their tails only: what precedes them is made once for each length.
+            pieces: dict[int, list[bytes]] = {}
+            for tail, subscriptions in tuple(self._members[deflated].items()):
+                parts = pieces.get(len(tail))
+                if parts is None:
+                    parts = pieces[len(tail)] = frame_pieces(encoded, len(tail), deflated)
+                yield SharedFrames(tuple(subscriptions), tail.join(parts), messages)
 
 
 class FanOutGroup(FrameGroup):
