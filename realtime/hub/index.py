@@ -97,9 +97,9 @@ class Hub:
         for message in messages:
             for group in index.match(message):
                 matched.setdefault(group, []).append(message)
-        for group in [group for group in matched if group.shaped]:
+        for group, group_messages in matched.items():
             for shaped in group.shaped.values():
-                for message in matched[group]:
+                for message in group_messages:
                     shaped.shaper.take(message)
                 self._shaped[shaped] = None
         for group, group_messages in matched.items():
