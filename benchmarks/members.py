@@ -67,8 +67,8 @@ class Members:
 
 async def live(count: int, seconds: float) -> None:
     """Live as so many processes for some seconds, each at moments of its own."""
+    from realtime.cluster import BEAT_INTERVAL
     from realtime.cluster.clients import close_async_clients
-    from realtime.cluster.membership import BEAT_INTERVAL
     from realtime.delivery.broker import HEAD_INTERVAL
     from realtime.log import get_log
     from realtime.protocol import SUBSCRIPTION_TYPES
@@ -96,15 +96,11 @@ async def _every(seconds: float, share: float, work: Callable[[], Awaitable[None
 
 def _reporter() -> Callable[[], Awaitable[None]]:
     """Return what a process does every two seconds."""
-    from realtime.cluster.membership import Process
+    from realtime.cluster import Membership
     from realtime.monitoring.metrics import Counters
-    from realtime.monitoring.sampler import Sampler
-    from realtime.monitoring.snapshot import exchange
+    from realtime.monitoring.snapshot import Sampler, exchange
 
-    async def answer(question: bytes) -> bytes:
-        return question
-
-    process = Process(answer)
+    process = Membership()
     sampler = Sampler(process.name, Counters(is_running=True))
 
     async def report() -> None:

@@ -15,7 +15,7 @@ class RealtimeConfig(AppConfig):
         """Register system checks and the signals that raise the revision and audit the admin."""
         from realtime import checks  # noqa: F401 - registers the checks
         from realtime.auth import policy  # noqa: F401 - connects the signals
-        from realtime.monitoring.audit_log import record_admin_change
+        from realtime.monitoring.logs import record_admin_change
 
         if apps.is_installed("django.contrib.admin"):
             from django.contrib.admin.models import LogEntry

@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import json
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -19,10 +20,10 @@ from realtime.checks import RISKS
 from realtime.config import JWT_PREFIX, VARIABLES, WEBSOCKET_PREFIX, SiteConfig, WebSocketConfig
 from realtime.filters.compiler import OPERATORS
 from realtime.management.commands.publish_system_status import OPTIONS
-from realtime.monitoring.audit_log import Event
+from realtime.monitoring.logs import Event
 from realtime.monitoring.metrics import Counters
 from realtime.monitoring.prometheus import expose, expose_outbox, expose_processors
-from realtime.monitoring.sampler import Sampler
+from realtime.monitoring.snapshot import Sampler
 from realtime.monitoring.system_status import DEFAULTS
 from realtime.protocol import ERROR_TEXTS, PAYLOAD_KEYS, CloseCode, CloseReason, ErrorCode
 from realtime.sessions.readiness import DATABASE, DRAINING, LAYER
@@ -167,7 +168,7 @@ def test_every_alert_has_a_section_that_says_what_to_do() -> None:
 
 
 def test_every_metric_of_the_operators_guide_exists() -> None:
-    sampler = Sampler("process", Counters(closes={1000: 1}))
+    sampler = Sampler("process", Counters(closes=Counter({1000: 1})))
     snapshot = asyncio.run(sampler.take_snapshot([], draining=False))
     exposed = (expose([snapshot]) + expose_outbox(0, 0, 0.0) + expose_processors([])).decode()
     names = set(re.findall(r"^(?:# TYPE )?(realtime_\w+)", exposed, re.MULTILINE))

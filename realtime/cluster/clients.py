@@ -1,31 +1,33 @@
-"""Connections to Redis or Valkey, and questions to a server over them.
+"""Connections to Redis or Valkey, and questions and Lua programs that servers get over them.
 
-Knows connections, their limits and what to do when one breaks; nothing of what is asked. All errors
-of Redis end here: whoever asks a server learns only that it is :class:`Unavailable`.
+Knows connections, their limits and what to do when one breaks; nothing of what is asked, nor of
+what the programs do. All errors of Redis end here: whoever asks a server learns only that it is
+:class:`Unavailable`.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+import hashlib
+import re
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from functools import lru_cache
+from importlib.resources import files
 from time import monotonic
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
+import msgspec
 import redis
 import redis.asyncio
 import redis.asyncio.sentinel
 import redis.sentinel
-from redis.asyncio.retry import Retry as AsyncRetry
-from redis.retry import Retry
 
 from realtime.cluster.servers import ANSWER_TIMEOUT, CONNECT_TIMEOUT, Server, time_limits
-from realtime.database import Unavailable
-
-__all__ = ["Unavailable", "ask", "ask_blocking", "close_async_clients", "sync_client"]
+from realtime.database import Unavailable as Unavailable
 
 MAX_CONNECTIONS = 8
+_INCLUDE = re.compile(r"^-- include (realtime[\w.]*)/(\w+)\.lua$", re.MULTILINE)
 
 T = TypeVar("T")
 
@@ -38,20 +40,19 @@ def sync_client(server: Server) -> redis.Redis:
     :data:`MAX_CONNECTIONS`; further ones wait for a free connection. With Sentinels there is no
     such bound: redis-py has no pool that waits.
     """
-    return redis.Redis(connection_pool=_pool(server, Retry, redis))
+    return redis.Redis(connection_pool=_pool(server, redis))
 
 
-def _pool(server: Server, retry: Any, library: Any) -> Any:
+def _pool(server: Server, library: Any) -> Any:
     """Return a pool of connections; *library* is ``redis`` or ``redis.asyncio``."""
-    options = dict(server.options) | time_limits(retry)
+    limits: dict[str, Any] = time_limits(library.retry.Retry)
+    options = dict(server.options) | limits
     if server.sentinels is None:
         return library.BlockingConnectionPool.from_url(
             server.url, max_connections=MAX_CONNECTIONS, timeout=ANSWER_TIMEOUT, **options
         )
     service, addresses, sentinel_options = server.sentinels
-    sentinel = library.sentinel.Sentinel(
-        addresses, sentinel_kwargs=dict(sentinel_options) | time_limits(retry)
-    )
+    sentinel = library.sentinel.Sentinel(addresses, sentinel_kwargs=dict(sentinel_options) | limits)
     return library.sentinel.SentinelConnectionPool(service, sentinel, **options)
 
 
@@ -77,8 +78,7 @@ async def _own_client(server: Server) -> AsyncGenerator[redis.asyncio.Redis]:
     Otherwise each ``async_to_sync(apublish)``, which has a loop of its own, would leave a
     connection behind.
     """
-    pool = _pool(server, AsyncRetry, redis.asyncio)
-    client = redis.asyncio.Redis(connection_pool=pool)
+    client = redis.asyncio.Redis(connection_pool=_pool(server, redis.asyncio))
     try:
         yield client
     finally:
@@ -93,8 +93,8 @@ async def close_async_clients() -> None:
 
 
 # A pooled connection may have died since it was used last, for instance when the server was
-# restarted. So a question whose connection breaks is asked once more, on a new connection, and
-# every question must be one that may be asked twice.
+# restarted. So a question whose connection breaks is asked once more, on a new connection, if there
+# is time for that, and every question must be one that may be asked twice.
 
 
 async def ask(server: Server, question: Callable[[redis.asyncio.Redis], Awaitable[T]]) -> T:
@@ -105,7 +105,7 @@ async def ask(server: Server, question: Callable[[redis.asyncio.Redis], Awaitabl
         try:
             return await question(client)
         except redis.ConnectionError:
-            if not _may_ask_again(started):
+            if monotonic() >= started + CONNECT_TIMEOUT:
                 raise
             return await question(client)
     except (redis.RedisError, OSError) as error:
@@ -120,13 +120,44 @@ def ask_blocking(server: Server, question: Callable[[redis.Redis], T]) -> T:
         try:
             return question(client)
         except redis.ConnectionError:
-            if not _may_ask_again(started):
+            if monotonic() >= started + CONNECT_TIMEOUT:
                 raise
             return question(client)
     except (redis.RedisError, OSError) as error:
         raise Unavailable(str(error) or type(error).__name__) from error
 
 
-def _may_ask_again(started: float) -> bool:
-    """Tell whether the first attempt failed so soon that there is time for another one."""
-    return monotonic() < started + CONNECT_TIMEOUT
+class Script:
+    """A Lua program: ``Script("realtime.log", "read")`` is the file ``realtime/log/read.lua``.
+
+    A line ``-- include realtime.log/append.lua`` in it stands for the text of that file. A server
+    runs the program by its digest; only one that does not have it yet is sent the text.
+    """
+
+    def __init__(self, package: str, name: str) -> None:
+        self.text = _load(package, name)
+        self.digest = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+
+    def call(self, client: redis.Redis, keys: Sequence[str], *arguments: Any) -> Any:
+        """Run it and return its result."""
+        try:
+            return client.evalsha(self.digest, len(keys), *keys, *arguments)
+        except redis.exceptions.NoScriptError:
+            return client.eval(self.text, len(keys), *keys, *arguments)
+
+    async def acall(self, client: redis.asyncio.Redis, keys: Sequence[str], *arguments: Any) -> Any:
+        """Run it and return its result; the coroutine form of :meth:`call`."""
+        try:
+            return await client.evalsha(self.digest, len(keys), *keys, *arguments)
+        except redis.exceptions.NoScriptError:
+            return await client.eval(self.text, len(keys), *keys, *arguments)
+
+
+def as_text(value: bytes) -> msgspec.Raw:
+    """Return bytes as text for ``cmsgpack.unpack``, which cannot read msgspec's binary type."""
+    return msgspec.Raw(b"\xdb" + len(value).to_bytes(4, "big") + value)
+
+
+def _load(package: str, name: str) -> str:
+    text = files(package).joinpath(f"{name}.lua").read_text()
+    return _INCLUDE.sub(lambda match: _load(match[1], match[2]), text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Iterable
 from typing import Protocol
 
 import msgspec
@@ -56,7 +56,7 @@ class ConnectionList(msgspec.Struct):
 
     connections: list[Connection]
     total: int
-    missing: list[str]
+    missing: list[str] = []
 
 
 class LiveConnection(Protocol):
@@ -71,8 +71,8 @@ class LiveConnection(Protocol):
         """Close it."""
 
 
-# The questions, told apart by a field "type" that msgspec adds, and the answers to two of them. The
-# answer to Disconnect is true or false.
+# The questions, told apart by a field "type" that msgspec adds. The answers are a ConnectionList,
+# the numbers by holder, and true or false.
 
 
 class Find(msgspec.Struct, tag=True):
@@ -92,19 +92,7 @@ class Disconnect(msgspec.Struct, tag=True):
     client_id: str
 
 
-class Matches(msgspec.Struct):
-    """How many connections match, and the newest :data:`LIMIT` of them."""
-
-    total: int
-    connections: list[Connection]
-
-
 Question = Find | CountByHolder | Disconnect
-
-_question = msgspec.json.Decoder(Question)
-_matches = msgspec.json.Decoder(Matches)
-_counts = msgspec.json.Decoder(dict[str, int])
-_is_closed = msgspec.json.Decoder(bool)
 
 
 # In a serving process
@@ -117,29 +105,24 @@ async def answer(
 
     *holders* has the number of connections of each holder of rights.
     """
-    asked: Question = _question.decode(question)
+    asked: Question = msgspec.json.decode(question, type=Question)
     match asked:
         case Find(search, holder):
-            connections = [each async for each in _find(search.lower(), holder, list(clients))]
-            return msgspec.json.encode(Matches(len(connections), connections[-LIMIT:]))
+            connections = []
+            for number, client in enumerate(list(clients), 1):
+                connection = client.describe()
+                if holder in ("", connection.holder) and connection.matches(search.lower()):
+                    connections.append(connection)
+                if number % AT_ONCE == 0:
+                    await asyncio.sleep(0)
+            return msgspec.json.encode(ConnectionList(connections[-LIMIT:], len(connections)))
         case CountByHolder():
             return msgspec.json.encode(holders)
         case Disconnect(client_id):
-            client = next((each for each in clients if each.client_id == client_id), None)
-            if client is not None:
+            wanted = [client for client in clients if client.client_id == client_id]
+            for client in wanted:
                 client.end(CloseCode.POLICY_VIOLATION, CloseReason.DISCONNECTED)
-            return msgspec.json.encode(client is not None)
-
-
-async def _find(
-    search: str, holder: str, clients: list[LiveConnection]
-) -> AsyncIterator[Connection]:
-    for number, client in enumerate(clients, 1):
-        connection = client.describe()
-        if holder in ("", connection.holder) and connection.matches(search):
-            yield connection
-        if number % AT_ONCE == 0:
-            await asyncio.sleep(0)
+            return msgspec.json.encode(bool(wanted))
 
 
 # In the process that asks. Each function blocks for as long as a process takes to answer, at most
@@ -151,7 +134,7 @@ def connections(search: str = "", holder: str = "") -> ConnectionList:
     answers = get_cluster().ask_all(msgspec.json.encode(Find(search, holder)))
     merged = ConnectionList([], 0, answers.missing)
     for process, reply in answers.by_process.items():
-        matches = _matches.decode(reply)
+        matches = msgspec.json.decode(reply, type=ConnectionList)
         merged.total += matches.total
         for connection in matches.connections:
             connection.process = process
@@ -165,11 +148,11 @@ def count_by_holder() -> dict[str, int]:
     """Return how many connections each holder of rights has."""
     totals: Counter[str] = Counter()
     for reply in get_cluster().ask_all(msgspec.json.encode(CountByHolder())).by_process.values():
-        totals.update(_counts.decode(reply))
+        totals.update(msgspec.json.decode(reply, type=dict[str, int]))
     return totals
 
 
 def disconnect(client_id: str) -> bool:
     """Close a connection with 1008; tell whether there was one."""
     answers = get_cluster().ask_all(msgspec.json.encode(Disconnect(client_id)))
-    return any(map(_is_closed.decode, answers.by_process.values()))
+    return any(map(msgspec.json.decode, answers.by_process.values()))

@@ -16,12 +16,12 @@ import logging
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from subprocess import DEVNULL, PIPE
 
 import redis
 from redis.backoff import NoBackoff
@@ -89,13 +89,6 @@ def is_answering(path: Path) -> bool:
     return False
 
 
-def _boot_id() -> str:
-    """Return the id of this run of the machine, from start to power-off; "" where there is none."""
-    with contextlib.suppress(OSError):
-        return Path("/proc/sys/kernel/random/boot_id").read_text()
-    return ""
-
-
 class EmbeddedServer:
     """The Valkey of a data directory: the one that runs there, or one that this process starts."""
 
@@ -113,16 +106,16 @@ class EmbeddedServer:
     def ensure_running(self) -> None:
         """Return when the server answers, started if need be. Raises `EmbeddedServerError`."""
         if not self.is_running():
-            with self._locked():
+            with self._lock.open("w") as file:  # which one process at a time holds
+                fcntl.flock(file, fcntl.LOCK_EX)
                 if not is_answering(self.socket):
                     self._start()
         self.has_run = True
 
     def is_running(self) -> bool:
         """Tell whether the server is there, whoever started it."""
-        if self._process is not None and self._process.is_running():
-            return True
-        return is_answering(self.socket)
+        is_own = self._process is not None and self._process.is_running()
+        return is_own or is_answering(self.socket)
 
     def sync(self) -> None:
         """Bring what a server started here has written to the disk; blocks, raises ``OSError``."""
@@ -143,27 +136,31 @@ class EmbeddedServer:
         assert process.popen.stdin is not None
         process.popen.stdin.close()
 
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Let one process at a time look for the server and start it."""
-        with self._lock.open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
-
     def _start(self) -> None:
         self.stop()  # closes the pipe of a server that has ended
         binary = find_binary()
         for directory in (self._directory, self.socket.parent):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        command = [binary, *self._options()]
+        command, preexec = [binary, *self._options()], None
+        if sys.platform == "linux":
+            preexec = _die_with(os.getpid())
+        else:
+            command = ["/bin/sh", "-c", _WATCHING_SHELL, "sh", *command]
+        # Its own session: Ctrl-C goes to the owner, who ends the server at last.
+        pipes = {"stdin": PIPE, "stdout": DEVNULL, "stderr": DEVNULL}
         try:
-            if sys.platform == "linux":
-                self._process = _spawn(command, preexec_fn=_die_with(os.getpid()))
-            else:
-                self._process = _spawn(["/bin/sh", "-c", _WATCHING_SHELL, "sh", *command])
+            process = ChildProcess(command, own_session=True, preexec_fn=preexec, **pipes)
         except OSError as error:
             raise EmbeddedServerError(f"{binary} cannot be run: {error.strerror}") from None
-        self._wait_until_answering()
+        self._process = process
+        if not process.wait_until(partial(is_answering, self.socket), START_TIMEOUT):
+            is_running = process.is_running()
+            self.stop()
+            code = process.popen.returncode
+            how = "does not answer" if is_running else f"ended with status {code}"
+            raise EmbeddedServerError(
+                f"the embedded server {how}: see {self._directory / 'valkey.log'}"
+            )
         self._begin_anew_after_power_cut()
 
     def _begin_anew_after_power_cut(self) -> None:
@@ -172,7 +169,9 @@ class EmbeddedServer:
         The file system may have lost their last second, so that other messages would get the same
         offsets again. Without its head a log begins a new epoch, which tells clients.
         """
-        boot = _boot_id()
+        boot = ""
+        with contextlib.suppress(OSError):  # not all systems tell which start of the machine it is
+            boot = Path("/proc/sys/kernel/random/boot_id").read_text()
         if self._boot.exists() and self._boot.read_text() != boot:
             with _client(self.socket) as client:
                 for head in client.scan_iter("*:head"):
@@ -196,18 +195,6 @@ class EmbeddedServer:
         }
         return [part for name, value in options.items() for part in (f"--{name}", value)]
 
-    def _wait_until_answering(self) -> None:
-        process = self._process
-        assert process is not None
-        if not process.wait_until(partial(is_answering, self.socket), START_TIMEOUT):
-            is_running = process.is_running()
-            self.stop()
-            code = process.popen.returncode
-            how = "does not answer" if is_running else f"ended with status {code}"
-            raise EmbeddedServerError(
-                f"the embedded server {how}: see {self._directory / 'valkey.log'}"
-            )
-
 
 # Runs the server and ends it when standard input, a pipe from the process that started it, is
 # closed. The last wait is for a server that a signal to the shell has told to end.
@@ -221,18 +208,6 @@ wait $server 2>/dev/null
 kill $watcher 2>/dev/null
 exit $status
 """
-
-
-def _spawn(command: list[str], preexec_fn: Callable[[], object] | None = None) -> ChildProcess:
-    """Start a server in a session of its own: Ctrl-C goes to its owner, who ends it at last."""
-    return ChildProcess(
-        command,
-        own_session=True,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        preexec_fn=preexec_fn,
-    )
 
 
 def _die_with(parent: int) -> Callable[[], object]:

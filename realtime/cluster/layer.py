@@ -32,12 +32,8 @@ from realtime.cluster.servers import Sentinels, Server
 GROUP_PREFIX = "realtime."
 # Options of the layer's connections that our own clients have other values for.
 _OVERRIDDEN_OPTIONS = {
-    "retry",
-    "socket_connect_timeout",
-    "socket_timeout",
-    "health_check_interval",
-    "max_connections",
-    "timeout",
+    *("retry", "socket_connect_timeout", "socket_timeout", "health_check_interval"),
+    *("max_connections", "timeout"),
 }
 
 
@@ -52,14 +48,12 @@ def uses_redis(layer: Any) -> bool:
 def _config() -> dict[str, Any]:
     """Return the ``CONFIG`` of the configured channel layer; empty if it has none."""
     layers: dict[str, Any] = settings.CHANNEL_LAYERS
-    config: dict[str, Any] = layers.get("default", {}).get("CONFIG", {})
-    return config
+    return dict(layers.get("default", {}).get("CONFIG", {}))
 
 
 @cache
 def _prefix() -> str:
-    prefix: str = _config().get("prefix", "asgi")
-    return prefix
+    return str(_config().get("prefix", "asgi"))
 
 
 @cache
@@ -95,13 +89,12 @@ def group_name(kind: str) -> str:
 
 
 def _server_number(channel: str) -> int:
-    number: int = _consistent_hash(channel, len(layer_servers()))
-    return number
+    return int(_consistent_hash(channel, len(layer_servers())))
 
 
 def _server(host: dict[str, Any]) -> Server:
     """Read a URL, a host and port, or Sentinels, with whatever else connecting takes."""
-    options = {name: value for name, value in host.items() if name not in _OVERRIDDEN_OPTIONS}
+    options = dict(_sorted(host))
     if "address" not in options and options.get("master_name") is not None:
         sentinels = Sentinels(
             options.pop("master_name"),
@@ -126,8 +119,7 @@ async def new_channel(layer: Any, kind: str) -> str:
     that are elsewhere from being joined.
     """
     if not uses_redis(layer) or len(layer_servers()) == 1:
-        channel: str = await layer.new_channel()
-        return channel
+        return str(await layer.new_channel())
     number = _server_number(group_address(kind)[1])
     while True:
         channel = f"{layer.prefix}specific.{uuid.uuid4().hex}"
@@ -138,5 +130,5 @@ async def new_channel(layer: Any, kind: str) -> str:
 
 def received(layer: Any, channel: str) -> asyncio.Queue[Any] | None:
     """Return the queue of what a channel has received; ``None`` if it has received nothing yet."""
-    queue: asyncio.Queue[Any] | None = layer.channels.get(channel)
-    return queue
+    queues: dict[str, asyncio.Queue[Any]] = layer.channels
+    return queues.get(channel)

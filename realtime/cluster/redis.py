@@ -28,7 +28,7 @@ from typing import Any, TypeVar
 import redis
 from redis.asyncio import Redis as AsyncRedis
 
-from realtime.cluster.clients import Unavailable, ask, ask_blocking
+from realtime.cluster.clients import Script, Unavailable, ask, ask_blocking
 from realtime.cluster.contract import (
     ANSWER_TIMEOUT,
     CONNECTIONS_TTL,
@@ -40,7 +40,6 @@ from realtime.cluster.contract import (
     Beat,
 )
 from realtime.cluster.layer import key, layer_servers
-from realtime.cluster.scripts import Script
 from realtime.cluster.servers import Server
 
 logger = logging.getLogger(__name__)
@@ -57,15 +56,15 @@ READ_TIMEOUT = 2
 # After the list for the answers in a question, and after the process's name in an answer.
 _SEPARATOR = b"\n"
 
-_BEAT = Script("realtime.cluster", "beat")
-_EXCHANGE = Script("realtime.cluster", "exchange")
-_ACQUIRE = Script("realtime.cluster", "acquire")
+_BEAT, _EXCHANGE, _ACQUIRE = (
+    Script("realtime.cluster", name) for name in ("beat", "exchange", "acquire")
+)
 
 T = TypeVar("T")
 
 
 class RedisCluster:
-    """What processes share in the channel layer's servers, as :class:`.local.LocalCluster` tells.
+    """What processes share in the channel layer's servers; :class:`.LocalCluster` tells what.
 
     Each call of a server is one round trip.
     """
@@ -113,21 +112,14 @@ class RedisCluster:
 
     async def exchange(self, process: str, figures: bytes) -> list[bytes]:
         """Write the process's figures and read all, in one round trip."""
-        names = [PROCESSES, "figures"]
-        present: list[bytes] = await self._call(
-            _EXCHANGE, names, process, figures, GONE_AFTER, FORGET_AFTER
-        )
-        return present
+        arguments = (process, figures, GONE_AFTER, FORGET_AFTER)
+        return list(await self._call(_EXCHANGE, [PROCESSES, "figures"], *arguments))
 
     def read_figures(self) -> list[bytes]:
         """Read from each server: while one is away, processes report to different ones."""
-        keys = [key(PROCESSES), key("figures")]
-
-        def read(client: redis.Redis) -> list[bytes]:
-            figures: list[bytes] = _EXCHANGE.call(client, keys, "", b"", GONE_AFTER, FORGET_AFTER)
-            return figures
-
-        return [figures for part in _ask_each(read) for figures in part]
+        keys, bounds = [key(PROCESSES), key("figures")], (GONE_AFTER, FORGET_AFTER)
+        parts = _ask_each(lambda client: _EXCHANGE.call(client, keys, "", b"", *bounds))
+        return [figures for part in parts for figures in part]
 
     # Counting
 
@@ -235,13 +227,9 @@ def _ask_each(question: Callable[[redis.Redis], T]) -> list[T]:
     return answers
 
 
-def _questions_key(process: str) -> str:
-    return key(f"process:{process}")
-
-
 async def take_question(client: AsyncRedis, process: str, answer: Answer) -> None:
     """Wait for a question to a process, and answer it if one comes."""
-    taken: Any = await client.blpop([_questions_key(process)], timeout=READ_TIMEOUT)
+    taken: Any = await client.blpop([key(f"process:{process}")], timeout=READ_TIMEOUT)
     if taken is None:
         return
     answer_key, _, question = taken[1].partition(_SEPARATOR)
@@ -260,8 +248,8 @@ def ask_processes(client: redis.Redis, question: bytes) -> Answers:
     answer_key = key(f"answers:{secrets.token_hex(8)}")
     pipeline = client.pipeline(transaction=False)
     for name in waiting:
-        pipeline.rpush(_questions_key(name), answer_key.encode() + _SEPARATOR + question)
-        pipeline.expire(_questions_key(name), QUESTION_TTL)
+        pipeline.rpush(key(f"process:{name}"), answer_key.encode() + _SEPARATOR + question)
+        pipeline.expire(key(f"process:{name}"), QUESTION_TTL)
     pipeline.execute()
     by_process: dict[str, bytes] = {}
     while waiting and (left := deadline - time.monotonic()) > 0:

@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 from realtime.config import get_streaming_config
 from realtime.hub.message import Message
 from realtime.hub.ordering import RECENT_MESSAGES, RecentMessages, Sequencer
-from realtime.log.contract import Log
+from realtime.log import Log
 from realtime.monitoring.tracing import TraceOrigin
 from realtime.protocol import Position
 

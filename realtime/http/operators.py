@@ -16,14 +16,10 @@ import msgspec
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from realtime.database import Unavailable
-from realtime.monitoring.prometheus import (
-    CONTENT_TYPE_LATEST,
-    expose,
-    expose_outbox,
-    expose_processors,
-)
+from realtime.monitoring.prometheus import expose, expose_outbox, expose_processors
 from realtime.monitoring.snapshot import Snapshot, add_up, read_reports
 from realtime.protocol import ERROR_TEXTS, ErrorCode
 from realtime.publishing.outbox import count_waiting

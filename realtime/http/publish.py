@@ -33,7 +33,7 @@ from realtime.http.responses import (
     status_of,
     unavailable,
 )
-from realtime.monitoring.audit_log import Event
+from realtime.monitoring.logs import Event
 from realtime.protocol import ERROR_TEXTS, ErrorCode
 from realtime.publishing.batches import Batches, InvalidPayload, too_large
 from realtime.publishing.publication import (

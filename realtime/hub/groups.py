@@ -92,31 +92,28 @@ class SharedFrames(NamedTuple):
 
 
 # End of the data message, which has the subscription id -> the members with that id.
-Members = dict[bytes, dict["Subscription", None]]
+Members = dict[bytes, dict[Subscription, None]]
 
 
 class FrameGroup:
     """Subscriptions of a type that receive the same messages in the same form."""
 
-    __slots__ = ("_deflated", "_plain", "type")
+    __slots__ = ("_members", "type")
 
     def __init__(self, kind: str) -> None:
         self.type = kind
-        # Members by whether they take compressed messages. Most have the derived id of their
-        # filters, so equal frames.
-        self._plain: Members = {}
-        self._deflated: Members = {}
-
-    def _members(self, subscription: Subscription) -> Members:
-        return self._deflated if subscription.outlet.deflated else self._plain
+        # Those who do not take compressed messages, and those who do. Most have the derived id of
+        # their filters, so equal frames.
+        self._members: tuple[Members, Members] = {}, {}
 
     def add_member(self, subscription: Subscription) -> None:
         tail = encode_data_tail(subscription.id)
-        self._members(subscription).setdefault(tail, {})[subscription] = None
+        self._members[subscription.outlet.deflated].setdefault(tail, {})[subscription] = None
 
     def remove_member(self, subscription: Subscription) -> bool:
         """Remove a subscription; tell whether it was there."""
-        members, tail = self._members(subscription), encode_data_tail(subscription.id)
+        members = self._members[subscription.outlet.deflated]
+        tail = encode_data_tail(subscription.id)
         if subscription not in members.get(tail, ()):
             return False
         del members[tail][subscription]
@@ -125,10 +122,10 @@ class FrameGroup:
         return True
 
     def __bool__(self) -> bool:
-        return bool(self._plain or self._deflated)
+        return any(self._members)
 
     def __iter__(self) -> Iterator[Subscription]:
-        for members in (self._plain, self._deflated):
+        for members in self._members:
             for subscriptions in tuple(members.values()):
                 yield from tuple(subscriptions)
 
@@ -139,10 +136,10 @@ class FrameGroup:
 
         *encoded* is how the group encodes the messages, which may be several together.
         """
-        for members, deflated in ((self._plain, False), (self._deflated, True)):
+        for deflated in (False, True):
             # Frames differ in their tails only: what precedes them is made once for each length.
             pieces: dict[int, list[bytes]] = {}
-            for tail, subscriptions in tuple(members.items()):
+            for tail, subscriptions in tuple(self._members[deflated].items()):
                 parts = pieces.get(len(tail))
                 if parts is None:
                     parts = pieces[len(tail)] = frame_pieces(encoded, len(tail), deflated)
@@ -205,7 +202,7 @@ class ShapedGroup(FrameGroup):
     def __init__(self, kind: str, options: Options) -> None:
         super().__init__(kind)
         self.options = options
-        self.shaper: Shaper[Message] = Shaper(options)
+        self.shaper = Shaper(options)
         self._tree = None if options.fields is None else field_tree(options.fields)
 
     def encode(self, messages: Sequence[Message]) -> Sequence[Encoded]:
@@ -231,7 +228,7 @@ class ShapedGroup(FrameGroup):
         parts = project(payload, self._tree)
         return replace_payload(self.type, head, payload, parts), parts
 
-    def share_held(self, held: Sequence[Held[Message]]) -> Iterator[SharedFrames]:
+    def share_held(self, held: Sequence[Held]) -> Iterator[SharedFrames]:
         """Yield the frames of what was held, for each member without what is older than it."""
         first = held[0].number
         messages = [message for _, message in held]

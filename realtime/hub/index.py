@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from realtime.filters import Filter
+from realtime.filters import EVERYTHING, Filter
 from realtime.filters.index import FilterIndex
 from realtime.hub.groups import FanOutGroup, Outlet, ShapedGroup, SharedFrames, Subscription
 from realtime.hub.message import Message
@@ -97,9 +97,9 @@ class Hub:
         for message in messages:
             for group in index.match(message):
                 matched.setdefault(group, []).append(message)
-        for group in [group for group in matched if group.shaped]:
+        for group, group_messages in matched.items():
             for shaped in group.shaped.values():
-                for message in matched[group]:
+                for message in group_messages:
                     shaped.shaper.take(message)
                 self._shaped[shaped] = None
         for group, group_messages in matched.items():
@@ -112,8 +112,6 @@ class TypeIndex:
     def __init__(self, kind: str) -> None:
         self._type = kind
         self.groups: dict[Filter, FanOutGroup] = {}
-        # The group without filters, to which every message matters.
-        self._unfiltered: FanOutGroup | None = None
         self._filtered: FilterIndex[FanOutGroup] = FilterIndex()
 
     def group(self, compiled: Filter) -> FanOutGroup:
@@ -123,23 +121,19 @@ class TypeIndex:
             group = self.groups[compiled] = FanOutGroup(self._type, compiled)
             if compiled:
                 self._filtered.insert(group, compiled)
-            else:
-                self._unfiltered = group
         return group
 
     def remove(self, group: FanOutGroup) -> None:
         """Remove an empty group, if it has not been removed already."""
-        if self.groups.get(group.filter) is not group:
-            return  # another group may have taken its place meanwhile
-        del self.groups[group.filter]
-        if group.filter:
-            self._filtered.remove(group)
-        else:
-            self._unfiltered = None
+        if self.groups.get(group.filter) is group:  # another may have taken its place meanwhile
+            del self.groups[group.filter]
+            if group.filter:
+                self._filtered.remove(group)
 
     def match(self, message: Message) -> list[FanOutGroup]:
         """Return the groups whose filters the message satisfies."""
-        matched = [] if self._unfiltered is None else [self._unfiltered]
+        unfiltered = self.groups.get(EVERYTHING)
+        matched = [] if unfiltered is None else [unfiltered]
         if self._filtered:
             matched += self._filtered.match(message.decoded)
         return matched

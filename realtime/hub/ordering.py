@@ -11,12 +11,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from itertools import islice
-from typing import TYPE_CHECKING
 
+from realtime.hub.message import Message
 from realtime.protocol import Position
-
-if TYPE_CHECKING:
-    from realtime.hub.message import Message
 
 # Bounds of what is kept in memory, so that the log need not be read for a client that comes back.
 RECENT_MESSAGES = 1000

@@ -5,38 +5,25 @@ The rules are in docs/protocol.md; the time is an argument.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 from realtime.filters import lookup_key
+from realtime.hub.message import Message
 from realtime.protocol.subscribe import Options
 
 # Values of the conflated path that one group holds back; with more it sends what it has.
 MAX_VALUES = 10_000
 
 
-class Holdable(Protocol):
-    """A published message, as far as it matters here."""
-
-    head: bytes
-    offset: int
-
-    @property
-    def decoded(self) -> Any:
-        """The payload as Python objects."""
-
-
-M = TypeVar("M", bound=Holdable)
-
-
-class Held(NamedTuple, Generic[M]):
+class Held(NamedTuple):
     """A message and its number among those that its group has taken: 1, 2, 3, …"""
 
     number: int
-    message: M
+    message: Message
 
 
-class Shaper(Generic[M]):
+class Shaper:
     """Messages that a group holds back, in order, first for its rate and then for a batch::
 
         take() -> waiting (until the rate allows) -> batch (until batch_ms) -> sending -> sent()
@@ -62,18 +49,18 @@ class Shaper(Generic[M]):
         # How many messages were taken, which is the number of the newest.
         self.taken = 0
         # Value at the conflated path -> its newest message, in the order of the messages.
-        self._waiting: dict[Any, Held[M]] = {}
+        self._waiting: dict[Any, Held] = {}
         self._waiting_bytes = 0
         # From when on the rate allows more.
         self._next = float("-inf")
         # The batch, its size, and when it is complete.
-        self._batch: list[Held[M]] = []
+        self._batch: list[Held] = []
         self._batch_bytes = 0
         self._batch_due = 0.0
         # Released, and not yet written to all members.
-        self._sending: Sequence[Held[M]] = ()
+        self._sending: list[Held] = []
 
-    def take(self, message: M) -> None:
+    def take(self, message: Message) -> None:
         """Take a message, which may supersede another."""
         self.taken += 1
         key = self._key(message)
@@ -83,30 +70,28 @@ class Shaper(Generic[M]):
         self._waiting[key] = Held(self.taken, message)
         self._waiting_bytes += len(message.head)
 
-    def _key(self, message: M) -> Any:
+    def _key(self, message: Message) -> Any:
         """Return what is equal for messages of which only the newest matters."""
         options = self._options
         if options.conflate is not None:
             return lookup_key(message.decoded, options.conflate)
         return None if options.supersedes else self.taken
 
-    def release(self, now: float, room: int) -> list[Held[M]]:
+    def release(self, now: float, room: int) -> list[Held]:
         """Return the messages to be sent now; the caller owes :meth:`sent`, even if writing fails.
 
         More than :data:`MAX_VALUES` values, or than *room* bytes, are not held back.
         """
-        if self._waiting and (now >= self._next or self._is_crowded(room)):
+        # The newest message of a single value waits, however large, or the rate would not hold.
+        values = len(self._waiting)
+        is_crowded = values > MAX_VALUES or (values > 1 and self._waiting_bytes > room)
+        if self._waiting and (now >= self._next or is_crowded):
             self._move_to_batch(now)
         if self._batch and (now >= self._batch_due or self._batch_bytes > room):
             return self._empty_batch()
         return []
 
-    def _is_crowded(self, room: int) -> bool:
-        # The newest message of a single value waits, however large, or the rate would not hold.
-        values = len(self._waiting)
-        return values > MAX_VALUES or (values > 1 and self._waiting_bytes > room)
-
-    def flush(self, now: float) -> list[Held[M]]:
+    def flush(self, now: float) -> list[Held]:
         """Return all that is held, however early. The caller owes :meth:`sent`."""
         if self._waiting:
             self._move_to_batch(now)
@@ -123,14 +108,13 @@ class Shaper(Generic[M]):
         if options.max_rate is not None:
             self._next = now + 1 / options.max_rate
 
-    def _empty_batch(self) -> list[Held[M]]:
-        released, self._batch, self._batch_bytes = self._batch, [], 0
-        self._sending = released
-        return released
+    def _empty_batch(self) -> list[Held]:
+        self._sending, self._batch, self._batch_bytes = self._batch, [], 0
+        return self._sending
 
     def sent(self) -> None:
         """Note that what was released last has been written."""
-        self._sending = ()
+        self._sending = []
 
     @property
     def due(self) -> float | None:
@@ -139,7 +123,7 @@ class Shaper(Generic[M]):
             return min(self._next, self._batch_due) if self._batch else self._next
         return self._batch_due if self._batch else None
 
-    def held(self, after: int) -> list[M]:
+    def held(self, after: int) -> list[Message]:
         """Return the messages after a number that are held back."""
         held = (*self._batch, *self._waiting.values())
         return [message for number, message in held if number > after]
@@ -161,7 +145,7 @@ class Survivors:
         self._newest: dict[Any, int] = {}
         self._offsets: set[int] = set()
 
-    def add(self, messages: Iterable[Holdable]) -> None:
+    def add(self, messages: Iterable[Message]) -> None:
         """Take the next messages of the series."""
         path = self._options.conflate
         for message in messages:

@@ -14,9 +14,10 @@ from channels.layers import InMemoryChannelLayer, get_channel_layer
 
 from realtime.cluster.clients import Unavailable
 from realtime.cluster.layer import uses_redis
-from realtime.log.contract import Log
-from realtime.log.memory import MemoryLog
+from realtime.log.contract import MemoryLog
 from realtime.log.redis import RedisLog
+
+Log = MemoryLog | RedisLog
 
 _redis_log = RedisLog()
 _memory_logs: WeakKeyDictionary[Any, MemoryLog] = WeakKeyDictionary()

@@ -1,4 +1,4 @@
-"""What a log promises, and how its messages and positions are written; nothing of where they are.
+"""What a log promises, how its messages and positions are written, and the log in memory.
 
 Each subscription type has a log. Its messages are numbered 1, 2, 3 and so on without a gap: their
 *offsets* are dense, so a reader that has message 7 and receives message 9 knows that exactly
@@ -16,12 +16,16 @@ each log has a random *epoch*, a new one whenever it begins anew, and a position
 from __future__ import annotations
 
 import secrets
+import threading
+import time
+from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import msgspec
 
+from realtime.config import get_streaming_config
 from realtime.protocol import Position
 
 # Messages and bytes of one read, about: a few milliseconds of work for server and reader.
@@ -77,35 +81,6 @@ class Append:
     once_ttl: int = 30
 
 
-class Log(Protocol):
-    """The logs of all types. Methods may raise :class:`realtime.cluster.clients.Unavailable`."""
-
-    def append(self, append: Append) -> Position:
-        """Append and return the first message's position; from any thread."""
-
-    async def aappend(self, append: Append) -> Position:
-        """Append and return the first message's position."""
-
-    async def read(self, kind: str, after: int, at_most: int | None = None) -> Chunk:
-        """Return the retained messages after an offset, or the first of them.
-
-        They are about :data:`READ_BYTES`, and *at_most* messages or :data:`READ_ENTRIES`.
-        """
-
-    async def heads(self, kinds: Iterable[str]) -> dict[str, Position]:
-        """Return the newest position of each type whose log answers; epoch "" if there is none."""
-
-    async def lengths(self, kinds: Iterable[str]) -> dict[str, int]:
-        """Return how many messages of each type are retained, if its log answers."""
-
-    async def renew(self, kind: str, seen: Position) -> None:
-        """Begin a new epoch if the log no longer has the message at *seen*.
-
-        *seen* is a position that the log has given before. A server that was killed may have lost
-        its last messages, and would give their offsets to others.
-        """
-
-
 def position_text(position: Position) -> str:
     """Write a position in a fixed width, as group messages carry it."""
     return f"{position.epoch}:{position.offset:020d}"
@@ -120,7 +95,6 @@ def read_position(text: str) -> Position:
 # A placeholder as wide as any position, to be replaced by one.
 NO_POSITION = position_text(Position("0" * 16, 0))
 
-
 # Payloads as one piece, and back.
 pack = msgspec.msgpack.Encoder().encode
 unpack = msgspec.msgpack.Decoder(list[bytes]).decode
@@ -128,3 +102,108 @@ unpack = msgspec.msgpack.Decoder(list[bytes]).decode
 
 def new_epoch() -> str:
     return secrets.token_hex(8)
+
+
+class _Stream:
+    """The log of one type in memory."""
+
+    def __init__(self) -> None:
+        self.epoch = new_epoch()
+        self.head = 0
+        # The newest entries; the last has the offset ``head``.
+        self.entries: deque[Entry] = deque()
+
+    def trim(self, now: float) -> None:
+        """Forget what is no longer retained."""
+        config, entries = get_streaming_config().websocket, self.entries
+        expired = now - config.history_ttl
+        while entries and (len(entries) > config.history_size or entries[0].timestamp < expired):
+            entries.popleft()
+
+
+class MemoryLog:
+    """The logs of all types in one process.
+
+    :class:`realtime.log.redis.RedisLog` has the same methods; there, each may raise
+    :class:`realtime.cluster.clients.Unavailable`.
+    """
+
+    def __init__(self) -> None:
+        self._streams: dict[str, _Stream] = {}
+        # Type and ``once`` of an append -> its position and when to forget it.
+        self._appended: dict[tuple[str, str], tuple[Position, float]] = {}
+        self._forget_at = 1000
+        # Publishers may be in other threads than readers.
+        self._lock = threading.Lock()
+
+    def append(self, append: Append) -> Position:
+        """Append and return the first message's position; from any thread."""
+        key = append.kind, append.once
+        with self._lock:
+            now = time.time()
+            stream = self._stream(append.kind)
+            earlier, until = self._appended.get(key, (None, 0.0))
+            if earlier is not None and earlier.epoch == stream.epoch and until > now:
+                return earlier
+            # What is due is forgotten once there is twice as much as the last time left.
+            if len(self._appended) >= self._forget_at:
+                self._appended = {key: it for key, it in self._appended.items() if it[1] > now}
+                self._forget_at = 2 * len(self._appended) + 1000
+            position = Position(stream.epoch, stream.head + 1)
+            for batch in append.batches:
+                stream.entries.extend(Entry(append.timestamp, body) for body in batch.bodies)
+                stream.head += len(batch.bodies)
+            stream.trim(now)
+            self._appended[key] = position, now + append.once_ttl
+            return position
+
+    async def aappend(self, append: Append) -> Position:
+        """Append and return the first message's position."""
+        return self.append(append)
+
+    async def read(self, kind: str, after: int, at_most: int | None = None) -> Chunk:
+        """Return the retained messages after an offset, or the first of them.
+
+        They are about :data:`READ_BYTES`, and *at_most* messages or :data:`READ_ENTRIES`.
+        """
+        with self._lock:
+            stream = self._stream(kind)
+            stream.trim(time.time())
+            oldest = stream.head - len(stream.entries) + 1
+            first = min(max(after + 1, oldest), stream.head + 1)
+            entries = []
+            room = READ_BYTES
+            for offset in range(first, min(first + (at_most or READ_ENTRIES), stream.head + 1)):
+                if room <= 0:
+                    break
+                entries.append(stream.entries[offset - oldest])
+                room -= len(entries[-1].body)
+            return Chunk(stream.epoch, stream.head, first, entries)
+
+    async def heads(self, kinds: Iterable[str]) -> dict[str, Position]:
+        """Return the newest position of each type whose log answers; epoch "" if there is none."""
+        with self._lock:
+            streams = {kind: self._stream(kind) for kind in kinds}
+            return {kind: Position(stream.epoch, stream.head) for kind, stream in streams.items()}
+
+    async def lengths(self, kinds: Iterable[str]) -> dict[str, int]:
+        """Return how many messages of each type are retained, if its log answers."""
+        with self._lock:
+            streams = {kind: self._stream(kind) for kind in kinds}
+            for stream in streams.values():
+                stream.trim(time.time())
+            return {kind: len(stream.entries) for kind, stream in streams.items()}
+
+    async def renew(self, kind: str, seen: Position) -> None:
+        """Begin a new epoch if the log no longer has the message at *seen*.
+
+        *seen* is a position that the log has given before. A server that was killed may have lost
+        its last messages, and would give their offsets to others.
+        """
+        with self._lock:
+            stream = self._stream(kind)
+            if stream.epoch == seen.epoch and stream.head < seen.offset:
+                self._streams[kind] = _Stream()
+
+    def _stream(self, kind: str) -> _Stream:
+        return self._streams.setdefault(kind, _Stream())

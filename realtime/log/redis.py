@@ -13,16 +13,15 @@ from an offset on holds the message at that offset::
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from redis.asyncio import Redis as AsyncRedis
 
-from realtime.cluster.clients import Unavailable, ask, ask_blocking
+from realtime.cluster.clients import Script, Unavailable, ask, ask_blocking
 from realtime.cluster.layer import group_address, key
-from realtime.cluster.scripts import Script
 from realtime.cluster.servers import Server
 from realtime.config import get_streaming_config
 from realtime.log.contract import (
@@ -126,24 +125,22 @@ async def _ask_each(kinds: Iterable[str], add: Callable[[Any, str], Any]) -> dic
     *add* adds the question about a type to a pipeline.
     """
 
-    async def question(its_kinds: Sequence[str], client: AsyncRedis) -> list[Any]:
-        pipeline = client.pipeline(transaction=False)
-        for kind in its_kinds:
-            add(pipeline, kind)
-        return await pipeline.execute()
-
+    by_kind: dict[str, Any] = {}
     by_server: dict[Server, list[str]] = {}
     for kind in kinds:
         by_server.setdefault(group_address(kind)[0], []).append(kind)
-    questions = (ask(server, partial(question, its)) for server, its in by_server.items())
-    answers = await asyncio.gather(*questions, return_exceptions=True)
-    by_kind: dict[str, Any] = {}
-    for its_kinds, replies in zip(by_server.values(), answers, strict=True):
-        if isinstance(replies, Unavailable):
-            continue
-        if isinstance(replies, BaseException):
-            raise replies
-        by_kind.update(zip(its_kinds, replies, strict=True))
+
+    async def ask_server(server: Server, its_kinds: list[str]) -> None:
+        async def question(client: AsyncRedis) -> list[Any]:
+            pipeline = client.pipeline(transaction=False)
+            for kind in its_kinds:
+                add(pipeline, kind)
+            return await pipeline.execute()
+
+        with contextlib.suppress(Unavailable):
+            by_kind.update(zip(its_kinds, await ask(server, question), strict=True))
+
+    await asyncio.gather(*(ask_server(server, its) for server, its in by_server.items()))
     return by_kind
 
 

@@ -11,6 +11,7 @@ totals, ``/metrics`` and ``/api/stats`` go through :data:`METRICS`, so a new cou
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, fields
@@ -50,14 +51,18 @@ class Metric(NamedTuple):
     # One of Prometheus' types: counter, gauge or histogram.
     type: str = "gauge"
 
-    def add_up(self, values: Sequence[Any]) -> Any:
-        """Return the total of the values that processes have for this metric."""
+    def add_up(self, numbers: Sequence[Mapping[str, Any]]) -> Any:
+        """Return the total of the values that processes have for this metric among their numbers.
+
+        During an upgrade there are processes that do not count everything yet.
+        """
         assert self.total is not None
+        values = [own[self.field] for own in numbers if self.field in own]
         if not self.by:
             return self.total(values) if values else 0
-        labels = dict.fromkeys(label for numbers in values for label in numbers)
+        labels = dict.fromkeys(label for value in values for label in value)
         return {
-            label: self.total([numbers[label] for numbers in values if label in numbers])
+            label: self.total([value[label] for value in values if label in value])
             for label in labels
         }
 
@@ -88,23 +93,14 @@ def _by_type() -> ByType:
     return dict.fromkeys(SUBSCRIPTION_TYPES, 0)
 
 
-def _declare(make: Callable[[], Any], about: str, **more: Any) -> Any:
-    return field(default_factory=make, metadata={"about": about, **more})
+def counted(about: str, make: Callable[[], Any] = int, **more: Any) -> Any:
+    """Declare a number that only grows, or several of them: the fields of its :class:`Metric`."""
+    return field(default_factory=make, metadata={"about": about, "type": "counter", **more})
 
 
-def counter(about: str, name: str = "", **labels: str) -> Any:
-    """Declare a number that only grows."""
-    return _declare(int, about, name=name, labels=labels, total=sum, type="counter")
-
-
-def counter_by_type(about: str, total: Any = sum) -> Any:
-    """Declare a number that only grows, for each subscription type."""
-    return _declare(_by_type, about, by="type", total=total, type="counter")
-
-
-def histogram(about: str, name: str, bounds: tuple[float, ...]) -> Any:
-    """Declare a histogram."""
-    return _declare(partial(Histogram, bounds), about, name=name, type="histogram")
+number = partial(counted, total=sum)
+by_type = partial(counted, make=_by_type, by="type", total=sum)
+attempts = partial(number, "Attempts to authenticate", name="authentications")
 
 
 @dataclass(slots=True)
@@ -123,55 +119,43 @@ class Counters:
     loop_lag: float = 0.0
     round_trip: float = 0.0
 
-    total_connections: int = counter("Connections that were taken", "handshakes")
-    refused_connections: int = counter("Connections there was no room for, or refused")
-    messages_received: int = counter("Messages from clients")
-    received_bytes: int = counter("Bytes of messages from clients")
-    messages_sent: int = counter("Messages and replies to clients")
-    rate_limited: int = counter("Messages refused by the rate limit")
-    slow_consumers: int = counter("Connections closed because the client did not read")
-    replays: int = counter("Subscriptions that got retained messages first")
-    authenticated: int = counter("Attempts to authenticate", "authentications", result="accepted")
-    auth_failures: int = counter("Attempts to authenticate", "authentications", result="refused")
+    total_connections: int = number("Connections that were taken", name="handshakes")
+    refused_connections: int = number("Connections there was no room for, or refused")
+    messages_received: int = number("Messages from clients")
+    received_bytes: int = number("Bytes of messages from clients")
+    messages_sent: int = number("Messages and replies to clients")
+    rate_limited: int = number("Messages refused by the rate limit")
+    slow_consumers: int = number("Connections closed because the client did not read")
+    replays: int = number("Subscriptions that got retained messages first")
+    authenticated: int = attempts(labels={"result": "accepted"})
+    auth_failures: int = attempts(labels={"result": "refused"})
     # Attempts that got no answer in time.
-    auth_unavailable: int = counter(
-        "Attempts to authenticate", "authentications", result="unavailable"
-    )
+    auth_unavailable: int = attempts(labels={"result": "unavailable"})
 
     # Every process receives all that is published, so the total is what one of them has received.
-    published: ByType = counter_by_type(
-        "Messages that the channel layer or the log has brought", total=max
-    )
-    published_bytes: ByType = counter_by_type(
-        "Bytes of the payloads that these have brought", total=max
-    )
-    delivered: ByType = counter_by_type("Data messages to clients")
-    delivered_bytes: ByType = counter_by_type("Bytes of data messages to clients")
-    replayed: ByType = counter_by_type("Data messages to clients that resumed or rewound")
-    repaired: ByType = counter_by_type(
-        "Messages that the channel layer did not bring and the log did"
-    )
-    lost: ByType = counter_by_type("Messages that could not be delivered any more")
-    dropped: ByType = counter_by_type(
-        "Data messages not sent to clients that had chosen to miss some"
-    )
+    published: ByType = by_type("Messages that the channel layer or the log has brought", total=max)
+    published_bytes: ByType = by_type("Bytes of the payloads that these have brought", total=max)
+    delivered: ByType = by_type("Data messages to clients")
+    delivered_bytes: ByType = by_type("Bytes of data messages to clients")
+    replayed: ByType = by_type("Data messages to clients that resumed or rewound")
+    repaired: ByType = by_type("Messages that the channel layer did not bring and the log did")
+    lost: ByType = by_type("Messages that could not be delivered any more")
+    dropped: ByType = by_type("Data messages not sent to clients that had chosen to miss some")
     # 1006 is the code of a connection that ended without a close frame.
-    closes: dict[int, int] = _declare(
-        dict, "Connections that ended, by close code", by="code", type="counter"
-    )
+    closes: Counter[int] = counted("Connections that ended, by close code", Counter, by="code")
 
-    latency: Histogram = histogram(
+    latency: Histogram = counted(
         "From publishing to writing to a client's socket",
-        "publish_to_write_seconds",
-        LATENCY_BOUNDS,
+        partial(Histogram, LATENCY_BOUNDS),
+        name="publish_to_write_seconds",
+        type="histogram",
     )
-    fan_out: Histogram = histogram(
-        "Connections that a message goes to with one filter", "fan_out_connections", FAN_OUT_BOUNDS
+    fan_out: Histogram = counted(
+        "Connections that a message goes to with one filter",
+        partial(Histogram, FAN_OUT_BOUNDS),
+        name="fan_out_connections",
+        type="histogram",
     )
-
-    def count_close(self, code: int) -> None:
-        """Count the end of a connection."""
-        self.closes[code] = self.closes.get(code, 0) + 1
 
     def read(self, metrics: Iterable[Metric]) -> dict[str, Any]:
         """Return copies of some of the numbers, under the fields of their metrics."""

@@ -10,14 +10,12 @@ from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from typing import Any
 
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
 from realtime.monitoring.metrics import METRICS, Histogram, Metric
 from realtime.monitoring.snapshot import Report, Snapshot
-
-__all__ = ["CONTENT_TYPE_LATEST", "expose", "expose_outbox", "expose_processors"]
 
 _FAMILIES: dict[str, Any] = {
     "counter": CounterMetricFamily,
@@ -45,7 +43,7 @@ def expose(snapshots: Sequence[Snapshot]) -> bytes:
             if metric.field in values:
                 labels = [process, *metric.labels.values()]
                 _add(families[name], metric, labels, values[metric.field])
-    return _as_text(families.values())
+    return _as_text(*families.values())
 
 
 def _add(family: Any, metric: Metric, labels: list[str], value: Any) -> None:
@@ -68,7 +66,7 @@ def expose_outbox(waiting: int, parked: int, age: float) -> bytes:
     messages.add_metric(["parked"], parked)
     oldest = _gauge("outbox_oldest_seconds", "For how long the oldest message has waited")
     oldest.add_metric([], age)
-    return _as_text([messages, oldest])
+    return _as_text(messages, oldest)
 
 
 def expose_processors(reports: Sequence[Report]) -> bytes:
@@ -80,21 +78,18 @@ def expose_processors(reports: Sequence[Report]) -> bytes:
     for report in reports:
         lag.add_metric([report.processor, report.source], report.lag)
         read.add_metric([report.processor, report.source], report.read_at)
-    return _as_text([lag, read])
+    return _as_text(lag, read)
 
 
 def _gauge(name: str, about: str, *labels: str) -> GaugeMetricFamily:
     return GaugeMetricFamily(f"realtime_{name}", about, labels=labels)
 
 
-class _Families(Collector):
-    def __init__(self, families: Iterable[Any]) -> None:
-        self._families = families
-
+class _Families(list[Any], Collector):
     def collect(self) -> Iterable[Any]:
         """Return the families."""
-        return self._families
+        return self
 
 
-def _as_text(families: Iterable[Any]) -> bytes:
+def _as_text(*families: Any) -> bytes:
     return generate_latest(_Families(families))

@@ -1,22 +1,38 @@
 """What serving processes and processors report of themselves, and the totals of all processes.
 
-A process writes its snapshot into Redis every two seconds, after its sign of life, and reads those
-of the others in the same step; those of processes that have gone are left out. With a channel layer
-of one process there is only that process. Knows nothing of which numbers there are
+A process makes a snapshot every two seconds, writes it into Redis after its sign of life, and reads
+those of the others in the same step; those of processes that have gone are left out. With a channel
+layer of one process there is only that process. Knows nothing of which numbers there are
 (:mod:`realtime.monitoring.metrics`) and of when they are read.
 """
 
 from __future__ import annotations
 
+import asyncio
+import os
+import socket
 import time
 from collections.abc import Collection, Iterable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
+import psutil
 
 from realtime.cluster import get_cluster
-from realtime.monitoring.metrics import METRICS, Histogram
+from realtime.monitoring.metrics import (
+    COUNTERS_BY_TYPE,
+    HISTOGRAMS,
+    METRICS,
+    PLAIN_COUNTERS,
+    Counters,
+    Histogram,
+)
 
+# Seconds between two measurements of how late the loop is, and of how many the worst one counts.
+MEASURE_INTERVAL = 0.25
+MEASUREMENTS = 8
+# Connections that are asked before other tasks may run.
+AT_ONCE = 1000
 # Seconds after which a processor that nobody runs is forgotten.
 FORGET_AFTER = 86_400
 
@@ -60,28 +76,101 @@ class Snapshot(msgspec.Struct):
         return own | self.counters | self.by_type | self.distributions
 
 
+class Buffering(Protocol):
+    """A connection whose client may leave things unread."""
+
+    def buffered_bytes(self) -> int:
+        """Return how many bytes wait."""
+
+
+class Sampler:
+    """Makes snapshots of a process's counters, with rates since the snapshot before.
+
+    It also measures what nobody counts: how late the loop is, and what clients leave unread.
+    """
+
+    def __init__(self, name: str, counters: Counters) -> None:
+        self._name = name
+        self._counters = counters
+        self._started = time.time()
+        self._process = psutil.Process()
+        # When the last snapshot was made, and what the rates are worked out from.
+        self._at = time.monotonic()
+        self._before: tuple[float, ...] = (0, 0, 0, 0, 0)
+
+    async def watch_loop(self) -> None:
+        """Measure how late the loop is, until cancelled."""
+        while True:
+            worst = 0.0
+            for _ in range(MEASUREMENTS):
+                due = time.monotonic() + MEASURE_INTERVAL
+                await asyncio.sleep(MEASURE_INTERVAL)
+                worst = max(worst, time.monotonic() - due)
+            self._counters.loop_lag = worst
+
+    async def take_snapshot(self, connections: Iterable[Buffering], draining: bool) -> Snapshot:
+        """Return a copy of this process's numbers."""
+        buffered = 0
+        for number, connection in enumerate(list(connections), 1):
+            buffered += connection.buffered_bytes()
+            if number % AT_ONCE == 0:
+                await asyncio.sleep(0)
+        counters, now = self._counters, time.monotonic()
+        current = (
+            counters.messages_received,
+            sum(counters.published.values()),
+            sum(counters.delivered.values()),
+            counters.latency.count,
+            counters.latency.total,
+        )
+        received, published, delivered, live, latency = (
+            new - old for new, old in zip(current, self._before, strict=True)
+        )
+        elapsed = max(now - self._at, 0.001)
+        self._before, self._at = current, now
+        return Snapshot(
+            process=self._name,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            at=time.time(),
+            started=self._started,
+            draining=draining,
+            connections=counters.active_clients,
+            subscriptions=dict(counters.subscriptions),
+            log=dict(counters.log),
+            buffered=buffered,
+            resident=self._process.memory_info().rss,
+            received_per_second=received / elapsed,
+            published_per_second=published / elapsed,
+            delivered_per_second=delivered / elapsed,
+            lag=latency / live if live else None,  # messages that are replayed are not late
+            loop_lag=counters.loop_lag,
+            round_trip=counters.round_trip,
+            counters=counters.read(PLAIN_COUNTERS),
+            by_type=counters.read(COUNTERS_BY_TYPE),
+            closes=dict(counters.closes),
+            distributions=counters.read(HISTOGRAMS),
+        )
+
+
 _decoder = msgspec.json.Decoder(Snapshot)
 
 
 async def exchange(own: Snapshot) -> list[Snapshot]:
     """Report a process's figures; return those of all, its own at least. Raises ``Unavailable``."""
-    texts = await get_cluster().exchange(own.process, msgspec.json.encode(own))
-    snapshots = map(_decoder.decode, texts)
-    return _sorted([own, *(other for other in snapshots if other.process != own.process)])
+    return _newest(await get_cluster().exchange(own.process, msgspec.json.encode(own)), own)
 
 
 def read_all() -> list[Snapshot]:
     """Return what the running processes reported; blocks. Raises ``Unavailable``."""
-    latest: dict[str, Snapshot] = {}
-    for snapshot in map(_decoder.decode, get_cluster().read_figures()):
-        other = latest.get(snapshot.process)
-        if other is None or other.at < snapshot.at:
-            latest[snapshot.process] = snapshot
-    return _sorted(latest.values())
+    return _newest(get_cluster().read_figures())
 
 
-def _sorted(processes: Iterable[Snapshot]) -> list[Snapshot]:
-    return sorted(processes, key=lambda snapshot: snapshot.process)
+def _newest(texts: Iterable[bytes], *own: Snapshot) -> list[Snapshot]:
+    """Return the newest snapshot of each process, in the order of their names."""
+    snapshots = sorted([*map(_decoder.decode, texts), *own], key=lambda snapshot: snapshot.at)
+    newest = {snapshot.process: snapshot for snapshot in snapshots}
+    return [newest[name] for name in sorted(newest)]
 
 
 def add_up(snapshots: Sequence[Snapshot]) -> dict[str, Any]:
@@ -97,13 +186,7 @@ def add_up(snapshots: Sequence[Snapshot]) -> dict[str, Any]:
         "processes": len(snapshots),
         "hosts": len({snapshot.host for snapshot in snapshots}),
         "lag": weighted / weight if weight else None,
-        **{
-            metric.field: metric.add_up(
-                [own[metric.field] for own in numbers if metric.field in own]
-            )
-            for metric in METRICS
-            if metric.total
-        },
+        **{metric.field: metric.add_up(numbers) for metric in METRICS if metric.total},
     }
 
 

@@ -21,9 +21,8 @@ from realtime.protocol import SUBSCRIPTION_TYPES
 GAP = 2
 # The least width of a process's name, of which the end tells most.
 NAME_WIDTH = 16
-# Lines besides those of processes, and how many processes are shown however low a terminal is.
+# Lines besides those of processes.
 OTHER_LINES = 16
-FEWEST_PROCESSES = 1
 
 
 def _count(count: float) -> str:
@@ -32,11 +31,7 @@ def _count(count: float) -> str:
     return f"{count:,.0f}" if count < 999_999.5 else _scale(count, ("", "k", "M", "G", "T"))
 
 
-def _size(count: float) -> str:
-    return _scale(count, ("B", "KB", "MB", "GB", "TB"))
-
-
-def _scale(count: float, units: Sequence[str]) -> str:
+def _scale(count: float, units: Sequence[str] = ("B", "KB", "MB", "GB", "TB")) -> str:
     unit = 0
     while count >= 999.5 and unit < len(units) - 1:
         count /= 1000
@@ -71,10 +66,10 @@ OF_PROCESSES = (
     Column("in/s", "published_per_second"),
     Column("out/s", "delivered_per_second"),
     Column("lag ms", "lag", _milliseconds),
-    Column("buffered", "buffered", _size),
+    Column("buffered", "buffered", _scale),
     Column("refused", "refused_connections"),
     Column("loop ms", "loop_lag", _milliseconds),
-    Column("memory", "resident", _size),
+    Column("memory", "resident", _scale),
     Column("lost", "lost"),
     Column("repaired", "repaired"),
 )
@@ -107,26 +102,26 @@ class ClusterTables:
         count = self._totals["processes"]
         title = f"{count} process{'' if count == 1 else 'es'}, hosts: {self._totals['hosts']}"
         yield Text.assemble(" ", title, (f"  {self._note}" if self._note else "", "bold red"))
-        types = [
-            [kind, *(column.cell(self._totals, kind) for column in OF_TYPES)]
-            for kind in SUBSCRIPTION_TYPES
-        ]
+        types = [_row(kind, OF_TYPES, self._totals, kind) for kind in SUBSCRIPTION_TYPES]
         yield _table("type", OF_TYPES, types, options.max_width)
-        processes = list(self._rows_of_processes(options.height))
-        yield _table("process", OF_PROCESSES, processes, options.max_width)
-
-    def _rows_of_processes(self, height: int | None) -> Iterator[list[str]]:
-        """Yield the row of all, then those of processes, as far as they fit into a height."""
-        room = len(self._snapshots)
+        # The row of all, then those of processes, as far as they fit into the height.
+        room, height = len(self._snapshots), options.height
         if height is not None and room > height - OTHER_LINES:
-            room = max(FEWEST_PROCESSES, height - OTHER_LINES - 1)
-        yield ["all", *(column.cell(self._totals) for column in OF_PROCESSES)]
+            room = max(1, height - OTHER_LINES - 1)
+        processes = [_row("all", OF_PROCESSES, self._totals)]
         for snapshot in self._snapshots[:room]:
             name = f"{snapshot.process} (draining)" if snapshot.draining else snapshot.process
-            numbers = snapshot.numbers()
-            yield [name, *(column.cell(numbers) for column in OF_PROCESSES)]
+            processes.append(_row(name, OF_PROCESSES, snapshot.numbers()))
         if room < len(self._snapshots):
-            yield [f"and {len(self._snapshots) - room} more", *[""] * len(OF_PROCESSES)]
+            more = f"and {len(self._snapshots) - room} more"
+            processes.append([more, *[""] * len(OF_PROCESSES)])
+        yield _table("process", OF_PROCESSES, processes, options.max_width)
+
+
+def _row(
+    name: str, columns: Sequence[Column], numbers: Mapping[str, Any], kind: str | None = None
+) -> list[str]:
+    return [name, *(column.cell(numbers, kind) for column in columns)]
 
 
 def _table(
@@ -145,10 +140,6 @@ def _table(
     for head in heads[1:shown]:
         table.add_column(head, justify="right", no_wrap=True)
     for name, *cells in rows:
-        table.add_row(_end_of(name, room), *cells[: shown - 1])
+        end = name if len(name) <= room else f"…{name[1 - room :]}"
+        table.add_row(end, *cells[: shown - 1])
     return table
-
-
-def _end_of(name: str, room: int) -> str:
-    """Return a name, or as much of its end as there is room for."""
-    return name if len(name) <= room else f"…{name[1 - room :]}"

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from importlib.util import find_spec
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from django.conf import settings
@@ -33,13 +34,13 @@ TRACE_FIELDS = ("traceparent", "tracestate")
 LONGEST_FIELD = 512
 # Seconds for which the end of a process waits until its last spans are sent.
 FLUSH_TIMEOUT = 2.0
-_PACKAGES = ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http")
 
 
 def check_installed() -> None:
     """Raise :class:`ConfigurationError` if tracing cannot be switched on."""
+    packages = ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http")
     try:
-        is_installed = all(map(find_spec, _PACKAGES))
+        is_installed = all(map(find_spec, packages))
     except ModuleNotFoundError:  # not even the package that a package is in
         is_installed = False
     if not is_installed:
@@ -74,12 +75,6 @@ class PublicationSpan:
         if self._span is not None:
             self._span.set_attributes(_place(first))
         return first
-
-
-class DeliverySpans:
-    """A delivery under way. The caller sets ``writes``, the number of writes to connections."""
-
-    writes = 0
 
 
 class Tracing:
@@ -124,18 +119,19 @@ class Tracing:
     @contextmanager
     def delivery(
         self, kind: str, count: int, origins: Sequence[TraceOrigin], process: str
-    ) -> Iterator[DeliverySpans]:
+    ) -> Iterator[SimpleNamespace]:
         """Give messages that are delivered together their spans: one for each origin.
 
         Messages from the log, and from a publisher that is not traced, have none; if all have
-        none, there is one span, which begins a trace.
+        none, there is one span, which begins a trace. The caller sets ``writes`` of the result, the
+        number of writes to connections.
         """
         from opentelemetry.context import Context
         from opentelemetry.trace import StatusCode
 
         origins = origins or [TraceOrigin(Context(), time.time_ns(), Position("", 0), count)]
         spans = [self._start_delivery(kind, origin, process) for origin in origins]
-        delivery = DeliverySpans()
+        delivery = SimpleNamespace(writes=0)
         try:
             yield delivery
         except Exception as error:
@@ -149,10 +145,9 @@ class Tracing:
                 span.end()
 
     def _start_delivery(self, kind: str, origin: TraceOrigin, process: str) -> Span:
-        attributes = _attributes("deliver", "process", kind) | {
-            "messaging.client.id": process,
-            "messaging.batch.message_count": origin.messages,
-        }
+        attributes = _attributes("deliver", "process", kind)
+        attributes["messaging.client.id"] = process
+        attributes["messaging.batch.message_count"] = origin.messages
         if origin.first.epoch:
             attributes |= _place(origin.first)
         name, span_kind = f"deliver {kind}", self._span_kinds.CONSUMER
@@ -203,7 +198,10 @@ def _set_up() -> Tracing:
 
 
 def _make_provider() -> TracerProvider:
-    """Return a provider that the OTEL_* variables configure."""
+    """Return a provider that the OTEL_* variables configure.
+
+    At the end of the process it sends the last spans, without waiting long for a collector.
+    """
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.resources import SERVICE_NAME, Resource
     from opentelemetry.sdk.trace import TracerProvider
@@ -214,12 +212,6 @@ def _make_provider() -> TracerProvider:
         resource = resource.merge(Resource({SERVICE_NAME: SYSTEM}))
     provider = TracerProvider(resource=resource, shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-    _shut_down_at_exit(provider)
-    return provider
-
-
-def _shut_down_at_exit(provider: TracerProvider) -> None:
-    """Have the last spans sent when the process ends, without waiting long for a collector."""
     ending = threading.Event()
 
     def shut_down() -> None:
@@ -229,9 +221,7 @@ def _shut_down_at_exit(provider: TracerProvider) -> None:
     # Started now, since no thread can be started at exit (Python 3.12).
     thread = threading.Thread(target=shut_down, name="tracing", daemon=True)
     thread.start()
-
-    def end() -> None:
-        ending.set()
-        thread.join(FLUSH_TIMEOUT)
-
-    atexit.register(end)
+    # At exit the last one is called first.
+    atexit.register(thread.join, FLUSH_TIMEOUT)
+    atexit.register(ending.set)
+    return provider

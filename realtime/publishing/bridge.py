@@ -16,9 +16,8 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
-from realtime.cluster.clients import Unavailable, ask
+from realtime.cluster.clients import Script, Unavailable, ask
 from realtime.cluster.layer import group_address
-from realtime.cluster.scripts import Script
 from realtime.log.contract import read_position
 from realtime.log.redis import append_arguments, log_keys
 from realtime.publishing.publication import (

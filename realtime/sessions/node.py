@@ -16,18 +16,17 @@ from django.conf import settings
 from realtime.auth.limits import RequestLimits
 from realtime.auth.policy import POLL_INTERVAL, Policy
 from realtime.auth.quotas import ASSERT_INTERVAL, ConnectionQuotas, Failures
+from realtime.cluster import BEAT_INTERVAL, Membership
 from realtime.cluster.clients import Unavailable, close_async_clients
 from realtime.cluster.connections import answer
 from realtime.cluster.embedded import EmbeddedServer, keep_running, keep_synced, start_or_log
-from realtime.cluster.membership import BEAT_INTERVAL, Process
 from realtime.cluster.servers import uses_embedded
 from realtime.database import Database
 from realtime.delivery.subscriptions import Subscriptions
 from realtime.hub.index import Hub
 from realtime.log import get_log
 from realtime.monitoring.metrics import Counters
-from realtime.monitoring.sampler import Sampler
-from realtime.monitoring.snapshot import Snapshot, add_up, exchange
+from realtime.monitoring.snapshot import Sampler, Snapshot, add_up, exchange
 from realtime.protocol import SUBSCRIPTION_TYPES, CloseReason
 from realtime.sessions.connections import Drain, Roster
 from realtime.sessions.readiness import DRAINING, check_backends
@@ -115,7 +114,7 @@ class Node:
         self.failures = Failures()
         # The rate limits of those who publish over HTTP.
         self.requests = RequestLimits()
-        self.process = Process(self._answer)
+        self.process = Membership()
         self.leases = ConnectionQuotas(self.process.name, self.spawn)
         self.drain = Drain(self.roster, lambda: self.policy.config.drain_timeout)
         self.reporter = Reporter(self)
@@ -152,7 +151,7 @@ class Node:
                 await self.authority.follow()
         reporter = self.reporter
         self.spawn(reporter.beat())
-        self.spawn(self.process.listen())
+        self.spawn(self.process.listen(self._answer))
         self.spawn(reporter.sampler.watch_loop())
         self.spawn(self._every(BEAT_INTERVAL, reporter.beat))
         self.spawn(reporter.measure_logs())

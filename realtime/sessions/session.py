@@ -13,8 +13,7 @@ from realtime.cluster.connections import Connection, Subscribed
 from realtime.database import Unavailable
 from realtime.delivery.transport import Transport
 from realtime.filters import conjunction
-from realtime.monitoring.access_log import record_end
-from realtime.monitoring.audit_log import Event
+from realtime.monitoring.logs import Event, record_end
 from realtime.protocol import CloseCode, CloseReason, ErrorCode, ProtocolError
 from realtime.protocol.origins import origin_allowed
 from realtime.sessions.node import Node
@@ -112,7 +111,7 @@ class Session(Subscriber):
 
     def record_close(self, code: int, transport: str) -> None:
         """Count and log, under the name of a transport, how the connection ended."""
-        self.node.stats.count_close(code)
+        self.node.stats.closes[code] += 1
         record_end(
             transport=transport,
             code=code,

@@ -17,7 +17,7 @@ from realtime.delivery.replay import Replay
 from realtime.delivery.transport import Transport
 from realtime.filters import Filter
 from realtime.hub.groups import Subscription
-from realtime.monitoring.audit_log import Event, record
+from realtime.monitoring.logs import Event, record
 from realtime.protocol import ErrorCode, Position, ProtocolError, encode, encode_error, text_frame
 from realtime.protocol.origins import address_key
 from realtime.protocol.subscribe import SubscribeRequest

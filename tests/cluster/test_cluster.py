@@ -1,4 +1,4 @@
-"""The cluster: the same promises of Redis and of one process, then what only Redis can keep."""
+"""The cluster: the same promises of Redis and of one process, what only Redis can keep, members."""
 
 from __future__ import annotations
 
@@ -12,16 +12,15 @@ import pytest
 import redis as redis_library
 from django.test import override_settings
 
-from realtime.cluster import contract, get_cluster
+from realtime.cluster import Membership, contract, get_cluster
 from realtime.cluster import redis as redis_cluster
 from realtime.cluster.clients import Unavailable, sync_client
-from realtime.cluster.contract import PROCESSES, Answer
+from realtime.cluster.contract import PROCESSES, Answer, LocalCluster
 from realtime.cluster.embedded import EmbeddedServer
 from realtime.cluster.layer import key, layer_servers
-from realtime.cluster.local import LocalCluster
 from realtime.cluster.redis import RedisCluster
 from realtime.tasks import end
-from tests.support.layers import IN_MEMORY, PUBSUB, close_layer
+from tests.support.layers import IN_MEMORY, PUBSUB, close_layer, layer_of
 from tests.support.redis_servers import RedisServer
 
 Cluster = LocalCluster | RedisCluster
@@ -298,3 +297,89 @@ async def test_an_error_is_an_answer(valkey: EmbeddedServer) -> None:
     }
     assert await cluster.read_rows("table") == {}
     await close_layer()
+
+
+# This process among them
+
+
+async def test_with_a_layer_in_memory_this_process_is_asked_itself() -> None:
+    with override_settings(CHANNEL_LAYERS=IN_MEMORY):
+        process = Membership()
+        assert await process.beat() == ([process.name], False)
+        listening = asyncio.create_task(process.listen(echo))
+        await asyncio.sleep(0)
+        answers = await asyncio.to_thread(get_cluster().ask_all, b"hm")
+        assert answers == ({process.name: b"hmhm"}, [])
+        await end(listening)
+        await process.leave()
+        assert await asyncio.to_thread(get_cluster().ask_all, b"hm") == ({}, [])
+
+
+async def test_a_question_that_fails_does_not_end_the_answers(
+    valkey: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    process = Membership()
+    await process.beat()
+    listening = asyncio.create_task(process.listen(echo))
+    assert (await asyncio.to_thread(get_cluster().ask_all, b"fail")).missing == [process.name]
+    assert "a mistake" in caplog.text
+    question = b"line\nand another"
+    assert (await asyncio.to_thread(get_cluster().ask_all, question)).by_process == {
+        process.name: question * 2
+    }
+    await end(listening)
+    await process.leave()
+    assert await asyncio.to_thread(get_cluster().ask_all, b"hm") == ({}, [])
+    await close_layer()
+
+
+async def test_a_process_learns_that_it_was_taken_for_gone(
+    valkey: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = Membership()
+    assert (await process.beat()).was_gone is False
+    assert (await process.beat()).was_gone is False
+    monkeypatch.setattr(redis_cluster, "GONE_AFTER", 0)
+    assert (await process.beat()).was_gone is True
+    await process.leave()
+    await close_layer()
+
+
+@pytest.mark.processes
+async def test_leaving_never_fails(data_dir: Path) -> None:
+    server = EmbeddedServer(data_dir)
+    with layer_of(data_dir):
+        await Membership("work").leave()
+        server.ensure_running()
+        member = Membership("work")
+        await member.beat()
+        server.stop()
+        await member.leave()
+        with pytest.raises(Unavailable):
+            await member.beat()
+        await close_layer()
+
+
+@pytest.mark.processes
+async def test_it_listens_again_when_the_layer_is_back(data_dir: Path) -> None:
+    with layer_of(data_dir):
+        process = Membership()
+        listening = asyncio.create_task(process.listen(echo))
+        with pytest.raises(Unavailable):
+            await asyncio.to_thread(get_cluster().ask_all, b"hm")
+        server = EmbeddedServer(data_dir)
+        server.ensure_running()
+        try:
+            await process.beat()
+            answers: list[bytes] = []
+
+            def is_answered() -> bool:
+                answers[:] = get_cluster().ask_all(b"hm").by_process.values()
+                return bool(answers)
+
+            await asyncio.to_thread(lambda: [None for _ in iter(is_answered, True)])
+            assert answers == [b"hmhm"]
+        finally:
+            await end(listening)
+            await close_layer()
+            server.stop()

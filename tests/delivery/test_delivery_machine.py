@@ -31,7 +31,7 @@ from realtime.delivery.broker import Broker
 from realtime.delivery.dispatcher import Dispatcher
 from realtime.delivery.feed import Feed
 from realtime.delivery.replay import Replay
-from realtime.log.memory import MemoryLog
+from realtime.log.contract import MemoryLog
 from realtime.protocol import Position
 from realtime.protocol.subscribe import StartFrom
 from realtime.publishing import apublish
@@ -47,7 +47,7 @@ from tests.support.layers import IN_MEMORY
 
 # Small enough that a few messages pass every bound.
 BOUNDS = {
-    "realtime.log.memory.READ_ENTRIES": 4,
+    "realtime.log.contract.READ_ENTRIES": 4,
     "realtime.delivery.replay.READ_ENTRIES": 4,
     "realtime.delivery.feed.RECENT_MESSAGES": 6,
     "realtime.hub.ordering.RECENT_MESSAGES": 6,

@@ -17,7 +17,8 @@ from realtime.cluster.layer import group_address
 from realtime.delivery.feed import Feed, Lost, Range, ReceivedBatch
 from realtime.hub.message import Message
 from realtime.hub.ordering import RECENT_MESSAGES
-from realtime.log.contract import READ_ENTRIES, Append, Batch, Chunk, Log, pack
+from realtime.log import Log
+from realtime.log.contract import READ_ENTRIES, Append, Batch, Chunk, pack
 from realtime.log.redis import RedisLog
 from realtime.protocol import Position
 from tests.support.delivery import KIND, FickleLog

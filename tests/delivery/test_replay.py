@@ -100,7 +100,7 @@ async def test_a_log_that_is_lost_while_it_is_replayed(
     for bound in (
         "delivery.feed.RECENT_MESSAGES",
         "hub.ordering.RECENT_MESSAGES",
-        "log.memory.READ_ENTRIES",
+        "log.contract.READ_ENTRIES",
     ):
         monkeypatch.setattr(f"realtime.{bound}", 2)  # little is in memory
     monkeypatch.setattr("realtime.delivery.replay.KEPT_BYTES", 1000)

@@ -16,7 +16,7 @@ from realtime.filters import EVERYTHING
 from realtime.hub.groups import Subscription
 from realtime.hub.index import Hub
 from realtime.hub.message import Message
-from realtime.log.memory import MemoryLog
+from realtime.log.contract import MemoryLog
 from realtime.monitoring.metrics import Counters
 from realtime.protocol import CloseCode, CloseReason, Position, split_frames
 from realtime.protocol.subscribe import read_options

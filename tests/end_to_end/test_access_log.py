@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from realtime.monitoring.access_log import Line
+from realtime.monitoring.logs import Line
 from tests.end_to_end.event_source import event_source, subscribed
 from tests.support import TEXT, OtherServer, RawClient, Server, running, wait_until
 from tests.test_docs import CONFIGURATION, rows

@@ -58,7 +58,7 @@ class Run:
 
     def __init__(self, chosen: Options) -> None:
         self.options = chosen
-        self.shaper: Shaper[Message] = Shaper(chosen)
+        self.shaper = Shaper(chosen)
         self.now = 0.0
         self.taken: list[Message] = []
         # When what left.
@@ -153,7 +153,7 @@ def test_messages_without_the_path_are_one_value() -> None:
 
 
 def test_what_is_held_is_bounded() -> None:
-    shaper: Shaper[Message] = Shaper(options(conflate="n", max_rate=0.001))
+    shaper = Shaper(options(conflate="n", max_rate=0.001))
     shaper.take(message(1))
     assert len(shaper.release(0, ROOM)) == 1
     for offset in range(2, MAX_VALUES + 2):
@@ -167,7 +167,7 @@ def test_what_is_held_is_bounded() -> None:
 
 
 def test_one_message_waits_however_large() -> None:
-    shaper: Shaper[Message] = Shaper(options(max_rate=1))
+    shaper = Shaper(options(max_rate=1))
     shaper.take(message(1))
     assert shaper.release(0, 1)
     shaper.take(message(2, {"text": "x" * 1000}))
@@ -176,7 +176,7 @@ def test_one_message_waits_however_large() -> None:
 
 
 def test_a_batch_does_not_wait_when_it_is_large() -> None:
-    shaper: Shaper[Message] = Shaper(options(batch_ms=10_000))
+    shaper = Shaper(options(batch_ms=10_000))
     shaper.take(message(1))
     assert shaper.release(0, 1000) == []
     shaper.take(message(2, {"text": "x" * 1000}))

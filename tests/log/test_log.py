@@ -24,9 +24,16 @@ from realtime import PublishError, apublish, publish, publish_many
 from realtime.cluster import servers
 from realtime.cluster.clients import Unavailable
 from realtime.cluster.embedded import EmbeddedServer
-from realtime.log import get_log
-from realtime.log.contract import READ_BYTES, READ_ENTRIES, Append, Batch, Log, pack, read_position
-from realtime.log.memory import MemoryLog
+from realtime.log import Log, get_log
+from realtime.log.contract import (
+    READ_BYTES,
+    READ_ENTRIES,
+    Append,
+    Batch,
+    MemoryLog,
+    pack,
+    read_position,
+)
 from realtime.log.redis import RedisLog
 from realtime.protocol import SUBSCRIPTION_TYPES, Position
 from realtime.publishing.publication import MAX_APPEND_MESSAGES
@@ -70,7 +77,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """The log's clock."""
     clock = Clock()
     monkeypatch.setattr("realtime.log.redis.time", clock)
-    monkeypatch.setattr("realtime.log.memory.time", clock)
+    monkeypatch.setattr("realtime.log.contract.time", clock)
     return clock
 
 

@@ -19,16 +19,15 @@ import psutil
 import pytest
 
 from realtime.log import get_log
-from realtime.monitoring.host import (
+from realtime.monitoring.snapshot import Snapshot
+from realtime.monitoring.system_status import (
+    DEFAULTS,
+    LOOP_LAG,
     HealthLimits,
     Host,
-    container_cpu_seconds,
-    container_cpus,
-    container_memory,
+    HostReporter,
     grade,
 )
-from realtime.monitoring.snapshot import Snapshot
-from realtime.monitoring.system_status import DEFAULTS, LOOP_LAG, Reporter
 from realtime.protocol import PAYLOAD_KEYS
 from tests.support import ROOT, TIMEOUT, Server, client, environment, manage
 from tests.support.layers import close_layer, running_valkey
@@ -53,17 +52,17 @@ Payload = dict[str, Any]
     ],
 )
 def test_grades(readings: Payload, checks: dict[str, str]) -> None:
-    assert grade(readings).checks == checks
+    assert grade(readings)["checks"] == checks
 
 
 def test_the_worst_counts_and_every_reason_is_named() -> None:
     health = grade({"cpu_percent": 91.0, "disk_percent": 96.5, "memory_percent": 1.0})
-    assert health.status == "critical"
-    assert health.reasons == [
+    assert health["status"] == "critical"
+    assert health["reasons"] == [
         "cpu_percent is 91 (warning from 90 on)",
         "disk_percent is 96.5 (critical from 95 on)",
     ]
-    assert grade({}).status == "ok"
+    assert grade({})["status"] == "ok"
 
 
 def test_the_host_is_read(tmp_path: Path) -> None:
@@ -116,13 +115,10 @@ def test_in_a_container_its_limits_count(tmp_path: Path) -> None:
 
 def test_a_container_without_limits_has_the_hosts(tmp_path: Path) -> None:
     container(tmp_path, "max", "max 100000", 10.0)
-    assert container_memory(tmp_path) is None and container_cpus(tmp_path) is None
-    readings = Host(tmp_path, limits=tmp_path).read()
-    assert readings["memory_total_bytes"] == psutil.virtual_memory().total
-    assert (
-        container_memory(tmp_path / "none") is None
-        and container_cpu_seconds(tmp_path / "none") is None
-    )
+    for limits in (tmp_path, tmp_path / "none"):
+        readings = Host(tmp_path, limits=limits).read()
+        assert readings["memory_total_bytes"] == psutil.virtual_memory().total
+        assert readings["cpus"] == os.cpu_count()
 
 
 # Messages
@@ -156,10 +152,10 @@ def snapshot(host: str = "a", **changes: Any) -> Snapshot:
 
 
 def test_processes_of_this_host_are_reported() -> None:
-    reporter = Reporter("a")
+    reporter = HostReporter("a")
     for cpu in False, True:
         messages = reporter.messages({"cpu_percent": 1.0}, [snapshot(), snapshot("b")], "then")
-        host, process = messages.metrics
+        host, process = messages["metrics"]
         assert host == {"name": "host", "host": "a", "timestamp": "then", "cpu_percent": 1.0}
         assert (process["name"], process["process"]) == ("server_process", "a-1")
         assert (process["connections"], process["uptime_seconds"]) == (3, 10.0)
@@ -167,10 +163,10 @@ def test_processes_of_this_host_are_reported() -> None:
 
 
 def test_serving_is_critical_when_loops_are_late_or_nobody_serves() -> None:
-    reporter = Reporter("a")
+    reporter = HostReporter("a")
 
     def serving(*processes: Snapshot) -> Payload:
-        statuses = reporter.messages({}, processes, "then").system_status
+        statuses = reporter.messages({}, processes, "then")["system_status"]
         return next((status for status in statuses if status["component"] == "serving"), {})
 
     assert serving(snapshot("b")) == {}
@@ -185,12 +181,12 @@ def test_serving_is_critical_when_loops_are_late_or_nobody_serves() -> None:
 
 
 def test_thresholds_can_be_others() -> None:
-    reporter = Reporter(
+    reporter = HostReporter(
         "a", DEFAULTS | {"cpu_percent": HealthLimits(1, 2), LOOP_LAG: HealthLimits(5, 6)}
     )
-    host, serving = reporter.messages(
-        {"cpu_percent": 1.5}, [snapshot(loop_lag=4)], "then"
-    ).system_status
+    host, serving = reporter.messages({"cpu_percent": 1.5}, [snapshot(loop_lag=4)], "then")[
+        "system_status"
+    ]
     assert (host["status"], serving["status"]) == ("warning", "ok")
 
 

@@ -13,7 +13,7 @@ from opentelemetry.trace import StatusCode
 
 from realtime.delivery.feed import Feed, Lost, ReceivedBatch
 from realtime.hub.message import Message
-from realtime.log.memory import MemoryLog
+from realtime.log.contract import MemoryLog
 from realtime.monitoring.tracing import LONGEST_FIELD, TraceOrigin, Tracing
 from realtime.protocol import Position
 

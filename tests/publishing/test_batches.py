@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from realtime.cluster.clients import Unavailable
 from realtime.log import get_log
-from realtime.log.memory import MemoryLog
+from realtime.log.contract import MemoryLog
 from realtime.protocol import Position
 from realtime.publishing.batches import (
     MOST_LINES,

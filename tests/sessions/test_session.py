@@ -20,7 +20,7 @@ from realtime import apublish
 from realtime.auth.grants import ANONYMOUS
 from realtime.config import WebSocketConfig
 from realtime.database import Unavailable
-from realtime.log.memory import MemoryLog
+from realtime.log.contract import MemoryLog
 from realtime.protocol import CloseCode, CloseReason, ErrorCode, ProtocolError
 from realtime.protocol.subscribe import read_subscribe_request
 from realtime.sessions.node import Node

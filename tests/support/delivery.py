@@ -12,8 +12,7 @@ from realtime.cluster.clients import Unavailable
 from realtime.filters import EVERYTHING
 from realtime.filters.compiler import compile_filters
 from realtime.hub.groups import Subscription
-from realtime.log.contract import Chunk
-from realtime.log.memory import MemoryLog
+from realtime.log.contract import Chunk, MemoryLog
 from realtime.protocol import CloseCode, CloseReason, Position, encode, split_frames, text_frame
 from realtime.protocol.subscribe import StartFrom, SubscribeRequest
 from realtime.sessions.node import Node

@@ -15,7 +15,7 @@ from typing import Self
 
 import psycopg
 
-from realtime.testing.helpers import TEMPLATES
+from realtime.testing.server import TEMPLATES
 from tests.support import free_port, lacks, manage, wait_until
 
 # Where distributions have the programs that only an administrator runs.

@@ -18,9 +18,8 @@ from typing import Protocol
 
 from realtime.analytics.processing.contract import AnyProcessor, Records, WaitingProcessor
 from realtime.analytics.processing.state import Fenced, Hold, claim, renew, save
-from realtime.cluster import get_cluster
+from realtime.cluster import BEAT_INTERVAL, Membership, get_cluster
 from realtime.cluster.clients import Unavailable, close_async_clients
-from realtime.cluster.membership import BEAT_INTERVAL, Membership
 from realtime.database import Database
 from realtime.log import get_log
 from realtime.log.contract import Chunk

@@ -23,9 +23,8 @@ import msgspec
 import redis
 
 from realtime.analytics.processing.contract import AnyProcessor
-from realtime.cluster.clients import ask, ask_blocking
+from realtime.cluster.clients import Script, as_text, ask, ask_blocking
 from realtime.cluster.layer import group_address, key
-from realtime.cluster.scripts import Script, as_text
 from realtime.cluster.servers import Server
 from realtime.log.contract import read_position
 from realtime.log.redis import append_arguments, log_keys, to_head

@@ -14,9 +14,8 @@ from django.core.management.base import CommandError, CommandParser
 from realtime.cluster import get_cluster
 from realtime.cluster.clients import Unavailable
 from realtime.management.running import RunningCommand, number, one_line
-from realtime.monitoring.host import HealthLimits, Host
 from realtime.monitoring.snapshot import read_all
-from realtime.monitoring.system_status import DEFAULTS, LOOP_LAG, Reporter
+from realtime.monitoring.system_status import DEFAULTS, LOOP_LAG, HealthLimits, Host, HostReporter
 from realtime.protocol import format_timestamp
 from realtime.publishing import publish_many
 from realtime.publishing.publication import PublishError
@@ -68,7 +67,7 @@ class Command(RunningCommand):
         if not options["path"].exists():
             raise CommandError(f"--path: there is no {str(options['path'])!r}")
         host = Host(options["path"])
-        reporter = Reporter(socket.gethostname(), _thresholds(options))
+        reporter = HostReporter(socket.gethostname(), _thresholds(options))
         interval = options["interval"]
         self.say(f"each {interval:g} seconds, as host {socket.gethostname()}")
         due = time.monotonic()
@@ -86,13 +85,13 @@ class Command(RunningCommand):
             raise CommandError(f"not published: {one_line(error)}")
 
 
-def _publish(host: Host, reporter: Reporter) -> Exception | None:
+def _publish(host: Host, reporter: HostReporter) -> Exception | None:
     """Publish once; return the error if that failed."""
     readings = host.read()
     try:
         messages = reporter.messages(readings, read_all(), format_timestamp(time.time()))
-        publish_many("metrics", messages.metrics)
-        publish_many("system_status", messages.system_status)
+        for kind, payloads in messages.items():
+            publish_many(kind, payloads)
     except (Unavailable, PublishError) as error:
         return error
     return None

@@ -15,9 +15,8 @@ from django.core.management.base import BaseCommand, CommandError
 from rich.console import Console
 from rich.live import Live
 
-from realtime.cluster import get_cluster
+from realtime.cluster import BEAT_INTERVAL, get_cluster
 from realtime.cluster.clients import Unavailable
-from realtime.cluster.membership import BEAT_INTERVAL
 from realtime.management.running import printing
 from realtime.monitoring.snapshot import Snapshot, add_up, read_all
 from realtime.monitoring.terminal import ClusterTables

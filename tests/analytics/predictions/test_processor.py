@@ -25,9 +25,9 @@ from realtime.analytics.predictions.processor import PredictorProcessor
 from realtime.analytics.processing.runner import Runner
 from realtime.analytics.processing.state import FIELD_PREFIX, LEASE, place_of
 from realtime.analytics.registry import DefinitionRegistry
+from realtime.cluster import BEAT_INTERVAL
 from realtime.cluster.clients import sync_client
 from realtime.cluster.layer import key, layer_servers
-from realtime.cluster.membership import BEAT_INTERVAL
 from realtime.log import get_log
 from tests.support import ROOT, TIMEOUT, environment, manage, wait_until
 from tests.support.layers import close_layer, running_valkey, until

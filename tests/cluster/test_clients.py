@@ -15,8 +15,8 @@ import pytest
 import redis
 from redis.asyncio import Redis as AsyncRedis
 
+from realtime.cluster.clients import Script, as_text
 from realtime.cluster.embedded import EmbeddedServer
-from realtime.cluster.scripts import Script, as_text
 from tests.support import ROOT
 
 FILES = sorted((ROOT / "realtime").rglob("*.lua"))
