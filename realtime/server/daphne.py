@@ -21,9 +21,9 @@ from twisted.internet import defer, task, tcp
 
 from realtime.config import WebSocketConfig, get_streaming_config
 from realtime.server import patches
-from realtime.server.handshake import accept_deflate, refuse_compression
 from realtime.server.http import StreamHTTPFactory, make_application, reply_when_read
 from realtime.server.incoming import FairQueue
+from realtime.server.outgoing import accept_deflate
 from realtime.server.websocket import StreamProtocol
 from realtime.sessions.node import get_node
 
@@ -66,9 +66,7 @@ class StreamFactory(WebSocketFactory):
             "autoPingTimeout": 0,
             # Autobahn's timers go off up to a second early.
             "closeHandshakeTimeout": config.close_timeout + 1,
-            "perMessageCompressionAccept": accept_deflate
-            if config.compression
-            else refuse_compression,
+            "perMessageCompressionAccept": accept_deflate if config.compression else lambda _: None,
         }
         super().setProtocolOptions(**options)
         self.protocol = StreamProtocol.configured(self)
