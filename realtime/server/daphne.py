@@ -80,7 +80,6 @@ class StreamFactory(WebSocketFactory):
         self.protocol.max_buffered_bytes = config.max_buffered_bytes
 
     def opened(self, connection: StreamProtocol) -> None:
-        """Begin to look after a connection."""
         self.connections[connection] = None
         connection.ping_due = time.monotonic() + get_node().policy.config.ping_interval
 
@@ -94,7 +93,13 @@ class StreamFactory(WebSocketFactory):
         config = get_node().policy.config
         self._apply_limits(config)
         now = time.monotonic()
-        self._drop_silent(now)
+        while self._awaited:
+            connection = next(iter(self._awaited))
+            if connection.pong_due > now:
+                break
+            del self._awaited[connection]
+            if connection.pong_due:  # else something came
+                connection.dropConnection(abort=True)
         while self.connections:
             connection = next(iter(self.connections))
             if connection.ping_due > now:
@@ -106,16 +111,6 @@ class StreamFactory(WebSocketFactory):
                 self._awaited[connection] = None
                 self._awaited.move_to_end(connection)
             connection.outgoing.ping()
-
-    def _drop_silent(self, now: float) -> None:
-        """Drop the connections from which nothing has come in time after a ping."""
-        while self._awaited:
-            connection = next(iter(self._awaited))
-            if connection.pong_due > now:
-                break
-            del self._awaited[connection]
-            if connection.pong_due:  # else something came
-                connection.dropConnection(abort=True)
 
     def count_unfinished(self, more: int) -> int:
         """Count bytes that clients who have not authenticated make the server keep."""
@@ -182,7 +177,6 @@ class StreamServer(Server):
         self.is_worker = not listens_to
 
     def listen_success(self, port: Any) -> None:
-        """Tell where the server listens."""
         super().listen_success(port)
         address = port.getHost()
         if self._on_listening is not None and hasattr(address, "port"):

@@ -65,7 +65,6 @@ class Body:
         self.is_complete = False
 
     def feed(self, part: bytes) -> None:
-        """Take what has arrived."""
         if self._is_unwanted:
             return
         self._waiting += part
@@ -75,7 +74,6 @@ class Body:
         self._has_news.set()
 
     def complete(self) -> None:
-        """Take note that all has arrived."""
         self.is_complete = True
         self._has_news.set()
 
@@ -135,14 +133,12 @@ class StreamRequest(WebRequest):
         super().requestReceived(command, uri, version)
 
     def handleContentChunk(self, data: bytes) -> None:
-        """Take a part of the body."""
         if self.body is None:
             super().handleContentChunk(data)
         else:
             self.body.feed(data)
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
-        """Serve a request that is complete, unless it is being served already."""
         if self.body is None:
             super().requestReceived(command, path, version)
             return
@@ -171,12 +167,10 @@ class StreamRequest(WebRequest):
                 )
 
     def pauseProducing(self) -> None:
-        """Note that the client leaves too much unread."""
         if self.has_room is not None:
             self.has_room.clear()
 
     def resumeProducing(self) -> None:
-        """Note that the client reads, or that it is gone."""
         if self.has_room is not None:
             self.has_room.set()
 
@@ -236,7 +230,6 @@ class StreamChannel(http.HTTPChannel):
     _beginning: bytes | None = b""
 
     def connectionMade(self) -> None:
-        """Wait for the first request."""
         super().connectionMade()
         self.factory.expect(self)
 
@@ -290,7 +283,6 @@ class StreamChannel(http.HTTPChannel):
         return self._beginning is None and not self.requests and not patches.unread(self)
 
     def connectionLost(self, reason: Any) -> None:
-        """Forget the connection."""
         self._beginning = b""
         self.factory.expect_no_longer(self)
         super().connectionLost(reason)
@@ -317,18 +309,15 @@ class StreamHTTPFactory(HTTPFactory):
                 channel.loseConnection()
 
     def startFactory(self) -> None:
-        """Look for late requests from now on."""
         super().startFactory()
         self._watch.start(1.0, now=False)
 
     def stopFactory(self) -> None:
-        """Stop looking."""
         super().stopFactory()
         if self._watch.running:
             self._watch.stop()
 
     def buildProtocol(self, addr: Any) -> Any:
-        """Return a connection."""
         connection = super().buildProtocol(addr)
         channel = patches.http_channel(connection)
         patches.change_class(channel, StreamChannel)

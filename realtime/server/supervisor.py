@@ -128,7 +128,7 @@ class WorkerProcess:
 
 
 class Supervisor:
-    """Listening sockets, and *count* workers behind them, started by *command*.
+    """A listening socket, and *count* workers behind it, started by *command*.
 
     ``--connections-fd`` is added to it. *drain_timeout* is in seconds.
     """
@@ -137,7 +137,7 @@ class Supervisor:
         self._command = command
         self._count = count
         self._drain_timeout = drain_timeout
-        self._sockets: list[socket.socket] = []
+        self._listening: socket.socket | None = None
         self._workers: list[WorkerProcess] = []
         self._tasks: set[asyncio.Task[Any]] = set()
         self._is_accepting = False
@@ -164,8 +164,8 @@ class Supervisor:
                 for worker in self._workers:
                     self._spawn(self._keep(worker))
                 self._start_accepting()
-                address = self._sockets[0].getsockname()
-                on_listening(address[0], address[1])
+                assert self._listening is not None
+                on_listening(*self._listening.getsockname()[:2])
             await self._stopping.wait()
         finally:
             await self._end()
@@ -179,8 +179,8 @@ class Supervisor:
 
     async def _end(self) -> None:
         self._stop_accepting()
-        for listening in [*self._sockets, *filter(None, [self._undelivered])]:
-            listening.close()
+        for opened in filter(None, [self._listening, self._undelivered]):
+            opened.close()
         longest = self._drain_timeout + GRACE
         await asyncio.gather(*(worker.end(longest) for worker in self._workers))
         for task in list(self._tasks):
@@ -253,8 +253,7 @@ class Supervisor:
             family, type_, protocol, _, address = socket.getaddrinfo(
                 host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
             )[0]
-            listening = socket.socket(family, type_, protocol)
-            self._sockets.append(listening)
+            self._listening = listening = socket.socket(family, type_, protocol)
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listening.bind(address)
             listening.listen(BACKLOG)
@@ -263,17 +262,15 @@ class Supervisor:
             raise StartError(f"cannot listen on port {port}: {error}") from None
 
     def _start_accepting(self) -> None:
-        if not self._is_accepting and not self._stopping.is_set():
+        if not self._is_accepting and not self._stopping.is_set() and self._listening is not None:
             self._is_accepting = True
-            for listening in self._sockets:
-                asyncio.get_running_loop().add_reader(listening, self._accept, listening)
+            asyncio.get_running_loop().add_reader(self._listening, self._accept, self._listening)
 
     def _stop_accepting(self) -> None:
         """Leave connections to wait in the system's queue."""
-        if self._is_accepting:
+        if self._is_accepting and self._listening is not None:
             self._is_accepting = False
-            for listening in self._sockets:
-                asyncio.get_running_loop().remove_reader(listening)
+            asyncio.get_running_loop().remove_reader(self._listening)
 
     def _accept(self, listening: socket.socket) -> None:
         """Hand on the connections that wait, as many as workers have room for."""

@@ -58,7 +58,6 @@ class HandedConnection(tcp.Server):
     reports: ReportSender
 
     def connectionLost(self, reason: Any) -> None:
-        """Tell the supervisor that there is room for another."""
         super().connectionLost(reason)
         self.reports.send(ENDED)
 
@@ -82,7 +81,6 @@ class Worker:
         self._reports.send(READY)
 
     def close(self) -> None:
-        """Take no more."""
         if self._channel.fileno() >= 0:
             if self._loop is not None:
                 self._loop.remove_reader(self._channel)
