@@ -218,7 +218,6 @@ class _EventStream:
 
 
 def _read_query(query: bytes) -> Query:
-    """Read a query string. Raises :class:`ProtocolError`."""
     try:
         return parse_qs(
             query.decode("latin-1"), keep_blank_values=True, max_num_fields=MAX_PARAMETERS
@@ -276,7 +275,6 @@ def _read_last(query: Query, name: str, pattern: str, expected: str) -> str | No
 
 
 def _read_options(query: Query) -> dict[str, Any]:
-    """Return the options as a ``subscribe`` message has them."""
     if "batch_ms" in query:
         raise ValueError("batch_ms: not in event streams, which have no frames")
     options: dict[str, Any] = {

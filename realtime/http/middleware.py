@@ -26,7 +26,6 @@ class ForwardedAddress:
         self._application = application
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
-        """Serve one connection."""
         proxies = _trusted(tuple(get_streaming_config().websocket.trusted_proxies))
         if proxies and scope["type"] in ("http", "websocket"):
             scope = _resolve(scope, proxies)

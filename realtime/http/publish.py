@@ -64,7 +64,6 @@ class ClientGone(Exception):
 
 
 async def ingest(scope: dict[str, Any], receive: Any, send: Any) -> None:
-    """Serve one request."""
     try:
         report = await _serve(scope, receive)
     except Refusal as refusal:
@@ -166,7 +165,6 @@ class _Publisher:
 
     @property
     def largest(self) -> int:
-        """The most bytes that a payload may have."""
         in_force = self.peer.node.policy.config.max_message_size
         return min(in_force, get_streaming_config().websocket.max_message_size)
 

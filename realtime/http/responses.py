@@ -114,7 +114,6 @@ async def refuse(send: Any, refusal: Refusal, allow: bytes, more: Headers | None
 
 
 async def answer(send: Any, status: int, content: Any, more: Headers | None = None) -> None:
-    """Answer with JSON."""
     body = msgspec.json.encode(content)
     headers: Headers = [
         (b"content-type", b"application/json"),
@@ -128,7 +127,6 @@ async def answer(send: Any, status: int, content: Any, more: Headers | None = No
 
 
 async def start(send: Any, status: int, headers: Headers) -> None:
-    """Send status and headers."""
     await send({"type": "http.response.start", "status": status, "headers": headers})
 
 

@@ -84,7 +84,6 @@ class StreamFactory(WebSocketFactory):
         connection.ping_due = time.monotonic() + get_node().policy.config.ping_interval
 
     def closed(self, connection: StreamProtocol) -> None:
-        """Stop looking after a connection; once or more."""
         self.connections.pop(connection, None)
         self._awaited.pop(connection, None)
 

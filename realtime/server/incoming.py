@@ -106,7 +106,6 @@ class ReceiveQueue:
         self._waiter: asyncio.Future[None] | None = None
 
     def __len__(self) -> int:
-        """Return how many bytes wait."""
         return self._bytes
 
     def put(self, message: dict[str, Any], size: int) -> None:
@@ -135,11 +134,9 @@ class ReceiveQueue:
         self._bytes = 0
 
     def is_full(self) -> bool:
-        """Tell whether the client has to wait."""
         return len(self._messages) >= MESSAGES or self._bytes >= BYTES
 
     def is_low(self) -> bool:
-        """Tell whether a client that had to wait may go on."""
         return len(self._messages) <= MESSAGES // 2 and self._bytes <= BYTES // 2
 
 

@@ -94,7 +94,6 @@ class Outgoing:
             self.overflow()
 
     def buffered_bytes(self) -> int:
-        """Return how many bytes wait because the client does not read."""
         return 0 if self._tcp is None else patches.buffered_bytes(self._tcp)
 
     def overflow(self) -> None:
@@ -126,7 +125,6 @@ class Outgoing:
             self.send(PING_FRAME)
 
     def stop_direct(self) -> None:
-        """Send nothing past the transport any more: the connection is being closed."""
         self._is_direct = False
 
     def shut_down(self) -> None:

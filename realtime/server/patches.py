@@ -133,12 +133,10 @@ def forget_all_but(connection: Any, name: str) -> None:
 
 
 def note_application(server: Server, protocol: Any, task: Any) -> None:
-    """Tell Daphne which task serves a request."""
     server.connections[protocol]["application_instance"] = task
 
 
 def applications(server: Server) -> list[Any]:
-    """Return the tasks that serve HTTP requests."""
     tasks = [details.get("application_instance") for details in server.connections.values()]
     return [task for task in tasks if task is not None and not task.done()]
 

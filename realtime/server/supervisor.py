@@ -88,7 +88,6 @@ class WorkerProcess:
         self.ended.set()
 
     def takes_connections(self) -> bool:
-        """Tell whether connections may be handed to it."""
         return self.ready.is_set() and not self.is_leaving and self.channel.fileno() >= 0
 
     def take(self, connection: socket.socket) -> bool:
@@ -267,7 +266,6 @@ class Supervisor:
             asyncio.get_running_loop().add_reader(self._listening, self._accept, self._listening)
 
     def _stop_accepting(self) -> None:
-        """Leave connections to wait in the system's queue."""
         if self._is_accepting and self._listening is not None:
             self._is_accepting = False
             asyncio.get_running_loop().remove_reader(self._listening)
@@ -301,6 +299,5 @@ class Supervisor:
         return False
 
     def _pause(self) -> None:
-        """Accept no connections for a moment."""
         self._stop_accepting()
         asyncio.get_running_loop().call_later(PAUSE, self._start_accepting)

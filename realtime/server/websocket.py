@@ -39,7 +39,6 @@ class _QuietLog:
     debug = info = warn = staticmethod(lambda *args, **values: None)
 
     def error(self, message: str = "", **values: Any) -> None:
-        """Log an error of the server."""
         logger.error("%s", message.format(**values))
 
     critical = failure = error
@@ -173,7 +172,6 @@ class StreamProtocol(WebSocketProtocol):
             super().consumeData()
 
     def onFrameData(self, payload: bytes) -> bool | None:
-        """Take a frame, or a part of one; too many small ones are a flood."""
         if len(payload) < SMALL_PART and patches.is_control_or_partial(self):
             self.incoming.count_small_part()
         result: bool | None = super().onFrameData(payload)

@@ -46,7 +46,6 @@ class ReportSender:
         self._waiting = b""
 
     def send(self, report: bytes) -> None:
-        """Send :data:`READY` or :data:`ENDED`."""
         self._waiting += report
         with contextlib.suppress(OSError):  # full, or nobody listens any more
             self._waiting = self._waiting[self._channel.send(self._waiting) :]
