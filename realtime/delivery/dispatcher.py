@@ -103,8 +103,7 @@ class Dispatcher:
     def tell(self, subscription: Subscription, lost: Lost) -> None:
         details = {"from": lost.first, "to": lost.last, "reason": lost.reason}
         error = ProtocolError(ErrorCode.DATA_LOST, details=details)
-        text = encode_error(error, time.time(), subscription.id)
-        subscription.outlet.write(text_frame(text))
+        subscription.outlet.write(text_frame(encode_error(error, time.time(), subscription.id)))
         self.stats.messages_sent += 1
 
     def write(

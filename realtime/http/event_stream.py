@@ -194,7 +194,10 @@ class _EventStream:
         first = b"retry: %d\n" % random.randint(*RETRY)  # noqa: S311 - spreads load
         node = self._node  # whose configuration may change
         while (chunk := await self._transport.read(node.policy.config.ping_interval)) is not None:
-            await send_body(send, first + (chunk or self._sign_of_life()), more=True)
+            if not chunk:  # a sign of life: the position that has been reached, or a comment
+                positions = map(self._session.position, self._session.subscriptions)
+                chunk = next((event_id(position) + b"\n" for position in positions), COMMENT)
+            await send_body(send, first + chunk, more=True)
             first = b""
             if self._transport.closed is None and not self._session.subscriptions:
                 break  # it is no longer allowed, as the client has been told
@@ -206,12 +209,6 @@ class _EventStream:
         if self._has_begun:
             code = self._transport.closed[0] if self._transport.closed else NO_CODE
             self._session.record_close(int(code), TRANSPORT)
-
-    def _sign_of_life(self) -> bytes:
-        """Return the position that has been reached, as an event without data, or a comment."""
-        for subscription_id in self._session.subscriptions:
-            return event_id(self._session.position(subscription_id)) + b"\n"
-        return COMMENT
 
 
 # Queries

@@ -15,6 +15,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from daphne import server as daphne_server
 from daphne.server import Server, reactor
 from daphne.ws_protocol import WebSocketFactory
 from twisted.internet import defer, task, tcp
@@ -212,5 +213,11 @@ def _with_backlog(endpoint: str) -> str:
 
 
 def install() -> None:
-    """Make every Daphne server of this process use this package's connections, and its ASGI."""
-    patches.install(StreamFactory, StreamHTTPFactory, reply_when_read, make_application)
+    """Make every Daphne server of this process use this package's connections, and its ASGI.
+
+    Daphne takes no other factories as arguments, and its command no other server class.
+    """
+    daphne_server.WebSocketFactory = StreamFactory
+    daphne_server.HTTPFactory = StreamHTTPFactory
+    Server.handle_reply = reply_when_read
+    Server.create_application = make_application

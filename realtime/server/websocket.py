@@ -1,9 +1,7 @@
 """One WebSocket connection under Daphne: its handshake, its application and its closing.
 
-Subclasses Daphne's protocol where that cannot do what the contract asks: close codes with reasons,
-bounds in both directions, empty messages, closing frames on protocol errors. Wires the reading side
-(:mod:`realtime.server.incoming`) and the writing side (:mod:`realtime.server.outgoing`) to
-Autobahn. Knows bytes and ASGI messages, nothing of what they mean.
+Wires the reading side (:mod:`realtime.server.incoming`) and the writing side
+(:mod:`realtime.server.outgoing`) to Autobahn. Knows bytes and ASGI messages, not what they mean.
 """
 
 from __future__ import annotations
