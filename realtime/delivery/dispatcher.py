@@ -132,7 +132,6 @@ class Dispatcher:
         return written
 
     def count_replayed(self, kind: str, messages: int, size: int) -> None:
-        """Count messages, and their bytes, that a subscription was sent before it was live."""
         stats = self.stats
         stats.messages_sent += messages
         stats.delivered[kind] += messages

@@ -37,7 +37,6 @@ class Refusal(Exception):
 
 
 def status_of(code: str) -> int:
-    """Return the HTTP status of an error's code."""
     statuses = {"auth_required": 401, "forbidden": 403, "too_large": 413, "unavailable": 503}
     return statuses.get(code, 400)
 
@@ -48,7 +47,6 @@ def unavailable() -> Refusal:
 
 
 def invalid_credentials() -> Refusal:
-    """Return the refusal for a credential that grants nothing."""
     return Refusal(401, "invalid_credentials", "Invalid credentials")
 
 
@@ -71,7 +69,6 @@ def check_draining(node: Node) -> None:
 
 
 def read_headers(scope: dict[str, Any]) -> dict[bytes, str]:
-    """Return the headers of a request by their names, in lower case."""
     return {name: value.decode("latin-1") for name, value in scope["headers"]}
 
 

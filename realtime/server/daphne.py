@@ -126,7 +126,6 @@ class StreamFactory(WebSocketFactory):
         return defer.Deferred.fromFuture(asyncio.ensure_future(self._drain()))
 
     async def _drain(self) -> None:
-        """Take nothing more, let clients and requests end in time, then end the node."""
         node = get_node()
         started, allowed = time.monotonic(), node.policy.config.drain_timeout
         # Clients that are told to leave must not come back. The reactor has the sockets.

@@ -106,7 +106,6 @@ class WebSocketServer:
             return None
 
     def _spawn(self) -> None:
-        """Start the process, with this project's settings and this handle's configuration."""
         ours, theirs = socket.socketpair()
         environment = os.environ | environment_of(self.config)
         environment.setdefault("DJANGO_SETTINGS_MODULE", settings.SETTINGS_MODULE)

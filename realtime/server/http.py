@@ -1,11 +1,8 @@
 """HTTP connections under Daphne: requests are read in turn and in bounded time.
 
-Subclasses Twisted's and Daphne's classes. Every WebSocket begins as such a connection; event
-streams and uploads stay one. Knows nothing of what is served, and of what bodies hold.
-
-Daphne reads all of a body before it calls the application, and Twisted keeps it in a file. For the
-requests that :func:`arrives_in_parts` selects, the application is called when the headers are
-there, and a client waits while the application has not taken its bytes.
+Every WebSocket begins as such a connection; event streams and uploads stay one. Daphne reads all of
+a body before it calls the application. For the requests that :func:`arrives_in_parts` selects, the
+application is called when the headers are there, and a client waits while it takes no bytes.
 """
 
 from __future__ import annotations
@@ -78,7 +75,6 @@ class Body:
         self._has_news.set()
 
     def drop(self) -> None:
-        """Throw away all that has come and all that will."""
         self._is_unwanted = True
         self._take()
 
@@ -162,9 +158,8 @@ class StreamRequest(WebRequest):
                 # ends a connection that no longer acknowledges what it is sent.
                 config = get_node().policy.config
                 timeout = int((config.ping_interval + config.ping_timeout) * 1000)
-                connection.getHandle().setsockopt(
-                    socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout
-                )
+                option = (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+                connection.getHandle().setsockopt(*option, timeout)
 
     def pauseProducing(self) -> None:
         if self.has_room is not None:

@@ -118,8 +118,6 @@ class Outgoing:
         if self._connection is not None:
             self._connection.incoming.trust()
 
-    # For the protocol
-
     def ping(self) -> None:
         if self._is_open():
             self.send(PING_FRAME)

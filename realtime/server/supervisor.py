@@ -5,9 +5,8 @@ that has the fewest, so that a new worker fills up first and after a rolling res
 the same number. Connections wait here, not with a worker: one that dies takes only its own with it.
 
 A socket pair connects it with each worker. Connections go to the worker as file descriptors
-(unix(7), SCM_RIGHTS), each with one byte, so that reading a byte at a time yields one connection at
-a time. The worker sends one byte when it is ready, and one for each connection that has ended.
-Neither end ever waits.
+(unix(7), SCM_RIGHTS), each with one byte: reading a byte yields one connection. The worker sends a
+byte when it is ready, and one for each connection that has ended. Neither end ever waits.
 """
 
 from __future__ import annotations
@@ -144,8 +143,6 @@ class Supervisor:
         self._undelivered: socket.socket | None = None
         self._stopping = asyncio.Event()
         self._rolling: asyncio.Task[None] | None = None
-
-    # Life
 
     async def run(self, host: str, port: int, on_listening: Callable[[str, int], None]) -> None:
         """Serve until told to stop. Raises :class:`StartError`."""
@@ -293,10 +290,8 @@ class Supervisor:
 
     def _distribute(self, connection: socket.socket) -> bool:
         """Hand a connection to the worker with the fewest; tell whether one took it."""
-        for worker in sorted(self._workers, key=lambda worker: worker.connections):
-            if worker.takes_connections() and worker.take(connection):
-                return True
-        return False
+        workers = sorted(self._workers, key=lambda worker: worker.connections)
+        return any(worker.takes_connections() and worker.take(connection) for worker in workers)
 
     def _pause(self) -> None:
         self._stop_accepting()

@@ -201,8 +201,6 @@ class StreamProtocol(WebSocketProtocol):
         super().connectionLost(reason)
         patches.forget_all_but(self, "_task")
 
-    # Out
-
     def sendData(self, data: bytes, sync: bool = False, chopsize: int | None = None) -> None:
         """Send bytes of the base class: handshake, control frames; in order with the others."""
         self.outgoing.send(data)

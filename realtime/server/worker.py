@@ -105,6 +105,6 @@ class Worker:
                 )
         except OSError:  # the client has left already
             self._reports.send(ENDED)
-            return
-        patches.change_class(connection, HandedConnection)
-        connection.reports = self._reports
+        else:
+            patches.change_class(connection, HandedConnection)
+            connection.reports = self._reports
