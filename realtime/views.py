@@ -1,5 +1,10 @@
 """Pages and small JSON answers that Django serves: the dashboard, health, connection tokens."""
 
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import msgspec
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
 from django.views.decorators.cache import never_cache
@@ -7,7 +12,6 @@ from django.views.decorators.csrf import csrf_protect, ensure_csrf_cookie
 from django.views.decorators.http import require_POST, require_safe
 
 from realtime.auth.connection_tokens import grant_of_user, issue
-from realtime.http.openapi import describe
 from realtime.protocol import ERROR_TEXTS, SUBSCRIPTION_TYPES, ErrorCode, format_timestamp
 from realtime.sessions.node import get_node
 
@@ -60,10 +64,17 @@ async def readyz(request: HttpRequest) -> JsonResponse:
     return response
 
 
+@cache
+def read_openapi() -> dict[str, Any]:
+    """Return the description of what is served over HTTP, which every installation has."""
+    text = files("realtime.http").joinpath("openapi.yaml").read_bytes()
+    return msgspec.yaml.decode(text, type=dict[str, Any])
+
+
 @require_safe
 async def openapi(request: HttpRequest) -> JsonResponse:
-    """Return the OpenAPI description of what is served over HTTP."""
-    return JsonResponse(describe(request.build_absolute_uri("/")))
+    """Return the OpenAPI description of this site."""
+    return JsonResponse(read_openapi() | {"servers": [{"url": request.build_absolute_uri("/")}]})
 
 
 @never_cache

@@ -105,7 +105,6 @@ class Broker:
                 logger.exception("looking at the log")
 
     async def _look_at_heads(self) -> None:
-        """Let those feeds catch up whose log has messages that have not arrived."""
         feeds = [receiver.feed for receiver in self._receivers.values() if receiver.joined.is_set()]
         since = {feed: feed.next for feed in feeds}
         heads = await get_log().heads(feed.kind for feed in feeds)

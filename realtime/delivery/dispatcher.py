@@ -1,4 +1,4 @@
-"""Writes messages to the subscriptions that the hub selects, and counts what it writes.
+"""Writes messages to the subscriptions that the hub selects, at once or when they are due.
 
 A large fan-out is written in parts of a few milliseconds, between which other tasks run.
 """
@@ -8,16 +8,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import cast
 
 from realtime.delivery.feed import Feed, Lost
-from realtime.delivery.throttle import WRITES_BETWEEN_LOOKS, WRITING_SECONDS, Throttle
-from realtime.hub.groups import Subscription
+from realtime.delivery.transport import Transport
+from realtime.hub.groups import ShapedGroup, SharedFrames, Subscription
 from realtime.hub.index import Hub
 from realtime.hub.message import Message, cut
 from realtime.monitoring.metrics import Counters
 from realtime.monitoring.tracing import TraceOrigin, get_tracing
-from realtime.protocol import ErrorCode, ProtocolError, encode_error, text_frame
+from realtime.protocol import ErrorCode, Position, ProtocolError, encode_error, text_frame
 from realtime.tasks import Spawn, TimeSlice
 
 logger = logging.getLogger(__name__)
@@ -25,6 +26,11 @@ logger = logging.getLogger(__name__)
 # Bytes that leave in one write to a connection. More wait here, where they exist once, and not in
 # the buffer of each connection.
 BYTES_AT_ONCE = 128 * 1024
+# Seconds of writing after which other tasks run: replies, pings, handshakes.
+WRITING_SECONDS = 0.005
+WRITES_BETWEEN_LOOKS = 64
+# Seconds between looks at whether clients for whom messages were dropped read again.
+LOOK_INTERVAL = 0.1
 
 
 class Dispatcher:
@@ -96,8 +102,7 @@ class Dispatcher:
     def tell(self, subscription: Subscription, lost: Lost) -> None:
         details = {"from": lost.first, "to": lost.last, "reason": lost.reason}
         error = ProtocolError(ErrorCode.DATA_LOST, details=details)
-        text = encode_error(error, time.time(), subscription.id)
-        subscription.outlet.write(text_frame(text))
+        subscription.outlet.write(text_frame(encode_error(error, time.time(), subscription.id)))
         self.stats.messages_sent += 1
 
     def write(
@@ -126,9 +131,143 @@ class Dispatcher:
         return written
 
     def count_replayed(self, kind: str, messages: int, size: int) -> None:
-        """Count messages, and their bytes, that a subscription was sent before it was live."""
         stats = self.stats
         stats.messages_sent += messages
         stats.delivered[kind] += messages
         stats.delivered_bytes[kind] += size
         stats.replayed[kind] += messages
+
+
+class Throttle:
+    """The subscriptions that wait: for their time (shaped groups), or for their client to read."""
+
+    def __init__(self, dispatcher: Dispatcher, feed: Callable[[str], Feed], spawn: Spawn) -> None:
+        self._dispatcher = dispatcher
+        self._feed = feed
+        self._spawn = spawn
+        self._timers: dict[ShapedGroup, asyncio.TimerHandle] = {}
+        # Subscription -> the first and last offset of the messages dropped since its client read
+        # too little; 0 for none that are in the log.
+        self._dropped: dict[Subscription, tuple[int, int]] = {}
+        self._look_timer: asyncio.TimerHandle | None = None
+
+    async def send_due(self, shaped: ShapedGroup) -> None:
+        """Send what a group holds and is due. Call with the lock of the type's feed held."""
+        shaper = shaped.shaper
+        now = asyncio.get_running_loop().time()
+        held = shaper.release(now, self._dispatcher.buffer_limit() // 2)
+        try:
+            if held:
+                time_slice = TimeSlice(WRITING_SECONDS, WRITES_BETWEEN_LOOKS)
+                for shared in shaped.share_held(held):
+                    for start in range(0, len(shared.subscriptions), WRITES_BETWEEN_LOOKS):
+                        some = shared.subscriptions[start : start + WRITES_BETWEEN_LOOKS]
+                        self._write(shaped, shared._replace(subscriptions=some))
+                        await time_slice.yield_if_due(len(some))
+        finally:
+            shaper.sent()
+            self._set_timer(shaped)
+
+    def send_all(self, shaped: ShapedGroup) -> None:
+        """Send all that a group holds, before members are told that later messages are lost.
+
+        Lets no other tasks run meanwhile.
+        """
+        held = shaped.shaper.flush(asyncio.get_running_loop().time())
+        if held:
+            for shared in shaped.share_held(held):
+                self._write(shaped, shared)
+        shaped.shaper.sent()
+        self._set_timer(shaped)
+
+    def _write(self, shaped: ShapedGroup, shared: SharedFrames) -> None:
+        """Write frames to those who have room for them, or to all if the group drops nothing."""
+        subscriptions, frames, messages = shared
+        self._dispatcher.stats.fan_out.observe(len(subscriptions), len(messages))
+        if shaped.options.drops:
+            size = len(frames)
+            with_room = tuple(member for member in subscriptions if self._has_room(member, size))
+            for member in set(subscriptions).difference(with_room):
+                if member.active:
+                    self._drop(member, messages)
+            subscriptions = with_room
+        self._dispatcher.write(shaped.type, subscriptions, frames, len(messages))
+
+    def _set_timer(self, shaped: ShapedGroup) -> None:
+        due = shaped.shaper.due if shaped else None
+        timer = self._timers.get(shaped)
+        if timer is not None:
+            if timer.when() == due:
+                return
+            timer.cancel()
+            del self._timers[shaped]
+        if due is not None:
+            loop = asyncio.get_running_loop()
+            self._timers[shaped] = loop.call_at(due, self._ring, shaped)
+
+    def _ring(self, shaped: ShapedGroup) -> None:
+        del self._timers[shaped]
+        self._spawn(self._send(shaped))
+
+    async def _send(self, shaped: ShapedGroup) -> None:
+        if shaped:  # its last member, and the type's feed, may be gone meanwhile
+            async with self._feed(shaped.type).lock:
+                await self.send_due(shaped)
+
+    def forget(self, subscription: Subscription) -> None:
+        """Forget a member that has left its group, and the group's timer if it was the last."""
+        self._dropped.pop(subscription, None)
+        if subscription.shaped is not None:
+            self.forget_if_empty(subscription.shaped)
+
+    def forget_if_empty(self, shaped: ShapedGroup) -> None:
+        if not shaped and (timer := self._timers.pop(shaped, None)) is not None:
+            timer.cancel()
+
+    def position(self, subscription: Subscription, live: Position) -> Position:
+        """Return up to where a live subscription has been sent all, or been told what is lost.
+
+        *live* is up to where its feed has delivered. A superseded message counts as sent.
+        """
+        shaped = subscription.shaped
+        if shaped is None:
+            return live
+        oldest = shaped.shaper.oldest(subscription.joined_after)
+        dropped, _ = self._dropped.get(subscription, (0, 0))
+        unsent = [offset for offset in (oldest, dropped) if offset]
+        return live._replace(offset=min([live.offset, *(offset - 1 for offset in unsent)]))
+
+    def _has_room(self, subscription: Subscription, size: int) -> bool:
+        """Tell whether *size* bytes fit into half of a client's buffer; the rest is for all else.
+
+        Once messages were dropped, more are dropped until the client has been told.
+        """
+        if subscription in self._dropped:
+            return False
+        waiting = cast(Transport, subscription.outlet).buffered_bytes()
+        return not waiting or waiting + size <= self._dispatcher.buffer_limit() // 2
+
+    def _drop(self, subscription: Subscription, messages: Sequence[Message]) -> None:
+        self._dispatcher.stats.dropped[subscription.type] += len(messages)
+        offsets = [message.offset for message in messages if message.offset]
+        first, last = self._dropped.get(subscription, (0, 0))
+        if offsets:
+            first, last = first or offsets[0], offsets[-1]
+        self._dropped[subscription] = first, last
+        if self._look_timer is None:
+            self._look_later()
+
+    def _look_later(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._look_timer = loop.call_later(LOOK_INTERVAL, self._look_at_slow_clients)
+
+    def _look_at_slow_clients(self) -> None:
+        """Tell clients that have read nearly all which messages were dropped."""
+        self._look_timer = None
+        for subscription, (first, last) in tuple(self._dropped.items()):
+            waiting = cast(Transport, subscription.outlet).buffered_bytes()
+            if waiting <= self._dispatcher.buffer_limit() // 8:
+                del self._dropped[subscription]
+                self._dispatcher.tell(subscription, Lost(first or None, last or None, "overflow"))
+        if self._dropped:
+            self._look_later()

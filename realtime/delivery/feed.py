@@ -106,7 +106,6 @@ class Feed:
             pass
 
     def is_missing(self, head: Position, since: int) -> bool:
-        """See :meth:`~realtime.hub.ordering.Sequencer.is_missing`."""
         return self._sequencer.is_missing(head, since)
 
     @property
@@ -151,7 +150,6 @@ class Feed:
         part = await self._read_log(self.next - 1)
         if self._is_closed:
             return True
-        first = Position(part.epoch, part.first)
         if part.epoch != self._sequencer.epoch:
             self._skip(Lost(self.next, None, "epoch_changed"), Position(part.epoch, 0))
         elif part.head < self.next - 1:  # the log has lost its newest messages
@@ -159,9 +157,9 @@ class Feed:
             return False
         else:
             if part.first > self.next:
-                lost = Lost(self.next, part.first - 1, "trimmed")
-                self._skip(lost, first._replace(offset=part.first - 1))
-            self._sequencer.take(first, part.messages)
+                last = part.first - 1
+                self._skip(Lost(self.next, last, "trimmed"), Position(part.epoch, last))
+            self._sequencer.take(Position(part.epoch, part.first), part.messages)
             if part.messages:
                 self._handler.count_repaired(self.kind, len(part.messages))
             await self._deliver(part.messages)

@@ -145,9 +145,9 @@ class Replay:
 
     def _select(self, messages: list[Message]) -> list[Message]:
         matching = self.subscription.select(messages)
-        if self._survivors is None or self.subscription.group is not self._group:
-            return matching
         live_from, survivors = self.live_from.offset, self._survivors
+        if survivors is None or self.subscription.group is not self._group:
+            return matching
         return [m for m in matching if m.offset > live_from or m.offset in survivors]
 
     async def _ranges(self, after: int, until: int) -> AsyncIterator[Range]:

@@ -64,24 +64,21 @@ async def event_stream(scope: dict[str, Any], receive: Any, send: Any) -> None:
     origin = read_headers(scope).get(b"origin")
     cors = _cors(origin)
     if scope["method"] == "OPTIONS":
-        await _preflight(send, cors, origin)
+        await start(send, 204, [*cors, *(_PREFLIGHT if origin else _PREFLIGHT[:1])])
+        await send_body(send, b"")
         return
     stream = _EventStream(scope)
-    try:
-        await _until_gone(stream.serve(send, cors), receive)
-    finally:
-        stream.close()
-
-
-async def _until_gone(work: Any, receive: Any) -> None:
-    working = asyncio.ensure_future(work)
+    working = asyncio.ensure_future(stream.serve(send, cors))
     leaving = asyncio.ensure_future(_gone(receive))
     try:
         await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
         if working.done():
             await working
     finally:
-        await asyncio.gather(end(working), end(leaving))
+        try:
+            await asyncio.gather(end(working), end(leaving))
+        finally:
+            stream.close()
 
 
 async def _gone(receive: Any) -> None:
@@ -147,7 +144,6 @@ class _EventStream:
         self._has_begun = False
 
     async def serve(self, send: Any, cors: Headers) -> None:
-        """Answer the request."""
         try:
             await self._open()
         except Refusal as refusal:
@@ -198,7 +194,10 @@ class _EventStream:
         first = b"retry: %d\n" % random.randint(*RETRY)  # noqa: S311 - spreads load
         node = self._node  # whose configuration may change
         while (chunk := await self._transport.read(node.policy.config.ping_interval)) is not None:
-            await send_body(send, first + (chunk or self._sign_of_life()), more=True)
+            if not chunk:  # a sign of life: the position that has been reached, or a comment
+                positions = map(self._session.position, self._session.subscriptions)
+                chunk = next((event_id(position) + b"\n" for position in positions), COMMENT)
+            await send_body(send, first + chunk, more=True)
             first = b""
             if self._transport.closed is None and not self._session.subscriptions:
                 break  # it is no longer allowed, as the client has been told
@@ -211,18 +210,11 @@ class _EventStream:
             code = self._transport.closed[0] if self._transport.closed else NO_CODE
             self._session.record_close(int(code), TRANSPORT)
 
-    def _sign_of_life(self) -> bytes:
-        """Return the position that has been reached, as an event without data, or a comment."""
-        for subscription_id in self._session.subscriptions:
-            return event_id(self._session.position(subscription_id)) + b"\n"
-        return COMMENT
-
 
 # Queries
 
 
 def _read_query(query: bytes) -> Query:
-    """Read a query string. Raises :class:`ProtocolError`."""
     try:
         return parse_qs(
             query.decode("latin-1"), keep_blank_values=True, max_num_fields=MAX_PARAMETERS
@@ -239,8 +231,8 @@ def _read_data(kind: str, query: Query, headers: dict[bytes, str]) -> dict[str, 
             "type": kind,
             "filters": _read_filters(query.get("filter", [])),
             "resume": parse_event_id(last_event_id)._asdict() if last_event_id else None,
-            "rewind": _read_number(query.get("rewind")),
-            "explain": _read_flag(query.get("explain")),
+            "rewind": int(_read_last(query, "rewind", "[0-9]{1,18}", "a number") or 0),
+            "explain": _read_last(query, "explain", "[01]", "0 or 1") == "1",
             **_read_options(query),
         }
     except ValueError as error:
@@ -273,16 +265,13 @@ def _read_filters(options: list[str]) -> Any:
     return parse_filter_options(options)
 
 
-def _read_number(values: list[str] | None) -> int | None:
-    if values is None:
-        return None
-    if not re.fullmatch("[0-9]{1,18}", values[-1]):
-        raise ValueError("rewind: expected a number")
-    return int(values[-1])
+def _read_last(query: Query, name: str, pattern: str, expected: str) -> str | None:
+    if name in query and not re.fullmatch(pattern, query[name][-1]):
+        raise ValueError(f"{name}: expected {expected}")
+    return query[name][-1] if name in query else None
 
 
 def _read_options(query: Query) -> dict[str, Any]:
-    """Return the options as a ``subscribe`` message has them."""
     if "batch_ms" in query:
         raise ValueError("batch_ms: not in event streams, which have no frames")
     options: dict[str, Any] = {
@@ -297,12 +286,6 @@ def _read_options(query: Query) -> dict[str, Any]:
     return options
 
 
-def _read_flag(values: list[str] | None) -> bool:
-    if values is None or values[-1] in ("0", "1"):
-        return values is not None and values[-1] == "1"
-    raise ValueError("explain: expected 0 or 1")
-
-
 # Answers
 
 _STREAM_HEADERS: Headers = [
@@ -310,6 +293,12 @@ _STREAM_HEADERS: Headers = [
     (b"cache-control", b"no-cache, no-transform"),
     (b"x-accel-buffering", b"no"),  # nginx passes each event on at once
     (b"x-content-type-options", b"nosniff"),
+]
+_PREFLIGHT: Headers = [
+    (b"allow", b"GET, OPTIONS"),
+    (b"access-control-allow-methods", b"GET"),
+    (b"access-control-allow-headers", b"Authorization, Cache-Control, Last-Event-ID"),
+    (b"access-control-max-age", b"600"),
 ]
 
 
@@ -323,16 +312,6 @@ def _cors(origin: str | None) -> Headers:
         (b"access-control-allow-origin", origin.encode("latin-1")),
         (b"access-control-expose-headers", b"Retry-After"),
     ]
-
-
-async def _preflight(send: Any, cors: Headers, origin: str | None) -> None:
-    allowed: Headers = [
-        (b"access-control-allow-methods", b"GET"),
-        (b"access-control-allow-headers", b"Authorization, Cache-Control, Last-Event-ID"),
-        (b"access-control-max-age", b"600"),
-    ]
-    await start(send, 204, [(b"allow", b"GET, OPTIONS"), *cors, *(allowed if origin else [])])
-    await send_body(send, b"")
 
 
 def _refusal_of_close(code: CloseCode, reason: CloseReason) -> Refusal:

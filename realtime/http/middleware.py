@@ -26,7 +26,6 @@ class ForwardedAddress:
         self._application = application
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
-        """Serve one connection."""
         proxies = _trusted(tuple(get_streaming_config().websocket.trusted_proxies))
         if proxies and scope["type"] in ("http", "websocket"):
             scope = _resolve(scope, proxies)
@@ -45,10 +44,8 @@ def _resolve(scope: dict[str, Any], proxies: TrustedProxies) -> dict[str, Any]:
         return {**scope, "headers": headers}
     values = [v.decode("latin-1") for name, v in scope["headers"] if name == FORWARDED_FOR]
     client = proxies.client(host, values)
-    if client == host:
-        return scope
     # The port would be that of the proxy's connection; the client's is not known.
-    return {**scope, "client": [client, 0]}
+    return scope if client == host else {**scope, "client": [client, 0]}
 
 
 @sync_and_async_middleware

@@ -20,10 +20,10 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from realtime.database import Unavailable
 from realtime.monitoring.prometheus import expose, expose_outbox, expose_processors
-from realtime.monitoring.snapshot import Snapshot, add_up, read_reports
+from realtime.monitoring.snapshot import add_up, read_reports
 from realtime.protocol import ERROR_TEXTS, ErrorCode
 from realtime.publishing.outbox import count_waiting
-from realtime.sessions.node import Node, get_node
+from realtime.sessions.node import get_node
 from realtime.sessions.subscriber import RETRY_AFTER_UNAVAILABLE, Peer
 
 logger = logging.getLogger(__name__)
@@ -50,23 +50,20 @@ async def _refusal(request: HttpRequest) -> JsonResponse | None:
     """Return the answer to a request that may not see the statistics, ``None`` if it may."""
     scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
     if scheme.lower() == "bearer" and secret:
-        return await _refusal_of_token(request, secret.strip())
+        node = get_node()
+        await node.start()
+        peer = Peer(node, request.META.get("REMOTE_ADDR", ""))
+        grant = await peer.authenticate(secret.strip())
+        if grant is None:
+            challenge = {"WWW-Authenticate": 'Bearer error="invalid_token"'}
+            return _error(ErrorCode.AUTH_REQUIRED, 401, challenge)
+        return None if grant.can_view_stats else _error(ErrorCode.FORBIDDEN, 403)
     user = await request.auser()
     if user.is_active and getattr(user, "is_staff", False):
         return None
     if user.is_authenticated:
         return _error(ErrorCode.FORBIDDEN, 403)
     return _error(ErrorCode.AUTH_REQUIRED, 401, {"WWW-Authenticate": "Bearer"})
-
-
-async def _refusal_of_token(request: HttpRequest, secret: str) -> JsonResponse | None:
-    node = get_node()
-    await node.start()
-    grant = await Peer(node, request.META.get("REMOTE_ADDR", "")).authenticate(secret)
-    if grant is None:
-        challenge = {"WWW-Authenticate": 'Bearer error="invalid_token"'}
-        return _error(ErrorCode.AUTH_REQUIRED, 401, challenge)
-    return None if grant.can_view_stats else _error(ErrorCode.FORBIDDEN, 403)
 
 
 def _error(code: ErrorCode, status: int, headers: dict[str, str] | None = None) -> JsonResponse:
@@ -85,19 +82,11 @@ async def stats(request: HttpRequest) -> JsonResponse:
     node = get_node()
     await node.start()
     cluster = await node.reporter.look_at_cluster()
-    report: dict[str, Any] = node.report()
-    return JsonResponse(
-        {
-            "process": report | {"name": node.process.name},
-            "cluster": add_up(cluster) | {"by_process": list(map(_as_json, cluster))},
-        }
-    )
-
-
-def _as_json(snapshot: Snapshot) -> dict[str, Any]:
-    numbers = msgspec.structs.asdict(snapshot)
-    del numbers["distributions"]
-    return numbers
+    processes = [msgspec.structs.asdict(snapshot) for snapshot in cluster]
+    for numbers in processes:
+        del numbers["distributions"]
+    report: dict[str, Any] = node.report() | {"name": node.process.name}
+    return JsonResponse({"process": report, "cluster": add_up(cluster) | {"by_process": processes}})
 
 
 @never_cache
@@ -110,25 +99,14 @@ async def metrics(request: HttpRequest) -> HttpResponse:
     host = socket.gethostname()
     cluster = await node.reporter.look_at_cluster()
     text = expose([snapshot for snapshot in cluster if snapshot.host == host])
-    text += await _outbox(node) + await _processors()
-    return HttpResponse(text, content_type=CONTENT_TYPE_LATEST)
-
-
-async def _outbox(node: Node) -> bytes:
-    """Return the numbers of the outbox, if the database answers."""
     try:
         outbox = await node.database.run(count_waiting)
+        age = 0.0 if outbox.since is None else max(0.0, time.time() - outbox.since)
+        text += expose_outbox(outbox.waiting, outbox.parked, age)
     except Unavailable as error:
         logger.warning("reading the outbox: %s", error)
-        return b""
-    age = 0.0 if outbox.since is None else max(0.0, time.time() - outbox.since)
-    return expose_outbox(outbox.waiting, outbox.parked, age)
-
-
-async def _processors() -> bytes:
-    """Return the numbers of processors, if the channel layer answers."""
     try:
-        return expose_processors(await read_reports())
+        text += expose_processors(await read_reports())
     except Unavailable as error:
         logger.warning("reading how processors stand: %s", error)
-        return b""
+    return HttpResponse(text, content_type=CONTENT_TYPE_LATEST)

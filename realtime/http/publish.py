@@ -64,15 +64,12 @@ class ClientGone(Exception):
 
 
 async def ingest(scope: dict[str, Any], receive: Any, send: Any) -> None:
-    """Serve one request."""
     try:
-        report = await _serve(scope, receive)
+        await answer(send, HTTPStatus.OK, await _serve(scope, receive))
     except Refusal as refusal:
         await refuse(send, refusal, b"POST")
     except ClientGone:
-        return
-    else:
-        await answer(send, HTTPStatus.OK, report)
+        pass
 
 
 async def _serve(scope: dict[str, Any], receive: Any) -> dict[str, Any]:
@@ -135,7 +132,13 @@ class _Publisher:
         grant = await authenticate(self.peer, self._secret)
         self._take_grant(grant)
         self.peer.node.authority.note_use(grant)
-        self._check_rate(grant)
+        config = self.peer.node.policy.config
+        if config.enable_rate_limiting:
+            limit = grant.rate_limit_per_minute or config.rate_limit_per_minute
+            wait = self.peer.node.requests.check(grant.holder, time.monotonic(), limit)
+            if wait:
+                self.peer.count_rate_limited()
+                raise Refusal(429, ErrorCode.RATE_LIMITED, retry_after=wait)
         return grant
 
     def _take_grant(self, grant: Grant) -> None:
@@ -143,16 +146,6 @@ class _Publisher:
         if not grant.can_publish or self.kind not in grant.types:
             self.peer.audit(Event.DENIED, type=self.kind)
             raise Refusal(403, ErrorCode.FORBIDDEN)
-
-    def _check_rate(self, grant: Grant) -> None:
-        config = self.peer.node.policy.config
-        if not config.enable_rate_limiting:
-            return
-        limit = grant.rate_limit_per_minute or config.rate_limit_per_minute
-        wait = self.peer.node.requests.check(grant.holder, time.monotonic(), limit)
-        if wait:
-            self.peer.count_rate_limited()
-            raise Refusal(429, ErrorCode.RATE_LIMITED, retry_after=wait)
 
     async def check_rights(self) -> None:
         """Refuse the rest of a stream whose token has been changed or revoked meanwhile."""
@@ -166,7 +159,6 @@ class _Publisher:
 
     @property
     def largest(self) -> int:
-        """The most bytes that a payload may have."""
         in_force = self.peer.node.policy.config.max_message_size
         return min(in_force, get_streaming_config().websocket.max_message_size)
 

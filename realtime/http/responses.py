@@ -37,7 +37,6 @@ class Refusal(Exception):
 
 
 def status_of(code: str) -> int:
-    """Return the HTTP status of an error's code."""
     statuses = {"auth_required": 401, "forbidden": 403, "too_large": 413, "unavailable": 503}
     return statuses.get(code, 400)
 
@@ -48,7 +47,6 @@ def unavailable() -> Refusal:
 
 
 def invalid_credentials() -> Refusal:
-    """Return the refusal for a credential that grants nothing."""
     return Refusal(401, "invalid_credentials", "Invalid credentials")
 
 
@@ -71,7 +69,6 @@ def check_draining(node: Node) -> None:
 
 
 def read_headers(scope: dict[str, Any]) -> dict[bytes, str]:
-    """Return the headers of a request by their names, in lower case."""
     return {name: value.decode("latin-1") for name, value in scope["headers"]}
 
 
@@ -114,7 +111,6 @@ async def refuse(send: Any, refusal: Refusal, allow: bytes, more: Headers | None
 
 
 async def answer(send: Any, status: int, content: Any, more: Headers | None = None) -> None:
-    """Answer with JSON."""
     body = msgspec.json.encode(content)
     headers: Headers = [
         (b"content-type", b"application/json"),
@@ -128,7 +124,6 @@ async def answer(send: Any, status: int, content: Any, more: Headers | None = No
 
 
 async def start(send: Any, status: int, headers: Headers) -> None:
-    """Send status and headers."""
     await send({"type": "http.response.start", "status": status, "headers": headers})
 
 

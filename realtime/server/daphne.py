@@ -15,15 +15,16 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from daphne import server as daphne_server
 from daphne.server import Server, reactor
 from daphne.ws_protocol import WebSocketFactory
 from twisted.internet import defer, task, tcp
 
 from realtime.config import WebSocketConfig, get_streaming_config
 from realtime.server import patches
-from realtime.server.handshake import accept_deflate, refuse_compression
 from realtime.server.http import StreamHTTPFactory, make_application, reply_when_read
 from realtime.server.incoming import FairQueue
+from realtime.server.outgoing import accept_deflate
 from realtime.server.websocket import StreamProtocol
 from realtime.sessions.node import get_node
 
@@ -66,9 +67,7 @@ class StreamFactory(WebSocketFactory):
             "autoPingTimeout": 0,
             # Autobahn's timers go off up to a second early.
             "closeHandshakeTimeout": config.close_timeout + 1,
-            "perMessageCompressionAccept": accept_deflate
-            if config.compression
-            else refuse_compression,
+            "perMessageCompressionAccept": accept_deflate if config.compression else lambda _: None,
         }
         super().setProtocolOptions(**options)
         self.protocol = StreamProtocol.configured(self)
@@ -82,12 +81,10 @@ class StreamFactory(WebSocketFactory):
         self.protocol.max_buffered_bytes = config.max_buffered_bytes
 
     def opened(self, connection: StreamProtocol) -> None:
-        """Begin to look after a connection."""
         self.connections[connection] = None
         connection.ping_due = time.monotonic() + get_node().policy.config.ping_interval
 
     def closed(self, connection: StreamProtocol) -> None:
-        """Stop looking after a connection; once or more."""
         self.connections.pop(connection, None)
         self._awaited.pop(connection, None)
 
@@ -96,7 +93,13 @@ class StreamFactory(WebSocketFactory):
         config = get_node().policy.config
         self._apply_limits(config)
         now = time.monotonic()
-        self._drop_silent(now)
+        while self._awaited:
+            connection = next(iter(self._awaited))
+            if connection.pong_due > now:
+                break
+            del self._awaited[connection]
+            if connection.pong_due:  # else something came
+                connection.dropConnection(abort=True)
         while self.connections:
             connection = next(iter(self.connections))
             if connection.ping_due > now:
@@ -108,16 +111,6 @@ class StreamFactory(WebSocketFactory):
                 self._awaited[connection] = None
                 self._awaited.move_to_end(connection)
             connection.outgoing.ping()
-
-    def _drop_silent(self, now: float) -> None:
-        """Drop the connections from which nothing has come in time after a ping."""
-        while self._awaited:
-            connection = next(iter(self._awaited))
-            if connection.pong_due > now:
-                break
-            del self._awaited[connection]
-            if connection.pong_due:  # else something came
-                connection.dropConnection(abort=True)
 
     def count_unfinished(self, more: int) -> int:
         """Count bytes that clients who have not authenticated make the server keep."""
@@ -133,7 +126,6 @@ class StreamFactory(WebSocketFactory):
         return defer.Deferred.fromFuture(asyncio.ensure_future(self._drain()))
 
     async def _drain(self) -> None:
-        """Take nothing more, let clients and requests end in time, then end the node."""
         node = get_node()
         started, allowed = time.monotonic(), node.policy.config.drain_timeout
         # Clients that are told to leave must not come back. The reactor has the sockets.
@@ -184,7 +176,6 @@ class StreamServer(Server):
         self.is_worker = not listens_to
 
     def listen_success(self, port: Any) -> None:
-        """Tell where the server listens."""
         super().listen_success(port)
         address = port.getHost()
         if self._on_listening is not None and hasattr(address, "port"):
@@ -221,5 +212,11 @@ def _with_backlog(endpoint: str) -> str:
 
 
 def install() -> None:
-    """Make every Daphne server of this process use this package's connections, and its ASGI."""
-    patches.install(StreamFactory, StreamHTTPFactory, reply_when_read, make_application)
+    """Make every Daphne server of this process use this package's connections, and its ASGI.
+
+    Daphne takes no other factories as arguments, and its command no other server class.
+    """
+    daphne_server.WebSocketFactory = StreamFactory
+    daphne_server.HTTPFactory = StreamHTTPFactory
+    Server.handle_reply = reply_when_read
+    Server.create_application = make_application

@@ -18,19 +18,12 @@ from typing import Any
 
 from django.conf import settings
 
+from realtime import publishing
 from realtime.cluster.clients import Unavailable
 from realtime.cluster.process import ChildProcess
 from realtime.config import WEBSOCKET_PREFIX, WebSocketConfig, get_streaming_config
 from realtime.monitoring.metrics import Counters
 from realtime.monitoring.snapshot import add_up, read_all
-from realtime.publishing import (
-    broadcast_aggregation,
-    broadcast_alert,
-    broadcast_event,
-    broadcast_metrics,
-    broadcast_prediction,
-    broadcast_system_status,
-)
 from realtime.sessions.node import get_node, running_nodes
 
 START_TIMEOUT = 30.0
@@ -45,12 +38,12 @@ class WebSocketServer:
     channel layer, started or not.
     """
 
-    broadcast_event = staticmethod(broadcast_event)
-    broadcast_metrics = staticmethod(broadcast_metrics)
-    broadcast_alert = staticmethod(broadcast_alert)
-    broadcast_prediction = staticmethod(broadcast_prediction)
-    broadcast_aggregation = staticmethod(broadcast_aggregation)
-    broadcast_system_status = staticmethod(broadcast_system_status)
+    broadcast_event = staticmethod(publishing.broadcast_event)
+    broadcast_metrics = staticmethod(publishing.broadcast_metrics)
+    broadcast_alert = staticmethod(publishing.broadcast_alert)
+    broadcast_prediction = staticmethod(publishing.broadcast_prediction)
+    broadcast_aggregation = staticmethod(publishing.broadcast_aggregation)
+    broadcast_system_status = staticmethod(publishing.broadcast_system_status)
 
     def __init__(self, config: WebSocketConfig | None = None) -> None:
         self.config = config or get_streaming_config().websocket
@@ -113,7 +106,6 @@ class WebSocketServer:
             return None
 
     def _spawn(self) -> None:
-        """Start the process, with this project's settings and this handle's configuration."""
         ours, theirs = socket.socketpair()
         environment = os.environ | environment_of(self.config)
         environment.setdefault("DJANGO_SETTINGS_MODULE", settings.SETTINGS_MODULE)

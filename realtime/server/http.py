@@ -1,11 +1,8 @@
 """HTTP connections under Daphne: requests are read in turn and in bounded time.
 
-Subclasses Twisted's and Daphne's classes. Every WebSocket begins as such a connection; event
-streams and uploads stay one. Knows nothing of what is served, and of what bodies hold.
-
-Daphne reads all of a body before it calls the application, and Twisted keeps it in a file. For the
-requests that :func:`arrives_in_parts` selects, the application is called when the headers are
-there, and a client waits while the application has not taken its bytes.
+Every WebSocket begins as such a connection; event streams and uploads stay one. Daphne reads all of
+a body before it calls the application. For the requests that :func:`arrives_in_parts` selects, the
+application is called when the headers are there, and a client waits while it takes no bytes.
 """
 
 from __future__ import annotations
@@ -65,7 +62,6 @@ class Body:
         self.is_complete = False
 
     def feed(self, part: bytes) -> None:
-        """Take what has arrived."""
         if self._is_unwanted:
             return
         self._waiting += part
@@ -75,12 +71,10 @@ class Body:
         self._has_news.set()
 
     def complete(self) -> None:
-        """Take note that all has arrived."""
         self.is_complete = True
         self._has_news.set()
 
     def drop(self) -> None:
-        """Throw away all that has come and all that will."""
         self._is_unwanted = True
         self._take()
 
@@ -135,14 +129,12 @@ class StreamRequest(WebRequest):
         super().requestReceived(command, uri, version)
 
     def handleContentChunk(self, data: bytes) -> None:
-        """Take a part of the body."""
         if self.body is None:
             super().handleContentChunk(data)
         else:
             self.body.feed(data)
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
-        """Serve a request that is complete, unless it is being served already."""
         if self.body is None:
             super().requestReceived(command, path, version)
             return
@@ -166,17 +158,14 @@ class StreamRequest(WebRequest):
                 # ends a connection that no longer acknowledges what it is sent.
                 config = get_node().policy.config
                 timeout = int((config.ping_interval + config.ping_timeout) * 1000)
-                connection.getHandle().setsockopt(
-                    socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout
-                )
+                option = (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+                connection.getHandle().setsockopt(*option, timeout)
 
     def pauseProducing(self) -> None:
-        """Note that the client leaves too much unread."""
         if self.has_room is not None:
             self.has_room.clear()
 
     def resumeProducing(self) -> None:
-        """Note that the client reads, or that it is gone."""
         if self.has_room is not None:
             self.has_room.set()
 
@@ -236,7 +225,6 @@ class StreamChannel(http.HTTPChannel):
     _beginning: bytes | None = b""
 
     def connectionMade(self) -> None:
-        """Wait for the first request."""
         super().connectionMade()
         self.factory.expect(self)
 
@@ -290,7 +278,6 @@ class StreamChannel(http.HTTPChannel):
         return self._beginning is None and not self.requests and not patches.unread(self)
 
     def connectionLost(self, reason: Any) -> None:
-        """Forget the connection."""
         self._beginning = b""
         self.factory.expect_no_longer(self)
         super().connectionLost(reason)
@@ -317,18 +304,15 @@ class StreamHTTPFactory(HTTPFactory):
                 channel.loseConnection()
 
     def startFactory(self) -> None:
-        """Look for late requests from now on."""
         super().startFactory()
         self._watch.start(1.0, now=False)
 
     def stopFactory(self) -> None:
-        """Stop looking."""
         super().stopFactory()
         if self._watch.running:
             self._watch.stop()
 
     def buildProtocol(self, addr: Any) -> Any:
-        """Return a connection."""
         connection = super().buildProtocol(addr)
         channel = patches.http_channel(connection)
         patches.change_class(channel, StreamChannel)

@@ -11,7 +11,8 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 from realtime.protocol import CloseCode, CloseReason
 from realtime.server import patches
@@ -55,20 +56,20 @@ class FairQueue:
         self._waiting: deque[tuple[Callable[[], object], float]] = deque()
         self._task: asyncio.Task[None] | None = None
 
-    def add(self, read: Callable[[], object]) -> None:
-        """Call *read* in its turn. It reads a first request, or at most :data:`FRAMES` frames."""
-        self._add(read, 0.0)
+    def add(self, take: Callable[[], object], charge: float = 0.0) -> None:
+        """Call *take* in its turn. It reads a first request, or at most :data:`FRAMES` frames.
+
+        *charge* is the seconds of work that follow the turn.
+        """
+        self._waiting.append((take, charge))
+        if self._task is None:
+            self._task = asyncio.ensure_future(self._serve())
 
     async def turn(self) -> None:
         """Return when it is the caller's turn to carry out one message."""
         turn = asyncio.Event()
-        self._add(turn.set, MESSAGE)
+        self.add(turn.set, MESSAGE)
         await turn.wait()
-
-    def _add(self, take: Callable[[], object], charge: float) -> None:
-        self._waiting.append((take, charge))
-        if self._task is None:
-            self._task = asyncio.ensure_future(self._serve())
 
     async def _serve(self) -> None:
         """Take turns until nobody waits, and let the loop serve others after each round."""
@@ -105,7 +106,6 @@ class ReceiveQueue:
         self._waiter: asyncio.Future[None] | None = None
 
     def __len__(self) -> int:
-        """Return how many bytes wait."""
         return self._bytes
 
     def put(self, message: dict[str, Any], size: int) -> None:
@@ -130,16 +130,13 @@ class ReceiveQueue:
         return message
 
     def clear(self) -> None:
-        """Drop all messages."""
         self._messages.clear()
         self._bytes = 0
 
     def is_full(self) -> bool:
-        """Tell whether the client has to wait."""
         return len(self._messages) >= MESSAGES or self._bytes >= BYTES
 
     def is_low(self) -> bool:
-        """Tell whether a client that had to wait may go on."""
         return len(self._messages) <= MESSAGES // 2 and self._bytes <= BYTES // 2
 
 
@@ -151,49 +148,35 @@ class Reading(enum.Enum):
     WAITING -- its turn has come --> OPEN          any -- flood, or end --> REFUSED
     """
 
-    # Read as they come.
     OPEN = enum.auto()
-    # The application has enough messages to work on.
     PAUSED = enum.auto()
-    # The client has sent much at once: it waits for its turn in the fair queue.
     WAITING = enum.auto()
-    # The client was closed for flooding, or is gone: nothing is read any more.
     REFUSED = enum.auto()
 
 
+@dataclass(slots=True, eq=False)
 class Incoming:
     """The reading side of a connection: its queue of messages, and the limits on what it sends."""
 
-    __slots__ = (
-        "_bytes_after_close",
-        "_connection",
-        "_fair_queue",
-        "_frames_after_close",
-        "_queue",
-        "_small_parts",
-        "_small_since",
-        "_unfinished",
-        "is_trusted",
-        "reading",
-    )
+    small_parts_per_minute: ClassVar[int] = SMALL_PARTS_PER_MINUTE
 
-    small_parts_per_minute = SMALL_PARTS_PER_MINUTE
+    # The protocol; None once the client is gone, so that the two do not keep each other.
+    _connection: Any
+    _fair_queue: FairQueue
+    _queue: ReceiveQueue = field(init=False)
+    reading: Reading = Reading.OPEN
+    # Whether the client has authenticated.
+    is_trusted: bool = False
+    # Bytes of unfinished messages that were last counted among those of strangers.
+    _unfinished: int = 0
+    # Small parts that have come since a monotonic time.
+    _small_parts: int = 0
+    _small_since: float = 0.0
+    _bytes_after_close: int = 0
+    _frames_after_close: int = 0
 
-    def __init__(self, connection: Any, fair_queue: FairQueue) -> None:
-        # The protocol; None once the client is gone, so that the two do not keep each other.
-        self._connection = connection
-        self._fair_queue = fair_queue
-        self._queue = ReceiveQueue(fair_queue)
-        self.reading = Reading.OPEN
-        # Whether the client has authenticated.
-        self.is_trusted = False
-        # Bytes of unfinished messages that were last counted among those of strangers.
-        self._unfinished = 0
-        # Small parts that have come since a monotonic time.
-        self._small_parts = 0
-        self._small_since = 0.0
-        self._bytes_after_close = 0
-        self._frames_after_close = 0
+    def __post_init__(self) -> None:
+        self._queue = ReceiveQueue(self._fair_queue)
 
     # The application's side
 

@@ -1,6 +1,6 @@
 """What is sent on one WebSocket connection: straight to the socket, or into a bounded buffer.
 
-Knows frames and the transport; nothing of what the frames say.
+Knows frames, whether they may be compressed, and the transport; nothing of what the frames say.
 """
 
 from __future__ import annotations
@@ -8,7 +8,10 @@ from __future__ import annotations
 import contextlib
 import socket
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
+
+from autobahn.websocket.compress import PerMessageDeflateOffer, PerMessageDeflateOfferAccept
 
 from realtime.protocol import CloseCode, CloseReason
 from realtime.server import patches
@@ -16,6 +19,7 @@ from realtime.server import patches
 PING_FRAME = b"\x89\x00"
 
 
+@dataclass(slots=True, eq=False)
 class Outgoing:
     """The outlet of a consumer (:class:`realtime.delivery.transport.Transport`).
 
@@ -23,42 +27,34 @@ class Outgoing:
     lets more than ``max_buffered_bytes`` of its connection pile up is closed.
     """
 
-    __slots__ = (
-        "_connection",
-        "_is_direct",
-        "_is_overflowed",
-        "_send_now",
-        "_tcp",
-        "bytes_sent",
-        "deflated",
-        "on_ended",
-        "on_lost",
-    )
+    # The protocol; None once the client is gone, so that the two do not keep each other.
+    _connection: Any
+    # The TCP connection at the bottom, whose buffer holds what waits.
+    _tcp: Any = field(init=False)
+    # Sends past the transport; None for TLS, where that is not possible.
+    _send_now: Any = field(init=False)
+    # The connection is open and nothing waits: bytes may go to the socket at once.
+    _is_direct: bool = False
+    _is_overflowed: bool = False
+    # Whether the client takes compressed frames that all share.
+    deflated: bool = False
+    bytes_sent: int = 0
+    # Called when the client is gone, before the application reads of it.
+    on_lost: Callable[[], None] | None = None
+    # Called when the client is closed for what it sends or does not read.
+    on_ended: Callable[[CloseReason], None] | None = None
 
-    def __init__(self, connection: Any) -> None:
-        # The protocol; None once the client is gone, so that the two do not keep each other.
-        self._connection = connection
-        # The TCP connection at the bottom, whose buffer holds what waits.
-        self._tcp = patches.lowest_transport(connection.transport)
-        # Sends past the transport, which for TLS is not possible.
-        is_plain = self._tcp is connection.transport and self._tcp is not None
-        self._send_now = self._tcp.getHandle().send if is_plain and not self._tcp.TLS else None
-        # The connection is open and nothing waits: bytes may go to the socket at once.
-        self._is_direct = False
-        self._is_overflowed = False
-        # Whether the client takes compressed frames that all share.
-        self.deflated = False
-        self.bytes_sent = 0
-        # Called when the client is gone, before the application reads of it.
-        self.on_lost: Callable[[], None] | None = None
-        # Called when the client is closed for what it sends or does not read.
-        self.on_ended: Callable[[CloseReason], None] | None = None
+    def __post_init__(self) -> None:
+        transport = self._connection.transport
+        self._tcp = patches.lowest_transport(transport)
+        is_plain = self._tcp is transport and self._tcp is not None and not self._tcp.TLS
+        self._send_now = self._tcp.getHandle().send if is_plain else None
 
     def write(self, frames: bytes) -> None:
         """Send complete frames, mostly at once; drop them if the connection is not open."""
         if self._is_direct:
             try:
-                sent: int = self._send_now(frames)  # type: ignore[misc] # set where it is direct
+                sent: int = self._send_now(frames)
             except OSError as error:
                 sent = 0
                 if not isinstance(error, BlockingIOError):
@@ -98,7 +94,6 @@ class Outgoing:
             self.overflow()
 
     def buffered_bytes(self) -> int:
-        """Return how many bytes wait because the client does not read."""
         return 0 if self._tcp is None else patches.buffered_bytes(self._tcp)
 
     def overflow(self) -> None:
@@ -108,7 +103,7 @@ class Outgoing:
             self.end(CloseCode.TRY_AGAIN_LATER, CloseReason.SLOW_CONSUMER)
 
     def end(self, code: CloseCode, reason: CloseReason) -> None:
-        """Close the client for what only this end of its connection sees."""
+        """Close the client for what only this end of the connection sees."""
         self.close(code, reason)
         if self.on_ended is not None:
             self.on_ended(reason)
@@ -123,15 +118,11 @@ class Outgoing:
         if self._connection is not None:
             self._connection.incoming.trust()
 
-    # For the protocol
-
     def ping(self) -> None:
-        """Send a ping frame, if the connection is open."""
         if self._is_open():
             self.send(PING_FRAME)
 
     def stop_direct(self) -> None:
-        """Send nothing past the transport any more: the connection is being closed."""
         self._is_direct = False
 
     def shut_down(self) -> None:
@@ -147,3 +138,36 @@ class Outgoing:
             self.on_lost()
         self.on_lost = self.on_ended = None
         self._connection = self._tcp = self._send_now = None
+
+
+class _DeflateAccept(PerMessageDeflateOfferAccept):
+    """Accepts permessage-deflate without context takeover in either direction.
+
+    So a message is compressed once for all clients, and an idle client holds no window.
+    """
+
+    def get_extension_string(self) -> str:
+        """Return the parameters of the answer; a server may add these unasked (RFC 7692, 7.1.1)."""
+        answer = "permessage-deflate; server_no_context_takeover; client_no_context_takeover"
+        window = self.offer.request_max_window_bits
+        return f"{answer}; server_max_window_bits={window}" if window else answer
+
+
+def accept_deflate(offers: list[Any]) -> _DeflateAccept | None:
+    """Return the acceptance of the first offer that does not ask for a smaller window, or of any.
+
+    A client with a smaller window gets its messages uncompressed: all share the compressed frames.
+    """
+    offers = [offer for offer in offers if isinstance(offer, PerMessageDeflateOffer)]
+    if not offers:
+        return None
+    best = min(offers, key=lambda offer: bool(offer.request_max_window_bits))
+    window = best.request_max_window_bits or None
+    return _DeflateAccept(
+        best, request_no_context_takeover=True, no_context_takeover=True, window_bits=window
+    )
+
+
+def takes_shared_frames(compression: Any) -> bool:
+    """Tell whether a connection can take the frames that all share: they need the full window."""
+    return compression is not None and compression.server_max_window_bits in (0, 15)

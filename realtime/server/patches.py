@@ -10,7 +10,6 @@ from __future__ import annotations
 from operator import attrgetter
 from typing import Any
 
-import daphne.server
 from autobahn.websocket.compress import PerMessageDeflate
 from autobahn.websocket.protocol import WebSocketServerProtocol
 from daphne.http_protocol import WebRequest
@@ -51,19 +50,6 @@ OF_HANDSHAKE = {
     *("send_queue", "websocket_extensions", "websocket_extensions_in_use", "websocket_origin"),
     "websocket_protocols",
 }
-
-
-def install(
-    websocket_factory: type, http_factory: type, handle_reply: Any, create_application: Any
-) -> None:
-    """Make every Daphne server of this process use these factories, and these ways to serve HTTP.
-
-    Daphne takes no other factories as arguments, and its command no other server class.
-    """
-    daphne.server.WebSocketFactory = websocket_factory
-    daphne.server.HTTPFactory = http_factory
-    Server.handle_reply = handle_reply
-    Server.create_application = create_application
 
 
 def change_class(instance: Any, subclass: type) -> None:
@@ -133,12 +119,10 @@ def forget_all_but(connection: Any, name: str) -> None:
 
 
 def note_application(server: Server, protocol: Any, task: Any) -> None:
-    """Tell Daphne which task serves a request."""
     server.connections[protocol]["application_instance"] = task
 
 
 def applications(server: Server) -> list[Any]:
-    """Return the tasks that serve HTTP requests."""
     tasks = [details.get("application_instance") for details in server.connections.values()]
     return [task for task in tasks if task is not None and not task.done()]
 

@@ -5,9 +5,8 @@ that has the fewest, so that a new worker fills up first and after a rolling res
 the same number. Connections wait here, not with a worker: one that dies takes only its own with it.
 
 A socket pair connects it with each worker. Connections go to the worker as file descriptors
-(unix(7), SCM_RIGHTS), each with one byte, so that reading a byte at a time yields one connection at
-a time. The worker sends one byte when it is ready, and one for each connection that has ended.
-Neither end ever waits.
+(unix(7), SCM_RIGHTS), each with one byte: reading a byte yields one connection. The worker sends a
+byte when it is ready, and one for each connection that has ended. Neither end ever waits.
 """
 
 from __future__ import annotations
@@ -88,7 +87,6 @@ class WorkerProcess:
         self.ended.set()
 
     def takes_connections(self) -> bool:
-        """Tell whether connections may be handed to it."""
         return self.ready.is_set() and not self.is_leaving and self.channel.fileno() >= 0
 
     def take(self, connection: socket.socket) -> bool:
@@ -128,7 +126,7 @@ class WorkerProcess:
 
 
 class Supervisor:
-    """Listening sockets, and *count* workers behind them, started by *command*.
+    """A listening socket, and *count* workers behind it, started by *command*.
 
     ``--connections-fd`` is added to it. *drain_timeout* is in seconds.
     """
@@ -137,7 +135,7 @@ class Supervisor:
         self._command = command
         self._count = count
         self._drain_timeout = drain_timeout
-        self._sockets: list[socket.socket] = []
+        self._listening: socket.socket | None = None
         self._workers: list[WorkerProcess] = []
         self._tasks: set[asyncio.Task[Any]] = set()
         self._is_accepting = False
@@ -145,8 +143,6 @@ class Supervisor:
         self._undelivered: socket.socket | None = None
         self._stopping = asyncio.Event()
         self._rolling: asyncio.Task[None] | None = None
-
-    # Life
 
     async def run(self, host: str, port: int, on_listening: Callable[[str, int], None]) -> None:
         """Serve until told to stop. Raises :class:`StartError`."""
@@ -164,8 +160,8 @@ class Supervisor:
                 for worker in self._workers:
                     self._spawn(self._keep(worker))
                 self._start_accepting()
-                address = self._sockets[0].getsockname()
-                on_listening(address[0], address[1])
+                assert self._listening is not None
+                on_listening(*self._listening.getsockname()[:2])
             await self._stopping.wait()
         finally:
             await self._end()
@@ -179,8 +175,8 @@ class Supervisor:
 
     async def _end(self) -> None:
         self._stop_accepting()
-        for listening in [*self._sockets, *filter(None, [self._undelivered])]:
-            listening.close()
+        for opened in filter(None, [self._listening, self._undelivered]):
+            opened.close()
         longest = self._drain_timeout + GRACE
         await asyncio.gather(*(worker.end(longest) for worker in self._workers))
         for task in list(self._tasks):
@@ -253,8 +249,7 @@ class Supervisor:
             family, type_, protocol, _, address = socket.getaddrinfo(
                 host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
             )[0]
-            listening = socket.socket(family, type_, protocol)
-            self._sockets.append(listening)
+            self._listening = listening = socket.socket(family, type_, protocol)
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listening.bind(address)
             listening.listen(BACKLOG)
@@ -263,17 +258,14 @@ class Supervisor:
             raise StartError(f"cannot listen on port {port}: {error}") from None
 
     def _start_accepting(self) -> None:
-        if not self._is_accepting and not self._stopping.is_set():
+        if not self._is_accepting and not self._stopping.is_set() and self._listening is not None:
             self._is_accepting = True
-            for listening in self._sockets:
-                asyncio.get_running_loop().add_reader(listening, self._accept, listening)
+            asyncio.get_running_loop().add_reader(self._listening, self._accept, self._listening)
 
     def _stop_accepting(self) -> None:
-        """Leave connections to wait in the system's queue."""
-        if self._is_accepting:
+        if self._is_accepting and self._listening is not None:
             self._is_accepting = False
-            for listening in self._sockets:
-                asyncio.get_running_loop().remove_reader(listening)
+            asyncio.get_running_loop().remove_reader(self._listening)
 
     def _accept(self, listening: socket.socket) -> None:
         """Hand on the connections that wait, as many as workers have room for."""
@@ -298,12 +290,9 @@ class Supervisor:
 
     def _distribute(self, connection: socket.socket) -> bool:
         """Hand a connection to the worker with the fewest; tell whether one took it."""
-        for worker in sorted(self._workers, key=lambda worker: worker.connections):
-            if worker.takes_connections() and worker.take(connection):
-                return True
-        return False
+        workers = sorted(self._workers, key=lambda worker: worker.connections)
+        return any(worker.takes_connections() and worker.take(connection) for worker in workers)
 
     def _pause(self) -> None:
-        """Accept no connections for a moment."""
         self._stop_accepting()
         asyncio.get_running_loop().call_later(PAUSE, self._start_accepting)

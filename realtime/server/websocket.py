@@ -1,9 +1,7 @@
 """One WebSocket connection under Daphne: its handshake, its application and its closing.
 
-Subclasses Daphne's protocol where that cannot do what the contract asks: close codes with reasons,
-bounds in both directions, empty messages, closing frames on protocol errors. Wires the reading side
-(:mod:`realtime.server.incoming`) and the writing side (:mod:`realtime.server.outgoing`) to
-Autobahn. Knows bytes and ASGI messages, nothing of what they mean.
+Wires the reading side (:mod:`realtime.server.incoming`) and the writing side
+(:mod:`realtime.server.outgoing`) to Autobahn. Knows bytes and ASGI messages, not what they mean.
 """
 
 from __future__ import annotations
@@ -11,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from typing import Any
+from urllib.parse import unquote
 
 from autobahn.twisted.websocket import ConnectionDeny
 from daphne.server import reactor
@@ -18,11 +17,11 @@ from daphne.ws_protocol import WebSocketProtocol
 from twisted.internet import defer
 from twisted.internet.protocol import connectionDone
 
+from realtime.delivery.transport import TRANSPORT_EXTENSION
 from realtime.protocol import CloseCode, CloseReason
 from realtime.server import patches
-from realtime.server.handshake import make_scope, takes_shared_frames
 from realtime.server.incoming import SMALL_PART, Incoming
-from realtime.server.outgoing import Outgoing
+from realtime.server.outgoing import Outgoing, takes_shared_frames
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +37,6 @@ class _QuietLog:
     debug = info = warn = staticmethod(lambda *args, **values: None)
 
     def error(self, message: str = "", **values: Any) -> None:
-        """Log an error of the server."""
         logger.error("%s", message.format(**values))
 
     critical = failure = error
@@ -84,7 +82,6 @@ class StreamProtocol(WebSocketProtocol):
     # Handshake
 
     def connectionMade(self) -> None:
-        """Begin: an HTTP request has asked to become a WebSocket."""
         self.outgoing = Outgoing(self)
         self.incoming = Incoming(self, self.factory.fair_queue)
         super().connectionMade()
@@ -94,7 +91,7 @@ class StreamProtocol(WebSocketProtocol):
         self.server = self.factory.server_class
         # The HTTP channel is still registered and would go on pausing and resuming.
         self.transport.unregisterProducer()
-        scope = make_scope(self, request)
+        scope = _make_scope(self, request)
         self.path, self.client_addr = request.path, scope["client"]
         self._log("connecting")
         self._handshake = defer.Deferred()
@@ -121,7 +118,7 @@ class StreamProtocol(WebSocketProtocol):
             if handshake is not None:
                 handshake.callback(message.get("subprotocol"))
         elif kind == "websocket.close":
-            self._close(message.get("code") or 1000, message.get("reason") or "")
+            self.close(message.get("code") or 1000, message.get("reason") or "")
         elif kind == "websocket.http.response.start":
             self._deny(message["status"])
         elif kind == "websocket.send":
@@ -173,7 +170,6 @@ class StreamProtocol(WebSocketProtocol):
             super().consumeData()
 
     def onFrameData(self, payload: bytes) -> bool | None:
-        """Take a frame, or a part of one; too many small ones are a flood."""
         if len(payload) < SMALL_PART and patches.is_control_or_partial(self):
             self.incoming.count_small_part()
         result: bool | None = super().onFrameData(payload)
@@ -205,8 +201,6 @@ class StreamProtocol(WebSocketProtocol):
         super().connectionLost(reason)
         patches.forget_all_but(self, "_task")
 
-    # Out
-
     def sendData(self, data: bytes, sync: bool = False, chopsize: int | None = None) -> None:
         """Send bytes of the base class: handshake, control frames; in order with the others."""
         self.outgoing.send(data)
@@ -214,7 +208,6 @@ class StreamProtocol(WebSocketProtocol):
     # The end
 
     def sendCloseFrame(self, *args: Any, **kwargs: Any) -> None:
-        """Send the last frame: nothing goes past what is buffered any more."""
         super().sendCloseFrame(*args, **kwargs)
         self.outgoing.stop_direct()
 
@@ -226,35 +219,32 @@ class StreamProtocol(WebSocketProtocol):
             reactor.callLater(self.closeHandshakeTimeout, self.transport.abortConnection)
         super().dropConnection(abort and not self.wasClean)
 
-    def close(self, code: CloseCode, reason: CloseReason) -> None:
+    def close(self, code: int, reason: str) -> None:
         """Send a close frame after what is buffered; without an answer to it, cut the socket.
 
         A client that floods is read no more, so its answer is not waited for.
         """
-        self._close(int(code), reason.value)
-        if reason is CloseReason.FLOODING and self.state == self.STATE_CLOSING:
-            self.data = b""
-            self.incoming.refuse()
-            self.outgoing.shut_down()
-            reactor.callLater(FLOOD_LINGER, self._cut)
+        if self.state == self.STATE_CONNECTING:
+            self._deny(403)
+        elif self.state == self.STATE_OPEN:
+            self.sendCloseFrame(code=int(code), reasonUtf8=reason.encode()[:123] or None)
+            self.incoming.resume()
+            if reason is CloseReason.FLOODING:
+                self.data = b""
+                self.incoming.refuse()
+                self.outgoing.shut_down()
+                reactor.callLater(FLOOD_LINGER, self._cut)
 
     def _cut(self) -> None:
         if self.state == self.STATE_CLOSING:
             self.dropConnection(abort=True)
-
-    def _close(self, code: int, reason: str) -> None:
-        if self.state == self.STATE_CONNECTING:
-            self._deny(403)
-        elif self.state == self.STATE_OPEN:
-            self.sendCloseFrame(code=code, reasonUtf8=reason.encode()[:123] or None)
-            self.incoming.resume()
 
     def _fail_connection(self, code: int = 1001, reason: str = "") -> None:
         """Close for an error in the client's bytes, with the contract's reason where it has one."""
         self.failedByMe = True
         if self.state == self.STATE_OPEN:
             is_too_big = code == CloseCode.MESSAGE_TOO_BIG
-            self._close(code, CloseReason.TOO_BIG.value if is_too_big else reason)
+            self.close(code, CloseReason.TOO_BIG if is_too_big else reason)
         elif self.state == self.STATE_CLOSING:
             self.dropConnection(abort=False)
 
@@ -262,3 +252,32 @@ class StreamProtocol(WebSocketProtocol):
         if self.server.action_logger:
             address = ":".join(map(str, self.client_addr)) if self.client_addr else None
             self.server.log_action("websocket", action, {"path": self.path, "client": address})
+
+
+def _make_scope(connection: StreamProtocol, request: Any) -> dict[str, Any]:
+    """Return the ASGI scope of a connection whose handshake is *request* (Autobahn's)."""
+    headers = [
+        (name.lower().encode("ascii"), value.encode("latin1"))
+        for name, value in request.headers.items()
+        if "_" not in name  # CVE-2015-0219: underscores and dashes become alike
+    ]
+    protocols = dict(headers).get(b"sec-websocket-protocol", b"").decode("latin1")
+    # Whom a proxy speaks for is not decided here. A Unix socket has neither host nor port.
+    ends = [connection.transport.getPeer(), connection.transport.getHost()]
+    has_ports = hasattr(ends[0], "host") and hasattr(ends[0], "port")
+    client, server = [[str(end.host), end.port] if has_ports else None for end in ends]
+    return {
+        "type": "websocket",
+        "asgi": {"version": "3.0", "spec_version": "2.4"},
+        "http_version": "1.1",
+        "scheme": "ws",
+        "path": unquote(request.path),
+        "raw_path": request.path.encode("ascii"),
+        "root_path": connection.server.root_path,
+        "headers": headers,
+        "query_string": patches.query_string(connection),
+        "client": client,
+        "server": server,
+        "subprotocols": [name.strip() for name in protocols.split(",") if name.strip()],
+        "extensions": {"websocket.http.response": {}, TRANSPORT_EXTENSION: connection.outgoing},
+    }

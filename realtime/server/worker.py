@@ -46,7 +46,6 @@ class ReportSender:
         self._waiting = b""
 
     def send(self, report: bytes) -> None:
-        """Send :data:`READY` or :data:`ENDED`."""
         self._waiting += report
         with contextlib.suppress(OSError):  # full, or nobody listens any more
             self._waiting = self._waiting[self._channel.send(self._waiting) :]
@@ -58,7 +57,6 @@ class HandedConnection(tcp.Server):
     reports: ReportSender
 
     def connectionLost(self, reason: Any) -> None:
-        """Tell the supervisor that there is room for another."""
         super().connectionLost(reason)
         self.reports.send(ENDED)
 
@@ -82,7 +80,6 @@ class Worker:
         self._reports.send(READY)
 
     def close(self) -> None:
-        """Take no more."""
         if self._channel.fileno() >= 0:
             if self._loop is not None:
                 self._loop.remove_reader(self._channel)
@@ -108,6 +105,6 @@ class Worker:
                 )
         except OSError:  # the client has left already
             self._reports.send(ENDED)
-            return
-        patches.change_class(connection, HandedConnection)
-        connection.reports = self._reports
+        else:
+            patches.change_class(connection, HandedConnection)
+            connection.reports = self._reports

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from autobahn.websocket.compress import PerMessageDeflate, PerMessageDeflateOffer
 
-from realtime.server.handshake import accept_deflate, refuse_compression, takes_shared_frames
+from realtime.server.outgoing import accept_deflate, takes_shared_frames
 
 
 def agree(*parameters: dict[str, list[str | bool]]) -> tuple[str, PerMessageDeflate]:
@@ -39,5 +39,4 @@ def test_an_offer_of_the_full_window_is_preferred() -> None:
 def test_no_compression() -> None:
     assert accept_deflate([]) is None
     assert accept_deflate(["another extension"]) is None
-    assert refuse_compression([PerMessageDeflateOffer()]) is None  # type: ignore[func-returns-value] # that is the point
     assert not takes_shared_frames(None)
