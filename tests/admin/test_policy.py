@@ -114,9 +114,6 @@ class TestLimits:
         assert not Limits.objects.exists()
 
 
-pytestmark = pytest.mark.django_db
-
-
 class TestOrigins:
     """Allowed origins, and the banner that says which are in force."""
 
