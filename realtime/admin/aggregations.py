@@ -93,12 +93,11 @@ def _read_standing(row: AggregationRule) -> Standing | None:
         return None
 
 
-def _status(row: AggregationRule) -> RuleStatus:
+def _status(row: AggregationRule) -> Any:
     """Return how far a rule is, asked once for a row of a page."""
     if "_status" not in vars(row):
         vars(row)["_status"] = read_status(row)
-    status: RuleStatus = vars(row)["_status"]
-    return status
+    return vars(row)["_status"]
 
 
 @admin.register(AggregationRule)

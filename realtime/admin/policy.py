@@ -69,9 +69,8 @@ class LimitsAdmin(ModelAdmin[Limits]):
 
     def response_change(self, request: HttpRequest, obj: Limits) -> HttpResponse:
         """Come back to the form, which shows what is in force now."""
-        self.message_user(
-            request, "Saved. Running servers follow within 2 seconds.", messages.SUCCESS
-        )
+        text = "Saved. Running servers follow within 2 seconds."
+        self.message_user(request, text, messages.SUCCESS)
         return HttpResponseRedirect(request.path)
 
 

@@ -187,24 +187,23 @@ class AccessTokenAdmin(TokenActions):
         context: dict[str, Any],
         add: bool = False,
         *args: Any,
-        **kwargs: Any,
+        **kw: Any,
     ) -> HttpResponse:
         """Offer the actions; and on a new token's form one way to save, as its secret follows."""
         token = context.get("original")
-        context["token_actions"] = []
-        if isinstance(token, AccessToken) and self.has_change_permission(request, token):
-            context["token_actions"] = self._offered(token)
-        context["checkbox_name"] = ACTION_CHECKBOX_NAME
+        actions = []
+        if (
+            isinstance(token, AccessToken)
+            and token.revoked_at is None
+            and self.has_change_permission(request, token)
+        ):
+            actions = [("rotate_token", "Rotate secret"), ("revoke_tokens", "Revoke")]
+            if token.expires_at is not None:
+                actions.insert(0, ("extend_tokens", "Extend"))
+        context.update(token_actions=actions, checkbox_name=ACTION_CHECKBOX_NAME)
         if add:
             context.update(show_save_and_add_another=False, show_save_and_continue=False)
-        return super().render_change_form(request, context, add, *args, **kwargs)
-
-    @staticmethod
-    def _offered(token: AccessToken) -> list[tuple[str, str]]:
-        if token.revoked_at is not None:
-            return []
-        extend = [("extend_tokens", "Extend")] if token.expires_at is not None else []
-        return [*extend, ("rotate_token", "Rotate secret"), ("revoke_tokens", "Revoke")]
+        return super().render_change_form(request, context, add, *args, **kw)
 
     def get_list_display(self, request: HttpRequest) -> Any:
         """Add how many connections each token has now; asked once for the page."""
