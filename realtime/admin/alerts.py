@@ -168,7 +168,6 @@ class NotificationAdmin(RecordAdmin):
     status_badge = column("status", lambda notification: badge(notification.status))
 
     def has_send_permission(self, request: HttpRequest) -> bool:
-        """Tell whether the user may have notifications sent."""
         return bool(request.user.has_perm("realtime.change_notification"))
 
     @admin.action(description="Send selected notifications again", permissions=["send"])

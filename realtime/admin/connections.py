@@ -35,7 +35,6 @@ class ConnectionAdmin(RecordAdmin):
 
     @staticmethod
     def has_disconnect_permission(request: HttpRequest) -> bool:
-        """Tell whether the user may end connections."""
         return bool(request.user.has_perm("realtime.disconnect_connection"))
 
     def get_urls(self) -> list[Any]:
@@ -135,11 +134,9 @@ class OutboxMessageAdmin(RecordAdmin):
 
     @staticmethod
     def has_retry_permission(request: HttpRequest) -> bool:
-        """Tell whether the user may have messages tried again."""
         return bool(request.user.has_perm("realtime.retry_outboxmessage"))
 
     @admin.action(description="Try to publish again", permissions=["retry"])
     def try_again(self, request: HttpRequest, queryset: QuerySet[OutboxMessage]) -> None:
-        """Let the relay try parked messages again."""
         count = queryset.exclude(error="").update(error="")
         self.message_user(request, f"{count} will be tried again.", messages.SUCCESS)
