@@ -7,16 +7,7 @@ a rule may say in :mod:`realtime.analytics`. The pages share :mod:`realtime.admi
 
 from django.contrib import admin
 
-from realtime.admin import (  # noqa: F401 - registration
-    aggregations,
-    alerts,
-    connections,
-    groups,
-    limits,
-    origins,
-    outbox,
-    tokens,
-)
+from realtime.admin import aggregations, alerts, connections, policy, tokens  # noqa: F401 - registers
 
 admin.site.site_header = admin.site.site_title = "Real-time streaming"
 admin.site.index_title = "Administration"

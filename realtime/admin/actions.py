@@ -5,7 +5,6 @@ Each asks first, on a page of its own, and leaves an entry in the admin's log.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any
 
@@ -75,8 +74,7 @@ class TokenActions(ModelAdmin[AccessToken]):
         note = _others(queryset.count() - len(active), "revoked already")
         return self._ask(request, "revoke_tokens", question, active, "Yes, revoke", note=note)
 
-    def _revoke(self, request: HttpRequest, tokens: Iterable[AccessToken]) -> None:
-        tokens = list(tokens)
+    def _revoke(self, request: HttpRequest, tokens: list[AccessToken]) -> None:
         with transaction.atomic():
             count = revoke(tokens)
             for token in tokens:

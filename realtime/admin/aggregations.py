@@ -9,7 +9,7 @@ import msgspec
 from django.contrib import admin
 from django.http import HttpRequest
 
-from realtime.admin.common import ModelAdmin, ModelForm, badge, json_field
+from realtime.admin.common import ModelAdmin, ModelForm, badge, column, json_field
 from realtime.analytics.aggregation.models import AggregationRule
 from realtime.analytics.aggregation.processor import AggregationProcessor
 from realtime.analytics.aggregation.rule import EXAMPLE
@@ -93,12 +93,11 @@ def _read_standing(row: AggregationRule) -> Standing | None:
         return None
 
 
-def _status(row: AggregationRule) -> RuleStatus:
+def _status(row: AggregationRule) -> Any:
     """Return how far a rule is, asked once for a row of a page."""
     if "_status" not in vars(row):
         vars(row)["_status"] = read_status(row)
-    status: RuleStatus = vars(row)["_status"]
-    return status
+    return vars(row)["_status"]
 
 
 @admin.register(AggregationRule)
@@ -118,6 +117,10 @@ class AggregationRuleAdmin(ModelAdmin[AggregationRule]):
         ("Figures", {"fields": ("functions",)}),
     )
     status: ClassVar[Any] = ("Status", {"fields": readonly_fields})
+    state = column("state", lambda row: badge(_status(row).state))
+    behind = column("messages behind", lambda row: _status(row).behind)
+    left_out = column("left out", lambda row: _status(row).left_out)
+    closed_until = column("windows are over until", lambda row: _status(row).closed_until)
 
     def get_fieldsets(self, request: HttpRequest, obj: AggregationRule | None = None) -> Any:
         """Add the status, which a new rule does not have yet."""
@@ -135,23 +138,3 @@ class AggregationRuleAdmin(ModelAdmin[AggregationRule]):
             return ", ".join(function.name for function in row.spec().functions)
         except RuleError:
             return "-"
-
-    @admin.display(description="state")
-    def state(self, row: AggregationRule) -> str:
-        """Return whether a process runs it."""
-        return badge(_status(row).state)
-
-    @admin.display(description="messages behind")
-    def behind(self, row: AggregationRule) -> str:
-        """Return how many messages it has not read."""
-        return _status(row).behind
-
-    @admin.display(description="left out")
-    def left_out(self, row: AggregationRule) -> str:
-        """Return how many messages did not count, and why."""
-        return _status(row).left_out
-
-    @admin.display(description="windows are over until")
-    def closed_until(self, row: AggregationRule) -> str:
-        """Return the time up to which windows are over."""
-        return _status(row).closed_until

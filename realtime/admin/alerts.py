@@ -14,11 +14,12 @@ from django.utils import timezone
 from django.utils.html import format_html
 
 from realtime.admin.common import (
-    ChoiceFilter,
     ModelAdmin,
     ModelForm,
     RecordAdmin,
     badge,
+    choice_filter,
+    column,
     json_field,
 )
 from realtime.analytics.alerting.models import Alert, AlertRule, Notification
@@ -63,10 +64,7 @@ class AlertRuleAdmin(ModelAdmin[AlertRule]):
         (None, {"fields": ("name", "enabled", "severity")}),
         ("Values", {"fields": ("source", "filters", "value_path", "group_by", "time_path")}),
         ("Alert", {"fields": ("condition", "threshold", "clear", "for_seconds", "resolve_after")}),
-        (
-            "Notify",
-            {"fields": ("emails", "webhook_url", "webhook_secret", "webhook_enabled")},
-        ),
+        ("Notify", {"fields": ("emails", "webhook_url", "webhook_secret", "webhook_enabled")}),
     )
 
     def get_fieldsets(self, request: HttpRequest, obj: AlertRule | None = None) -> Any:
@@ -128,41 +126,33 @@ class AlertRuleAdmin(ModelAdmin[AlertRule]):
         self.message_user(request, text, messages.SUCCESS)
 
 
-class AlertStateFilter(ChoiceFilter):
-    """Alerts that are firing, or resolved."""
-
-    title = "state"
-    parameter_name = "state"
-
-    def conditions(self) -> dict[str, Q]:
-        return {"firing": Q(resolved_at=""), "resolved": ~Q(resolved_at="")}
-
-
 @admin.register(Alert)
 class AlertAdmin(RecordAdmin):
     """Alerts, the newest first."""
 
     list_display = ("message", "state", "severity", "started_at", "resolved_at")
-    list_filter = (AlertStateFilter, "severity", "rule")
+    list_filter = (
+        choice_filter(
+            "state", lambda: {"firing": Q(resolved_at=""), "resolved": ~Q(resolved_at="")}
+        ),
+        "severity",
+        "rule",
+    )
     search_fields = ("rule", "message", "alert_id")
+    state = column(
+        "state",
+        lambda alert: badge("firing" if alert.is_firing else "resolved"),
+        ordering="resolved_at",
+    )
 
-    @admin.display(description="state", ordering="resolved_at")
-    def state(self, alert: Alert) -> str:
-        return badge("firing" if alert.is_firing else "resolved")
 
-
-class NotificationStatusFilter(ChoiceFilter):
-    """Notifications by :attr:`Notification.status`."""
-
-    title = "status"
-    parameter_name = "status"
-
-    def conditions(self) -> dict[str, Q]:
-        return {
-            "waiting": Q(next_attempt_at__isnull=False),
-            "delivered": Q(delivered_at__isnull=False),
-            "failed": Q(next_attempt_at=None, delivered_at=None),
-        }
+def _conditions_by_status() -> dict[str, Q]:
+    """Return the conditions of notifications by :attr:`Notification.status`."""
+    return {
+        "waiting": Q(next_attempt_at__isnull=False),
+        "delivered": Q(delivered_at__isnull=False),
+        "failed": Q(next_attempt_at=None, delivered_at=None),
+    }
 
 
 @admin.register(Notification)
@@ -170,24 +160,14 @@ class NotificationAdmin(RecordAdmin):
     """Notifications, the newest first; any can be sent again."""
 
     list_display = (
-        "created_at",
-        "rule",
-        "state",
-        "channel",
-        "status_badge",
-        "last_error",
-        "attempts",
+        *("created_at", "rule", "state", "channel", "status_badge", "last_error", "attempts"),
     )
-    list_filter = (NotificationStatusFilter, "channel", "rule")
+    list_filter = (choice_filter("status", _conditions_by_status), "channel", "rule")
     search_fields = ("rule", "alert_id")
     actions = ("send_again",)
-
-    @admin.display(description="status")
-    def status_badge(self, notification: Notification) -> str:
-        return badge(notification.status)
+    status_badge = column("status", lambda notification: badge(notification.status))
 
     def has_send_permission(self, request: HttpRequest) -> bool:
-        """Tell whether the user may have notifications sent."""
         return bool(request.user.has_perm("realtime.change_notification"))
 
     @admin.action(description="Send selected notifications again", permissions=["send"])

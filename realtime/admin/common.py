@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from abc import abstractmethod
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -50,21 +50,28 @@ class RecordAdmin(ModelAdmin[Any]):
         return False
 
 
-class ChoiceFilter(admin.SimpleListFilter):
-    """Base class for a list's filter with one condition for each choice."""
+def choice_filter(
+    name: str, conditions: Callable[[], dict[str, Q]], label: Callable[[str], str] = str.capitalize
+) -> type[admin.SimpleListFilter]:
+    """Return a list's filter with one condition for each choice, which *label* names."""
 
-    @abstractmethod
-    def conditions(self) -> dict[str, Q]:
-        """Return the choices, each with the condition of the rows that it shows."""
+    class ChoiceFilter(admin.SimpleListFilter):
+        """Shows the rows of one choice, or all."""
 
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        """Return the choices and their labels."""
-        return [(choice, choice.capitalize()) for choice in self.conditions()]
+        title, parameter_name = name.replace("_", " "), name.rpartition("_")[2]
 
-    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any] | None:
-        """Return the rows of the choice; ``None`` for all rows."""
-        condition = self.conditions().get(self.value() or "")
-        return None if condition is None else queryset.filter(condition)
+        def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+            return [(choice, label(choice)) for choice in conditions()]
+
+        def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+            return queryset.filter(conditions().get(self.value() or "", Q()))
+
+    return ChoiceFilter
+
+
+def column(description: str, value: Callable[[Any], Any], **options: Any) -> Any:
+    """Return a column of a list, or a field that is only shown, with the *value* of each row."""
+    return admin.display(description=description, **options)(lambda page, row: value(row))
 
 
 class StrictDecoder(json.JSONDecoder):

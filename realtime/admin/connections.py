@@ -1,4 +1,4 @@
-"""Live connections: the clients of all processes, each of which can be disconnected."""
+"""Live connections, which can be ended; and the outbox: messages not yet published, or parked."""
 
 from __future__ import annotations
 
@@ -8,15 +8,19 @@ from typing import Any
 
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
+from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import reverse
+from django.utils import timezone
+from django.utils.timesince import timesince
 
-from realtime.admin.common import RecordAdmin
+from realtime.admin.common import RecordAdmin, choice_filter, column
 from realtime.auth.grants import HolderType
 from realtime.auth.models import AccessToken, Connection
 from realtime.cluster import connections as live
 from realtime.cluster.clients import Unavailable
+from realtime.publishing.outbox import OutboxMessage
 
 _AWAY = "The channel layer does not answer, so the servers cannot be asked: %s"
 
@@ -31,7 +35,6 @@ class ConnectionAdmin(RecordAdmin):
 
     @staticmethod
     def has_disconnect_permission(request: HttpRequest) -> bool:
-        """Tell whether the user may end connections."""
         return bool(request.user.has_perm("realtime.disconnect_connection"))
 
     def get_urls(self) -> list[Any]:
@@ -112,3 +115,28 @@ class ConnectionAdmin(RecordAdmin):
 def _token_key(connection: live.Connection) -> int | None:
     holder, _, key = (connection.holder or "").partition(":")
     return int(key) if holder == HolderType.TOKEN else None
+
+
+@admin.register(OutboxMessage)
+class OutboxMessageAdmin(RecordAdmin):
+    """Messages that no relay has published; a message that is deleted never reaches anybody."""
+
+    list_display = ("pk", "type", "age", "error")
+    list_filter = (
+        choice_filter("state", lambda: {"waiting": Q(error=""), "parked": ~Q(error="")}),
+        "type",
+    )
+    actions = ("try_again",)
+    show_full_result_count = False
+    age = column(
+        "age", lambda row: timesince(row.created_at, timezone.now()), ordering="created_at"
+    )
+
+    @staticmethod
+    def has_retry_permission(request: HttpRequest) -> bool:
+        return bool(request.user.has_perm("realtime.retry_outboxmessage"))
+
+    @admin.action(description="Try to publish again", permissions=["retry"])
+    def try_again(self, request: HttpRequest, queryset: QuerySet[OutboxMessage]) -> None:
+        count = queryset.exclude(error="").update(error="")
+        self.message_user(request, f"{count} will be tried again.", messages.SUCCESS)

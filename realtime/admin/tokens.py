@@ -17,7 +17,14 @@ from django.utils import timezone
 from django.utils.html import format_html
 
 from realtime.admin.actions import TokenActions, types_allowed
-from realtime.admin.common import OPERATORS_HELP, ChoiceFilter, ModelForm, badge, json_field
+from realtime.admin.common import (
+    OPERATORS_HELP,
+    ModelForm,
+    badge,
+    choice_filter,
+    column,
+    json_field,
+)
 from realtime.auth.models import AccessToken, all_types
 from realtime.auth.tokens import (
     MARK,
@@ -99,35 +106,20 @@ class NewTokenForm(TokenForm):
         return cleaned
 
 
-class TokenStateFilter(ChoiceFilter):
-    """Tokens by :attr:`AccessToken.state`."""
-
-    title = "state"
-    parameter_name = "state"
-
-    def conditions(self) -> dict[str, Q]:
-        past = Q(expires_at__lte=timezone.now())
-        revoked = Q(revoked_at__isnull=False) | Q(owner__isnull=False, owner__is_active=False)
-        return {
-            "active": ~revoked & (Q(expires_at=None) | ~past),
-            "expired": ~revoked & past,
-            "revoked": revoked,
-        }
+def _conditions_by_state() -> dict[str, Q]:
+    """Return the conditions of tokens by :attr:`AccessToken.state`."""
+    past = Q(expires_at__lte=timezone.now())
+    revoked = Q(revoked_at__isnull=False) | Q(owner__isnull=False, owner__is_active=False)
+    return {
+        "active": ~revoked & (Q(expires_at=None) | ~past),
+        "expired": ~revoked & past,
+        "revoked": revoked,
+    }
 
 
-class TokenTypeFilter(ChoiceFilter):
-    """Tokens by a subscription type that they may subscribe to."""
-
-    title = "subscription type"
-    parameter_name = "type"
-
-    def conditions(self) -> dict[str, Q]:
-        """Return the types, each with a condition that every database understands."""
-        return {name: Q(types__icontains=f'"{name}"') for name in SUBSCRIPTION_TYPES}
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        """Return the types as they are written."""
-        return [(name, name) for name in SUBSCRIPTION_TYPES]
+def _conditions_by_type() -> dict[str, Q]:
+    """Return the types, each with a condition that every database understands."""
+    return {name: Q(types__icontains=f'"{name}"') for name in SUBSCRIPTION_TYPES}
 
 
 @admin.register(AccessToken)
@@ -137,8 +129,8 @@ class AccessTokenAdmin(TokenActions):
     list_display = ("name", "prefix", "state_badge", "rights", "owner", "expires", "last_used")
     list_select_related = ("owner",)
     list_filter = (
-        TokenStateFilter,
-        TokenTypeFilter,
+        choice_filter("state", _conditions_by_state),
+        choice_filter("subscription_type", _conditions_by_type, str),
         ("owner", admin.RelatedOnlyFieldListFilter),
         "can_publish",
         "can_view_stats",
@@ -157,9 +149,13 @@ class AccessTokenAdmin(TokenActions):
 
     # What the list and the pages show
 
-    @admin.display(description="state")
-    def state_badge(self, token: AccessToken) -> str:
-        return badge(token.state)
+    state_badge = column("state", lambda token: badge(token.state))
+    expires = column(
+        "expires", lambda token: token.expires_at, ordering="expires_at", empty_value="never"
+    )
+    last_used = column(
+        "last used", lambda token: token.last_used_at, ordering="last_used_at", empty_value="never"
+    )
 
     @admin.display(description="rights")
     def rights(self, token: AccessToken) -> str:
@@ -170,16 +166,6 @@ class AccessTokenAdmin(TokenActions):
             "filtered": bool(token.filters),
         }
         return "; ".join([types_allowed(token), *(name for name, has in more.items() if has)])
-
-    @admin.display(description="expires", ordering="expires_at", empty_value="never")
-    def expires(self, token: AccessToken) -> datetime | None:
-        expires_at: datetime | None = token.expires_at
-        return expires_at
-
-    @admin.display(description="last used", ordering="last_used_at", empty_value="never")
-    def last_used(self, token: AccessToken) -> datetime | None:
-        last_used_at: datetime | None = token.last_used_at
-        return last_used_at
 
     def get_fieldsets(self, request: HttpRequest, obj: AccessToken | None = None) -> Any:
         """Add the token's record, which a new one does not have yet."""
@@ -201,24 +187,23 @@ class AccessTokenAdmin(TokenActions):
         context: dict[str, Any],
         add: bool = False,
         *args: Any,
-        **kwargs: Any,
+        **kw: Any,
     ) -> HttpResponse:
         """Offer the actions; and on a new token's form one way to save, as its secret follows."""
         token = context.get("original")
-        context["token_actions"] = []
-        if isinstance(token, AccessToken) and self.has_change_permission(request, token):
-            context["token_actions"] = self._offered(token)
-        context["checkbox_name"] = ACTION_CHECKBOX_NAME
+        actions = []
+        if (
+            isinstance(token, AccessToken)
+            and token.revoked_at is None
+            and self.has_change_permission(request, token)
+        ):
+            actions = [("rotate_token", "Rotate secret"), ("revoke_tokens", "Revoke")]
+            if token.expires_at is not None:
+                actions.insert(0, ("extend_tokens", "Extend"))
+        context.update(token_actions=actions, checkbox_name=ACTION_CHECKBOX_NAME)
         if add:
             context.update(show_save_and_add_another=False, show_save_and_continue=False)
-        return super().render_change_form(request, context, add, *args, **kwargs)
-
-    @staticmethod
-    def _offered(token: AccessToken) -> list[tuple[str, str]]:
-        if token.revoked_at is not None:
-            return []
-        extend = [("extend_tokens", "Extend")] if token.expires_at is not None else []
-        return [*extend, ("rotate_token", "Rotate secret"), ("revoke_tokens", "Revoke")]
+        return super().render_change_form(request, context, add, *args, **kw)
 
     def get_list_display(self, request: HttpRequest) -> Any:
         """Add how many connections each token has now; asked once for the page."""

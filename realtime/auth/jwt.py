@@ -36,7 +36,6 @@ from realtime.protocol import SUBSCRIPTION_TYPES
 logger = logging.getLogger(__name__)
 
 MAX_TOKEN_CHARACTERS = 8192
-
 _FORM = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 
 # The type and curve of a JWK, by the algorithm it is for.
@@ -47,10 +46,8 @@ JWK_TYPES: dict[Algorithm, tuple[str, str | None]] = {
     "EdDSA": ("OKP", "Ed25519"),
 }
 ASYMMETRIC: tuple[Algorithm, ...] = ("RS256", "ES256", "EdDSA")
-
 MIN_SECRET_BYTES = 32  # RFC 7518, section 3.2
 MIN_RSA_BITS = 2048  # RFC 7518, section 3.3
-
 JWS = jwt.PyJWS(algorithms=list(JWK_TYPES))
 
 # Seconds between two looks at the file of a key set.
@@ -139,7 +136,15 @@ def _read_key(name: str, text: bytes, allowed: list[Algorithm]) -> Key:
     """Read a PEM public key, or else a secret, for one of the *allowed* algorithms."""
     text = text.rstrip(b"\r\n")
     is_secret = b"-----BEGIN" not in text
-    key = _make_key(name, text if is_secret else _read_pem(name, text))
+    material: Any = text
+    if not is_secret:
+        if b"PRIVATE KEY-----" in text:
+            raise ValueError(f"{name}: this is a private key: give its public key")
+        try:
+            material = load_pem_public_key(text)
+        except (ValueError, UnsupportedAlgorithm):
+            raise ValueError(f"{name}: not readable: give a public key in PEM form") from None
+    key = _make_key(name, material)
     # If both were allowed, anybody could sign with the public key as the secret.
     is_mixed = any((algorithm == "HS256") is not is_secret for algorithm in allowed)
     if is_mixed or key.algorithm not in allowed:
@@ -150,15 +155,6 @@ def _read_key(name: str, text: bytes, allowed: list[Algorithm]) -> Key:
             f" set algorithms to {key.algorithm}{hint}"
         )
     return key
-
-
-def _read_pem(name: str, text: bytes) -> Any:
-    if b"PRIVATE KEY-----" in text:
-        raise ValueError(f"{name}: this is a private key: give its public key")
-    try:
-        return load_pem_public_key(text)
-    except (ValueError, UnsupportedAlgorithm):
-        raise ValueError(f"{name}: not readable: give a public key in PEM form") from None
 
 
 def _make_key(name: str, material: Any, kid: str | None = None) -> Key:
@@ -281,12 +277,11 @@ class Verifier:
                 raise _Refused("no key named" if kid is None else "unknown key")
             if header.get("alg") != key.algorithm:
                 raise _Refused("algorithm")
-            payload: bytes = JWS.decode(token, key.material, algorithms=[key.algorithm])
+            return bytes(JWS.decode(token, key.material, algorithms=[key.algorithm]))
         except jwt.InvalidSignatureError:
             raise _Refused("signature") from None
         except (jwt.PyJWTError, ValueError, RecursionError):
             raise _Refused("malformed") from None
-        return payload
 
     def _read_claims(self, payload: bytes, now: float) -> Grant:
         """Return what claims grant, if they hold at *now*.

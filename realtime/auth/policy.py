@@ -16,14 +16,8 @@ from django.contrib.auth.models import Group
 from django.db.models.signals import m2m_changed, post_delete, post_save
 from django.dispatch import receiver
 
-from realtime.auth.models import (
-    AccessToken,
-    AllowedOrigin,
-    ConfigurationRevision,
-    GroupFilters,
-    Limits,
-    raise_revision,
-)
+from realtime.auth import models
+from realtime.auth.models import ConfigurationRevision, Limits, raise_revision
 from realtime.config import WEBSOCKET_PREFIX, WebSocketConfig, get_streaming_config
 
 POLL_INTERVAL = 1.0
@@ -56,7 +50,7 @@ def load_policy() -> Policy:
     """Read limits and origins from the database and lay them over the environment's."""
     limits = Limits.objects.filter(pk=1).values(*LIMIT_FIELDS).first() or {}
     changes: dict[str, Any] = {name: value for name, value in limits.items() if value is not None}
-    if origins := list(AllowedOrigin.objects.values_list("pattern", flat=True)):
+    if origins := list(models.AllowedOrigin.objects.values_list("pattern", flat=True)):
         changes["allowed_origins"] = origins
     return Policy(get_streaming_config().websocket.model_copy(update=changes), frozenset(changes))
 
@@ -67,10 +61,10 @@ def current_revision() -> int:
     return numbers.first() or 0
 
 
-@receiver([post_save, post_delete], sender=AccessToken)
-@receiver([post_save, post_delete], sender=AllowedOrigin)
+@receiver([post_save, post_delete], sender=models.AccessToken)
+@receiver([post_save, post_delete], sender=models.AllowedOrigin)
+@receiver([post_save, post_delete], sender=models.GroupFilters)
 @receiver([post_save, post_delete], sender=Limits)
-@receiver([post_save, post_delete], sender=GroupFilters)
 def _revise(**kwargs: Any) -> None:
     raise_revision()
 

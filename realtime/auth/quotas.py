@@ -52,7 +52,9 @@ class ConnectionQuotas:
             self.hold(connection, grant)
             return True
         if has_room:
-            self._set(connection, holder)
+            if self._held.get(connection, holder) != holder:
+                self.release(connection)
+            self._held[connection] = holder
             self._changes.pop((holder, connection), None)
         return has_room
 
@@ -65,13 +67,8 @@ class ConnectionQuotas:
             self.release(connection)
         if grant.max_connections is None or connection in self._held:
             return
-        self._set(connection, grant.holder)
+        self._held[connection] = grant.holder
         self._change(grant.holder, connection, True)
-
-    def _set(self, connection: str, holder: str) -> None:
-        if self._held.get(connection, holder) != holder:
-            self.release(connection)
-        self._held[connection] = holder
 
     def release(self, connection: str) -> None:
         """Give back what a connection held; once or more."""
