@@ -7,6 +7,7 @@ import json
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from websockets.extensions.permessage_deflate import (
     PerMessageDeflate,
 )
 
-from tests.support import Client, RawClient, Server, client
+from tests.support import Client, RawClient, Server, client, running
 
 
 def payloads(count: int, size: int) -> list[dict[str, Any]]:
@@ -140,6 +141,16 @@ async def test_a_client_with_a_smaller_window_gets_messages_uncompressed(
         raw.read_message()
         server.publish("events", {"text": "x" * 10_000})
         assert raw.read_message()["data"]["event"] == {"text": "x" * 10_000}
+
+
+async def test_compression_can_be_off(data_dir: Path) -> None:
+    with running(data_dir, compression="none", require_auth="false") as server:
+        async with connect(server.url, compression="deflate") as connection:
+            assert connection.protocol.extensions == []
+            page = Client(connection)
+            await page.subscribe("events")
+            server.publish("events", {"text": "x" * 10_000})
+            assert await page.assert_data("events") == {"text": "x" * 10_000}
 
 
 async def test_a_compressed_message_from_a_client_is_bounded(server: Server) -> None:
