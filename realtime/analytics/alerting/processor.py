@@ -7,8 +7,14 @@ from typing import Any
 
 import msgspec
 
-from realtime.analytics.alerting.incidents import AlertGroup, AlertState, Value, take
-from realtime.analytics.alerting.messages import Reason, encode_alert
+from realtime.analytics.alerting.incidents import (
+    AlertGroup,
+    AlertState,
+    Reason,
+    Value,
+    encode_alert,
+    take,
+)
 from realtime.analytics.alerting.rule import AlertSpec, ThresholdCondition, read_number
 from realtime.analytics.processing.contract import Changes, Records
 from realtime.analytics.rules import plain_number
