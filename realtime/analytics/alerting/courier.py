@@ -24,7 +24,7 @@ from django.utils import timezone
 
 from realtime.analytics.alerting import ledger, signing
 from realtime.analytics.alerting.incidents import FIRING, RESOLVED, group_text
-from realtime.analytics.alerting.models import EMAIL, Notification
+from realtime.analytics.alerting.models import EMAIL, AlertRule, Notification
 from realtime.database import Database
 
 logger = logging.getLogger(__name__)
@@ -114,9 +114,11 @@ class Courier:
         posting = self._post(targets.webhook_url, body.encode(), headers)
         answer = await _in_time(posting, WEBHOOK_TIMEOUT, "no answer")
         if answer.status_code == httpx.codes.GONE:
-            await self._database.run(
-                ledger.turn_webhook_off, notification.rule, targets.webhook_url
+            # Unless the rule has another URL by now.
+            rules = AlertRule.objects.filter(
+                name=notification.rule, webhook_url=targets.webhook_url
             )
+            await self._database.run(lambda: rules.update(webhook_enabled=False))
             raise Gone("answered 410 Gone: the webhook is turned off")
         if not answer.is_success:
             patience = _seconds(answer.headers.get("retry-after", ""))

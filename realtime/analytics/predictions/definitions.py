@@ -83,7 +83,7 @@ def predictor(
         if not NAME.fullmatch(predictor_name):
             raise RuleError("name", f"{predictor_name!r} is not 1 to 100 of A-Z a-z 0-9 _ . -")
         settings = (version, make, keeps_state, batch_size, save_every, from_start)
-        predictors.add(Predictor(predictor_name, source, compiled, *settings))
+        predictors.add(predictor_name, Predictor(predictor_name, source, compiled, *settings))
         return decorated
 
     return declare

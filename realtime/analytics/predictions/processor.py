@@ -133,7 +133,12 @@ class PredictorProcessor:
             self._saved = self._taken = records.first - 1
         began = time.monotonic()
         while len(records) and time.monotonic() - began <= TURN:
-            records = await self._take(records)
+            payloads, offsets, last = self._batch(records)
+            if payloads:
+                self._outputs += await self._predict(payloads, offsets, records.epoch)
+            self._taken = last
+            self._since += last - records.first + 1
+            records = records.after(last)
         if self._predictor.keeps_state and self._is_due():
             self._saved_at, self._since = time.monotonic(), 0
             try:
@@ -143,15 +148,6 @@ class PredictorProcessor:
                     error, "is not saved: after a restart it goes on from an older state"
                 )
         return records.first - 1
-
-    async def _take(self, records: Records) -> Records:
-        """Predict of one batch; return what comes after it."""
-        payloads, offsets, last = self._batch(records)
-        if payloads:
-            self._outputs += await self._predict(payloads, offsets, records.epoch)
-        self._taken = last
-        self._since += last - records.first + 1
-        return records.after(last)
 
     def close(self) -> None:
         """Let the model go."""
