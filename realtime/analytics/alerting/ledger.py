@@ -50,9 +50,6 @@ class PublishedAlert(msgspec.Struct):
     resolved_at: Short = ""
 
 
-# Rules
-
-
 def rules_in_force() -> dict[str, AlertSpec]:
     """Return the rules of code and of the admin, by name."""
     return alert_rules.in_force(AlertRule.objects.all())
@@ -81,9 +78,6 @@ def targets(name: str) -> Targets | None:
         return row.targets
     rule = alert_rules.get(name)
     return None if rule is None else rule.targets
-
-
-# Alerts
 
 
 def begin(head: Position) -> Position:

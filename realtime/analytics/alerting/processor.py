@@ -139,8 +139,6 @@ class AlertProcessor:
         self._changed, self._removed, self._is_new = set(), set(), False
         return Changes(fields, removed, outputs)
 
-    # Groups
-
     def _keep(self, key: str, group: AlertGroup) -> None:
         """Keep a group as the freshest, or forget it if there is nothing to remember."""
         if not self._is_worth_keeping(group):
@@ -175,8 +173,6 @@ class AlertProcessor:
     def _resolve(self, group: AlertGroup, reason: Reason, at: float) -> None:
         group.state = AlertState.OK
         self._outputs.append(encode_alert(self.rule, group, reason, at))
-
-    # Messages
 
     def _values(self, records: Records) -> Iterator[tuple[str, dict[str, Any], Value]]:
         """Yield each value of the rule, with the key and the labels of its group."""

@@ -95,10 +95,6 @@ class ThresholdCondition:
         if self.direction == BELOW and self.clear < self.threshold:
             raise RuleError("clear", f"expected at least the threshold, {self.threshold:g}")
 
-    def signature(self) -> tuple[Any, ...]:
-        """Return what tells it from other conditions. Stored: another one resolves all alerts."""
-        return ("Threshold", self.direction, self.threshold, self.clear)
-
     def judge(self, value: float, baseline: Baseline | None) -> Judgement:
         """Judge a value."""
         if self.direction == ABOVE:
@@ -128,10 +124,6 @@ class DeviationCondition:
         _check_number("alpha", self.alpha, more_than=0, less_than=1)
         _check_number("samples", self.samples, at_least=2, at_most=1_000_000)
         _check_number("least", self.least, at_least=0)
-
-    def signature(self) -> tuple[Any, ...]:
-        """Return what tells it from other conditions. Stored: another one resolves all alerts."""
-        return ("Deviation", *vars(self).values())
 
     def judge(self, value: float, baseline: Baseline | None) -> Judgement:
         """Judge a value by what is usual."""
@@ -228,10 +220,11 @@ class AlertSpec:
 
     @cached_property
     def definition(self) -> str:
-        """All that decides when it alerts, as text."""
+        """All that decides when it alerts, as text. Stored: another one resolves all alerts."""
+        name = "Threshold" if isinstance(self.condition, ThresholdCondition) else "Deviation"
         parts = (
             (self.value, self.time, self.for_seconds, self.resolve_after, self.since),
-            self.condition.signature(),
+            (name, *vars(self.condition).values()),
             self.filters,
             self.group_by,
             self.severity,

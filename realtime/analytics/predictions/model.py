@@ -27,10 +27,6 @@ MAX_MODEL_BYTES = 64 * 1024 * 1024
 SEAL_BYTES = sha256().digest_size
 
 
-class BadSeal(Exception):
-    """A model was not saved by this site."""
-
-
 class CallThread:
     """Calls functions one after another, while the process's event loop goes on.
 
@@ -84,27 +80,28 @@ def _carry_out(future: Future[Any], function: Callable[[], Any], runner: asyncio
         close_old_connections()
 
 
-class RunningModel:
-    """A predictor's model. Whatever its code raises is raised here."""
+class RunningModel(CallThread):
+    """A predictor's model in its thread. Whatever its code raises is raised here."""
 
     def __init__(self, predictor: Predictor) -> None:
+        super().__init__(f"predictor {predictor.name}")
         self._predictor = predictor
-        self._thread = CallThread(f"predictor {predictor.name}")
         self._model: Any = None
 
     async def begin(self, sealed: bytes | None) -> None:
-        """Make the model, or restore it; before all else. Raises :class:`BadSeal`."""
-        run, predictor = self._thread.run, self._predictor
-        self._model = await run(predictor.make)
+        """Make the model, or restore it; before all else. Raises as :func:`unseal`."""
+        predictor = self._predictor
+        self._model = await self.run(predictor.make)
         if predictor.keeps_state and sealed is not None:
-            await run(self._model.restore, await run(unseal, predictor.name, sealed))
+            data = await self.run(unseal, predictor.name, sealed)
+            await self.run(self._model.restore, data)
 
     async def predict(self, payloads: list[Any]) -> list[Any]:
         """Return what the model predicts, with an item for each payload.
 
         Raises ``TypeError`` or ``ValueError`` if the model returned something else.
         """
-        result = await self._thread.run(self._model.predict, payloads)
+        result = await self.run(self._model.predict, payloads)
         if result is None:
             return [None] * len(payloads)
         if isinstance(result, str | bytes | dict) or not isinstance(result, Iterable):
@@ -119,17 +116,13 @@ class RunningModel:
 
         Raises ``TypeError`` or ``ValueError`` if the model returned no bytes, or too many.
         """
-        data = await self._thread.run(self._model.save)
+        data = await self.run(self._model.save)
         if not isinstance(data, bytes):
             raise TypeError(f"save() returned {type(data).__name__}: expected bytes")
         if len(data) > MAX_MODEL_BYTES:
             raise ValueError(f"save() returned {len(data)} bytes, more than {MAX_MODEL_BYTES}")
-        sealed: bytes = await self._thread.run(seal, self._predictor.name, data)
+        sealed: bytes = await self.run(seal, self._predictor.name, data)
         return sealed
-
-    def close(self) -> None:
-        """Let the thread end."""
-        self._thread.close()
 
 
 def seal(name: str, data: bytes) -> bytes:
@@ -138,12 +131,12 @@ def seal(name: str, data: bytes) -> bytes:
 
 
 def unseal(name: str, sealed: bytes) -> bytes:
-    """Return the model. Raises :class:`BadSeal`."""
+    """Return the model. Raises ``ValueError`` if it was not saved by this site."""
     seal_before, data = sealed[:SEAL_BYTES], sealed[SEAL_BYTES:]
     for secret in (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS):
         if hmac.compare_digest(seal_before, _seal(secret, name, data)):
             return data
-    raise BadSeal(
+    raise ValueError(
         "its model was saved with another SECRET_KEY: add that to SECRET_KEY_FALLBACKS, or raise "
         "the predictor's version to begin with a new model"
     )
