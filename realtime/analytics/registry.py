@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Iterable, Iterator
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 from django.core.management.base import CommandError
 from django.utils.module_loading import autodiscover_modules
@@ -23,12 +23,7 @@ logger = logging.getLogger(__name__)
 MODULE = "streams"
 
 
-class Definition(Protocol):
-    @property
-    def name(self) -> str: ...
-
-
-T = TypeVar("T", bound=Definition)
+T = TypeVar("T")
 
 
 class DefinitionRegistry(Generic[T]):
@@ -40,9 +35,8 @@ class DefinitionRegistry(Generic[T]):
         # What has been logged about rows that are wrong, to log it once.
         self._complaints: set[str] = set()
 
-    def add(self, definition: T) -> None:
+    def add(self, name: str, definition: T) -> None:
         """Add a definition. Raises :class:`RuleError` if there is another one of that name."""
-        name = definition.name
         if self._in_code.setdefault(name, definition) != definition:
             raise RuleError("name", f"there is another {self._noun} named {name!r}")
 

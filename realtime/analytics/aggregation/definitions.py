@@ -29,7 +29,7 @@ def aggregation_rule(
     :class:`~realtime.analytics.rules.RuleError`, a ``ValueError``.
     """
     rule = make_spec(**locals())  # all arguments
-    aggregation_rules.add(rule)
+    aggregation_rules.add(name, rule)
     return rule
 
 

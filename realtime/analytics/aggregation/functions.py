@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from base64 import b64decode, b64encode
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from decimal import Context, Decimal
 from fractions import Fraction
 from functools import cache, reduce
 from importlib import import_module
+from itertools import accumulate
 from typing import Any, NamedTuple, Self
 
 from realtime.analytics.aggregation import columns
@@ -169,12 +171,10 @@ class Percentiles:
         total = self.counts.total()
         if not total:
             return None
-        rank = max(1, math.ceil(share * total))
-        for value in sorted(self.counts):
-            rank -= self.counts[value]
-            if rank <= 0:
-                return _value(value) if self.in_buckets else value
-        raise AssertionError("ranks end with the total")
+        values = sorted(self.counts)
+        ranks = list(accumulate(self.counts[value] for value in values))
+        value = values[bisect_left(ranks, share * total)]
+        return _value(value) if self.in_buckets else value
 
     def dump(self) -> Any:
         return [self.in_buckets, list(self.counts), list(self.counts.values())]

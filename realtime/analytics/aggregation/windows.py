@@ -20,6 +20,7 @@ A message of second 31 is not late: its slide is open.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -106,15 +107,13 @@ class Windows:
         ]
         self._group_names = [".".join(path) for path in rule.group_by]
         # By number, counted from 1970.
-        self._slides: dict[int, Slide] = {}
+        self._slides: defaultdict[int, Slide] = defaultdict(Slide)
         self._cells = 0
         self._removed: list[str] = []
 
     def cell(self, number: int, group: GroupValues) -> Cell | None:
         """Return the cell of a group in a slide, to be changed; ``None`` if there are too many."""
-        slide = self._slides.get(number)
-        if slide is None:
-            slide = self._slides[number] = Slide()
+        slide = self._slides[number]
         cell = slide.cells.get(group)
         if cell is None:
             if len(slide.cells) >= MAX_GROUPS or self._cells >= MAX_CELLS:
@@ -247,7 +246,7 @@ class Windows:
                 need.accumulator.load(data)
                 for need, data in zip(self.needs, msgspec.json.decode(value), strict=True)
             ]
-            slide = self._slides.setdefault(int(number), Slide())
+            slide = self._slides[int(number)]
             group = (tuple(v) if type(v) is list else v for v in msgspec.json.decode(text))
             slide.cells[tuple(group)] = Cell(text, accumulators, is_stored=True)
             self._cells += 1

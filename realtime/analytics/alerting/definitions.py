@@ -48,10 +48,8 @@ def alert_rule(
     by default the threshold; for a deviation so many standard deviations, by default two thirds of
     it. The other arguments are as :class:`~realtime.analytics.alerting.rule.AlertSpec` says. A rule
     of the same name in the admin takes its place. A webhook needs a secret, as
-    :func:`realtime.analytics.alerting.signing.new_secret` makes one.
-
-    Raises:
-        ValueError: an argument is wrong, or there is another rule of that name.
+    :func:`realtime.analytics.alerting.signing.new_secret` makes one. Raises ``ValueError`` if an
+    argument is wrong, or there is another rule of that name.
     """
     bounds = {ABOVE: above, BELOW: below, DEVIATION: deviation}
     chosen = [(direction, bound) for direction, bound in bounds.items() if bound is not None]
@@ -60,18 +58,9 @@ def alert_rule(
     [(direction, bound)] = chosen
     if webhook_url:
         check_secret(webhook_secret)
-    rule = AlertSpec(
-        name,
-        source,
-        value,
-        make_condition(direction, bound, clear, alpha=alpha, samples=samples, least=least),
-        filters=filters or {},
-        group_by=group_by,
-        severity=severity,
-        for_seconds=for_seconds,
-        resolve_after=resolve_after,
-        time=time,
-        targets=Targets(tuple(emails), webhook_url, webhook_secret),
-    )
-    alert_rules.add(rule)
+    condition = make_condition(direction, bound, clear, alpha=alpha, samples=samples, least=least)
+    targets = Targets(tuple(emails), webhook_url, webhook_secret)
+    values = (name, source, value, condition, filters or {}, group_by)
+    rule = AlertSpec(*values, severity, for_seconds, resolve_after, time, targets=targets)
+    alert_rules.add(name, rule)
     return rule

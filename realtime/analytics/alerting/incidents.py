@@ -1,4 +1,4 @@
-"""The states of a group of values: ok, pending, firing, and ok again when resolved. Pure.
+"""The states of a group of values, and the messages of its alerts. Pure.
 
 Each group has at most one incident at a time. It begins when values have been out of bounds for
 as long as the rule says, and ends when a value is clear, or when no value has come for too long.
@@ -12,7 +12,7 @@ as long as the rule says, and ends when a value is clear, or when no value has c
 from __future__ import annotations
 
 import uuid
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 from typing import Any
 
 import msgspec
@@ -22,14 +22,19 @@ from realtime.analytics.alerting.rule import (
     Baseline,
     DeviationCondition,
     Judgement,
+    ThresholdCondition,
 )
+from realtime.protocol import format_timestamp
+from realtime.protocol.times import EARLIEST, LATEST
+
+FIRING, RESOLVED = "firing", "resolved"
 
 # Namespace of alert ids (version 5 UUIDs). Changing it changes every id.
 ALERT_NAMESPACE = uuid.UUID("0b9d3c52-7a41-5c0e-9f63-51d1c4a7e2b8")
 
 
 class AlertState(IntEnum):
-    """The state of a group."""
+    """The state of a group: a resolved alert leaves it ok again."""
 
     OK = 0
     PENDING = 1
@@ -107,3 +112,71 @@ def _alert_id(rule: AlertSpec, group: AlertGroup, value: Value) -> str:
     parts = [rule.name, rule.source, group.group, group.since, value.offset, value.published]
     text = msgspec.json.encode(parts, order="sorted").decode()
     return str(uuid.uuid5(ALERT_NAMESPACE, text))
+
+
+class Reason(StrEnum):
+    """Why an alert is resolved."""
+
+    CLEARED = "cleared"
+    NO_DATA = "no_data"
+    RULE_CHANGED = "rule_changed"
+    RULE_ENDED = "rule_ended"
+
+
+def encode_alert(rule: AlertSpec, group: AlertGroup, reason: Reason, at: float) -> bytes:
+    """Return the message of an alert that fires, or that is resolved *at* a time for a reason."""
+    is_firing = group.state is AlertState.FIRING
+    happened = _firing(rule, group) if is_firing else _resolved(rule, group, reason)
+    alert = {
+        "alert_id": group.alert_id,
+        "rule": rule.name,
+        "name": rule.name,
+        "source": rule.source,
+        "severity": rule.severity,
+        "state": FIRING if is_firing else RESOLVED,
+        "group": group.group,
+        "value": group.value,
+        "threshold": group.bound,
+        "started_at": write_time(group.since),
+        "timestamp": write_time(at),
+    }
+    if not is_firing:
+        alert |= {"resolved_at": write_time(at), "reason": reason.value}
+    alert["message"] = f"{rule.name}: {rule.value}{group_text(group.group)} {happened}"
+    return msgspec.json.encode(alert)
+
+
+def write_time(seconds: float) -> str:
+    """Write a time, in seconds since 1970; one beyond the years 1 to 9999 as the nearest one."""
+    return format_timestamp(min(max(seconds, EARLIEST), LATEST))
+
+
+def group_text(group: dict[str, Any]) -> str:
+    """Return a group as words, with a space before them; nothing for the empty group."""
+    labels = ", ".join(f"{path}={value}" for path, value in group.items())
+    return f" of {labels}" if group else ""
+
+
+def _firing(rule: AlertSpec, group: AlertGroup) -> str:
+    condition = rule.condition
+    if isinstance(condition, ThresholdCondition):
+        return f"is {group.value:g}, {condition.direction} {condition.threshold:g}"
+    usual = group.baseline.mean if group.baseline is not None else group.value
+    return f"is {group.value:g}, more than {_deviations(condition.factor)} from {usual:g}"
+
+
+def _resolved(rule: AlertSpec, group: AlertGroup, reason: Reason) -> str:
+    condition = rule.condition
+    if reason is Reason.NO_DATA:
+        return f"has had no value for {rule.resolve_after:g} s; the last one was {group.value:g}"
+    if reason is Reason.RULE_CHANGED:
+        return f"was {group.value:g}; the rule was changed"
+    if reason is Reason.RULE_ENDED:
+        return f"was {group.value:g}; the rule was turned off or removed"
+    if isinstance(condition, ThresholdCondition):
+        return f"is {group.value:g}, not {condition.direction} {condition.clear:g}"
+    return f"is {group.value:g}, within {_deviations(condition.clear_factor)} of what is usual"
+
+
+def _deviations(factor: float) -> str:
+    return f"{factor:g} standard deviation{'' if factor == 1 else 's'}"

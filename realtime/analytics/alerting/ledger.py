@@ -33,14 +33,13 @@ from realtime.protocol import Position
 RETENTION = timedelta(days=30)
 
 Short = Annotated[str, msgspec.Meta(max_length=32)]
-Name = Annotated[str, msgspec.Meta(max_length=100)]
 
 
 class PublishedAlert(msgspec.Struct):
     """The fields that are read of an alert of a rule; messages of others may lack some."""
 
     alert_id: Annotated[str, msgspec.Meta(max_length=64)]
-    rule: Name
+    rule: Annotated[str, msgspec.Meta(max_length=100)]
     source: Short
     severity: Annotated[str, msgspec.Meta(max_length=16)]
     state: Literal["firing", "resolved"]
@@ -49,9 +48,6 @@ class PublishedAlert(msgspec.Struct):
     message: str
     started_at: Short
     resolved_at: Short = ""
-
-
-# Rules
 
 
 def rules_in_force() -> dict[str, AlertSpec]:
@@ -84,27 +80,17 @@ def targets(name: str) -> Targets | None:
     return None if rule is None else rule.targets
 
 
-def turn_webhook_off(rule: str, url: str) -> None:
-    """Turn a rule's webhook off, unless it has another URL by now."""
-    AlertRule.objects.filter(name=rule, webhook_url=url).update(webhook_enabled=False)
-
-
-# Alerts
-
-
 def begin(head: Position) -> Position:
     """Return how far alerts have been read; the first time ever, that is up to *head*."""
-    row, _ = AlertsRead.objects.get_or_create(
-        pk=1, defaults={"epoch": head.epoch, "offset": head.offset}
-    )
+    row, _ = AlertsRead.objects.get_or_create(pk=1, defaults=head._asdict())
     return Position(row.epoch, row.offset)
 
 
 def record(before: Position, after: Position, bodies: Sequence[bytes]) -> bool:
     """Record the alerts read between two positions; ``False`` if another process has done it."""
     with transaction.atomic():
-        unread = AlertsRead.objects.filter(pk=1, epoch=before.epoch, offset=before.offset)
-        if not unread.update(epoch=after.epoch, offset=after.offset):
+        unread = AlertsRead.objects.filter(pk=1, **before._asdict())
+        if not unread.update(**after._asdict()):
             return False
         for body in bodies:
             _record(body)
@@ -126,27 +112,17 @@ def _record(body: bytes) -> None:
         | {"changed_at": timezone.now()},
     )
     # A rule that was removed since has no targets; its alert is recorded, to be resolved.
-    if (rule_targets := targets(alert.rule)) is not None:
-        _queue(alert, body, rule_targets)
-
-
-def _queue(alert: PublishedAlert, body: bytes, rule_targets: Targets) -> None:
-    """Add the notifications of an alert that are not there yet."""
-    channels = {EMAIL: rule_targets.emails, WEBHOOK: rule_targets.webhook_url}
+    emails, url, _ = targets(alert.rule) or Targets()
+    channels = [channel for channel, target in ((EMAIL, emails), (WEBHOOK, url)) if target]
+    same = {"rule": alert.rule, "alert_id": alert.alert_id, "state": alert.state}
     Notification.objects.bulk_create(
         [
             Notification(
-                rule=alert.rule,
-                alert_id=alert.alert_id,
-                state=alert.state,
-                channel=channel,
-                body=body.decode(),
-                next_attempt_at=timezone.now(),
+                **same, channel=channel, body=body.decode(), next_attempt_at=timezone.now()
             )
-            for channel, target in channels.items()
-            if target
+            for channel in channels
         ],
-        ignore_conflicts=True,
+        ignore_conflicts=True,  # those that are there already
     )
 
 

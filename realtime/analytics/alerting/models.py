@@ -138,27 +138,28 @@ class AlertRule(models.Model):
             self.filters = {}
         try:
             self.spec()
+            self._check_targets()
         except RuleError as error:
             name = _FIELDS.get(error.field, error.field)
             raise ValidationError({name: error.text}) from error
-        self._clean_targets()
 
-    def _clean_targets(self) -> None:
-        """Raise ``ValidationError`` if the addresses or the webhook cannot be used."""
+    def _check_targets(self) -> None:
+        """Raise :class:`RuleError` if the addresses or the webhook cannot be used."""
         for address in self.addresses:
             try:
                 validate_email(address)
             except ValidationError:
-                raise ValidationError(
-                    {"emails": f"{address!r} is not an e-mail address."}
-                ) from None
-        if self.webhook_url:
-            check_url(self.webhook_url)
+                raise RuleError("emails", f"{address!r} is not an e-mail address.") from None
+        try:
+            parts = urlsplit(self.webhook_url)
+            _ = parts.port
+        except ValueError as error:
+            raise RuleError("webhook_url", f"This is not a URL: {error}.") from error
+        is_web = parts.scheme in ("http", "https") and parts.hostname
+        if self.webhook_url and not (is_web and self.webhook_url.isprintable()):
+            raise RuleError("webhook_url", "Expected http://... or https://...")
         if self.webhook_secret:
-            try:
-                check_secret(self.webhook_secret)
-            except ValueError as error:
-                raise ValidationError({"webhook_secret": str(error)}) from error
+            check_secret(self.webhook_secret)
 
     @property
     def addresses(self) -> list[str]:
@@ -190,17 +191,6 @@ class AlertRule(models.Model):
             since=self.active_since.timestamp() if self.active_since else 0.0,
             targets=self.targets,
         )
-
-
-def check_url(url: str) -> None:
-    """Raise ``ValidationError`` unless alerts can be posted to a URL."""
-    try:
-        parts = urlsplit(url)
-        _ = parts.port
-    except ValueError as error:
-        raise ValidationError({"webhook_url": f"This is not a URL: {error}."}) from error
-    if parts.scheme not in ("http", "https") or not parts.hostname or not url.isprintable():
-        raise ValidationError({"webhook_url": "Expected http://... or https://..."})
 
 
 class Alert(models.Model):

@@ -7,8 +7,14 @@ from typing import Any
 
 import msgspec
 
-from realtime.analytics.alerting.incidents import AlertGroup, AlertState, Value, take
-from realtime.analytics.alerting.messages import Reason, encode_alert
+from realtime.analytics.alerting.incidents import (
+    AlertGroup,
+    AlertState,
+    Reason,
+    Value,
+    encode_alert,
+    take,
+)
 from realtime.analytics.alerting.rule import AlertSpec, ThresholdCondition, read_number
 from realtime.analytics.processing.contract import Changes, Records
 from realtime.analytics.rules import plain_number
@@ -103,7 +109,12 @@ class AlertProcessor:
     def tick(self, now: float) -> str | None:
         """Resolve alerts without values for too long; return what to log of messages left out."""
         if self.rule.resolve_after is not None:
-            self._resolve_silent(now, self.rule.resolve_after)
+            for key, group in list(self.firing.items()):
+                if now - group.published < self.rule.resolve_after:
+                    break
+                del self.firing[key]
+                self._resolve(group, Reason.NO_DATA, group.at + self.rule.resolve_after)
+                self._keep(key, group)
         left_out = self._untimed + self._ungrouped + self._crowded
         if left_out == self._logged or now < self._logged_at + LOG_INTERVAL:
             return None
@@ -128,8 +139,6 @@ class AlertProcessor:
         self._changed, self._removed, self._is_new = set(), set(), False
         return Changes(fields, removed, outputs)
 
-    # Groups
-
     def _keep(self, key: str, group: AlertGroup) -> None:
         """Keep a group as the freshest, or forget it if there is nothing to remember."""
         if not self._is_worth_keeping(group):
@@ -146,10 +155,6 @@ class AlertProcessor:
             self.rule.condition, ThresholdCondition
         )
 
-    def _forget(self, key: str) -> None:
-        self._changed.discard(key)
-        self._removed.add(key)
-
     def _make_room(self) -> bool:
         """Forget the quiet group with the oldest value if there are too many; else refuse."""
         if len(self.firing) + len(self.quiet) < self._max_groups:
@@ -161,20 +166,13 @@ class AlertProcessor:
         self._forget(oldest)
         return True
 
-    def _resolve_silent(self, now: float, limit: float) -> None:
-        """Resolve alerts that have had no value for *limit* seconds."""
-        for key, group in list(self.firing.items()):
-            if now - group.published < limit:
-                break
-            del self.firing[key]
-            self._resolve(group, Reason.NO_DATA, group.at + limit)
-            self._keep(key, group)
+    def _forget(self, key: str) -> None:
+        self._changed.discard(key)
+        self._removed.add(key)
 
     def _resolve(self, group: AlertGroup, reason: Reason, at: float) -> None:
         group.state = AlertState.OK
         self._outputs.append(encode_alert(self.rule, group, reason, at))
-
-    # Messages
 
     def _values(self, records: Records) -> Iterator[tuple[str, dict[str, Any], Value]]:
         """Yield each value of the rule, with the key and the labels of its group."""

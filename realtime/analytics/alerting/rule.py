@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import operator
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,11 +28,16 @@ from realtime.filters import Filter, Path
 SOURCES = sources_for("alerts")
 SEVERITIES = ("info", "warning", "critical")
 ABOVE, BELOW, DEVIATION = "above", "below", "deviation"
-MAX_NAME_CHARACTERS = 100
 MAX_GROUP_PATHS = 8
 # Ten years.
 MAX_SECONDS = 315_360_000.0
 
+_COMPARISONS = {
+    "at_least": operator.ge,
+    "at_most": operator.le,
+    "more_than": operator.gt,
+    "less_than": operator.lt,
+}
 _NAME = re.compile(r"[-a-zA-Z0-9_]{1,100}\Z")
 
 
@@ -89,10 +95,6 @@ class ThresholdCondition:
         if self.direction == BELOW and self.clear < self.threshold:
             raise RuleError("clear", f"expected at least the threshold, {self.threshold:g}")
 
-    def signature(self) -> tuple[Any, ...]:
-        """Return what tells it from other conditions. Stored: another one resolves all alerts."""
-        return ("Threshold", self.direction, self.threshold, self.clear)
-
     def judge(self, value: float, baseline: Baseline | None) -> Judgement:
         """Judge a value."""
         if self.direction == ABOVE:
@@ -117,15 +119,11 @@ class DeviationCondition:
 
     def check(self) -> None:
         """Raise :class:`~realtime.analytics.rules.RuleError`."""
-        _check_number("deviation", self.factor, above=0)
-        _check_number("clear", self.clear_factor, low=0, high=self.factor)
-        _check_number("alpha", self.alpha, above=0, below=1)
-        _check_number("samples", self.samples, low=2, high=1_000_000)
-        _check_number("least", self.least, low=0)
-
-    def signature(self) -> tuple[Any, ...]:
-        """Return what tells it from other conditions. Stored: another one resolves all alerts."""
-        return ("Deviation", *vars(self).values())
+        _check_number("deviation", self.factor, more_than=0)
+        _check_number("clear", self.clear_factor, at_least=0, at_most=self.factor)
+        _check_number("alpha", self.alpha, more_than=0, less_than=1)
+        _check_number("samples", self.samples, at_least=2, at_most=1_000_000)
+        _check_number("least", self.least, at_least=0)
 
     def judge(self, value: float, baseline: Baseline | None) -> Judgement:
         """Judge a value by what is usual."""
@@ -174,10 +172,7 @@ class AlertSpec:
     ``group`` of an aggregation. ``for_seconds`` is how long values must be out of bounds by the
     messages' own time: what is at ``time``, or when they were published. After ``resolve_after``
     seconds without a value an alert is resolved; ``None``: never. Messages published before
-    ``since``, in seconds since 1970, are ignored.
-
-    Raises:
-        RuleError: a field is wrong.
+    ``since``, in seconds since 1970, are ignored. Raises :class:`RuleError`.
     """
 
     name: str
@@ -192,51 +187,44 @@ class AlertSpec:
     time: str | None = None
     since: float = 0.0
     targets: Targets = field(default_factory=Targets)
+    # Made of the others. Groups: the paths as text and as steps; None: the whole ``group``.
+    value_path: Path = field(init=False, repr=False, compare=False)
+    time_path: Path | None = field(init=False, repr=False, compare=False)
+    group_paths: tuple[tuple[str, Path], ...] | None = field(init=False, repr=False, compare=False)
+    compiled_filters: Filter = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not _NAME.match(self.name):
-            raise RuleError("name", f"expected 1 to {MAX_NAME_CHARACTERS} of a-z A-Z 0-9 - _")
+            raise RuleError("name", "expected 1 to 100 of a-z A-Z 0-9 - _")
         check_choice("source", self.source, SOURCES)
         check_choice("severity", self.severity, SEVERITIES)
         self.condition.check()
-        _check_number("for_seconds", self.for_seconds, low=0, high=MAX_SECONDS)
+        _check_number("for_seconds", self.for_seconds, at_least=0, at_most=MAX_SECONDS)
         if self.resolve_after is not None:
-            _check_number("resolve_after", self.resolve_after, above=0, high=MAX_SECONDS)
-        if self.group_by is not None and len(self.group_by) > MAX_GROUP_PATHS:
-            raise RuleError("group_by", f"more than {MAX_GROUP_PATHS} paths")
-        for name in ("value_path", "time_path", "group_paths", "compiled_filters"):
-            getattr(self, name)  # raises if the field is wrong
+            _check_number("resolve_after", self.resolve_after, at_most=MAX_SECONDS, more_than=0)
+        vars(self).update(
+            value_path=read_rule_path("value", self.value),
+            time_path=None if self.time is None else read_rule_path("time", self.time),
+            group_paths=self._read_groups(),
+            compiled_filters=read_rule_filters(self.filters),
+        )
 
-    @cached_property
-    def compiled_filters(self) -> Filter:
-        """The filters, compiled."""
-        return read_rule_filters(self.filters)
-
-    @cached_property
-    def value_path(self) -> Path:
-        """Where the value is."""
-        return read_rule_path("value", self.value)
-
-    @cached_property
-    def time_path(self) -> Path | None:
-        """Where the time is."""
-        return None if self.time is None else read_rule_path("time", self.time)
-
-    @cached_property
-    def group_paths(self) -> tuple[tuple[str, Path], ...] | None:
-        """The paths to group by, as text and as steps; ``None``: the whole ``group``."""
+    def _read_groups(self) -> tuple[tuple[str, Path], ...] | None:
         if self.group_by is None:
             return None if self.source == "aggregations" else ()
         if isinstance(self.group_by, str) or not isinstance(self.group_by, Iterable):
             raise RuleError("group_by", "expected a list of paths")
+        if len(self.group_by) > MAX_GROUP_PATHS:
+            raise RuleError("group_by", f"more than {MAX_GROUP_PATHS} paths")
         return tuple((text, read_rule_path("group_by", text)) for text in self.group_by)
 
     @cached_property
     def definition(self) -> str:
-        """All that decides when it alerts, as text."""
+        """All that decides when it alerts, as text. Stored: another one resolves all alerts."""
+        name = "Threshold" if isinstance(self.condition, ThresholdCondition) else "Deviation"
         parts = (
             (self.value, self.time, self.for_seconds, self.resolve_after, self.since),
-            self.condition.signature(),
+            (name, *vars(self.condition).values()),
             self.filters,
             self.group_by,
             self.severity,
@@ -255,19 +243,10 @@ def read_number(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _check_number(
-    name: str,
-    value: Any,
-    *,
-    low: float = -math.inf,
-    high: float = math.inf,
-    above: float = -math.inf,
-    below: float = math.inf,
-) -> None:
-    """Raise :class:`RuleError` unless *value* is a number within these bounds."""
+def _check_number(name: str, value: Any, **bounds: float) -> None:
+    """Raise :class:`RuleError` unless *value* is a number in its bounds, such as ``at_least=0``."""
     if read_number(value) is None:
         raise RuleError(name, "expected a number")
-    bounds = {"at least": low, "at most": high, "more than": above, "less than": below}
-    if not (low <= value <= high and above < value < below):
-        words = [f"{text} {bound:g}" for text, bound in bounds.items() if math.isfinite(bound)]
+    if not all(_COMPARISONS[bound](value, limit) for bound, limit in bounds.items()):
+        words = (f"{bound.replace('_', ' ')} {limit:g}" for bound, limit in bounds.items())
         raise RuleError(name, f"expected {' and '.join(words)}")

@@ -6,11 +6,12 @@ https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-w
 from __future__ import annotations
 
 import base64
-import binascii
 import secrets
 from datetime import UTC, datetime
 
 from standardwebhooks import Webhook
+
+from realtime.analytics.rules import RuleError
 
 PREFIX = "whsec_"
 # Bytes of a secret, as the specification has them.
@@ -23,15 +24,14 @@ def new_secret() -> str:
 
 
 def check_secret(secret: str) -> None:
-    """Raise ``ValueError``, without the secret in it, unless it is as the specification has it."""
+    """Raise :class:`RuleError`, without the secret, unless it is as the specification has it."""
     try:
         key = base64.b64decode(secret.removeprefix(PREFIX), validate=True)
-    except (binascii.Error, ValueError):
+    except ValueError:
         key = b""
     if not secret.startswith(PREFIX) or not MIN_SECRET <= len(key) <= MAX_SECRET:
-        raise ValueError(
-            f"Expected {PREFIX} and {MIN_SECRET} to {MAX_SECRET} random bytes in base64."
-        )
+        text = f"Expected {PREFIX} and {MIN_SECRET} to {MAX_SECRET} random bytes in base64."
+        raise RuleError("webhook_secret", text)
 
 
 def sign(secret: str, message_id: str, timestamp: int, body: str) -> dict[str, str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 from realtime.analytics.registry import DefinitionRegistry
@@ -40,13 +41,6 @@ class Predictor:
 
 
 predictors: DefinitionRegistry[Predictor] = DefinitionRegistry("predictor")
-
-
-class _Function:
-    """A decorated function as a model."""
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self.predict = function
 
 
 def predictor(
@@ -88,19 +82,8 @@ def predictor(
         predictor_name = decorated.__name__ if name is None else name
         if not NAME.fullmatch(predictor_name):
             raise RuleError("name", f"{predictor_name!r} is not 1 to 100 of A-Z a-z 0-9 _ . -")
-        predictors.add(
-            Predictor(
-                name=predictor_name,
-                source=source,
-                filters=compiled,
-                version=version,
-                make=make,
-                keeps_state=keeps_state,
-                batch_size=batch_size,
-                save_every=save_every,
-                from_start=from_start,
-            )
-        )
+        settings = (version, make, keeps_state, batch_size, save_every, from_start)
+        predictors.add(predictor_name, Predictor(predictor_name, source, compiled, *settings))
         return decorated
 
     return declare
@@ -111,7 +94,7 @@ def _examine(decorated: Any) -> tuple[Callable[[], Any], bool]:
     if not isinstance(decorated, type):
         if not callable(decorated):
             raise TypeError(f"{decorated!r}: expected a function or a class")
-        return (lambda: _Function(decorated)), False
+        return (lambda: SimpleNamespace(predict=decorated)), False
     if not hasattr(decorated, "predict"):
         raise TypeError(f"{decorated.__name__} has no method predict")
     keeps_state = hasattr(decorated, "save")

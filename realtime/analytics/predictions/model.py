@@ -6,50 +6,102 @@ seal, whose key is made of ``SECRET_KEY``, whoever can write to Redis still cann
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import inspect
-from collections.abc import Iterable
+import queue
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
 from hashlib import sha256
 from typing import Any
 
 from django.conf import settings
+from django.db import close_old_connections
 from django.utils.encoding import force_bytes
 
 from realtime.analytics.predictions.definitions import Predictor
-from realtime.analytics.predictions.thread import CallThread
 
 # Bytes of the largest model that is saved: the server is busy with it while others wait.
 MAX_MODEL_BYTES = 64 * 1024 * 1024
 SEAL_BYTES = sha256().digest_size
 
 
-class BadSeal(Exception):
-    """A model was not saved by this site."""
+class CallThread:
+    """Calls functions one after another, while the process's event loop goes on.
+
+    A call that has begun cannot be interrupted, but code that hangs does not keep the process.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._calls: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None]
+        self._calls = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    async def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call a function or coroutine function; return its result, or raise its exception."""
+        if self._thread.ident is None:
+            self._thread.start()
+        future: Future[Any] = Future()
+        self._calls.put((future, lambda: function(*arguments)))
+        return await asyncio.wrap_future(future)
+
+    def close(self) -> None:
+        """Let the thread end after the calls so far."""
+        self._calls.put(None)
+
+    def _run(self) -> None:
+        with asyncio.Runner() as runner:
+            while (call := self._calls.get()) is not None:
+                future, function = call
+                if future.set_running_or_notify_cancel():
+                    _carry_out(future, function, runner)
 
 
-class RunningModel:
-    """A predictor's model. Whatever its code raises is raised here."""
+def _carry_out(future: Future[Any], function: Callable[[], Any], runner: asyncio.Runner) -> None:
+    """Make a call, with fresh database connections as Django has them around a request."""
+
+    async def wait() -> Any:
+        return await result
+
+    close_old_connections()
+    try:
+        # Not in the loop: there, code that is not async could use neither the ORM nor asyncio.run.
+        result = function()
+        future.set_result(runner.run(wait()) if inspect.isawaitable(result) else result)
+    except (KeyboardInterrupt, SystemExit, StopIteration) as error:
+        # A future cannot pass these on.
+        failure = RuntimeError(f"{type(error).__name__} was raised")
+        failure.__cause__ = error
+        future.set_exception(failure)
+    except BaseException as error:
+        future.set_exception(error)
+    finally:
+        close_old_connections()
+
+
+class RunningModel(CallThread):
+    """A predictor's model in its thread. Whatever its code raises is raised here."""
 
     def __init__(self, predictor: Predictor) -> None:
+        super().__init__(f"predictor {predictor.name}")
         self._predictor = predictor
-        self._thread = CallThread(f"predictor {predictor.name}")
         self._model: Any = None
 
     async def begin(self, sealed: bytes | None) -> None:
-        """Make the model, or restore it. Call before the other methods.
-
-        Raises:
-            BadSeal: the model was not saved by this site.
-        """
-        self._model = await self._thread.run(self._make, sealed)
+        """Make the model, or restore it; before all else. Raises as :func:`unseal`."""
+        predictor = self._predictor
+        self._model = await self.run(predictor.make)
+        if predictor.keeps_state and sealed is not None:
+            data = await self.run(unseal, predictor.name, sealed)
+            await self.run(self._model.restore, data)
 
     async def predict(self, payloads: list[Any]) -> list[Any]:
         """Return what the model predicts, with an item for each payload.
 
-        Raises:
-            TypeError, ValueError: the model returned something else.
+        Raises ``TypeError`` or ``ValueError`` if the model returned something else.
         """
-        result = await self._thread.run(self._model.predict, payloads)
+        result = await self.run(self._model.predict, payloads)
         if result is None:
             return [None] * len(payloads)
         if isinstance(result, str | bytes | dict) or not isinstance(result, Iterable):
@@ -62,35 +114,15 @@ class RunningModel:
     async def save(self) -> bytes:
         """Return the model, sealed.
 
-        Raises:
-            TypeError, ValueError: the model returned no bytes, or too many.
+        Raises ``TypeError`` or ``ValueError`` if the model returned no bytes, or too many.
         """
-        sealed: bytes = await self._thread.run(self._save)
-        return sealed
-
-    def close(self) -> None:
-        """Let the thread end."""
-        self._thread.close()
-
-    # In the thread
-
-    async def _make(self, sealed: bytes | None) -> Any:
-        model = self._predictor.make()
-        if self._predictor.keeps_state and sealed is not None:
-            await _result(model.restore(unseal(self._predictor.name, sealed)))
-        return model
-
-    async def _save(self) -> bytes:
-        data = await _result(self._model.save())
+        data = await self.run(self._model.save)
         if not isinstance(data, bytes):
             raise TypeError(f"save() returned {type(data).__name__}: expected bytes")
         if len(data) > MAX_MODEL_BYTES:
             raise ValueError(f"save() returned {len(data)} bytes, more than {MAX_MODEL_BYTES}")
-        return seal(self._predictor.name, data)
-
-
-async def _result(value: Any) -> Any:
-    return await value if inspect.isawaitable(value) else value
+        sealed: bytes = await self.run(seal, self._predictor.name, data)
+        return sealed
 
 
 def seal(name: str, data: bytes) -> bytes:
@@ -99,12 +131,12 @@ def seal(name: str, data: bytes) -> bytes:
 
 
 def unseal(name: str, sealed: bytes) -> bytes:
-    """Return the model. Raises :class:`BadSeal`."""
-    found_seal, data = sealed[:SEAL_BYTES], sealed[SEAL_BYTES:]
+    """Return the model. Raises ``ValueError`` if it was not saved by this site."""
+    seal_before, data = sealed[:SEAL_BYTES], sealed[SEAL_BYTES:]
     for secret in (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS):
-        if hmac.compare_digest(found_seal, _seal(secret, name, data)):
+        if hmac.compare_digest(seal_before, _seal(secret, name, data)):
             return data
-    raise BadSeal(
+    raise ValueError(
         "its model was saved with another SECRET_KEY: add that to SECRET_KEY_FALLBACKS, or raise "
         "the predictor's version to begin with a new model"
     )

@@ -16,24 +16,65 @@ Knows nothing of what a model is.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
+import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from realtime.analytics.predictions.definitions import Predictor
-from realtime.analytics.predictions.failures import PredictorFailures
 from realtime.analytics.predictions.model import RunningModel
 from realtime.analytics.processing.contract import Changes, Records
 from realtime.config import get_streaming_config
 from realtime.filters import matches
 from realtime.protocol import encode_payload
 
+logger = logging.getLogger(__name__)
+
 # Seconds after which no further batch begins until the predictions so far have been published.
 TURN = 0.1
 # Seconds until a model that could not be made is tried again.
 RETRY_INTERVAL = 10.0
+# Seconds between lines that say how often a predictor failed.
+REPORT_INTERVAL = 60.0
 # Fields of the state: the model, and the offset up to which predictions have been published.
 _MODEL, _PUBLISHED = "model", "published"
+
+
+class PredictorFailures:
+    """The failures of one predictor: each is logged once, with a traceback, and all are counted."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        # Exception type and the place that raised it, of failures that have been logged.
+        self._logged: set[tuple[str, str, int]] = set()
+        self._messages = self._reported = 0
+        self._due = 0.0
+
+    def add(self, error: Exception, messages: int) -> None:
+        """Count messages of which there are no predictions because of an error."""
+        self._messages += messages
+        if self.log(error, f"skips {messages} messages"):
+            self._due = self._due or time.monotonic() + REPORT_INTERVAL
+        if time.monotonic() >= self._due:
+            self.report()
+
+    def log(self, error: Exception, consequence: str) -> bool:
+        """Log an error unless the same was logged before; tell whether it was logged now."""
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        failure = (type(error).__name__, place.filename, place.lineno or 0)
+        if failure in self._logged:
+            return False
+        self._logged.add(failure)
+        logger.error("%s %s: %s", self._name, consequence, error, exc_info=error)
+        return True
+
+    def report(self) -> None:
+        """Log how often it failed, unless that has been logged."""
+        if self._messages > self._reported:
+            logger.warning("%s: no predictions of %d messages so far", self._name, self._messages)
+            self._reported = self._messages
+            self._due = time.monotonic() + REPORT_INTERVAL
 
 
 class PredictorProcessor:
@@ -91,27 +132,27 @@ class PredictorProcessor:
         if self._saved is None:
             self._saved = self._taken = records.first - 1
         began = time.monotonic()
-        while len(records):
-            records = await self._take(records)
-            if time.monotonic() - began > TURN:
-                break
+        while len(records) and time.monotonic() - began <= TURN:
+            payloads, offsets, last = self._batch(records)
+            if payloads:
+                self._outputs += await self._predict(payloads, offsets, records.epoch)
+            self._taken = last
+            self._since += last - records.first + 1
+            records = records.after(last)
         if self._predictor.keeps_state and self._is_due():
-            await self._save_model()
+            self._saved_at, self._since = time.monotonic(), 0
+            try:
+                self._snapshot = await self._model.save(), self._taken
+            except Exception as error:
+                self._failures.log(
+                    error, "is not saved: after a restart it goes on from an older state"
+                )
         return records.first - 1
-
-    async def _take(self, records: Records) -> Records:
-        """Predict of one batch; return what comes after it."""
-        payloads, offsets, last = self._batch(records)
-        if payloads:
-            self._outputs += await self._predict(payloads, offsets, records.epoch)
-        self._taken = last
-        self._since += last - records.first + 1
-        return records.after(last)
 
     def close(self) -> None:
         """Let the model go."""
         self._model.close()
-        self._failures.close()
+        self._failures.report()
 
     def save(self) -> Changes:
         """Return new predictions, and the model if there is one to save."""
@@ -193,12 +234,3 @@ class PredictorProcessor:
         most = get_streaming_config().websocket.history_size // 4
         is_time = time.monotonic() - self._saved_at >= self._predictor.save_every
         return is_time or self._since > most
-
-    async def _save_model(self) -> None:
-        self._saved_at, self._since = time.monotonic(), 0
-        try:
-            self._snapshot = await self._model.save(), self._taken
-        except Exception as error:
-            self._failures.log(
-                error, "is not saved: after a restart it goes on from an older state"
-            )

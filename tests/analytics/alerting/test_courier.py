@@ -17,7 +17,7 @@ import msgspec
 import pytest
 from django.utils import timezone
 
-from realtime.analytics.alerting import courier, webhook
+from realtime.analytics.alerting import courier
 from realtime.analytics.alerting.courier import Courier, delay
 from realtime.analytics.alerting.models import AlertRule, Notification
 from realtime.analytics.alerting.signing import check_secret, sign
@@ -102,7 +102,7 @@ def signature(secret: str, request: Request) -> str:
 def test_a_webhook_is_tried_until_it_is_taken(
     office: Office, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(webhook, "TIMEOUT", 0.5)
+    monkeypatch.setattr(courier, "WEBHOOK_TIMEOUT", 0.5)
     with Receiver(500, None, (302, {"location": "/elsewhere"})).running() as receiver:
         rule = add_rule(webhook_url=receiver.url)
         record(ALERT)
@@ -140,7 +140,7 @@ def test_an_answer_without_an_end_holds_nothing_up(
     office: Office, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One line of the head after another, and then of a body."""
-    monkeypatch.setattr(webhook, "TIMEOUT", 0.5)
+    monkeypatch.setattr(courier, "WEBHOOK_TIMEOUT", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         add_rule(webhook_url=f"http://127.0.0.1:{listener.getsockname()[1]}/")
         record(ALERT)
@@ -234,7 +234,7 @@ def test_an_attempt_that_was_cut_short_is_made_again(office: Office) -> None:
     until = only().next_attempt_at
     assert until is not None
     left = (until - timezone.now()).total_seconds()
-    assert max(webhook.TIMEOUT, courier.EMAIL_TIMEOUT) < left <= courier.CLAIM
+    assert max(courier.WEBHOOK_TIMEOUT, courier.EMAIL_TIMEOUT) < left <= courier.CLAIM
     make_due()
     with Receiver().running() as receiver:
         AlertRule.objects.update(webhook_url=receiver.url)  # put right meanwhile

@@ -47,7 +47,7 @@ def test_what_cannot_be_recorded_leaves_the_position_where_it_was(
     def fail(*args: Any) -> None:
         raise RuntimeError
 
-    monkeypatch.setattr(ledger, "_queue", fail)
+    monkeypatch.setattr(ledger, "targets", fail)
     with pytest.raises(RuntimeError):
         ledger.record(before, Position("e", 1), encoded(ALERT))
     assert not Alert.objects.exists()

@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from realtime.analytics.alerting.incidents import AlertGroup
-from realtime.analytics.alerting.messages import write_time
+from realtime.analytics.alerting.incidents import AlertGroup, write_time
 from realtime.analytics.alerting.processor import AlertProcessor
 from realtime.analytics.alerting.rule import (
     AlertSpec,

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from realtime.analytics.predictions.thread import CallThread
+from realtime.analytics.predictions.model import CallThread
 
 
 @pytest.fixture
