@@ -88,7 +88,7 @@ class Follower:
         bodies = [b'{"n":%d}' % n for n in range(head + 1, head + count + 1)]
         pieces = [bodies[start : start + 100] for start in range(0, count, 100)]
         batches = [Batch(piece, pack(piece)) for piece in pieces]
-        await self.log.aappend(Append(KIND, batches, time.time()))
+        await self.log.aappend(Append(KIND, batches))
 
     async def flush(self) -> None:
         """Let the log lose everything."""
@@ -520,8 +520,8 @@ async def test_what_is_retained_no_more_is_not_at_hand(
     await follower.bring((1, 5))
     assert follower.feed.read_recent(1) is None
     assert offsets(follower.feed.read_recent(2)) == [3, 4, 5]
-    now = time.time()
-    monkeypatch.setattr("time.time", lambda: now + 61)
+    now = time.monotonic()
+    monkeypatch.setattr("realtime.delivery.feed.time.monotonic", lambda: now + 61)
     assert follower.feed.read_recent(2) is None
     assert follower.feed.read_recent(4) is None
     assert offsets(follower.feed.read_recent(5)) == []

@@ -31,7 +31,7 @@ class Scene:
     async def append(self, *texts: str) -> Position:
         """Append messages; return the last one's position."""
         bodies = [json.dumps({"text": text}).encode() for text in texts]
-        first = await self.log.aappend(Append(KIND, [Batch(bodies, pack(bodies))], time.time()))
+        first = (await self.log.aappend(Append(KIND, [Batch(bodies, pack(bodies))]))).first
         return first._replace(offset=first.offset + len(bodies) - 1)
 
     async def subscribe(self, start_from: StartFrom) -> Session:

@@ -16,7 +16,6 @@ from realtime.protocol import CloseCode, CloseReason, Position, encode
 from realtime.protocol.messages import split_frames, text_frame
 from realtime.protocol.subscribe import StartFrom, SubscribeRequest
 from realtime.sessions.node import Node
-from realtime.testing.clock import START
 
 KIND = "events"
 
@@ -58,7 +57,7 @@ class FickleLog(MemoryLog):
     def state(self) -> LogState:
         """Return what a reader would find now."""
         stream = self._stream(KIND)
-        stream.trim(START + asyncio.get_running_loop().time())
+        stream.now()
         return LogState(stream.epoch, stream.head - len(stream.entries) + 1, stream.head)
 
 
