@@ -8,6 +8,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -31,10 +32,9 @@ class Store:
         self._folder = data_dir / "valkey" / "appendonlydir"
         self.log = RedisLog()
 
-    def append(self, *bodies: bytes, once: str | None = None) -> Position:
+    def append(self, *bodies: bytes, **once: Any) -> Position:
         """Append messages as one piece; return the last one's position."""
-        which = {} if once is None else {"once": once}
-        append = Append("events", [Batch(bodies, pack(bodies))], **which)
+        append = Append("events", [Batch(bodies, pack(bodies))], **once)
         first = self.log.append(append).first
         return first._replace(offset=first.offset + len(bodies) - 1)
 
