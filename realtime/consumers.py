@@ -18,18 +18,13 @@ from realtime.delivery.transport import TRANSPORT_EXTENSION, AsgiTransport
 from realtime.protocol import (
     ERROR_TEXTS,
     SUBSCRIPTION_TYPES,
-    Auth,
     CloseCode,
     CloseReason,
-    Command,
     ErrorCode,
-    Ping,
     ProtocolError,
-    Subscribe,
-    Unsubscribe,
     format_timestamp,
-    parse,
 )
+from realtime.protocol.commands import Auth, Command, Ping, Subscribe, Unsubscribe, parse
 from realtime.protocol.subscribe import read_subscribe_request
 from realtime.sessions.node import Node, get_node
 from realtime.sessions.session import Session

@@ -9,15 +9,9 @@ import yaml
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
-from realtime.filters import OPERATORS, FilterError, compile_filters
-from realtime.protocol import (
-    PAYLOAD_KEYS,
-    SUBSCRIPTION_ID,
-    SUBSCRIPTION_TYPES,
-    ErrorCode,
-    ProtocolError,
-    parse,
-)
+from realtime.filters.compiler import OPERATORS, FilterError, compile_filters
+from realtime.protocol import PAYLOAD_KEYS, SUBSCRIPTION_TYPES, ErrorCode, ProtocolError
+from realtime.protocol.commands import SUBSCRIPTION_ID, parse
 from realtime.protocol.subscribe import read_options, read_start
 from tests.support import ROOT, Client, Server, client
 

@@ -17,7 +17,7 @@ from realtime.analytics.predictions.definitions import predictor
 from realtime.auth.policy import LIMIT_FIELDS
 from realtime.checks import RISKS
 from realtime.config import JWT_PREFIX, VARIABLES, WEBSOCKET_PREFIX, SiteConfig, WebSocketConfig
-from realtime.filters import OPERATORS
+from realtime.filters.compiler import OPERATORS
 from realtime.management.commands.publish_system_status import OPTIONS
 from realtime.monitoring.logs import Event
 from realtime.monitoring.metrics import Counters

@@ -13,7 +13,7 @@ from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 from django.utils.html import format_html
 
-from realtime.filters import OPERATORS
+from realtime.filters.compiler import OPERATORS
 
 if TYPE_CHECKING:
     from django.contrib.admin import ModelAdmin as ModelAdmin

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from realtime.filters import Filter, FilterError, Path, PathError, compile_filters, read_path
+from realtime.filters import Filter, Path, PathError, read_path
+from realtime.filters.compiler import FilterError, compile_filters
 from realtime.protocol import SUBSCRIPTION_TYPES
 
 

@@ -18,7 +18,8 @@ from django.utils.crypto import constant_time_compare
 
 from realtime.auth.grants import Grant, HolderType
 from realtime.auth.models import GroupFilters
-from realtime.filters import EVERYTHING, FilterError, compile_filters, conjunction
+from realtime.filters import EVERYTHING, conjunction
+from realtime.filters.compiler import FilterError, compile_filters
 from realtime.protocol import SUBSCRIPTION_TYPES
 
 logger = logging.getLogger(__name__)

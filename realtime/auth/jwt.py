@@ -29,7 +29,8 @@ from realtime.config import (
     JwtConfig,
     get_streaming_config,
 )
-from realtime.filters import EVERYTHING, Filter, FilterError, compile_filters
+from realtime.filters import EVERYTHING, Filter
+from realtime.filters.compiler import FilterError, compile_filters
 from realtime.protocol import SUBSCRIPTION_TYPES
 
 logger = logging.getLogger(__name__)

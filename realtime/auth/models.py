@@ -16,7 +16,7 @@ from django.db import models, transaction
 from django.db.models import Q
 from django.utils import timezone
 
-from realtime.filters import FilterError, compile_filters
+from realtime.filters.compiler import FilterError, compile_filters
 from realtime.protocol import SUBSCRIPTION_TYPES
 from realtime.protocol.origins import check_pattern
 

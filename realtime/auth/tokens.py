@@ -22,7 +22,7 @@ from django.views.decorators.debug import sensitive_variables
 
 from realtime.auth.grants import Grant, HolderType
 from realtime.auth.models import AccessToken
-from realtime.filters import FilterError, compile_filters
+from realtime.filters.compiler import FilterError, compile_filters
 
 logger = logging.getLogger(__name__)
 

@@ -8,30 +8,14 @@ Needs ``websockets`` and nothing of Django::
             print(message.payload)
 """
 
-from realtime.client.contract import (
-    AuthenticationError,
-    Closed,
-    Gap,
-    Message,
-    Position,
-    Refused,
-    State,
-    StreamingError,
-    Token,
-)
-from realtime.client.streaming import StreamingClient
-from realtime.client.subscription import Subscription
-
-__all__ = [
-    "AuthenticationError",
-    "Closed",
-    "Gap",
-    "Message",
-    "Position",
-    "Refused",
-    "State",
-    "StreamingClient",
-    "StreamingError",
-    "Subscription",
-    "Token",
-]
+from realtime.client.connection import AuthenticationError as AuthenticationError
+from realtime.client.connection import State as State
+from realtime.client.connection import Token as Token
+from realtime.client.streaming import StreamingClient as StreamingClient
+from realtime.client.subscription import Closed as Closed
+from realtime.client.subscription import Gap as Gap
+from realtime.client.subscription import Message as Message
+from realtime.client.subscription import Position as Position
+from realtime.client.subscription import Refused as Refused
+from realtime.client.subscription import StreamingError as StreamingError
+from realtime.client.subscription import Subscription as Subscription

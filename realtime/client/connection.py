@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import enum
 import inspect
 import json
 import logging
@@ -17,8 +18,7 @@ from typing import Any
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
 
-from realtime.client.contract import AuthenticationError, Closed, LostError, Refused, State, Token
-from realtime.client.subscription import SharedSubscriptions
+from realtime.client.subscription import Closed, Refused, SharedSubscriptions, StreamingError
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +30,25 @@ _TRY_AGAIN = ("rate_limited", "unavailable")
 # Close codes that say not to come back.
 _FINAL = {1002, 1007, 1008, 1009}
 _EXPIRED = "token expired"
+
+Token = str | Callable[[], str] | Callable[[], Awaitable[str]]
+
+
+class State(enum.StrEnum):
+    """What a client is doing. ``RECOVERING`` is connecting again after a connection was lost."""
+
+    CONNECTING = "connecting"
+    OPEN = "open"
+    RECOVERING = "recovering"
+    CLOSED = "closed"
+
+
+class AuthenticationError(StreamingError):
+    """The server does not accept the token."""
+
+
+class LostError(Exception):
+    """The connection has gone while an answer was awaited."""
 
 
 class Dialogue:

@@ -8,19 +8,17 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
-from realtime.client.connection import LastingConnection
-from realtime.client.contract import (
+from realtime.client.connection import LastingConnection, LostError, State, Token
+from realtime.client.subscription import (
     Closed,
     Finished,
     Gap,
-    LostError,
     Position,
     Refused,
-    State,
+    SharedSubscriptions,
     StreamingError,
-    Token,
+    Subscription,
 )
-from realtime.client.subscription import SharedSubscriptions, Subscription
 
 logger = logging.getLogger(__name__)
 
@@ -122,13 +120,11 @@ class StreamingClient:
             resume=None if resume is None else Position(*resume),
             rewind=rewind,
             explain=explain,
-            options={
-                "max_rate": max_rate,
-                "conflate": conflate,
-                "batch_ms": batch_ms,
-                "fields": None if fields is None else list(fields),
-                "on_overflow": on_overflow,
-            },
+            max_rate=max_rate,
+            conflate=conflate,
+            batch_ms=batch_ms,
+            fields=None if fields is None else list(fields),
+            on_overflow=on_overflow,
         )
         # Before the answer, after which messages follow at once.
         self.subscriptions[subscription.id] = subscription

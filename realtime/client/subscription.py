@@ -12,18 +12,71 @@ import contextlib
 import logging
 import math
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Self
-
-from realtime.client.contract import Finished, Gap, Message, Position, Refused, StreamingError
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Self
 
 logger = logging.getLogger(__name__)
 
 # Messages that may wait for the application; then no more are read of the connection.
 ROOM = 1000
 
-
 # Sends a request and returns its answer. Raises Refused or LostError.
 Ask = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
+
+
+class StreamingError(Exception):
+    """Anything that the client raises."""
+
+
+class Refused(StreamingError):
+    """The server refused a request. ``code`` and ``details`` are the protocol's."""
+
+    def __init__(self, code: str, text: str, details: Mapping[str, Any] | None = None) -> None:
+        super().__init__(text)
+        self.code = code
+        self.details = details or {}
+
+
+class Closed(StreamingError):
+    """The connection has ended for good; ``code`` is the close code, if there was one."""
+
+    def __init__(self, text: str, code: int | None = None) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+class Finished(Closed):
+    """The user has ended it."""
+
+
+class Position(NamedTuple):
+    """A place in a type's log, to resume after."""
+
+    epoch: str
+    offset: int
+
+
+class Gap(NamedTuple):
+    """Messages that cannot be had any more: refetch what they would have changed.
+
+    ``first`` and ``last`` are offsets, where they are known; ``reason`` is the server's, or
+    ``not recovered`` after a resume from what is no longer retained.
+    """
+
+    reason: str
+    first: int | None = None
+    last: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A published message. ``timestamp`` is when (ISO 8601); ``position`` is where, if logged."""
+
+    type: str
+    payload: Any
+    timestamp: str
+    position: Position | None
+    subscription_id: str
 
 
 class Subscription:
@@ -39,11 +92,11 @@ class Subscription:
         resume: Position | None = None,
         rewind: int | None = None,
         explain: bool = False,
-        options: Mapping[str, Any] | None = None,
+        **options: Any,
     ) -> None:
         self.type = type
         self.filters = filters
-        self.options = {k: v for k, v in (options or {}).items() if v is not None}
+        self.options = {k: v for k, v in options.items() if v is not None}
         self.id = id
         # The id under which the server sends: equal subscriptions of one client share one.
         self.wire_id = id

@@ -7,16 +7,15 @@ import asyncio
 import json
 import sys
 import traceback
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
 
-import realtime.conformance.errors
-import realtime.conformance.messages
-import realtime.conformance.options
-import realtime.conformance.streams  # noqa: F401 - each adds its checks
-from realtime.conformance.catalogue import CHECKS, NOT_CHECKED, TYPES, Check, Differs, Scene, Skip
+from realtime.conformance import messages, streams  # noqa: F401 - they and options add checks
+from realtime.conformance.catalogue import CHECKS, NOT_CHECKED, Check, Differs, Scene, Skip
+from realtime.protocol import SUBSCRIPTION_TYPES
 from realtime.testing.client import connect
 
 # How a run ends.
@@ -37,7 +36,7 @@ async def make(check: Check, scene: Scene, timeout: float) -> CheckResult:
     result, why = "differs", ""
     try:
         async with asyncio.timeout(timeout):
-            await check.body(scene)
+            await check.make(scene)
         result = "ok"
     except Skip as skip:
         result, why = "skipped", str(skip)
@@ -55,25 +54,20 @@ async def make(check: Check, scene: Scene, timeout: float) -> CheckResult:
 
 
 async def prepare(scene: Scene) -> None:
-    """Learn what the token allows. Raises SystemExit if the server cannot be checked."""
+    """Learn what the token allows. Raises :class:`Skip` if the server cannot be checked."""
     try:
         async with connect(scene.url) as client:
             if scene.token is None:
                 return
             reply = await client.call({"type": "auth", "data": {"token": scene.token}})
     except (OSError, InvalidHandshake, InvalidURI, ConnectionClosed) as error:
-        raise SystemExit(_cannot(f"{scene.url}: {error or type(error).__name__}")) from None
+        raise Skip(f"{scene.url}: {error or type(error).__name__}") from None
     except (TimeoutError, ValueError, KeyError):
-        raise SystemExit(_cannot(f"{scene.url}: no answer of this protocol to auth")) from None
+        raise Skip(f"{scene.url}: no answer of this protocol to auth") from None
     if reply.get("type") != "auth_success":
-        raise SystemExit(_cannot(f"the token was not accepted: {reply.get('data')}"))
-    allowed = reply.get("data", {}).get("types") or TYPES
-    scene.allowed = tuple(kind for kind in TYPES if kind in allowed) or TYPES
-
-
-def _cannot(why: str) -> int:
-    print(f"error: {why}", file=sys.stderr)
-    return NOT_RUN
+        raise Skip(f"the token was not accepted: {reply.get('data')}")
+    allowed = reply.get("data", {}).get("types") or SUBSCRIPTION_TYPES
+    scene.allowed = tuple(kind for kind in SUBSCRIPTION_TYPES if kind in allowed) or scene.allowed
 
 
 def chosen(only: Sequence[str], slow: bool) -> list[Check]:
@@ -132,13 +126,13 @@ def main() -> int:
         parser.error("the address of the server is missing")
     # A check that waits in vain ends by itself, with the thread it may use.
     scene = Scene(options.url, options.token, options.publish, options.timeout / 2)
-    results = asyncio.run(run(scene, checks, options.timeout, options.json))
+    try:
+        results = asyncio.run(run(scene, checks, options.timeout, options.json))
+    except Skip as reason:
+        parser.exit(NOT_RUN, f"error: {reason}\n")
     if options.json:
         print(json.dumps([result._asdict() for result in results], indent=2))
-    counts = {
-        name: sum(result.result == name for result in results)
-        for name in ("ok", "differs", "skipped")
-    }
+    counts = Counter(result.result for result in results)
     conforming = f"{counts['ok']} as the protocol says"
     print(f"{conforming}, {counts['differs']} differ, {counts['skipped']} skipped", file=sys.stderr)
     return DIFFERS if counts["differs"] else CONFORMS

@@ -9,25 +9,15 @@ import asyncio
 import contextlib
 import json
 import shlex
-import urllib.parse
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import wraps
-from typing import Any, NamedTuple
+from inspect import signature
+from typing import Any
 
+from realtime.protocol import SUBSCRIPTION_TYPES
 from realtime.testing.client import Client, connect
 
-# Subscription type -> the key under which its messages have their payload.
-PAYLOAD_KEYS = {
-    "events": "event",
-    "metrics": "metrics",
-    "alerts": "alert",
-    "predictions": "prediction",
-    "aggregations": "aggregation",
-    "system_status": "status",
-}
-TYPES = tuple(PAYLOAD_KEYS)
 POSITION = {"epoch", "offset"}
 
 Message = dict[str, Any]
@@ -50,16 +40,11 @@ class Scene:
     publish_command: str | None
     # Seconds for an answer.
     timeout: float
-    allowed: tuple[str, ...] = TYPES
-    # Tells this run's messages from all others.
-    mark: str = field(default_factory=lambda: uuid.uuid4().hex)
+    allowed: tuple[str, ...] = SUBSCRIPTION_TYPES
+    # Filters that only messages of this run match: each has this mark.
+    filters: dict[str, Any] = field(default_factory=lambda: {"conformance": uuid.uuid4().hex})
     # The names of steps that several checks need and one of them has taken.
     done: set[str] = field(default_factory=set)
-
-    @property
-    def filters(self) -> dict[str, Any]:
-        """Filters that only messages of this run match."""
-        return {"conformance": self.mark}
 
     @property
     def kind(self) -> str:
@@ -68,7 +53,7 @@ class Scene:
 
     def forbidden_type(self) -> str:
         """Return a type that the token does not allow."""
-        for kind in TYPES:
+        for kind in SUBSCRIPTION_TYPES:
             if kind not in self.allowed:
                 return kind
         raise Skip("the token allows all types: give one that does not")
@@ -102,29 +87,36 @@ class Scene:
         """Publish ``{"n": number}`` for each number."""
         await self.publish(self.kind, *({"n": number} for number in numbers))
 
-    def stream_url(self, kind: str, query: str) -> str:
-        """Return the address of an event stream."""
-        parts = urllib.parse.urlsplit(self.url)
-        scheme = parts.scheme.replace("ws", "http", 1)
-        return f"{scheme}://{parts.netloc}/api/stream/{kind}?{query}"
+
+CheckBody = Callable[..., Awaitable[None]]
 
 
-CheckBody = Callable[[Scene], Awaitable[None]]
-ClientCheckBody = Callable[[Scene, Client], Awaitable[None]]
-
-
-class Check(NamedTuple):
+@dataclass(frozen=True)
+class Check:
     """A check of one row of a table: its ``name`` is table, row and, after a dot, a part of it."""
 
     name: str
-    about: str
     body: CheckBody
     is_slow: bool
+    authenticated: bool
 
     @property
     def row(self) -> str:
-        """The table and the row's first cell."""
-        return self.name.split(".")[0]
+        """The name without the table."""
+        return self.name.partition(" ")[2]
+
+    @property
+    def about(self) -> str:
+        """What the body's docstring says."""
+        return (self.body.__doc__ or "").rstrip(".").format(row=self.row)
+
+    async def make(self, scene: Scene) -> None:
+        """Make the check. Raises :class:`Differs`, :class:`Skip`, or what a client raises."""
+        parameters = signature(self.body).parameters
+        connection = scene.connect(authenticated=self.authenticated)
+        async with connection if "client" in parameters else contextlib.nullcontext() as client:
+            arguments = {"scene": scene, "client": client, "row": self.row}
+            await self.body(**{name: arguments[name] for name in parameters})
 
 
 # In the order of the protocol's page.
@@ -133,37 +125,39 @@ TABLES = (
     *("error", "close", "parameter", "event", "status"),
 )
 CHECKS: list[Check] = []
-# Rows that a client cannot bring about, and why.
-NOT_CHECKED: dict[str, str] = {}
 
 
-def check(name: str, about: str = "", *, slow: bool = False) -> Callable[[CheckBody], CheckBody]:
-    """Add a check of a row. What it is about is said by *about* or its docstring."""
+def check(
+    *names: str, slow: bool = False, authenticated: bool = True
+) -> Callable[[CheckBody], CheckBody]:
+    """Add a check for each of these names. Its docstring says what it is about.
+
+    It may have the parameters ``scene``, ``client``, which is connected, and ``row``.
+    """
 
     def add(body: CheckBody) -> CheckBody:
-        CHECKS.append(Check(name, about or (body.__doc__ or "").strip().rstrip("."), body, slow))
+        CHECKS.extend(Check(name, body, slow, authenticated) for name in names)
         CHECKS.sort(key=lambda check: TABLES.index(check.name.split()[0]))
         return body
 
     return add
 
 
-def client_check(
-    name: str, about: str = "", *, slow: bool = False, authenticated: bool = True
-) -> Callable[[ClientCheckBody], CheckBody]:
-    """Add a check that is made with one client."""
-
-    def add(body: ClientCheckBody) -> CheckBody:
-        @wraps(body)
-        async def connected(scene: Scene) -> None:
-            async with scene.connect(authenticated=authenticated) as client:
-                await body(scene, client)
-
-        return check(name, about, slow=slow)(connected)
-
-    return add
-
-
-def not_checked(why: str, *rows: str) -> None:
-    """Name rows that a client cannot bring about."""
-    NOT_CHECKED.update(dict.fromkeys(rows, why))
+_LOSSES = "a client cannot make a server lose messages, restart, or "
+_NO_DATABASE, _NO_RIGHTS = f"{_LOSSES}lack its database", f"{_LOSSES}withdraw its rights"
+# Rows that a client cannot bring about, and why.
+NOT_CHECKED = {
+    "error data_lost": _NO_DATABASE,
+    "error restarting": _NO_DATABASE,
+    "error unavailable": _NO_DATABASE,
+    "close 1012": _NO_DATABASE,
+    "close 1011": _NO_DATABASE,
+    "close 1013": "it would keep others out",
+    "event data_lost": _NO_RIGHTS,
+    "event restarting": _NO_RIGHTS,
+    "event unsubscribed": _NO_RIGHTS,
+    "event close": _NO_RIGHTS,
+    "status 503": _NO_RIGHTS,
+    "status 429": "it depends on the token's limit of connections",
+    "parameter token": "it needs a credential of short life",
+}

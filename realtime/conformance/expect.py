@@ -1,13 +1,11 @@
-"""What a check expects of the server: each function raises :class:`Differs` if it is not so.
-
-Shows in full what was received.
-"""
+"""What a check expects: each function raises :class:`Differs` with what was received instead."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from realtime.conformance.catalogue import POSITION, Differs, Message, Scene
+from realtime.protocol import ERROR_TEXTS, ErrorCode
 from realtime.testing.client import Client
 
 SUBSCRIBED = {"type", "filters", "recovered", "replayed"} | POSITION
@@ -49,12 +47,13 @@ async def subscribed(scene: Scene, client: Client, **data: Any) -> Message:
     return answer
 
 
-async def error(client: Client, message: Any, code: str, text: str = "…") -> Message:
-    """Send a message and return the data of its error; "…" stands for any end of the text."""
+async def error(client: Client, message: Any, code: str) -> Message:
+    """Send a message and return the data of its error, which must have this code and its text."""
     data: Message = (await reply(client, message, "error"))["data"]
     equal(f"the code of the answer to {str(message)[:80]}", data["code"], code)
-    start, has_open_end, _ = text.partition("…")
-    is_same = data["error"].startswith(start) if has_open_end else data["error"] == text
+    text = ERROR_TEXTS[ErrorCode(code)]
+    # After a colon follows what is wrong.
+    is_same = data["error"].startswith(text) if text.endswith(": ") else data["error"] == text
     that(f"error {text!r} as the answer to {str(message)[:80]}", is_same, data["error"])
     return data
 
@@ -62,3 +61,11 @@ async def error(client: Client, message: Any, code: str, text: str = "…") -> M
 async def numbers(scene: Scene, client: Client, count: int) -> list[Any]:
     """Return the ``n`` of the next messages."""
     return [(await client.assert_data(scene.kind)).get("n") for _ in range(count)]
+
+
+async def closed(client: Client, code: int, reason: str | None = None) -> None:
+    """Read until the server closes, which it must do with this code."""
+    try:
+        await client.assert_closed(code, reason)
+    except TimeoutError:
+        raise Differs(f"expected to be closed with {code}, but was not closed") from None

@@ -1,22 +1,13 @@
-"""Checks of a subscription's filters, explanations and options, in messages and event streams."""
+"""Checks of a subscription's filters, explanations and options."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from typing import Any
 
 from realtime.conformance import expect
-from realtime.conformance.catalogue import (
-    PAYLOAD_KEYS,
-    POSITION,
-    CheckBody,
-    ClientCheckBody,
-    Scene,
-    check,
-    client_check,
-)
-from realtime.conformance.streams import expect_wrong, open_stream
+from realtime.conformance.catalogue import POSITION, Scene, check
+from realtime.protocol import PAYLOAD_KEYS
 from realtime.testing.client import Client
 
 SAMPLES = [*({"v": value} for value in (1, 1.5, True, "1", "abc", ["b", 1], None)), {}]
@@ -67,15 +58,11 @@ async def _expect_matches(scene: Scene, filters: dict[str, Any], wanted: list[in
     expect.equal(f"what matches {json.dumps(filters)}", places, wanted)
 
 
-def _check_operator(operator: str) -> None:
-    @check(f"operator {operator}", f"What {operator} lets through, of values of every kind")
-    async def body(scene: Scene) -> None:
-        for operand, wanted in CASES[operator]:
-            await _expect_matches(scene, {"v": {operator: operand}}, wanted)
-
-
-for _operator in CASES:
-    _check_operator(_operator)
+@check(*(f"operator {operator}" for operator in CASES))
+async def _operator(scene: Scene, row: str) -> None:
+    """What {row} lets through, of values of every kind."""
+    for operand, wanted in CASES[row]:
+        await _expect_matches(scene, {"v": {row: operand}}, wanted)
 
 
 @check("message subscribe.or")
@@ -86,7 +73,7 @@ async def _alternatives(scene: Scene) -> None:
     await _expect_matches(scene, {"v": {"ne": 1}, "$or": ALTERNATIVES[0][0]}, [1, 4])
 
 
-@client_check("message subscribe.wrong_filters")
+@check("message subscribe.wrong_filters")
 async def _wrong(scene: Scene, client: Client) -> None:
     """What no filter may say is refused, and what is wrong is named."""
     for name, condition in WRONG_FILTERS:
@@ -96,7 +83,7 @@ async def _wrong(scene: Scene, client: Client) -> None:
         expect.that(subject, repr(name) in str(data.get("error")), data)
 
 
-@client_check("message subscribe.explain")
+@check("message subscribe.explain")
 async def _explain(scene: Scene, client: Client) -> None:
     """The answer says what of the newest messages matches, in all, at each path, in each case."""
     filters = await _publish_samples(scene) | {"nowhere": 1, "$or": [{"v": 1}, {"v": "abc"}]}
@@ -119,81 +106,59 @@ async def _explain(scene: Scene, client: Client) -> None:
 
 # So seldom that no second message comes while a check lasts.
 SELDOM = 0.001
-# Option -> what is in force when it is given alone.
-GOOD: dict[str, dict[str, Any]] = {
-    "max_rate": {"max_rate": 0.2},
-    "conflate": {"conflate": "deep.host", "max_rate": 1},
-    "batch_ms": {"batch_ms": 100},
-    "fields": {"fields": ["deep.host", "n"]},
-    "on_overflow": {"on_overflow": "drop"},
-}
-WRONG: dict[str, list[Any]] = {
-    "max_rate": [0, -1, 1001, "5", True],
-    "conflate": ["", "a..b", 1, ["a"]],
-    "batch_ms": [0, 10_001, 1.5, "5", True],
-    "fields": [[], "n", [1], ["a..b"], ["n"] * 65],
-    "on_overflow": ["wait", True, 1],
+# Option -> what is in force when it is given alone, and wrong values.
+OPTIONS: dict[str, tuple[dict[str, Any], list[Any]]] = {
+    "max_rate": ({"max_rate": 0.2}, [0, -1, 1001, "5", True]),
+    "conflate": ({"conflate": "deep.host", "max_rate": 1}, ["", "a..b", 1, ["a"]]),
+    "batch_ms": ({"batch_ms": 100}, [0, 10_001, 1.5, "5", True]),
+    "fields": ({"fields": ["deep.host", "n"]}, [[], "n", [1], ["a..b"], ["n"] * 65]),
+    "on_overflow": ({"on_overflow": "drop"}, ["wait", True, 1]),
 }
 
 
-def option_check(name: str) -> Callable[[ClientCheckBody], CheckBody]:
-    """Add a check of an option: how it is read, on a first client; then *body*, on a second."""
-
-    def add(body: ClientCheckBody) -> CheckBody:
-        @check(f"option {name}", (body.__doc__ or "").rstrip("."))
-        async def checked(scene: Scene) -> None:
-            async with scene.connect() as client:
-                answer = await expect.subscribed(scene, client, **{name: GOOD[name][name]})
-                expect.equal("the options in force", answer.get("options"), GOOD[name])
-                for value in WRONG[name]:
-                    request = scene.subscribe(**{name: value})
-                    data = await expect.error(client, request, "invalid_subscription")
-                    expect.that(f"a text that names {name}", name in data["error"], data)
-            async with scene.connect() as client:
-                await body(scene, client)
-
-        return checked
-
-    return add
+async def _expect_read(scene: Scene, option: str) -> None:
+    """Expect that a right value of an option is in force, and that wrong ones are refused."""
+    in_force, wrong = OPTIONS[option]
+    async with scene.connect() as client:
+        answer = await expect.subscribed(scene, client, **{option: in_force[option]})
+        expect.equal("the options in force", answer.get("options"), in_force)
+        for value in wrong:
+            request = scene.subscribe(**{option: value})
+            data = await expect.error(client, request, "invalid_subscription")
+            expect.that(f"a text that names {option}", option in data["error"], data)
 
 
-async def payload(scene: Scene, client: Client) -> dict[str, Any]:
-    """Return the payload of the next message without this run's mark."""
-    received = dict(await client.assert_data(scene.kind))
-    received.pop("conformance", None)
-    return received
-
-
-@option_check("max_rate")
-async def _max_rate(scene: Scene, client: Client) -> None:
+@check("option max_rate")
+async def _max_rate(scene: Scene, client: Client, row: str) -> None:
     """The first message comes at once, then the newest when it may."""
+    await _expect_read(scene, row)
     await expect.subscribed(scene, client, max_rate=2)
     await scene.publish_numbers(range(20))
-    payloads = [await payload(scene, client)]
-    while payloads[-1] != {"n": 19}:
-        payloads.append(await payload(scene, client))
-    expect.that("fewer messages than were published", len(payloads) < 20, len(payloads))
+    numbers = await expect.numbers(scene, client, 1)
+    while numbers[-1] != 19:
+        numbers += await expect.numbers(scene, client, 1)
+    expect.that("fewer messages than were published", len(numbers) < 20, len(numbers))
 
 
-@option_check("conflate")
-async def _conflate(scene: Scene, client: Client) -> None:
+@check("option conflate")
+async def _conflate(scene: Scene, client: Client, row: str) -> None:
     """A resume brings the newest message of each value."""
+    await _expect_read(scene, row)
     before = await expect.subscribed(scene, client)
-    rows = [{"n": n, "host": n % 2} for n in range(6)]
-    await scene.publish(scene.kind, *rows)
-    for _ in rows:
-        await client.receive()
+    await scene.publish(scene.kind, *({"n": n, "host": n % 2} for n in range(6)))
+    await expect.numbers(scene, client, 6)
     place = {name: before[name] for name in POSITION}
     answer = await expect.subscribed(scene, client, conflate="host", max_rate=SELDOM, resume=place)
     expect.equal("replayed", answer["replayed"], 2)
-    for row in rows[4:]:
-        expect.equal("the newest of a value", await payload(scene, client), row)
+    newest = await expect.numbers(scene, client, 2)
+    expect.equal("the newest of each value", newest, [4, 5])
     await client.assert_silent()
 
 
-@option_check("batch_ms")
-async def _batch(scene: Scene, client: Client) -> None:
+@check("option batch_ms")
+async def _batch(scene: Scene, client: Client, row: str) -> None:
     """Several messages come in one frame."""
+    await _expect_read(scene, row)
     await expect.subscribed(scene, client, batch_ms=500)
     await scene.publish_numbers(range(3))
     received: list[Any] = []
@@ -210,33 +175,19 @@ async def _batch(scene: Scene, client: Client) -> None:
     expect.equal("the messages", received, [0, 1, 2])
 
 
-@option_check("fields")
-async def _fields(scene: Scene, client: Client) -> None:
+@check("option fields")
+async def _fields(scene: Scene, client: Client, row: str) -> None:
     """Only these parts come; nothing of a payload that has none of them."""
+    await _expect_read(scene, row)
     await expect.subscribed(scene, client, fields=["n", "deep.host"])
     await scene.publish(scene.kind, {"n": 1, "m": 2, "deep": {"host": "a", "x": 1}}, {"m": 3})
     for expected in ({"n": 1, "deep": {"host": "a"}}, {}):
         expect.equal("the payload", await client.assert_data(scene.kind), expected)
 
 
-@option_check("on_overflow")
-async def _on_overflow(scene: Scene, client: Client) -> None:
+@check("option on_overflow")
+async def _on_overflow(scene: Scene, client: Client, row: str) -> None:
     """Either value is taken; the default is not an option in force."""
+    await _expect_read(scene, row)
     answer = await expect.subscribed(scene, client, on_overflow="close")
     expect.equal("the options in force", answer.get("options"), None)
-
-
-def _check_parameter(name: str, text: str, wrong: str) -> None:
-    @check(f"parameter {name}")
-    async def body(scene: Scene) -> None:
-        """The option is in force, and a wrong value is refused."""
-        async with open_stream(scene, {name: text}) as stream:
-            event = await stream.next()
-            expect.equal("the options in force", event.data["data"].get("options"), GOOD[name])
-        await expect_wrong(scene, **{name: wrong})
-
-
-_check_parameter("max_rate", "0.2", "0")
-_check_parameter("conflate", "deep.host", "a..b")
-_check_parameter("fields", "deep.host,n", "a,,b")
-_check_parameter("on_overflow", "drop", "wait")

@@ -17,8 +17,7 @@ from realtime.hub.index import Hub
 from realtime.hub.message import Message, cut
 from realtime.monitoring.metrics import Counters
 from realtime.monitoring.tracing import TraceOrigin, get_tracing
-from realtime.protocol import ErrorCode, ProtocolError, encode_error
-from realtime.protocol.messages import text_frame
+from realtime.protocol import ErrorCode, ProtocolError, encode_error, text_frame
 from realtime.tasks import Spawn, TimeSlice
 
 logger = logging.getLogger(__name__)

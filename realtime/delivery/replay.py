@@ -6,6 +6,7 @@ Waits for its client and for the log; live delivery to others goes on meanwhile.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator
@@ -82,6 +83,10 @@ class Replay:
             start = await self._find_resumed(start_from.resume)
             await self._count(start, Survivors(options) if options and options.supersedes else None)
         if start_from.rewind and not self.recovered:
+            # "Newest" counts what is published by now, whether or not it has come to this process.
+            with contextlib.suppress(Unavailable):
+                await self._feed.catch_up()
+            self.live_from = self._feed.position
             start = await self._find_rewound(start_from.rewind)
             await self._count(start, Survivors(options) if options and options.conflate else None)
 

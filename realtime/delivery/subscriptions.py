@@ -17,15 +17,14 @@ from realtime.delivery.replay import Replay
 from realtime.delivery.transport import Transport
 from realtime.filters import (
     MISSING,
-    OR,
     Filter,
-    compile_filters,
     conjunction,
     decode_or_none,
     lookup,
     matches,
     read_path,
 )
+from realtime.filters.compiler import OR, compile_filters
 from realtime.hub.groups import Subscription
 from realtime.hub.index import Hub
 from realtime.log import get_log

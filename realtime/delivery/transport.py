@@ -11,8 +11,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
-from realtime.protocol import CloseCode, CloseReason
-from realtime.protocol.messages import split_frames
+from realtime.protocol import CloseCode, CloseReason, split_frames
 
 # The key of the scope's extensions under which a server offers a transport of its own.
 TRANSPORT_EXTENSION = "realtime.transport"

@@ -9,15 +9,14 @@ import gzip
 import heapq
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from itertools import count
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NamedTuple
 
-from realtime.demo.messages import Message, iso
-from realtime.demo.records import BadRecord, Record, Weather, parse
+import msgspec
+
+from realtime.protocol import format_timestamp
 
 logger = logging.getLogger(__name__)
 
@@ -32,10 +31,81 @@ TICK = 0.25
 # After a longer pause (an outage, a sleeping laptop) the replay goes on where it was.
 MAX_STEP = 1.0
 MAX_BATCH = 500
-ORDER = ("events", "metrics", "system_status")
-WEEK = timedelta(weeks=1)
+# A timestamp without a zone could not be compared with the others.
+Time = Annotated[datetime, msgspec.Meta(tz=True)]
 
-Publish = Callable[[str, list[dict[str, Any]]], object]
+
+class Weather(msgspec.Struct, frozen=True):
+    """The weather at one airport in one hour."""
+
+    name: str
+    airport: str
+    timestamp: Time
+
+
+class Flight(msgspec.Struct, frozen=True):
+    """What all flight events say. Delays are in minutes; negative is early."""
+
+    carrier: str
+    flight: int
+    origin: str
+    dest: str
+
+
+class DepartedFlight(Flight, frozen=True):
+    """A flight that has left."""
+
+    delay_minutes: int
+    distance_miles: int
+
+
+class ArrivedFlight(Flight, frozen=True):
+    """A flight that has arrived. Both delays are against the schedule."""
+
+    delay_minutes: int
+    departure_delay_minutes: int
+
+
+class FlightEvent(msgspec.Struct, frozen=True, tag_field="event_type", tag=str.lower):
+    """What happens to a flight; the class, in lower case, is its ``event_type``."""
+
+    event_id: str
+    timestamp: Time
+
+
+class Departure(FlightEvent, frozen=True):
+    """A flight leaves one of the three airports."""
+
+    payload: DepartedFlight
+
+
+class Arrival(FlightEvent, frozen=True):
+    """A flight from one of the three airports arrives at its destination."""
+
+    payload: ArrivedFlight
+
+
+class Cancellation(FlightEvent, frozen=True):
+    """A flight is cancelled. The time is its scheduled departure."""
+
+    payload: Flight
+
+
+class Record(NamedTuple):
+    """One line: its subscription type, when it happened, and the file's own object."""
+
+    type: str
+    time: datetime
+    raw: dict[str, Any]
+
+
+def parse(line: bytes | str) -> Record:
+    """Read one line of the flights or of the weather. Raises ValueError or RecursionError."""
+    raw = msgspec.json.decode(line, type=dict[str, Any])
+    if "event_type" in raw:
+        event = msgspec.convert(raw, Departure | Arrival | Cancellation)
+        return Record("events", event.timestamp, raw)
+    return Record("metrics", msgspec.convert(raw, Weather).timestamp, raw)
 
 
 def read_file(path: Path) -> Iterator[Record]:
@@ -44,25 +114,24 @@ def read_file(path: Path) -> Iterator[Record]:
         for number, line in enumerate(lines, 1):
             try:
                 yield parse(line)
-            except BadRecord as error:
+            except (ValueError, RecursionError) as error:
                 logger.warning("%s line %d skipped: %s", path.name, number, error)
 
 
-def read_week(files: Iterable[Path] = FILES, start: datetime = FIRST_FLIGHTS) -> Iterator[Record]:
+def read_week(start: datetime = FIRST_FLIGHTS) -> Iterator[Record]:
     """Read the records of all files from ``start`` on, by time. Each file is in order."""
-    merged = heapq.merge(*map(read_file, files), key=attrgetter("time"))
+    merged = heapq.merge(*map(read_file, FILES), key=attrgetter("time"))
     return (record for record in merged if record.time >= start)
 
 
-@dataclass(frozen=True)
-class Pace:
+class Pace(NamedTuple):
     """Real time as the replay sees it; tests put their own clock here."""
 
     clock: Callable[[], float]
     sleep: Callable[[float], object]
     is_stopped: Callable[[], bool]
     # Seconds of the week per real second.
-    speed: float = SPEED
+    speed: float
 
 
 class WeekReplay:
@@ -74,18 +143,20 @@ class WeekReplay:
 
     def __init__(
         self,
-        publish: Publish,
+        publish: Callable[[str, list[dict[str, Any]]], object],
         pace: Pace,
         *,
+        rounds: Iterable[int],
         start: datetime = FIRST_FLIGHTS,
-        rounds: Iterable[int] | None = None,
     ) -> None:
         self._publish = publish
         self._pace = pace
         self._start = start
-        self._rounds = count(1) if rounds is None else rounds
-        # Messages that are due and not yet published, in order.
-        self._due: list[Message] = []
+        self._rounds = rounds
+        # Subscription type -> payloads that are due and not yet published, in order.
+        self._due: dict[str, list[dict[str, Any]]] = {
+            kind: [] for kind in ("events", "metrics", "system_status")
+        }
         # How far the week has come.
         self._now = start
         self._last_tick = pace.clock()
@@ -93,34 +164,36 @@ class WeekReplay:
     def run(self) -> None:
         """Play rounds until stopped. Raises what publishing raises."""
         for number in self._rounds:
-            self._begin(number)
-            self._play(number)
+            self._play(number, shift=timedelta(weeks=number - 1))
             if self._pace.is_stopped():
                 return
 
-    def _begin(self, round_number: int) -> None:
-        """Tell subscribers where the replay is."""
-        start = iso(self._start + shift_of(round_number))
-        payload = {
-            "component": "replay",
-            "status": "ok",
-            "round": round_number,
-            "speed": self._pace.speed,
-            "replay_time": start,
-            "message": f"round {round_number} of the replay starts at {start}",
-        }
-        self._due.append(Message("system_status", payload))
+    def _play(self, number: int, shift: timedelta) -> None:
+        """Say that a round starts, then publish the week's records, each when its time has come."""
+        start = iso(self._start + shift)
+        self._due["system_status"].append(
+            {
+                "component": "replay",
+                "status": "ok",
+                "round": number,
+                "speed": self._pace.speed,
+                "replay_time": start,
+                "message": f"round {number} of the replay starts at {start}",
+            }
+        )
         self._now = self._start
-
-    def _play(self, round_number: int) -> None:
-        """Publish the week's records, each when its time has come."""
-        for record in read_week(start=self._start):
-            while record.time > self._now:
+        for kind, time, raw in read_week(self._start):
+            while time > self._now:
                 self._tick()
                 if self._pace.is_stopped():
                     return
-            self._due.append(in_round(record, round_number))
-            if len(self._due) >= MAX_BATCH:
+            payload = raw | {"timestamp": iso(time + shift), "round": number}
+            flight = payload.get("payload", {})
+            if "scheduled" in flight:
+                scheduled = datetime.fromisoformat(flight["scheduled"]) + shift
+                payload["payload"] = flight | {"scheduled": iso(scheduled)}
+            self._due[kind].append(payload)
+            if len(self._due[kind]) >= MAX_BATCH:
                 self._flush()
         self._tick()
 
@@ -134,25 +207,12 @@ class WeekReplay:
         self._now += timedelta(seconds=step * self._pace.speed)
 
     def _flush(self) -> None:
-        due, self._due = self._due, []
-        for kind in ORDER:
-            if payloads := [message.payload for message in due if message.type == kind]:
+        for kind, payloads in self._due.items():
+            if payloads:
+                self._due[kind] = []
                 self._publish(kind, payloads)
 
 
-def shift_of(round_number: int) -> timedelta:
-    """Return by how much a round is later than the files."""
-    return (round_number - 1) * WEEK
-
-
-def in_round(record: Record, round_number: int) -> Message:
-    """Return the message of a record: as in its file, but later, and with the round's number."""
-    shift = shift_of(round_number)
-    payload = record.raw | {"timestamp": iso(record.time + shift), "round": round_number}
-    if isinstance(record.item, Weather):
-        return Message("metrics", payload)
-    flight = payload["payload"]
-    if "scheduled" in flight:
-        scheduled = datetime.fromisoformat(flight["scheduled"]) + shift
-        payload["payload"] = flight | {"scheduled": iso(scheduled)}
-    return Message("events", payload)
+def iso(time: datetime) -> str:
+    """Write a time as the files do: UTC, milliseconds, ``Z``."""
+    return format_timestamp(time.timestamp())

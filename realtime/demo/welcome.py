@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import secrets
-from dataclasses import asdict, dataclass
+from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from django.contrib.auth import get_user_model
 
@@ -18,8 +19,7 @@ from realtime.auth.tokens import digest as secret_digest
 NAME = "demo"
 
 
-@dataclass(frozen=True)
-class DemoAccess:
+class DemoAccess(NamedTuple):
     """The demo's secrets. ``password`` is empty where the site had a superuser already."""
 
     token: str
@@ -29,24 +29,15 @@ class DemoAccess:
 def demo_access(data_dir: Path) -> DemoAccess:
     """Return the demo's token and admin password, made anew if they do not work any more."""
     path = data_dir / "demo.json"
-    access = _read(path)
+    access = None
+    with suppress(OSError, ValueError, TypeError):
+        access = DemoAccess(**json.loads(path.read_text()))
     if access is None or find_grant(secret_digest(access.token)) is None:
         token = create_token(NAME, can_publish=True)[1]
         access = DemoAccess(token, access.password if access else _make_superuser())
-        _write(path, access)
+        path.touch(mode=0o600)
+        path.write_text(json.dumps(access._asdict()))
     return access
-
-
-def _read(path: Path) -> DemoAccess | None:
-    try:
-        return DemoAccess(**json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError):
-        return None
-
-
-def _write(path: Path, access: DemoAccess) -> None:
-    path.touch(mode=0o600)
-    path.write_text(json.dumps(asdict(access)))
 
 
 def _make_superuser() -> str:
@@ -62,31 +53,26 @@ def _make_superuser() -> str:
 def welcome(access: DemoAccess, port: int) -> str:
     """Return what a newcomer reads: where everything is, and two lines to paste."""
     auth = json.dumps({"type": "auth", "data": {"token": access.token}})
-    admin = ""
-    if access.password:
-        address = f"http://localhost:{port}/admin/"
-        admin = f"  admin      {address}  user {NAME}, password {access.password}\n"
+    filters = {"event_type": "departure"}
+    subscribe = json.dumps({"type": "subscribe", "data": {"type": "events", "filters": filters}})
+    address = f"localhost:{port}"
+    admin = f"  admin      http://{address}/admin/  user {NAME}, password {access.password}\n"
     return f"""
 A week of New York flights (2013) is being replayed.
 
-  dashboard  http://localhost:{port}/#token={access.token}
-{admin}  token      {access.token}
-  socket     ws://localhost:{port}/ws/
+  dashboard  http://{address}/#token={access.token}
+{admin if access.password else ""}  token      {access.token}
+  socket     ws://{address}/ws/
 
-Or paste into the console of a browser (F12) at http://localhost:{port}/ :
+Or paste into the console of a browser (F12) at http://{address}/ :
 
-  ws = new WebSocket('ws://localhost:{port}/ws/'); \
+  ws = new WebSocket('ws://{address}/ws/'); \
 ws.onmessage = m => console.log(m.data); ws.onopen = () => {{ \
-ws.send('{auth}'); ws.send('{_SUBSCRIBE}') }}
+ws.send('{auth}'); ws.send('{subscribe}') }}
 
 or send these two lines with any WebSocket client:
 
   {auth}
-  {_SUBSCRIBE}
+  {subscribe}
 
 """
-
-
-_SUBSCRIBE = json.dumps(
-    {"type": "subscribe", "data": {"type": "events", "filters": {"event_type": "departure"}}}
-)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
-import uuid
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import msgspec
 
-from realtime.filters.clauses import (
+from realtime.filters import (
     EVERYTHING,
     Clause,
     Comparison,
@@ -21,7 +19,6 @@ from realtime.filters.clauses import (
     Predicate,
     all_of,
     any_of,
-    canonical,
     is_number,
     read_path,
     scalar_key,
@@ -38,9 +35,6 @@ MAX_TEXT_CHARACTERS = 256
 
 OR = "$or"
 
-# Namespace of derived subscription ids (version 5 UUIDs). Changing it changes every id.
-SUBSCRIPTION_NAMESPACE = uuid.UUID("6f0a7c1e-54a5-5f8e-9d0b-2f6f3f0c8a11")
-
 
 class FilterError(ValueError):
     """A filter is malformed; the message names the path, and the operator if there is one."""
@@ -55,18 +49,6 @@ def compile_filters(filters: Any) -> Filter:
     if _count_paths(filters, 0) > MAX_PATHS:
         raise FilterError(f"filters: more than {MAX_PATHS} paths")
     return all_of(_clauses(filters))
-
-
-def conjunction(first: Filter, second: Filter) -> Filter:
-    """Return the filter that matches what both match (a client's, and what its token enforces)."""
-    if not first or not second:
-        return first or second
-    return all_of((*first, *second))
-
-
-def derive_subscription_id(kind: str, compiled: Filter) -> str:
-    """Return the id of a subscription without a chosen one: equal for equal type and filters."""
-    return str(uuid.uuid5(SUBSCRIPTION_NAMESPACE, json.dumps([kind, canonical(compiled)])))
 
 
 def parse_filter_options(options: Iterable[str]) -> dict[str, Any]:
@@ -85,17 +67,13 @@ def parse_filter_options(options: Iterable[str]) -> dict[str, Any]:
         except (msgspec.DecodeError, UnicodeError, RecursionError):
             value = text
         values_by_path.setdefault(path, []).extend(value if isinstance(value, list) else [value])
-    filters = {path: _value_of_option(path, values) for path, values in values_by_path.items()}
+    filters: dict[str, Any] = {}
+    for path, values in values_by_path.items():
+        filters[path] = values[0] if path != OR and len(values) == 1 else values
+        if path != OR and len(values) > 1 and any(isinstance(value, dict) for value in values):
+            raise FilterError(f"filters: {path!r}: give its operators once, as one object")
     compile_filters(filters)
     return filters
-
-
-def _value_of_option(path: str, values: list[Any]) -> Any:
-    if path == OR or len(values) != 1:
-        if path != OR and any(isinstance(value, dict) for value in values):
-            raise FilterError(f"filters: {path!r}: give its operators once, as one object")
-        return values
-    return values[0]
 
 
 def _count_paths(filters: dict[str, Any], depth: int) -> int:
@@ -170,12 +148,8 @@ def _tests(path: str, operators: dict[str, Any]) -> Iterator[Comparison]:
                 f"filters: {path!r}: unknown operator {str(operator)[:32]!r}, "
                 f"expected one of {', '.join(_READERS)}"
             )
-        yield _READERS[operator](f"{path!r}: {operator}", operator, operand)
-
-
-def _read_scalar(where: str, operator: str, operand: Any) -> Comparison:
-    key = _read_key(where, operand)
-    return Comparison("in" if operator == "eq" else "nin", frozenset({key}))
+        operand = _READERS[operator](f"{path!r}: {operator}", operand)
+        yield Comparison({"eq": "in", "ne": "nin"}.get(operator, operator), operand)
 
 
 def _read_key(where: str, operand: Any) -> Key:
@@ -184,49 +158,46 @@ def _read_key(where: str, operand: Any) -> Key:
     return scalar_key(operand)
 
 
-def _read_scalars(where: str, operator: str, operand: Any) -> Comparison:
+def _read_scalars(where: str, operand: Any) -> frozenset[Key]:
     if not isinstance(operand, list) or any(isinstance(item, dict | list) for item in operand):
         raise FilterError(
             f"filters: {where}: expected an array of strings, numbers, booleans or nulls"
         )
-    return Comparison(operator, _keys(where, operand))
+    return _keys(where, operand)
 
 
-def _read_boolean(where: str, operator: str, operand: Any) -> Comparison:
+def _read_boolean(where: str, operand: Any) -> bool:
     if not isinstance(operand, bool):
         raise FilterError(f"filters: {where}: expected true or false")
-    return Comparison(operator, operand)
+    return operand
 
 
-def _read_bound(where: str, operator: str, operand: Any) -> Comparison:
+def _read_bound(where: str, operand: Any) -> Any:
     is_bound = isinstance(operand, str) or (
         is_number(operand) and (isinstance(operand, int) or math.isfinite(operand))
     )
     if not is_bound:
         raise FilterError(f"filters: {where}: expected a number or a string")
-    return Comparison(operator, operand)
+    return operand
 
 
-def _read_text(where: str, operator: str, operand: Any) -> Comparison:
+def _read_text(where: str, operand: Any) -> str:
     if not isinstance(operand, str):
         raise FilterError(f"filters: {where}: expected a string")
     if len(operand) > MAX_TEXT_CHARACTERS:
         raise FilterError(f"filters: {where}: more than {MAX_TEXT_CHARACTERS} characters")
-    return Comparison(operator, operand)
+    return operand
 
 
-def _read_element(where: str, operator: str, operand: Any) -> Comparison:
-    if isinstance(operand, str):
-        return _read_text(where, operator, operand)
-    return Comparison(operator, _read_key(where, operand))
-
-
-_READERS: dict[str, Callable[[str, str, Any], Comparison]] = {
-    **dict.fromkeys(("eq", "ne"), _read_scalar),
+# Each is called with where the operand is, for the error, and the operand.
+_READERS: dict[str, Callable[[str, Any], Any]] = {
+    **dict.fromkeys(("eq", "ne"), lambda where, operand: frozenset({_read_key(where, operand)})),
     **dict.fromkeys(("in", "nin"), _read_scalars),
     "exists": _read_boolean,
     **dict.fromkeys(("gt", "gte", "lt", "lte"), _read_bound),
     **dict.fromkeys(("prefix", "suffix"), _read_text),
-    "contains": _read_element,
+    "contains": lambda where, operand: (
+        _read_text(where, operand) if isinstance(operand, str) else _read_key(where, operand)
+    ),
 }
 OPERATORS = tuple(_READERS)

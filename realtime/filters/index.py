@@ -8,25 +8,8 @@ from __future__ import annotations
 
 from typing import Any, Generic, NamedTuple
 
-from realtime.filters.clauses import (
-    Clause,
-    Condition,
-    Either,
-    Filter,
-    Path,
-    Predicate,
-    lookup,
-    matches,
-)
-from realtime.filters.tables import (
-    Bucket,
-    Item,
-    Prefixes,
-    Ranges,
-    Values,
-    interval_of,
-    prefix_of,
-)
+from realtime.filters import Clause, Condition, Either, Filter, Path, Predicate, lookup, matches
+from realtime.filters.tables import Bucket, Item, Prefixes, Ranges, Values, interval_of
 
 # How well a clause finds an item, the smallest is the best: how many other items it finds as well,
 # the way of the lookup, how many values, and whether it is the first to be looked up there.
@@ -36,11 +19,15 @@ BY_VALUE, BY_PREFIX, BY_RANGE, BY_ALTERNATIVES = range(4)
 TABLES: tuple[Any, ...] = (Values, Prefixes, Ranges)
 
 
+# A path, the way of the lookup there, and what its table is given.
+Entry = tuple[Path, int, Any]
+
+
 class Plan(NamedTuple):
-    """The clauses through which an item is found: one, or one of each alternative."""
+    """Through which entries an item is found: one, or one of each alternative."""
 
     rating: Rating
-    clauses: tuple[Predicate | Condition, ...]
+    entries: tuple[Entry, ...]
 
 
 class FilterIndex(Generic[Item]):
@@ -64,27 +51,23 @@ class FilterIndex(Generic[Item]):
             self._unindexed[item] = compiled
         elif plan.rating[1] == BY_ALTERNATIVES:
             self._with_alternatives[item] = compiled
-            for clause in plan.clauses:
-                self._alternatives.insert(clause, item, compiled)
+            for entry in plan.entries:
+                self._alternatives.insert(entry, item, compiled)
         else:
-            [indexed] = plan.clauses
+            [(path, _, operand)] = plan.entries
             # A value that is looked up equals one of the predicate's; other clauses are compared.
-            remaining = [
-                clause
-                for clause in compiled
-                if clause is not indexed or isinstance(clause, Condition)
-            ]
-            self._clauses.insert(indexed, item, tuple(remaining))
+            remaining = (clause for clause in compiled if clause != Predicate(path, operand))
+            self._clauses.insert(plan.entries[0], item, tuple(remaining))
 
     def remove(self, item: Item) -> None:
         plan = self._plans.pop(item)
         if plan is None:
             del self._unindexed[item]
         elif self._with_alternatives.pop(item, None) is not None:
-            for clause in plan.clauses:
-                self._alternatives.discard(clause, item)
+            for entry in plan.entries:
+                self._alternatives.discard(entry, item)
         else:
-            self._clauses.discard(plan.clauses[0], item)
+            self._clauses.discard(plan.entries[0], item)
 
     def match(self, payload: Any) -> list[Item]:
         """Return each item whose filter a payload satisfies, once."""
@@ -107,15 +90,14 @@ class FilterIndex(Generic[Item]):
     def _plan_clause(self, clause: Clause, index: ClauseIndex[Item]) -> Plan | None:
         """Return how to find an item through a clause; ``None`` if that is not possible."""
         if not isinstance(clause, Either):
-            rating = index.rate(clause)
-            return Plan(rating, (clause,)) if rating else None
+            return index.plan(clause)
         each = [self._plan(alternative, self._alternatives) for alternative in clause.alternatives]
         plans = [plan for plan in each if plan is not None]
         if len(plans) < len(each):
             return None  # a payload that satisfies only the others would not find the item
         crowding = max((plan.rating[0] for plan in plans), default=0)
-        clauses = dict.fromkeys(clause for plan in plans for clause in plan.clauses)
-        return Plan((crowding, BY_ALTERNATIVES, len(clauses), False), tuple(clauses))
+        entries = dict.fromkeys(entry for plan in plans for entry in plan.entries)
+        return Plan((crowding, BY_ALTERNATIVES, len(entries), False), tuple(entries))
 
 
 class ClauseIndex(Generic[Item]):
@@ -131,43 +113,41 @@ class ClauseIndex(Generic[Item]):
             buckets += table.find(lookup(payload, path))
         return buckets
 
-    def rate(self, clause: Predicate | Condition) -> Rating | None:
+    def plan(self, clause: Predicate | Condition) -> Plan | None:
         """Tell how well a clause would find an item; ``None`` if it would not find it at all.
 
         Crowded values are avoided: filters on one event type and a user each are found by the user.
         """
-        wish = _wish_of(clause)
-        if wish is None:
+        entry = _entry_of(clause)
+        if entry is None:
             return None
-        way, operand = wish
-        table = self._tables.get((clause.path, way))
+        path, way, operand = entry
+        table = self._tables.get((path, way))
         values = len(operand) if way == BY_VALUE else 0
-        return table.crowding(operand) if table else 0, way, values, not table
+        return Plan((table.crowding(operand) if table else 0, way, values, not table), (entry,))
 
-    def insert(self, clause: Predicate | Condition, item: Item, remaining: Filter) -> None:
-        """Add an item under a clause. *remaining* is compared whenever the item is found."""
-        if wish := _wish_of(clause):
-            way, operand = wish
-            place = clause.path, way
-            if place not in self._tables:
-                self._tables[place] = TABLES[way]()
-            self._tables[place].insert(operand, item, remaining)
+    def insert(self, entry: Entry, item: Item, remaining: Filter) -> None:
+        """Add an item. *remaining* is compared whenever the item is found."""
+        path, way, operand = entry
+        if (path, way) not in self._tables:
+            self._tables[path, way] = TABLES[way]()
+        self._tables[path, way].insert(operand, item, remaining)
 
-    def discard(self, clause: Predicate | Condition, item: Item) -> None:
-        if wish := _wish_of(clause):
-            way, operand = wish
-            table = self._tables.get((clause.path, way))
-            if table is not None:
-                table.discard(operand, item)
-                if not table:
-                    del self._tables[clause.path, way]
+    def discard(self, entry: Entry, item: Item) -> None:
+        path, way, operand = entry
+        table = self._tables.get((path, way))
+        if table is not None:
+            table.discard(operand, item)
+            if not table:
+                del self._tables[path, way]
 
 
-def _wish_of(clause: Predicate | Condition) -> tuple[int, Any] | None:
-    """Return in which way an item can be found through a clause, and what its table is given."""
+def _entry_of(clause: Predicate | Condition) -> Entry | None:
+    """Return how an item can be found through a clause, if it can."""
     if isinstance(clause, Predicate):
-        return BY_VALUE, clause.keys
-    if (prefix := prefix_of(clause)) is not None:
-        return BY_PREFIX, prefix
+        return clause.path, BY_VALUE, clause.keys
+    prefixes = [operand for operator, operand in clause.tests if operator == "prefix"]
+    if prefixes:
+        return clause.path, BY_PREFIX, max(prefixes, key=len)
     interval = interval_of(clause)
-    return None if interval is None else (BY_RANGE, interval)
+    return None if interval is None else (clause.path, BY_RANGE, interval)

@@ -6,7 +6,7 @@ import struct
 from bisect import bisect_left, bisect_right, insort
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from realtime.filters.clauses import (
+from realtime.filters import (
     CONTAINERS,
     LOWER,
     UPPER,
@@ -22,57 +22,46 @@ Item = TypeVar("Item")
 Bucket = dict[Item, Filter]
 
 
-class Values(Generic[Item]):
-    """Items that want one of some values."""
+class Values(dict[Key, Bucket[Item]]):
+    """Items that want one of some values, by the value."""
 
-    def __init__(self) -> None:
-        self._buckets: dict[Key, Bucket[Item]] = {}
-
-    def __bool__(self) -> bool:
-        return bool(self._buckets)
+    __slots__ = ()
 
     def insert(self, keys: frozenset[Key], item: Item, remaining: Filter) -> None:
         for key in keys:
-            self._buckets.setdefault(key, {})[item] = remaining
+            self.setdefault(key, {})[item] = remaining
 
     def discard(self, keys: frozenset[Key], item: Item) -> None:
         for key in keys:
-            _discard(self._buckets, key, item)
+            _discard(self, key, item)
 
     def find(self, value: Any) -> list[Bucket[Item]]:
         if isinstance(value, CONTAINERS):
             return []
-        bucket = self._buckets.get(scalar_key(value))
+        bucket = self.get(scalar_key(value))
         return [bucket] if bucket else []
 
     def crowding(self, keys: frozenset[Key]) -> int:
-        return max((len(self._buckets.get(key, ())) for key in keys), default=0)
+        return max((len(self.get(key, ())) for key in keys), default=0)
 
 
-class Prefixes(Generic[Item]):
-    """Items that want strings with a prefix, at one lookup for each length of a prefix."""
-
-    def __init__(self) -> None:
-        # Length -> prefix -> items.
-        self._lengths: dict[int, dict[str, Bucket[Item]]] = {}
-
-    def __bool__(self) -> bool:
-        return bool(self._lengths)
+class Prefixes(dict[int, dict[str, Bucket[Item]]]):
+    """Items that want strings with a prefix, by its length, each of which is one lookup."""
 
     def insert(self, prefix: str, item: Item, remaining: Filter) -> None:
-        self._lengths.setdefault(len(prefix), {}).setdefault(prefix, {})[item] = remaining
+        self.setdefault(len(prefix), {}).setdefault(prefix, {})[item] = remaining
 
     def discard(self, prefix: str, item: Item) -> None:
-        prefixes = self._lengths.get(len(prefix), {})
+        prefixes = self.get(len(prefix), {})
         _discard(prefixes, prefix, item)
         if not prefixes:
-            self._lengths.pop(len(prefix), None)
+            self.pop(len(prefix), None)
 
     def find(self, value: Any) -> list[Bucket[Item]]:
         """Return the buckets of the prefixes with which a value begins."""
         if not isinstance(value, str):
             return []
-        buckets = (prefixes.get(value[:length]) for length, prefixes in self._lengths.items())
+        buckets = (prefixes.get(value[:length]) for length, prefixes in self.items())
         return [bucket for bucket in buckets if bucket]
 
     def crowding(self, prefix: str) -> int:
@@ -86,7 +75,7 @@ class Interval(NamedTuple):
     high: int
 
 
-class Ranges(Generic[Item]):
+class Ranges(dict[int, dict[int, "_Node[Item]"]]):
     """Items that want a value in a range of numbers or of strings, at the cost of those that do.
 
     An interval tree after Edelsbrunner (1980) whose nodes are all whole numbers, their halves,
@@ -99,31 +88,25 @@ class Ranges(Generic[Item]):
     A range contains the middle of its node. So a value looks at one node of each level, and at one
     end of its ranges: 3 is left of the middle of level 3, so it is in those that begin at 3 or
     before. With 10,000 ranges a payload takes 9 us; sorted by where they begin, it took 5.5 ms.
+    The nodes are kept by level and by their number in it.
     """
-
-    def __init__(self) -> None:
-        # Level -> number of the node in that level -> the ranges kept there.
-        self._levels: dict[int, dict[int, _Node[Item]]] = {}
-
-    def __bool__(self) -> bool:
-        return bool(self._levels)
 
     def insert(self, interval: Interval, item: Item, remaining: Filter) -> None:
         level, place = _place(interval)
-        node = self._levels.setdefault(level, {}).setdefault(place, _Node(_Ends(), _Ends()))
-        node.lows.insert(interval.low, item, remaining)
-        node.highs.insert(interval.high, item, remaining)
+        lows, highs = self.setdefault(level, {}).setdefault(place, _Node(_Ends(), _Ends()))
+        lows.insert(interval.low, item, remaining)
+        highs.insert(interval.high, item, remaining)
 
     def discard(self, interval: Interval, item: Item) -> None:
         level, place = _place(interval)
-        nodes = self._levels.get(level, {})
+        nodes = self.get(level, {})
         if node := nodes.get(place):
             node.lows.discard(interval.low, item)
             node.highs.discard(interval.high, item)
             if not node.lows.order:
                 del nodes[place]
         if not nodes:
-            self._levels.pop(level, None)
+            self.pop(level, None)
 
     def find(self, value: Any) -> list[Bucket[Item]]:
         """Return the buckets of the ranges that contain a value, and rarely of others."""
@@ -131,7 +114,7 @@ class Ranges(Generic[Item]):
 
     def _find(self, number: int) -> list[Bucket[Item]]:
         buckets: list[Bucket[Item]] = []
-        for level, nodes in self._levels.items():
+        for level, nodes in self.items():
             node = nodes.get(number >> level)
             if node is None:
                 continue
@@ -209,7 +192,10 @@ def _number(value: str | int | float) -> int:
 
 
 def _discard(buckets: dict[Any, Bucket[Item]], key: Any, item: Item) -> bool:
-    """Remove an item from a bucket, if it is there, and an empty bucket; tell whether it was."""
+    """Remove an item from a bucket, if it is there; remove an empty one, and tell whether it was.
+
+    It may be gone already: alternatives may be found by the same value.
+    """
     bucket = buckets.get(key, {})
     bucket.pop(item, None)
     if not bucket:
@@ -217,24 +203,11 @@ def _discard(buckets: dict[Any, Bucket[Item]], key: Any, item: Item) -> bool:
     return not bucket
 
 
-def prefix_of(condition: Condition) -> str | None:
-    """Return the longest prefix among a condition's tests, if there is one."""
-    prefixes = [operand for operator, operand in condition.tests if operator == "prefix"]
-    return max(prefixes, key=len, default=None)
-
-
 def interval_of(condition: Condition) -> Interval | None:
     """Return the range of a condition, if it has bounds; both of them are strings or numbers."""
-    bounds = {operator: operand for operator, operand in condition.tests if operator in _BOUNDS}
-    if not bounds:
+    lows = [_number(operand) for operator, operand in condition.tests if operator in LOWER]
+    highs = [_number(operand) for operator, operand in condition.tests if operator in UPPER]
+    if not lows and not highs:
         return None
-    low, high = _STRINGS if isinstance(next(iter(bounds.values())), str) else _NUMBERS
-    for operator, operand in bounds.items():
-        if operator in LOWER:
-            low = _number(operand)
-        else:
-            high = _number(operand)
-    return Interval(low, high)
-
-
-_BOUNDS = {*LOWER, *UPPER}
+    low, high = _STRINGS if max(lows + highs) >= _STRINGS.low else _NUMBERS
+    return Interval(*(lows or [low]), *(highs or [high]))

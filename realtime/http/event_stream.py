@@ -18,7 +18,7 @@ import msgspec
 
 from realtime.auth import connection_tokens
 from realtime.delivery.transport import BufferedTransport
-from realtime.filters import parse_filter_options
+from realtime.filters.compiler import parse_filter_options
 from realtime.http.responses import (
     Headers,
     Refusal,

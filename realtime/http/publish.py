@@ -139,7 +139,7 @@ class _Publisher:
         return grant
 
     def _take_grant(self, grant: Grant) -> None:
-        self.peer.set_grant(grant)
+        self.peer.grant = grant
         if not grant.can_publish or self.kind not in grant.types:
             self.peer.audit(Event.DENIED, type=self.kind)
             raise Refusal(403, ErrorCode.FORBIDDEN)

@@ -17,8 +17,13 @@ from typing import NamedTuple, Protocol
 from realtime.filters import Filter, matches
 from realtime.hub.message import Encoded, Message, cut, field_tree, frame_pieces, project
 from realtime.hub.shaping import Held, Shaper
-from realtime.protocol import encode_data_tail, format_timestamp
-from realtime.protocol.messages import encode_batch_head, encode_batch_item, replace_payload
+from realtime.protocol import (
+    encode_batch_head,
+    encode_batch_item,
+    encode_data_tail,
+    format_timestamp,
+    replace_payload,
+)
 from realtime.protocol.subscribe import Options
 
 # Bytes of messages in one data_batch, unless a single message is larger.

@@ -22,8 +22,15 @@ from typing import Any, TypeVar
 import msgspec
 
 from realtime.filters import MISSING, Path, decode_or_none
-from realtime.protocol import Position, encode_data_head, format_timestamp
-from realtime.protocol.messages import STORED_END, deflate, header, stored_block
+from realtime.protocol import (
+    STORED_END,
+    Position,
+    deflate,
+    encode_data_head,
+    format_timestamp,
+    header,
+    stored_block,
+)
 
 # Bytes from which a message is compressed: below, it costs more than it saves.
 MIN_DEFLATED = 1024

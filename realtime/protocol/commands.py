@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from realtime.protocol.codes import ErrorCode, ProtocolError
+from realtime.protocol import ErrorCode, ProtocolError
 
 MAX_METADATA_BYTES = 1024
 SUBSCRIPTION_ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}\Z")

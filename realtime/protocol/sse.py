@@ -7,8 +7,7 @@ from functools import lru_cache
 
 import msgspec
 
-from realtime.protocol import CloseCode, CloseReason, Position
-from realtime.protocol.messages import split_frames
+from realtime.protocol import CloseCode, CloseReason, Position, split_frames
 
 COMMENT = b":\n\n"
 # The end of a data message with a position; see `realtime.protocol.encode_data_head`.

@@ -7,7 +7,8 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from realtime.filters import Filter, Path, compile_filters, derive_subscription_id, read_path
+from realtime.filters import Filter, Path, canonical, read_path
+from realtime.filters.compiler import compile_filters
 from realtime.protocol import SUBSCRIPTION_TYPES, ErrorCode, Position, ProtocolError
 
 MAX_REWIND = 1000
@@ -17,6 +18,8 @@ MIN_RATE, MAX_RATE = 0.001, 1000
 CONFLATE_RATE = 1.0
 MAX_BATCH_MS = 10_000
 MAX_FIELDS = 64
+# Namespace of derived subscription ids (version 5 UUIDs). Changing it changes every id.
+SUBSCRIPTION_NAMESPACE = uuid.UUID("6f0a7c1e-54a5-5f8e-9d0b-2f6f3f0c8a11")
 
 
 class Options(NamedTuple):
@@ -118,10 +121,11 @@ class SubscribeRequest(NamedTuple):
 
     def derive_id(self) -> str:
         """Return the id of a subscription without a chosen one: equal for equal subscriptions."""
-        plain = derive_subscription_id(self.type, self.filters)
-        if self.options is None:
-            return plain
-        return str(uuid.uuid5(uuid.UUID(plain), json.dumps(self.options.describe())))
+        content = json.dumps([self.type, canonical(self.filters)])
+        derived = uuid.uuid5(SUBSCRIPTION_NAMESPACE, content)
+        if self.options is not None:
+            derived = uuid.uuid5(derived, json.dumps(self.options.describe()))
+        return str(derived)
 
 
 def invalid_type() -> ProtocolError:
@@ -151,10 +155,10 @@ def read_subscribe_request(data: Mapping[str, Any]) -> SubscribeRequest:
 
 def read_start(resume: Any, rewind: Any) -> StartFrom:
     """Read what a client sent as ``resume`` and ``rewind``. Raises ``ValueError``."""
-    return StartFrom(
-        None if resume is None else _read_position(resume),
-        0 if rewind is None else _read_count(rewind),
-    )
+    position = None if resume is None else _read_position(resume)
+    if rewind is not None and (type(rewind) is not int or not 0 <= rewind <= MAX_REWIND):
+        raise ValueError(f"rewind: expected an integer from 0 to {MAX_REWIND}")
+    return StartFrom(position, rewind or 0)
 
 
 def _read_position(resume: Any) -> Position:
@@ -166,12 +170,6 @@ def _read_position(resume: Any) -> Position:
     if type(offset) is not int or offset < 0:
         raise ValueError("resume.offset: expected an integer of 0 or more")
     return Position(epoch, offset)
-
-
-def _read_count(rewind: Any) -> int:
-    if type(rewind) is not int or not 0 <= rewind <= MAX_REWIND:
-        raise ValueError(f"rewind: expected an integer from 0 to {MAX_REWIND}")
-    return rewind
 
 
 def _read_flag(name: str, flag: Any) -> bool:

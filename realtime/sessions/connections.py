@@ -1,7 +1,4 @@
-"""Who is connected to this process, with whose rights, and how all are asked to come back.
-
-:mod:`realtime.sessions.drain` says when each is asked, and comes back.
-"""
+"""Who is connected to this process, with whose rights, and how all are asked to come back."""
 
 from __future__ import annotations
 
@@ -9,32 +6,28 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from realtime.auth.grants import Grant
 from realtime.config import WebSocketConfig
 from realtime.protocol import CloseCode, CloseReason
-from realtime.sessions.drain import DrainPlan
 
 if TYPE_CHECKING:
     from realtime.sessions.session import Session
 
 # Of the connections that a process may have, how many may be unauthenticated.
 UNAUTHENTICATED_SHARE = 0.5
-
-
-class Room(NamedTuple):
-    """For how many connections there is room: in all, unauthenticated, of one address (0: any)."""
-
-    connections: int
-    waiting: int
-    per_address: int = 0
-
-    @classmethod
-    def of(cls, config: WebSocketConfig) -> Room:
-        """Return the room that a configuration gives."""
-        waiting = max(1, int(config.max_connections * UNAUTHENTICATED_SHARE))
-        return cls(config.max_connections, waiting, config.max_connections_per_address)
+# The share of ``drain_timeout`` in which clients are told; they need time to close, too.
+TELLING_SHARE = 0.4
+# The fewest clients told in a second.
+TOLD_PER_SECOND = 1000
+# Clients that come back in a second: about half of what a process can serve.
+BACK_PER_SECOND = 400
+# Seconds in which clients come back, at least.
+SHORTEST_RETURN = 1.0
+# Seconds before the first may come back: a new process on the same port needs them to start.
+SOONEST = 1.0
 
 
 class Roster:
@@ -49,27 +42,28 @@ class Roster:
         self.by_holder: dict[str, dict[Session, None]] = {}
         self.by_address: dict[str, dict[Session, None]] = {}
 
-    def admit(self, client: Session, room: Room, must_authenticate: bool) -> CloseReason | None:
+    def admit(self, client: Session, config: WebSocketConfig) -> CloseReason | None:
         """Take a newcomer in if there is room or can be made; else return what is full.
 
         To make room, the oldest connection that has not authenticated is ended: one of the same
         address if that address has too many, one of any address otherwise.
         """
         neighbours = self.by_address.get(client.address_key, {})
-        if room.per_address and len(neighbours) >= room.per_address:
+        if 0 < config.max_connections_per_address <= len(neighbours):
             oldest = next((other for other in neighbours if other in self.waiting), None)
             if oldest is None:
                 return CloseReason.ADDRESS_CONNECTIONS
             self._evict(oldest, CloseReason.ADDRESS_CONNECTIONS)
-        is_full = len(self.clients) >= room.connections
-        if is_full or (must_authenticate and len(self.waiting) >= room.waiting):
+        waiting = max(1, int(config.max_connections * UNAUTHENTICATED_SHARE))
+        is_full = len(self.clients) >= config.max_connections
+        if is_full or (config.require_auth and len(self.waiting) >= waiting):
             oldest = next(iter(self.waiting), None)
             if oldest is None:
                 return CloseReason.CAPACITY
             self._evict(oldest, CloseReason.CAPACITY)
         self.clients[client] = None
         self.by_address.setdefault(client.address_key, {})[client] = None
-        if must_authenticate:
+        if config.require_auth:
             self.waiting[client] = None
         return None
 
@@ -99,7 +93,7 @@ class Roster:
 
     def change(self, client: Session, grant: Grant) -> None:
         """Note the rights that a connection has now, of the same holder as before."""
-        client.set_grant(grant)
+        client.grant = grant
         if grant.expires_at is not None:
             self._expiring[client] = None
         else:
@@ -123,6 +117,53 @@ def _remove(index: dict[str, dict[Session, None]], key: str, client: Session) ->
     members.pop(client, None)
     if not members:
         index.pop(key, None)
+
+
+@dataclass(frozen=True)
+class DrainPlan:
+    """When each of some clients is told to go and comes back. Times are in seconds.
+
+    Both are spread evenly over time, so that this node never has many connections to close at once,
+    and the next one never a queue of handshakes.
+    """
+
+    clients: int
+    drain_timeout: float
+    # Whether other processes take clients already: then each may come back as soon as it is told.
+    is_moving: bool = False
+
+    @property
+    def telling(self) -> float:
+        """How long it takes until all have been told."""
+        pace = BACK_PER_SECOND if self.is_moving else TOLD_PER_SECOND
+        return min(self.drain_timeout * TELLING_SHARE, self.clients / pace)
+
+    @property
+    def soonest(self) -> float:
+        """After how long the first may come back."""
+        return 0.0 if self.is_moving else SOONEST
+
+    @property
+    def returning(self) -> float:
+        """How long it takes until all are back, from the soonest."""
+        needed = self.clients / BACK_PER_SECOND
+        return needed if self.is_moving else max(SHORTEST_RETURN, self.drain_timeout / 2, needed)
+
+    def told_at(self, number: int) -> float:
+        """Return when to tell a client, in seconds from the start. Numbers are from 0."""
+        return self.telling * number / self.clients
+
+    def retry_after(self, number: int, chance: float) -> float:
+        """Return after how many seconds a client that is told now is to come back.
+
+        Who leaves first comes back first, each at *chance*, from 0 to 1, of its share of the time.
+        """
+        back_at = self.returning * (number + chance) / self.clients
+        return round(self.soonest + back_at - self.told_at(number), 3)
+
+    def retry_after_late(self, chance: float) -> float:
+        """Return the same for a client that comes when the others are leaving."""
+        return round(self.soonest + self.returning * chance, 3)
 
 
 class Drain:

@@ -28,7 +28,7 @@ from realtime.log import get_log
 from realtime.monitoring.metrics import Counters
 from realtime.monitoring.snapshot import Sampler, Snapshot, add_up, exchange
 from realtime.protocol import SUBSCRIPTION_TYPES, CloseReason
-from realtime.sessions.connections import Drain, Room, Roster
+from realtime.sessions.connections import Drain, Roster
 from realtime.sessions.readiness import DRAINING, check_backends
 from realtime.sessions.rights import Authority
 from realtime.tasks import end
@@ -185,6 +185,7 @@ class Node:
 
     def report(self) -> dict[str, Any]:
         """Return statistics and counts of what this process holds. Any thread may call it."""
+        # asyncio has no public way to see its timers.
         scheduled = tuple(getattr(self._loop, "_scheduled", ()))
         return self.stats.report(self.policy.config) | {
             "process": {
@@ -222,8 +223,7 @@ class Node:
 
     def admit(self, client: Session) -> CloseReason | None:
         """Count a new connection in, or return for what there is no room."""
-        config = self.policy.config
-        refusal = self.roster.admit(client, Room.of(config), config.require_auth)
+        refusal = self.roster.admit(client, self.policy.config)
         if refusal is not None:
             self.stats.refused_connections += 1
             return refusal

@@ -26,7 +26,7 @@ LAYER = "the channel layer does not answer"
 _GROUP = "realtime-readiness"
 # Questions whose answers nobody waits for any more, nor for their end: redis-py may take a
 # cancellation for a timeout of its own, and go on waiting for a server that hangs.
-_left: set[asyncio.Task[None]] = set()
+_left: set[asyncio.Task[object]] = set()
 
 
 async def check_backends(database: Database) -> list[str]:
@@ -54,18 +54,19 @@ async def _ask_layer() -> None:
         raise Unavailable("none is configured")
     if uses_redis(layer):
         # Of several, one that answers is enough: the types of the others are away everywhere.
-        await _first([ask(server, _ping) for server in layer_servers()])
+        await _first([ask(server, Redis.ping) for server in layer_servers()])
     else:
         await layer.group_send(_GROUP, {"type": "readiness"})
 
 
-async def _first(questions: list[Coroutine[Any, Any, None]]) -> None:
+async def _first(questions: list[Coroutine[Any, Any, object]]) -> None:
     """Return when one is answered; raise what the last one raised if none is."""
     asked = [asyncio.create_task(question) for question in questions]
     try:
         for number, answer in enumerate(asyncio.as_completed(asked), 1):
             try:
-                return await answer
+                await answer
+                return
             except Unavailable:
                 if number == len(asked):
                     raise
@@ -76,11 +77,7 @@ async def _first(questions: list[Coroutine[Any, Any, None]]) -> None:
             task.cancel()
 
 
-def _forget(task: asyncio.Task[None]) -> None:
+def _forget(task: asyncio.Task[object]) -> None:
     _left.discard(task)
     if not task.cancelled():
         task.exception()  # which nobody wants to know
-
-
-async def _ping(client: Redis) -> None:
-    await client.ping()

@@ -18,8 +18,7 @@ from realtime.delivery.transport import Transport
 from realtime.filters import Filter
 from realtime.hub.groups import Subscription
 from realtime.monitoring.logs import Event, record
-from realtime.protocol import ErrorCode, Position, ProtocolError, encode, encode_error
-from realtime.protocol.messages import text_frame
+from realtime.protocol import ErrorCode, Position, ProtocolError, encode, encode_error, text_frame
 from realtime.protocol.origins import address_key
 from realtime.protocol.subscribe import SubscribeRequest
 
@@ -44,17 +43,14 @@ class Peer:
         self.address = address
         # What limits count the address as; see :mod:`realtime.protocol.origins`.
         self.address_key = address_key(address)
-        # The rights in force, None before authentication.
+        # The rights in force, None before authentication. A session's are indexed: they are set by
+        # the roster alone.
         self.grant: Grant | None = None
         # Each is audited once.
         self._limits_reached: tuple[str, ...] = ()
 
-    def set_grant(self, grant: Grant) -> None:
-        """Take rights. Those of a session are indexed: only the roster may call this for it."""
-        self.grant = grant
-
     async def authenticate(self, secret: str | None) -> Grant | None:
-        """Return what a credential grants, for :meth:`set_grant`. Raises ``Unavailable``."""
+        """Return what a credential grants, for ``grant``. Raises ``Unavailable``."""
         grant = await self.node.authority.authenticate(secret) if secret else None
         if grant is None:
             await self.count_failure(secret)
@@ -117,10 +113,22 @@ class Subscriber(Peer):
         explanation = await self._explain(request) if request.wants_explanation else None
         grant = self._grant_for(request.type)
         subscription_id = self._find_id(request, chosen_id)
-        replay = None
+        replay = None  # if the subscription is not new
         if subscription_id not in self.subscriptions:
             replay = await self._add(subscription_id, request, grant)
-        self._confirm(subscription_id, request, replay, metadata, explanation)
+        position = replay.live_from if replay else self.position(subscription_id)
+        data = {
+            "type": request.type,
+            "filters": request.raw_filters,
+            **position._asdict(),
+            "recovered": replay is not None and replay.recovered,
+            "replayed": replay.replayed if replay else 0,
+        }
+        if request.options is not None:
+            data["options"] = request.options.describe()
+        if explanation is not None:
+            data["explain"] = explanation
+        self.reply("subscribed", data, subscription_id, metadata)
         if replay is not None:
             self.node.subscriptions.go_live(replay)
 
@@ -180,29 +188,6 @@ class Subscriber(Peer):
         if subscription_id in self.subscriptions:
             raise ProtocolError(ErrorCode.DUPLICATE_SUBSCRIPTION)
         return subscription_id
-
-    def _confirm(
-        self,
-        subscription_id: str,
-        request: SubscribeRequest,
-        replay: Replay | None,
-        metadata: Raw | None,
-        explanation: dict[str, Any] | None,
-    ) -> None:
-        """Answer ``subscribed``; without a replay the subscription is not new."""
-        position = replay.live_from if replay else self.position(subscription_id)
-        data = {
-            "type": request.type,
-            "filters": request.raw_filters,
-            **position._asdict(),
-            "recovered": replay is not None and replay.recovered,
-            "replayed": replay.replayed if replay else 0,
-        }
-        if request.options is not None:
-            data["options"] = request.options.describe()
-        if explanation is not None:
-            data["explain"] = explanation
-        self.reply("subscribed", data, subscription_id, metadata)
 
     def position(self, subscription_id: str) -> Position:
         """Return the position up to which a subscription has been sent all that matches."""

@@ -16,7 +16,7 @@ from django.contrib.sessions.models import Session
 from django.test import Client
 
 from realtime.auth.policy import current_revision
-from realtime.filters import OPERATORS
+from realtime.filters.compiler import OPERATORS
 from realtime.models import AccessToken, all_types
 from tests.admin.pages import (
     TOKENS,

@@ -15,7 +15,8 @@ from django.test import Client
 from realtime.auth import connection_tokens
 from realtime.auth.connection_tokens import LIFETIME, find_user_grant, issue, live_user_grants
 from realtime.auth.policy import current_revision
-from realtime.filters import EVERYTHING, compile_filters, conjunction
+from realtime.filters import EVERYTHING, conjunction
+from realtime.filters.compiler import compile_filters
 from realtime.models import GroupFilters
 from realtime.protocol import SUBSCRIPTION_TYPES
 

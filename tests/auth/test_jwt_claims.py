@@ -6,7 +6,7 @@ import pytest
 
 from realtime.auth.grants import Grant
 from realtime.auth.jwt import Verifier
-from realtime.filters import compile_filters
+from realtime.filters.compiler import compile_filters
 from tests.auth.issuer import (
     AUDIENCE,
     IDENTITY,

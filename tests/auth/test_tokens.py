@@ -30,7 +30,7 @@ from realtime.auth.tokens import (
     revoke,
     rotate,
 )
-from realtime.filters import compile_filters
+from realtime.filters.compiler import compile_filters
 from realtime.models import AccessToken
 
 PAST = timezone.now() - timedelta(minutes=1)

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from realtime.client import Gap, Position, Refused, Subscription
-from realtime.client.contract import Finished
-from realtime.client.subscription import SharedSubscriptions
+from realtime.client.subscription import Finished, SharedSubscriptions
 
 Message = dict[str, Any]
 

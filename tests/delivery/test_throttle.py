@@ -18,8 +18,7 @@ from realtime.hub.index import Hub
 from realtime.hub.message import Message
 from realtime.log.contract import MemoryLog
 from realtime.monitoring.metrics import Counters
-from realtime.protocol import CloseCode, CloseReason, Position
-from realtime.protocol.messages import split_frames
+from realtime.protocol import CloseCode, CloseReason, Position, split_frames
 from realtime.protocol.subscribe import read_options
 from realtime.tasks import TimeSlice
 from realtime.testing import FakeClock

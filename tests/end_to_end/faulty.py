@@ -13,7 +13,7 @@ from streaming_site.asgi import application as _site
 
 # isort: split
 from realtime.consumers import StreamConsumer
-from realtime.protocol import Command, Ping
+from realtime.protocol.commands import Command, Ping
 
 
 class _FaultyConsumer(StreamConsumer):

@@ -55,7 +55,8 @@ async def test_who_comes_is_told_in_time_and_nobody_else_waits(data_dir: Path) -
                     await page.assert_silent()
                     longest = max(longest, time.monotonic() - began)
                 await coming
-                assert longest < 1  # threads wait for the database; the event loop does not
+                # Threads wait five seconds for the database; the event loop does not.
+                assert longest < 3
                 await attempt(patient, unknown)
             await patient.authenticate(unknown)
             await patient.subscribe("events")

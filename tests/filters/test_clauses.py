@@ -7,11 +7,8 @@ from typing import Any
 import pytest
 from hypothesis import example, given
 
-from realtime.filters.clauses import EVERYTHING, matches
-from realtime.filters.compiler import (
-    compile_filters,
-    conjunction,
-)
+from realtime.filters import EVERYTHING, conjunction, matches
+from realtime.filters.compiler import compile_filters
 from tests.filters.worlds import (
     derived,
     filters,

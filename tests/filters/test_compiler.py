@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from realtime.filters.clauses import EVERYTHING, MAX_PATH_CHARACTERS, MAX_STEPS, matches
+from realtime.filters import EVERYTHING, MAX_PATH_CHARACTERS, MAX_STEPS, matches
 from realtime.filters.compiler import (
     MAX_ALTERNATIVES,
     MAX_DEPTH,

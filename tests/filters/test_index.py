@@ -7,9 +7,7 @@ from typing import Any
 
 import pytest
 
-from realtime.filters import (
-    compile_filters,
-)
+from realtime.filters.compiler import compile_filters
 from realtime.filters.index import FilterIndex
 
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from realtime.filters import (
-    compile_filters,
-)
+from realtime.filters.compiler import compile_filters
 from realtime.filters.index import FilterIndex
 
 

@@ -8,7 +8,8 @@ from typing import Any
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from realtime.filters.compiler import compile_filters, derive_subscription_id
+from realtime.filters.compiler import compile_filters
+from realtime.protocol.subscribe import SubscribeRequest
 
 thorough = settings(deadline=None, max_examples=100)
 
@@ -126,4 +127,4 @@ def over_the_wire(value: Any) -> Any:
 
 def derived(kind: str, wanted: Any) -> str:
     """Return the id of a subscription for which the client has chosen none."""
-    return derive_subscription_id(kind, compile_filters(wanted))
+    return SubscribeRequest(kind, compile_filters(wanted), {}).derive_id()

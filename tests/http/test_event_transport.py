@@ -12,8 +12,8 @@ from realtime.protocol import (
     encode_data_head,
     encode_data_tail,
     sse,
+    text_frame,
 )
-from realtime.protocol.messages import text_frame
 
 PLACE = Position("e1", 7)
 

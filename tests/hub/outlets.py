@@ -9,14 +9,12 @@ from collections.abc import Iterable
 from types import FunctionType, ModuleType
 from typing import Any
 
-from realtime.filters import (
-    compile_filters,
-    derive_subscription_id,
-)
+from realtime.filters.compiler import compile_filters
 from realtime.hub.groups import Subscription
 from realtime.hub.index import Hub
 from realtime.hub.message import Message
 from realtime.protocol import PAYLOAD_KEYS
+from realtime.protocol.subscribe import SubscribeRequest
 
 TIME = 1_704_110_400.0
 
@@ -78,7 +76,7 @@ def subscribe(
 ) -> Subscription:
     """Subscribe, actively."""
     compiled = compile_filters(wanted)
-    subscription_id = own_id or derive_subscription_id(kind, compiled)
+    subscription_id = own_id or SubscribeRequest(kind, compiled, {}).derive_id()
     subscription = hub.subscribe(outlet, kind, compiled, subscription_id)
     subscription.active = True
     return subscription

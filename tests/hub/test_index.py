@@ -10,12 +10,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
-from realtime.filters import (
-    EVERYTHING,
-    Filter,
-    compile_filters,
-    conjunction,
-)
+from realtime.filters import EVERYTHING, Filter, conjunction
+from realtime.filters.compiler import compile_filters
 from realtime.hub.groups import Subscription
 from realtime.hub.index import Hub
 from realtime.protocol import SUBSCRIPTION_TYPES

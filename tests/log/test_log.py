@@ -316,7 +316,7 @@ def log_is_stored(log: Log) -> bool:
 async def test_a_publishers_clock_changes_nothing(
     log: Log, monkeypatch: pytest.MonkeyPatch, configure: Configure
 ) -> None:
-    """Neither what is retained, nor when it was published: the log's clock is the one that counts."""
+    """Neither what is retained, nor when it was published: the log's clock counts."""
     configure(history_ttl="60")
     right = time.time
     for wrong in (3700, 864_000, -3700):

@@ -9,17 +9,14 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from realtime.protocol import (
+from realtime.protocol import ErrorCode, ProtocolError, encode, encode_error
+from realtime.protocol.commands import (
     MAX_METADATA_BYTES,
     Auth,
     Command,
-    ErrorCode,
     Ping,
-    ProtocolError,
     Subscribe,
     Unsubscribe,
-    encode,
-    encode_error,
     parse,
 )
 from tests.protocol.values import NOON, json_values, text, thorough

@@ -13,7 +13,7 @@ from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.frames import Frame, Opcode
 from websockets.streams import StreamReader
 
-from realtime.protocol.messages import (
+from realtime.protocol import (
     STORED_END,
     deflate,
     header,

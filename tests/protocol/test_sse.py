@@ -15,8 +15,8 @@ from realtime.protocol import (
     encode,
     encode_error,
     sse,
+    text_frame,
 )
-from realtime.protocol.messages import text_frame
 
 PLACE = Position("e1", 7)
 

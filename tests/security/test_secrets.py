@@ -23,7 +23,7 @@ from realtime.auth.tokens import digest as digest_of
 from realtime.cluster.servers import Server as RedisServer
 from realtime.config import JwtConfig
 from realtime.models import AccessToken
-from realtime.protocol import parse
+from realtime.protocol.commands import parse
 from tests.security.test_identity import SECRET as JWT_SECRET
 from tests.security.test_identity import VARIABLES, signed
 from tests.support import OtherServer, Server, client, manage, running

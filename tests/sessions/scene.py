@@ -12,8 +12,7 @@ from realtime.auth.grants import Grant
 from realtime.auth.policy import Policy, current_revision, environment_policy, load_policy
 from realtime.auth.tokens import digest, find_grant, live_grants, record_use
 from realtime.database import Unavailable
-from realtime.protocol import CloseCode, CloseReason
-from realtime.protocol.messages import split_frames
+from realtime.protocol import CloseCode, CloseReason, split_frames
 from realtime.sessions.node import Node
 from realtime.sessions.session import Session
 

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from realtime.cluster.clients import Unavailable
-from realtime.filters import EVERYTHING, compile_filters
+from realtime.filters import EVERYTHING
+from realtime.filters.compiler import compile_filters
 from realtime.hub.groups import Subscription
 from realtime.log.contract import Chunk, MemoryLog, new_epoch
-from realtime.protocol import CloseCode, CloseReason, Position, encode
-from realtime.protocol.messages import split_frames, text_frame
+from realtime.protocol import CloseCode, CloseReason, Position, encode, split_frames, text_frame
 from realtime.protocol.subscribe import StartFrom, SubscribeRequest
 from realtime.sessions.node import Node
 

@@ -10,7 +10,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.utils import timezone
 
 from realtime.auth.tokens import create_token
-from realtime.filters import parse_filter_options
+from realtime.filters.compiler import parse_filter_options
 from realtime.management.database import prepare_database
 from realtime.management.tokens import parse_duration
 from realtime.protocol import SUBSCRIPTION_TYPES

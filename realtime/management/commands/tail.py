@@ -19,7 +19,7 @@ from realtime.auth.models import AccessToken
 from realtime.auth.tokens import create_token
 from realtime.client import Gap, Message, State, StreamingClient, StreamingError, Token
 from realtime.config import get_streaming_config
-from realtime.filters import parse_filter_options
+from realtime.filters.compiler import parse_filter_options
 from realtime.management.running import printing
 from realtime.protocol import PAYLOAD_KEYS, SUBSCRIPTION_TYPES
 

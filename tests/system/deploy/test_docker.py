@@ -208,7 +208,7 @@ def variables(tmp_path: Path) -> Iterator[dict[str, str]]:
     found = image_variables() | example(SITE_ENV)
     del found["STREAMING_DATA_DIR"]
     with ExitStack() as stack:
-        database = stack.enter_context(running_postgresql())
+        database = stack.enter_context(running_postgresql(empty=True))
         found["DATABASE_URL"] = database.url
         for name in ("valkey-1", "valkey-2"):
             server = stack.enter_context(as_compose_starts(name, tmp_path))
