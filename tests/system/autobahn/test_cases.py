@@ -44,9 +44,9 @@ def echo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OtherServer]:
 @pytest.mark.parametrize("section", COMPRESSION + SECTIONS)
 def test_every_case_passes(echo: OtherServer, section: str, tmp_path: Path) -> None:
     url = f"ws://127.0.0.1:{echo.port}"
+    program = str(Path(sys.executable).with_name("kosoku"))
     done = subprocess.run(
-        ["nice", str(Path(sys.executable).with_name("kosoku")), "-p", "4", "-i", section]
-        + ["-o", str(tmp_path), url],
+        ["nice", program, "-p", "4", "-i", section, "-o", str(tmp_path), url],
         # The compiled part of the Autobahn library does not take what some cases give it.
         env=os.environ | {"AUTOBAHN_USE_NVX": "0"},
         capture_output=True,
