@@ -82,15 +82,15 @@ async def test_the_newest_are_those_of_the_log(scene: Scene) -> None:
     await scene.append("1")
     first = await scene.subscribe(StartFrom())
     await scene.append("2", "3")
-    assert offsets(read(await scene.subscribe(StartFrom(rewind=2)))) == [2, 3]
-    assert offsets(read(first)) == [2, 3]
+    assert offsets(read_all(await scene.subscribe(StartFrom(rewind=2)))) == [2, 3]
+    assert offsets(read_all(first)) == [2, 3]
 
 
 async def test_without_the_log_the_newest_are_those_that_have_come(scene: Scene) -> None:
     await scene.append("1", "2")
     await scene.subscribe(StartFrom())
     scene.log.is_away = True
-    assert offsets(read(await scene.subscribe(StartFrom(rewind=1)))) == [2]
+    assert offsets(read_all(await scene.subscribe(StartFrom(rewind=1)))) == [2]
 
 
 async def test_a_log_that_is_lost_while_it_is_replayed(
