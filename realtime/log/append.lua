@@ -7,7 +7,7 @@
 -- the messages, and the group message's parts before the position, between it and the time (eight
 -- bytes, seconds since 1970), and after that; or three empty strings if it is not to be sent.
 local function append()
-  local epoch, offset, _, now = open_log(ARGV[2])
+  local epoch, offset, now = open_log(ARGV[2])
   local size, ttl, channel = ARGV[3], ARGV[4], ARGV[5]
   local before, result = offset, nil
   local time = struct.pack('>d', now / 1000)

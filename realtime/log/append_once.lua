@@ -4,9 +4,9 @@
 -- Arguments: 1 seconds to remember this call, then those of append().
 local before = redis.call('GET', KEYS[3])
 if before then
-  local epoch, _, earlier = open_log(ARGV[2])
+  local epoch = open_log(ARGV[2])
   local its_epoch = string.match(before, '^(%w+):')
-  if its_epoch == epoch or string.find(earlier, its_epoch .. ':', 1, true) then
+  if its_epoch == epoch or string.find(earlier_epochs(), its_epoch .. ':', 1, true) then
     -- A write, so that WAIT (min_replicas) waits for replicas to have the first call's.
     redis.call('HSET', KEYS[1], 'epoch', epoch)
     return before

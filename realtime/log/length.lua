@@ -7,7 +7,7 @@
 -- offsets in which the first retained message is:
 --
 --   oldest .... expired | middle | retained .... head
-local _, head, _, now = open_log(ARGV[1])
+local _, head, now = open_log(ARGV[1])
 local oldest = now - 1000 * ARGV[3]
 -- The offset from which the next entry is retained, *from* or one after; false if it has expired.
 local function begins(from)

@@ -5,10 +5,10 @@
 -- 4 history_ttl, 5 and 6 the most messages and bytes, which the last entry may pass.
 -- Returns epoch, newest offset, first offset that could be read, time in milliseconds, earlier
 -- epochs; then the ids and bodies of entries.
-local epoch, head, earlier, now = open_log(ARGV[1])
+local epoch, head, now = open_log(ARGV[1])
 local oldest = now - 1000 * ARGV[4]
 local from = math.max(tonumber(ARGV[2]), head - ARGV[3]) + 1
-local result = {epoch, head, from, now, earlier}
+local result = {epoch, head, from, now, earlier_epochs()}
 local left, room = tonumber(ARGV[5]), tonumber(ARGV[6])
 while left > 0 and room > 0 and from <= head do
   local part = redis.call('XRANGE', KEYS[2], string.format('%d', from), '+', 'COUNT', 16)
