@@ -20,8 +20,8 @@ from benchmarks.wire import LoadError
 
 # Bytes on their way to a server, about.
 PIECE = 64 * 1024
-# An answer is a position: an epoch of 16 characters, a colon, an offset of 20 digits.
-_ANSWER = len(b"$37\r\n") + 37 + len(b"\r\n")
+# An answer: an epoch of 16 characters, an offset of 20 digits, 13 of a time, colons between them.
+_ANSWER = len(b"$51\r\n") + 51 + len(b"\r\n")
 
 
 class Appends:

@@ -24,9 +24,12 @@ import redis.asyncio.sentinel
 import redis.sentinel
 
 from realtime.cluster.servers import ANSWER_TIMEOUT, CONNECT_TIMEOUT, Server, time_limits
+from realtime.config import get_streaming_config
 from realtime.database import Unavailable as Unavailable
 
 MAX_CONNECTIONS = 8
+# Seconds for replicas to confirm what was written: less than an answer may take.
+REPLICA_TIMEOUT = 2.0
 _INCLUDE = re.compile(r"^-- include (realtime[\w.]*)/(\w+)\.lua$", re.MULTILINE)
 
 T = TypeVar("T")
@@ -151,6 +154,52 @@ class Script:
             return await client.evalsha(self.digest, len(keys), *keys, *arguments)
         except redis.exceptions.NoScriptError:
             return await client.eval(self.text, len(keys), *keys, *arguments)
+
+    def write(self, client: redis.Redis, keys: Sequence[str], *arguments: Any) -> Any:
+        """Run it and return its result, once ``min_replicas`` replicas have what it has written.
+
+        The program must write, also if it has been carried out before: replicas are asked for what
+        this connection has written. Raises ``redis.RedisError`` if too few have it in time.
+        """
+        replicas = get_streaming_config().websocket.min_replicas
+        if not replicas:
+            return self.call(client, keys, *arguments)
+
+        def run(pipeline: Any, command: str, program: str) -> Any:
+            getattr(pipeline, command)(program, len(keys), *keys, *arguments)
+            return pipeline.wait(replicas, int(1000 * REPLICA_TIMEOUT)).execute()
+
+        with client.pipeline(transaction=False) as pipeline:
+            try:
+                result, confirmed = run(pipeline, "evalsha", self.digest)
+            except redis.exceptions.NoScriptError:
+                result, confirmed = run(pipeline, "eval", self.text)
+        return _check_replicas(result, confirmed, replicas)
+
+    async def awrite(
+        self, client: redis.asyncio.Redis, keys: Sequence[str], *arguments: Any
+    ) -> Any:
+        """Run it and return its result; the coroutine form of :meth:`write`."""
+        replicas = get_streaming_config().websocket.min_replicas
+        if not replicas:
+            return await self.acall(client, keys, *arguments)
+
+        async def run(pipeline: Any, command: str, program: str) -> Any:
+            getattr(pipeline, command)(program, len(keys), *keys, *arguments)
+            return await pipeline.wait(replicas, int(1000 * REPLICA_TIMEOUT)).execute()
+
+        async with client.pipeline(transaction=False) as pipeline:
+            try:
+                result, confirmed = await run(pipeline, "evalsha", self.digest)
+            except redis.exceptions.NoScriptError:
+                result, confirmed = await run(pipeline, "eval", self.text)
+        return _check_replicas(result, confirmed, replicas)
+
+
+def _check_replicas(result: Any, confirmed: int, wanted: int) -> Any:
+    if confirmed < wanted:
+        raise redis.RedisError(f"{confirmed} of {wanted} replicas have confirmed it in time")
+    return result
 
 
 def as_text(value: bytes) -> msgspec.Raw:

@@ -96,8 +96,6 @@ class EmbeddedServer:
         self.socket = socket_path(data_dir)
         self._directory = data_dir / "valkey"
         self._lock = data_dir / "valkey.lock"
-        # Holds the boot id of the machine while a server runs, and after one was killed.
-        self._boot = self._directory / "boot"
         # The server, if this process started it.
         self._process: ChildProcess | None = None
         # Whether this process has found or started one.
@@ -130,9 +128,7 @@ class EmbeddedServer:
         process, self._process = self._process, None
         if process is None:
             return
-        was_running = process.is_running()
-        if process.end(STOP_TIMEOUT) and was_running and process.popen.returncode == 0:
-            self._boot.unlink(missing_ok=True)
+        process.end(STOP_TIMEOUT)
         assert process.popen.stdin is not None
         process.popen.stdin.close()
 
@@ -161,22 +157,6 @@ class EmbeddedServer:
             raise EmbeddedServerError(
                 f"the embedded server {how}: see {self._directory / 'valkey.log'}"
             )
-        self._begin_anew_after_power_cut()
-
-    def _begin_anew_after_power_cut(self) -> None:
-        """Forget the logs if the machine went down while the server ran.
-
-        The file system may have lost their last second, so that other messages would get the same
-        offsets again. Without its head a log begins a new epoch, which tells clients.
-        """
-        boot = ""
-        with contextlib.suppress(OSError):  # not all systems tell which start of the machine it is
-            boot = Path("/proc/sys/kernel/random/boot_id").read_text()
-        if self._boot.exists() and self._boot.read_text() != boot:
-            with _client(self.socket) as client:
-                for head in client.scan_iter("*:head"):
-                    client.delete(head)
-        self._boot.write_text(boot)
 
     def _options(self) -> list[str]:
         options = {

@@ -105,6 +105,7 @@ class WebSocketConfig(_Section):
     max_buffered_bytes: int = Field(default=1024 * 1024, ge=4096)
     history_size: int = Field(default=10_000, ge=1)
     history_ttl: int = Field(default=3600, ge=1)
+    min_replicas: int = Field(default=0, ge=0, le=10)
     trusted_proxies: Networks = []
     auth_failures_per_minute: int = Field(default=30, ge=1)
     max_connections_per_address: int = Field(default=0, ge=0)

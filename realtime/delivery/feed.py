@@ -14,6 +14,7 @@ from realtime.config import get_streaming_config
 from realtime.hub.message import Message
 from realtime.hub.ordering import RECENT_MESSAGES, RecentMessages, Sequencer
 from realtime.log import Log
+from realtime.log.contract import shared
 from realtime.monitoring.tracing import TraceOrigin
 from realtime.protocol import Position
 
@@ -42,12 +43,16 @@ class Lost(NamedTuple):
 
 
 class Range(NamedTuple):
-    """Consecutive messages from the offset ``first`` on, of a log whose newest is ``head``."""
+    """Consecutive messages from the offset ``first`` on, of a log whose newest is ``head``.
+
+    ``earlier`` is as in :class:`~realtime.log.contract.Chunk`.
+    """
 
     epoch: str
     head: int
     first: int
     messages: list[Message]
+    earlier: Sequence[Position] = ()
 
 
 class FeedHandler(Protocol):
@@ -83,6 +88,10 @@ class Feed:
         self._log = log
         self._handler = handler
         self._sequencer = Sequencer(self.position)
+        # Where the epochs before this one ended, and how far the log's clock is ahead of the
+        # monotonic one of this process.
+        self._earlier: Sequence[Position] = ()
+        self._clock_lead = 0.0
         self._recent = RecentMessages()
         self._delivering = asyncio.Lock()
         self._is_closed = False
@@ -95,6 +104,7 @@ class Feed:
             part = await self._read_log(self.next - 1)
             if part.epoch != self._sequencer.epoch or part.first > self.next:
                 self._go_to(Position(part.epoch, part.first - 1))
+            self._earlier = part.earlier
             self._remember(self._sequencer.take(Position(part.epoch, part.first), part.messages))
             if self.next > part.head:
                 return
@@ -151,19 +161,34 @@ class Feed:
         if self._is_closed:
             return True
         if part.epoch != self._sequencer.epoch:
-            self._skip(Lost(self.next, None, "epoch_changed"), Position(part.epoch, 0))
-        elif part.head < self.next - 1:  # the log has lost its newest messages
+            self._follow(part)
+            return False
+        if part.head < self.next - 1:  # the log has lost its newest messages
             await self._log.renew(self.kind, self._sequencer.position)
             return False
-        else:
-            if part.first > self.next:
-                last = part.first - 1
-                self._skip(Lost(self.next, last, "trimmed"), Position(part.epoch, last))
-            self._sequencer.take(Position(part.epoch, part.first), part.messages)
-            if part.messages:
-                self._handler.count_repaired(self.kind, len(part.messages))
-            await self._deliver(part.messages)
+        if part.first > self.next:
+            last = part.first - 1
+            self._skip(Lost(self.next, last, "trimmed"), Position(part.epoch, last))
+        self._sequencer.take(Position(part.epoch, part.first), part.messages)
+        if part.messages:
+            self._handler.count_repaired(self.kind, len(part.messages))
+        await self._deliver(part.messages)
         return self.next > part.head
+
+    def _follow(self, part: Range) -> None:
+        """Go on with another epoch, from where it has other messages than have been delivered."""
+        self._earlier = part.earlier
+        position = self._sequencer.position
+        offset = shared(position, Position(part.epoch, part.head), part.earlier)
+        if offset == position.offset:
+            self._sequencer = Sequencer(Position(part.epoch, offset))
+            self.position = self._sequencer.position
+        else:
+            self._skip(Lost(self.next, None, "epoch_changed"), Position(part.epoch, offset or 0))
+
+    def shared(self, position: Position) -> int | None:
+        """Return the offset up to which this log has what a reader at *position* has read."""
+        return shared(position, self.position, self._earlier)
 
     def _skip(self, lost: Lost, position: Position) -> None:
         self._go_to(position)
@@ -202,7 +227,7 @@ class Feed:
     def read_recent(self, after: int) -> Range | None:
         """Return all delivered messages after an offset, if they are in memory."""
         config = get_streaming_config().websocket
-        oldest = time.time() - config.history_ttl
+        oldest = time.monotonic() + self._clock_lead - config.history_ttl
         messages = self._recent.after(after, oldest, config.history_size)
         if messages is None:
             return None
@@ -210,8 +235,9 @@ class Feed:
 
     async def _read_log(self, after: int) -> Range:
         chunk = await self._log.read(self.kind, after)
+        self._clock_lead = chunk.time - time.monotonic()
         messages = [
             Message(self.kind, entry.body, entry.timestamp, Position(chunk.epoch, offset))
             for offset, entry in enumerate(chunk.entries, chunk.first)
         ]
-        return Range(chunk.epoch, chunk.head, chunk.first, messages)
+        return Range(chunk.epoch, chunk.head, chunk.first, messages, chunk.earlier)

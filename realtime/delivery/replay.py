@@ -91,14 +91,13 @@ class Replay:
             await self._count(start, Survivors(options) if options and options.conflate else None)
 
     async def _find_resumed(self, resume: Position) -> int:
-        if resume.epoch != self.live_from.epoch or resume.offset > self.live_from.offset:
+        if self._feed.shared(resume) != resume.offset:
             # The client may have been ahead of what has come to this process.
             await self._feed.catch_up()
             self.live_from = self._feed.position
-        if resume.epoch != self.live_from.epoch:
-            return 0
-        self.recovered = resume.offset <= self.live_from.offset
-        return min(resume.offset, self.live_from.offset)
+        offset = self._feed.shared(resume)
+        self.recovered = offset == resume.offset
+        return offset or 0
 
     async def _find_rewound(self, count: int) -> int:
         """Return the offset after which *count* retained messages match, or all that do."""
@@ -227,10 +226,14 @@ class Replay:
         """Go on with another epoch of the log, when the feed has come to it too."""
         if self._feed.position.epoch != epoch:
             await self._feed.catch_up()
-        self._dispatcher.tell(self.subscription, Lost(self._read_until + 1, None, "epoch_changed"))
-        self.position = Position(self._feed.position.epoch, 0)
-        self._read_until = 0
-        self._survivors = None
+        read = self.position._replace(offset=self._read_until)
+        offset = self._feed.shared(read)
+        if offset != read.offset:
+            lost = Lost(self._read_until + 1, None, "epoch_changed")
+            self._dispatcher.tell(self.subscription, lost)
+            self._survivors = None
+        self._read_until = offset or 0
+        self.position = Position(self._feed.position.epoch, self._read_until)
 
     def _room(self) -> int:
         """Return how many bytes fit into half of the client's buffer; half is for live messages.

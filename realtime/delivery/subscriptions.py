@@ -186,14 +186,15 @@ async def _newest(kind: str, feed: Feed | None) -> AsyncIterator[Sequence[bytes]
             yield [message.payload for message in recent.messages]
             return
     log = get_log()
-    epoch, high, _, _ = await log.read(kind, END)
+    newest = await log.read(kind, END)
+    high = newest.head
     oldest, room = max(0, high - EXPLAINED_MESSAGES), EXPLAINED_BYTES
     # Each block, from the newest to the oldest, is read forwards, in one read or more.
     while high > oldest and room > 0:
         after = start = max(oldest, high - EXPLAINED_BLOCK)
         while after < high:
             chunk = await log.read(kind, after)
-            if chunk.epoch != epoch:
+            if chunk.epoch != newest.epoch:
                 raise Unavailable("another log has begun")
             bodies = [entry.body for entry in chunk.entries[: max(0, high + 1 - chunk.first)]]
             if chunk.first > after + 1:

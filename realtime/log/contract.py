@@ -11,6 +11,13 @@ each log has a random *epoch*, a new one whenever it begins anew, and a position
 
     before    epoch 3f9a    1 2 3 4 5 6 7          the client has seen 3f9a:7
     after     epoch b021    1 2 3 4 5 6 7 8 9      it is told that 3f9a is gone, and reads from 1
+
+A log that goes on at another server, after a failover, has a new epoch too, from the first message
+on that the other server did not have. ``Chunk.earlier`` says where the epochs before it ended, so
+that only those are told who have read something that is lost::
+
+    before    epoch 3f9a    1 2 3 4 5 6 7          one client has seen 3f9a:4, another 3f9a:7
+    after     epoch 3f9a    1 2 3 4 5  b021 6 7    the first goes on; the other is told, and reads 6
 """
 
 from __future__ import annotations
@@ -44,25 +51,46 @@ class Chunk(NamedTuple):
     """Consecutive entries of a log; ``head`` is the offset of its newest message.
 
     ``first`` is that of the first entry, ``head + 1`` if there is none. What is between the offset
-    that was asked for and ``first`` is no longer retained.
+    that was asked for and ``first`` is no longer retained. ``time`` is the log's when it was read,
+    in seconds since 1970; what is appended later has no earlier time. ``earlier`` has the last
+    position of each epoch that this one goes on with.
     """
 
     epoch: str
     head: int
     first: int
     entries: list[Entry]
+    time: float
+    earlier: Sequence[Position] = ()
+
+    def shared(self, position: Position) -> int | None:
+        """Return the offset up to which this log has what a reader at *position* has read."""
+        return shared(position, Position(self.epoch, self.head), self.earlier)
+
+
+def shared(position: Position, head: Position, earlier: Sequence[Position]) -> int | None:
+    """Return the offset up to which a log has what a reader at *position* has read.
+
+    The log ends at *head*, and *earlier* is as in :class:`Chunk`. ``None``: it has no such epoch.
+    """
+    last = {end.epoch: end.offset for end in (*earlier, head)}
+    if position.epoch not in last:
+        return None
+    return min(position.offset, last[position.epoch])
 
 
 class Batch(NamedTuple):
     """Messages that are sent and stored as one piece.
 
-    A log in Redis sends the group message ``before + POSITION + after + packed`` by itself, unless
-    both are empty.
+    A log in Redis sends the group message by itself, unless these are empty::
+
+        before + POSITION + between + TIME + after + packed
     """
 
     bodies: Sequence[bytes]
     packed: bytes
     before: bytes = b""
+    between: bytes = b""
     after: bytes = b""
 
 
@@ -70,15 +98,21 @@ class Batch(NamedTuple):
 class Append:
     """Messages to be appended together.
 
-    ``once`` identifies the append: repeated within ``once_ttl`` seconds and in the same epoch, as
-    after an answer that was lost, it appends nothing and returns the first attempt's position.
+    ``once`` identifies the append: repeated within ``once_ttl`` seconds and in the same log, as
+    after an answer that was lost, it appends nothing and returns what the first attempt returned.
     """
 
     kind: str
     batches: Sequence[Batch]
-    timestamp: float
     once: str = field(default_factory=lambda: secrets.token_urlsafe(12))
     once_ttl: int = 30
+
+
+class Appended(NamedTuple):
+    """The first message's position, and when it was appended by the log's clock (seconds)."""
+
+    first: Position
+    timestamp: float
 
 
 def position_text(position: Position) -> str:
@@ -90,6 +124,14 @@ def read_position(text: str) -> Position:
     """Read what :func:`position_text` wrote."""
     epoch, _, offset = text.partition(":")
     return Position(epoch, int(offset))
+
+
+def next_time(now: float, last: float) -> float:
+    """Return the time of a message after one at *last*: not before it.
+
+    But a clock that is put back by more than a minute was wrong before, and is right now.
+    """
+    return max(now, last) if last - now < 60 else now
 
 
 # A placeholder as wide as any position, to be replaced by one.
@@ -112,13 +154,16 @@ class _Stream:
         self.head = 0
         # The newest entries; the last has the offset ``head``.
         self.entries: deque[Entry] = deque()
+        self._last_time = 0.0
 
-    def trim(self, now: float) -> None:
-        """Forget what is no longer retained."""
+    def now(self) -> float:
+        """Return the time of what is appended now; forget what is no longer retained."""
+        self._last_time = now = next_time(time.time(), self._last_time)
         config, entries = get_streaming_config().websocket, self.entries
         expired = now - config.history_ttl
         while entries and (len(entries) > config.history_size or entries[0].timestamp < expired):
             entries.popleft()
+        return now
 
 
 class MemoryLog:
@@ -130,35 +175,35 @@ class MemoryLog:
 
     def __init__(self) -> None:
         self._streams: dict[str, _Stream] = {}
-        # Type and ``once`` of an append -> its position and when to forget it.
-        self._appended: dict[tuple[str, str], tuple[Position, float]] = {}
+        # Type and ``once`` of an append -> what it returned and when to forget it.
+        self._appended: dict[tuple[str, str], tuple[Appended, float]] = {}
         self._forget_at = 1000
         # Publishers may be in other threads than readers.
         self._lock = threading.Lock()
 
-    def append(self, append: Append) -> Position:
-        """Append and return the first message's position; from any thread."""
+    def append(self, append: Append) -> Appended:
+        """Append; from any thread."""
         key = append.kind, append.once
         with self._lock:
-            now = time.time()
             stream = self._stream(append.kind)
-            earlier, until = self._appended.get(key, (None, 0.0))
-            if earlier is not None and earlier.epoch == stream.epoch and until > now:
-                return earlier
+            now = stream.now()
+            before, until = self._appended.get(key, (None, 0.0))
+            if before is not None and before.first.epoch == stream.epoch and until > now:
+                return before
             # What is due is forgotten once there is twice as much as the last time left.
             if len(self._appended) >= self._forget_at:
                 self._appended = {key: it for key, it in self._appended.items() if it[1] > now}
                 self._forget_at = 2 * len(self._appended) + 1000
-            position = Position(stream.epoch, stream.head + 1)
+            appended = Appended(Position(stream.epoch, stream.head + 1), now)
             for batch in append.batches:
-                stream.entries.extend(Entry(append.timestamp, body) for body in batch.bodies)
+                stream.entries.extend(Entry(now, body) for body in batch.bodies)
                 stream.head += len(batch.bodies)
-            stream.trim(now)
-            self._appended[key] = position, now + append.once_ttl
-            return position
+            stream.now()
+            self._appended[key] = appended, now + append.once_ttl
+            return appended
 
-    async def aappend(self, append: Append) -> Position:
-        """Append and return the first message's position."""
+    async def aappend(self, append: Append) -> Appended:
+        """Append."""
         return self.append(append)
 
     async def read(self, kind: str, after: int, at_most: int | None = None) -> Chunk:
@@ -168,7 +213,7 @@ class MemoryLog:
         """
         with self._lock:
             stream = self._stream(kind)
-            stream.trim(time.time())
+            now = stream.now()
             oldest = stream.head - len(stream.entries) + 1
             first = min(max(after + 1, oldest), stream.head + 1)
             entries = []
@@ -178,7 +223,7 @@ class MemoryLog:
                     break
                 entries.append(stream.entries[offset - oldest])
                 room -= len(entries[-1].body)
-            return Chunk(stream.epoch, stream.head, first, entries)
+            return Chunk(stream.epoch, stream.head, first, entries, now)
 
     async def heads(self, kinds: Iterable[str]) -> dict[str, Position]:
         """Return the newest position of each type whose log answers; epoch "" if there is none."""
@@ -191,7 +236,7 @@ class MemoryLog:
         with self._lock:
             streams = {kind: self._stream(kind) for kind in kinds}
             for stream in streams.values():
-                stream.trim(time.time())
+                stream.now()
             return {kind: len(stream.entries) for kind, stream in streams.items()}
 
     async def renew(self, kind: str, seen: Position) -> None:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -28,6 +27,7 @@ from realtime.log.contract import (
     READ_BYTES,
     READ_ENTRIES,
     Append,
+    Appended,
     Chunk,
     Entry,
     new_epoch,
@@ -47,15 +47,15 @@ class RedisLog:
     What asks all types asks each server once, all at the same time; the others make one round trip.
     """
 
-    def append(self, append: Append) -> Position:
+    def append(self, append: Append) -> Appended:
         server, keys, arguments = append_call(append)
-        reply = ask_blocking(server, lambda client: APPEND.call(client, keys, *arguments))
-        return read_position(reply.decode())
+        reply = ask_blocking(server, lambda client: APPEND.write(client, keys, *arguments))
+        return to_appended(reply)
 
-    async def aappend(self, append: Append) -> Position:
+    async def aappend(self, append: Append) -> Appended:
         server, keys, arguments = append_call(append)
-        reply = await ask(server, lambda client: APPEND.acall(client, keys, *arguments))
-        return read_position(reply.decode())
+        reply = await ask(server, lambda client: APPEND.awrite(client, keys, *arguments))
+        return to_appended(reply)
 
     async def read(self, kind: str, after: int, at_most: int | None = None) -> Chunk:
         bounds = (*_retention(), at_most or READ_ENTRIES, READ_BYTES)
@@ -71,7 +71,9 @@ class RedisLog:
         bounds = _retention()
         return await _ask_each(
             kinds,
-            lambda pipeline, kind: pipeline.eval(_LENGTH.text, 2, *log_keys(kind), *bounds),
+            lambda pipeline, kind: pipeline.eval(
+                _LENGTH.text, 2, *log_keys(kind), new_epoch(), *bounds
+            ),
         )
 
     async def renew(self, kind: str, seen: Position) -> None:
@@ -83,7 +85,7 @@ class RedisLog:
 
 
 def log_keys(kind: str) -> list[str]:
-    """Return the keys of a type's log: the hash of epoch and newest offset, the stream."""
+    """Return the keys of a type's log: the hash of ``open.lua``, the stream of messages."""
     # The braces keep a type's keys together where keys are spread over servers.
     stem = key(f"{{{kind}}}")
     return [f"{stem}:head", f"{stem}:log"]
@@ -101,16 +103,21 @@ def append_arguments(append: Append, channel: str) -> list[Any]:
     """Return the arguments of ``append()`` in ``append.lua``: its second and those after it."""
     config = get_streaming_config().websocket
     arguments: list[Any] = [new_epoch(), config.history_size, config.history_ttl]
-    arguments += (int(1000 * append.timestamp), channel)
+    arguments.append(channel)
     for batch in append.batches:
-        arguments += (len(batch.bodies), batch.packed, batch.before, batch.after)
+        arguments += (len(batch.bodies), batch.packed, batch.before, batch.between, batch.after)
     return arguments
 
 
 def _retention() -> tuple[int, int]:
-    """Return ``history_size`` and the oldest time that is retained, in milliseconds."""
     config = get_streaming_config().websocket
-    return config.history_size, int(1000 * (time.time() - config.history_ttl))
+    return config.history_size, config.history_ttl
+
+
+def to_appended(reply: bytes) -> Appended:
+    """Read what ``append()`` in ``append.lua`` returns."""
+    epoch, offset, milliseconds = reply.decode().split(":")
+    return Appended(Position(epoch, int(offset)), int(milliseconds) / 1000)
 
 
 def to_head(reply: list[Any]) -> Position:
@@ -146,7 +153,7 @@ async def _ask_each(kinds: Iterable[str], add: Callable[[Any, str], Any]) -> dic
 
 def _to_chunk(reply: list[Any]) -> Chunk:
     """Read what ``read.lua`` returns; drop what the first entry holds before the wanted offset."""
-    epoch, head, wanted, *ids_and_bodies = reply
+    epoch, head, wanted, time, earlier, *ids_and_bodies = reply
     entries: list[Entry] = []
     first = head + 1
     for entry_id, packed in zip(ids_and_bodies[::2], ids_and_bodies[1::2], strict=True):
@@ -157,4 +164,5 @@ def _to_chunk(reply: list[Any]) -> Chunk:
             bodies = bodies[first - int(last) - 1 :]
         timestamp = int(milliseconds) / 1000
         entries += [Entry(timestamp, body) for body in bodies]
-    return Chunk(epoch.decode(), head, first, entries)
+    ends = [read_position(text) for text in earlier.decode().split(",") if text]
+    return Chunk(epoch.decode(), head, first, entries, time / 1000, ends)

@@ -18,8 +18,7 @@ import msgspec
 
 from realtime.cluster.clients import Script, Unavailable, ask
 from realtime.cluster.layer import group_address
-from realtime.log.contract import read_position
-from realtime.log.redis import append_arguments, log_keys
+from realtime.log.redis import append_arguments, log_keys, to_appended
 from realtime.publishing.publication import (
     RETRY_INTERVAL,
     Publication,
@@ -155,9 +154,9 @@ async def _try(kind: str, source: str, messages: Sequence[tuple[int, bytes]]) ->
     taken = msgspec.msgpack.encode({"ttl": BITMAP_TTL, "bits": bits})
     arguments = (taken, *append_arguments(publication.append, channel))
     try:
-        reply = await ask(server, lambda client: _TAKE.acall(client, keys, *arguments))
+        reply = await ask(server, lambda client: _TAKE.awrite(client, keys, *arguments))
     except Unavailable as error:
         raise PublishError(f"the channel layer did not confirm the messages: {error}") from error
     if isinstance(reply, bytes):
-        await publication.announce(read_position(reply.decode()))
+        await publication.announce(to_appended(reply))
     return reply

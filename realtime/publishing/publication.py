@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import time
+import struct
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -20,7 +20,7 @@ from realtime.cluster.clients import Unavailable
 from realtime.cluster.layer import group_name
 from realtime.config import get_streaming_config
 from realtime.log import get_log
-from realtime.log.contract import NO_POSITION, Append, Batch, pack, position_text
+from realtime.log.contract import NO_POSITION, Append, Appended, Batch, pack, position_text
 from realtime.monitoring.tracing import publishing
 from realtime.protocol import Position, encode_payload
 
@@ -35,6 +35,8 @@ MAX_APPEND_BYTES = 8 * 1024 * 1024
 MAX_APPEND_MESSAGES = 5000
 # Seconds to wait before publishing again what was not confirmed.
 RETRY_INTERVAL = 1.0
+# In the place of a time, to be replaced by one.
+_NO_TIME = -1.5
 NOT_CONFIRMED = "the channel layer did not confirm the message: {}"
 
 
@@ -98,30 +100,29 @@ class Publication:
     ) -> None:
         self._layer: Any = get_channel_layer()
         self._trace = trace = trace or {}
-        timestamp = time.time()
         batches = [
-            _make_batch(self._layer, part, timestamp, trace)
+            _make_batch(self._layer, part, trace)
             for part in _cut(bodies, MAX_BATCH_BYTES, MAX_BATCH_MESSAGES)
         ]
         once: dict[str, Any] = {}  # one of its own, for this attempt and its retry
         if idempotency_key is not None:
             digest = hashlib.sha256(idempotency_key.encode("utf-8", "surrogatepass")).hexdigest()
             once = {"once": digest, "once_ttl": get_streaming_config().websocket.history_ttl}
-        self.append = Append(kind, batches, timestamp, **once)
+        self.append = Append(kind, batches, **once)
         # Whether the log's server sends the group messages, in the call that appends.
         self.is_announced = all(batch.before for batch in batches)
 
-    async def announce(self, first: Position) -> None:
-        """Send to the group what the log's server has not sent by itself; *first* is its position.
+    async def announce(self, appended: Appended) -> None:
+        """Send to the group what the log's server has not sent by itself.
 
         Errors are logged only: whoever misses a message here finds it in the log.
         """
         if self.is_announced:
             return
-        offset = first.offset
+        (epoch, offset), timestamp = appended
         for batch in self.append.batches:
-            position = position_text(Position(first.epoch, offset))
-            message = _message(batch.packed, self.append.timestamp, position, self._trace)
+            position = position_text(Position(epoch, offset))
+            message = _message(batch.packed, timestamp, position, self._trace)
             try:
                 await self._layer.group_send(group_name(self.append.kind), message)
             except Exception as error:  # of a layer whose errors this module does not know
@@ -129,29 +130,27 @@ class Publication:
             offset += len(batch.bodies)
 
 
-def _make_batch(
-    layer: Any, bodies: Sequence[bytes], timestamp: float, trace: Mapping[str, str]
-) -> Batch:
+def _make_batch(layer: Any, bodies: Sequence[bytes], trace: Mapping[str, str]) -> Batch:
     """Pack payloads, together with the layer's message around them if the server can complete it.
 
-    The log's server gives the position, and sends the group message in the same call. So that is
-    serialised with a dummy position, as wide as any other, and cut at the position and at the
-    packed payloads. For ``{"n":1}``, published at 1.5 seconds::
+    The log's server gives the position and the time, and sends the group message in the same call.
+    So that is serialised with dummies, as wide as any position and time, and cut at them and at the
+    packed payloads. For ``{"n":1}``::
 
-        type "stream.batch", position │ 000…0:000…0 │ timestamp 1.5, messages │ [{"n":1}]
-        ─────────── before ───────────┘ (cut out)   └──────── after ──────────┘ packed
+        type "stream.batch", position │ 000…0:000…0 │ timestamp │ 1.5  │ messages │ [{"n":1}]
+        ─────────── before ───────────┘ (cut out)   └─ between ─┘(out) └─ after ──┘ packed
 
-    The server then sends ``before + position + after + packed``. An encrypted message cannot be
-    cut, the in-memory layer has no server, and a layer may change ``group_send``: there ``before``
-    and ``after`` are empty, and :meth:`Publication.announce` sends the message.
+    An encrypted message cannot be cut, the in-memory layer has no server, and a layer may change
+    ``group_send``: there ``before`` is empty, and :meth:`Publication.announce` sends the message.
     """
     packed = pack(bodies)
     # The class has `group_send` itself only if it is a subclass that changes it.
     if isinstance(layer, RedisPubSubChannelLayer) and not hasattr(type(layer), "group_send"):
-        message = layer.serialize(_message(packed, timestamp, NO_POSITION, trace))
-        before, dummy, after = message.partition(NO_POSITION.encode())
-        if dummy and after.endswith(packed):
-            return Batch(bodies, packed, before, after.removesuffix(packed))
+        message = layer.serialize(_message(packed, _NO_TIME, NO_POSITION, trace))
+        before, position, others = message.partition(NO_POSITION.encode())
+        between, time, after = others.partition(struct.pack(">d", _NO_TIME))
+        if position and time and after.endswith(packed):
+            return Batch(bodies, packed, before, between, after.removesuffix(packed))
     return Batch(bodies, packed)
 
 
@@ -177,7 +176,7 @@ def publish_checked(
         if not publication.is_announced:
             return traced.appended(async_to_sync(_append_and_announce)(publication))
         try:
-            return traced.appended(get_log().append(publication.append))
+            return traced.appended(get_log().append(publication.append).first)
         except Unavailable as error:
             raise PublishError(NOT_CONFIRMED.format(error)) from error
 
@@ -196,8 +195,8 @@ async def apublish_checked(
 
 async def _append_and_announce(publication: Publication) -> Position:
     try:
-        position = await get_log().aappend(publication.append)
+        appended = await get_log().aappend(publication.append)
     except Unavailable as error:
         raise PublishError(NOT_CONFIRMED.format(error)) from error
-    await publication.announce(position)
-    return position
+    await publication.announce(appended)
+    return appended.first

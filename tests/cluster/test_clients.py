@@ -20,7 +20,7 @@ from realtime.cluster.embedded import EmbeddedServer
 from tests.support import ROOT
 
 FILES = sorted((ROOT / "realtime").rglob("*.lua"))
-INCLUDED = {"append"}
+INCLUDED = {"append", "open"}
 
 
 def package(path: Path) -> str:
@@ -46,7 +46,7 @@ async def async_client(valkey: EmbeddedServer) -> AsyncIterator[AsyncRedis]:
 
 
 def test_there_are_programs() -> None:
-    assert len(FILES) == 12
+    assert len(FILES) == 13
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

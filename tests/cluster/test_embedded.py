@@ -248,44 +248,6 @@ async def test_a_node_brings_it_to_the_disk_again_and_again(
     await node.close()
 
 
-HEAD = "realtime:{events}:head"
-
-
-def restart(data_dir: Path, how: signal.Signals, boot: str | None = None) -> bool:
-    """Start a server, end it, say which boot that was, start it again: is a head still there?"""
-    server = EmbeddedServer(data_dir)
-    server.ensure_running()
-    with redis.Redis(unix_socket_path=str(server.socket)) as client:
-        client.hset(HEAD, mapping={"epoch": "e", "offset": 7})
-        process = psutil.Process(client.info("server")["process_id"])
-    if how is signal.SIGTERM:
-        server.stop()
-    else:
-        process.send_signal(how)
-        wait_until(lambda: not server.is_running())
-    marker = data_dir / "valkey" / "boot"
-    if boot is not None and marker.exists():
-        marker.write_text(boot)
-    server.ensure_running()
-    try:
-        with redis.Redis(unix_socket_path=str(server.socket)) as client:
-            return bool(client.exists(HEAD))
-    finally:
-        server.stop()
-
-
-def test_logs_begin_anew_after_the_machine_went_down(data_dir: Path) -> None:
-    assert not restart(data_dir, signal.SIGKILL, boot="another boot")
-
-
-def test_logs_go_on_after_the_server_was_killed(data_dir: Path) -> None:
-    assert restart(data_dir, signal.SIGKILL)
-
-
-def test_logs_go_on_after_an_orderly_end_and_another_boot(data_dir: Path) -> None:
-    assert restart(data_dir, signal.SIGTERM, boot="another boot")
-
-
 def test_one_that_another_process_started_again_is_running(
     server: EmbeddedServer, data_dir: Path
 ) -> None:

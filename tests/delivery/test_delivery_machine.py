@@ -35,7 +35,6 @@ from realtime.log.contract import MemoryLog
 from realtime.protocol import Position
 from realtime.protocol.subscribe import StartFrom
 from realtime.publishing import apublish
-from realtime.publishing.publication import Publication
 from realtime.sessions.connections import Drain
 from realtime.sessions.node import Node, Reporter
 from realtime.sessions.rights import Authority
@@ -59,7 +58,6 @@ VARIABLES = {"history_size": "15", "history_ttl": "20", "max_buffered_bytes": "4
 # In their modules the time is asked.
 CLOCKED: list[Any] = [
     MemoryLog,
-    Publication,
     Broker,
     Feed,
     Dispatcher,
@@ -119,7 +117,7 @@ class DeliveryMachine(RuleBasedStateMachine):
         get_streaming_config.cache_clear()
         enter(override_settings(CHANNEL_LAYERS=IN_MEMORY))
         enter(mock.patch("realtime.sessions.node.Database"))
-        for module in {Broker.__module__, Publication.__module__}:
+        for module in ("realtime.delivery.broker", "realtime.publishing.publication"):
             enter(mock.patch(f"{module}.get_log", lambda: self.log))
         for module in {clocked.__module__ for clocked in CLOCKED}:
             enter(mock.patch(f"{module}.time", clock))

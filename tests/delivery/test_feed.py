@@ -88,7 +88,7 @@ class Follower:
         bodies = [b'{"n":%d}' % n for n in range(head + 1, head + count + 1)]
         pieces = [bodies[start : start + 100] for start in range(0, count, 100)]
         batches = [Batch(piece, pack(piece)) for piece in pieces]
-        await self.log.aappend(Append(KIND, batches, time.time()))
+        await self.log.aappend(Append(KIND, batches))
 
     async def flush(self) -> None:
         """Let the log lose everything."""
@@ -430,6 +430,54 @@ async def test_a_hole_waits_for_the_log_and_what_is_in_order_does_not() -> None:
     assert not follower.told
 
 
+# A failover
+
+
+async def test_a_failover_that_loses_nothing_is_not_told() -> None:
+    log = FickleLog()
+    follower = await started(log)
+    await follower.append(3)
+    await follower.bring((1, 3))
+    before = follower.feed.position
+    log.fail_over()
+    await follower.feed.catch_up()
+    assert follower.feed.position.offset == 3 and follower.feed.position.epoch != before.epoch
+    assert offsets(follower.feed.read_recent(1)) == [2, 3]
+    await follower.append(2)
+    await follower.bring((4, 5))
+    assert follower.everything == [1, 2, 3, 4, 5]
+    assert follower.feed.shared(before) == 3
+
+
+@pytest.mark.parametrize("more", [0, 1, 2, 5])
+async def test_a_failover_that_loses_what_was_delivered_is_told(more: int) -> None:
+    """Whoever has the lost messages gets those that now have their offsets, and is told."""
+    log = FickleLog()
+    follower = await started(log)
+    await follower.append(5)
+    await follower.bring((1, 5))
+    follower.take_delivered()
+    old = follower.feed.position
+    log.fail_over(lost=2)
+    await follower.append(more)
+    await follower.feed.catch_up()
+    assert follower.everything == [Lost(6, None, "epoch_changed"), *range(4, 4 + more)]
+    assert follower.feed.shared(old) == 3
+    assert follower.feed.shared(old._replace(offset=2)) == 2
+
+
+async def test_a_failover_that_loses_what_was_not_delivered_is_not_told() -> None:
+    log = FickleLog()
+    follower = await started(log)
+    await follower.append(2)
+    await follower.bring((1, 2))
+    await follower.append(3)
+    log.fail_over(lost=3)
+    await follower.append(2)
+    await follower.feed.catch_up()
+    assert follower.everything == [1, 2, 3, 4]
+
+
 # Several at the same time
 
 
@@ -520,8 +568,8 @@ async def test_what_is_retained_no_more_is_not_at_hand(
     await follower.bring((1, 5))
     assert follower.feed.read_recent(1) is None
     assert offsets(follower.feed.read_recent(2)) == [3, 4, 5]
-    now = time.time()
-    monkeypatch.setattr("time.time", lambda: now + 61)
+    now = time.monotonic()
+    monkeypatch.setattr("realtime.delivery.feed.time.monotonic", lambda: now + 61)
     assert follower.feed.read_recent(2) is None
     assert follower.feed.read_recent(4) is None
     assert offsets(follower.feed.read_recent(5)) == []

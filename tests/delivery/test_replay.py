@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -31,7 +30,7 @@ class Scene:
     async def append(self, *texts: str) -> Position:
         """Append messages; return the last one's position."""
         bodies = [json.dumps({"text": text}).encode() for text in texts]
-        first = await self.log.aappend(Append(KIND, [Batch(bodies, pack(bodies))], time.time()))
+        first = (await self.log.aappend(Append(KIND, [Batch(bodies, pack(bodies))]))).first
         return first._replace(offset=first.offset + len(bodies) - 1)
 
     async def subscribe(self, start_from: StartFrom) -> Session:
@@ -41,7 +40,7 @@ class Scene:
         return session
 
 
-def read(session: Session) -> list[dict[str, Any]]:
+def read_all(session: Session) -> list[dict[str, Any]]:
     """Read all that waits for a client."""
     waiting, session.unread = session.unread, []
     return [json.loads(text) for text, _ in waiting]
@@ -68,14 +67,14 @@ async def test_a_client_that_is_ahead_of_this_process_misses_nothing(scene: Scen
     first = await scene.subscribe(StartFrom())  # now the process has come to 1
     head = await scene.append("2", "3")
     second = await scene.subscribe(StartFrom(head))
-    (subscribed,) = read(second)
+    (subscribed,) = read_all(second)
     assert subscribed["data"] == {
         "epoch": head.epoch,
         "offset": 3,
         "recovered": True,
         "replayed": 0,
     }
-    assert offsets(read(first)) == [2, 3]
+    assert offsets(read_all(first)) == [2, 3]
 
 
 async def test_the_newest_are_those_of_the_log(scene: Scene) -> None:
@@ -83,15 +82,15 @@ async def test_the_newest_are_those_of_the_log(scene: Scene) -> None:
     await scene.append("1")
     first = await scene.subscribe(StartFrom())
     await scene.append("2", "3")
-    assert offsets(read(await scene.subscribe(StartFrom(rewind=2)))) == [2, 3]
-    assert offsets(read(first)) == [2, 3]
+    assert offsets(read_all(await scene.subscribe(StartFrom(rewind=2)))) == [2, 3]
+    assert offsets(read_all(first)) == [2, 3]
 
 
 async def test_without_the_log_the_newest_are_those_that_have_come(scene: Scene) -> None:
     await scene.append("1", "2")
     await scene.subscribe(StartFrom())
     scene.log.is_away = True
-    assert offsets(read(await scene.subscribe(StartFrom(rewind=1)))) == [2]
+    assert offsets(read_all(await scene.subscribe(StartFrom(rewind=1)))) == [2]
 
 
 async def test_a_log_that_is_lost_while_it_is_replayed(
@@ -114,7 +113,7 @@ async def test_a_log_that_is_lost_while_it_is_replayed(
     messages: list[dict[str, Any]] = []
 
     def has_come_to_the_end() -> bool:
-        messages.extend(read(session))
+        messages.extend(read_all(session))
         return bool(messages) and messages[-1].get("metadata") == new._asdict()
 
     await until(has_come_to_the_end)
@@ -129,6 +128,28 @@ async def test_a_log_that_is_lost_while_it_is_replayed(
     assert offsets(messages[told:]) == [1, 2]
     assert session.subscription is not None
     assert scene.node.subscriptions.position(session.subscription) == new
+
+
+@pytest.mark.parametrize("knows", [True, False])
+@pytest.mark.parametrize(
+    ("read", "recovered", "replayed"),
+    [(1, True, [2, 3, 4, 5]), (3, True, [4, 5]), (4, False, [4, 5]), (9, False, [4, 5])],
+)
+async def test_after_a_failover_who_has_read_what_is_lost_is_told(
+    scene: Scene, knows: bool, read: int, recovered: bool, replayed: list[int]
+) -> None:
+    """Of messages 1 to 9 the last six were lost; 4 and 5 are others now."""
+    last = await scene.append(*"123456789")
+    if knows:  # this process has delivered the lost ones
+        await scene.subscribe(StartFrom())
+    scene.log.fail_over(lost=6)
+    await scene.append("another 4", "another 5")
+    if knows:  # and has noticed
+        await scene.subscribe(StartFrom(rewind=1))
+    session = await scene.subscribe(StartFrom(last._replace(offset=read)))
+    answer, *messages = read_all(session)
+    assert answer["data"]["recovered"] is recovered
+    assert offsets(messages) == replayed
 
 
 async def test_who_reads_nothing_during_a_replay_is_given_up(

@@ -29,7 +29,7 @@ import time
 from realtime.log import get_log
 from realtime.log.contract import Append, Batch, pack
 bodies = [b'{"n":%d}' % n for n in range(count)]
-result = get_log().append(Append("events", [Batch(bodies, pack(bodies))], time.time()))
+result = get_log().append(Append("events", [Batch(bodies, pack(bodies))])).first
 """
 
 

@@ -25,7 +25,7 @@ import json, time
 from realtime.log import get_log
 from realtime.log.contract import Append, Batch, pack
 bodies = [json.dumps(payload).encode() for payload in payloads]
-get_log().append(Append(kind, [Batch(bodies, pack(bodies))], time.time()))
+get_log().append(Append(kind, [Batch(bodies, pack(bodies))]))
 """
 SEND = """
 from asgiref.sync import async_to_sync

@@ -45,7 +45,7 @@ FAILS_WITHIN = servers.CONNECT_TIMEOUT + servers.ANSWER_TIMEOUT + 1
 
 
 class Clock:
-    """The time that the log sees, and the server's keys with it."""
+    """The time that a log sees. A server's own clock stays: all that it has gets older instead."""
 
     def __init__(self) -> None:
         self.server: EmbeddedServer | None = None
@@ -60,11 +60,20 @@ class Clock:
         self._passed += seconds
         if self.server is None:
             return
+        milliseconds = int(1000 * seconds)
         with asking(self.server) as server:
             for key in list(server.scan_iter()):
                 left = server.pttl(key)
+                if server.type(key) == b"stream":
+                    entries = server.xrange(key)
+                    server.delete(key)
+                    for entry_id, fields in entries:
+                        last, _, time_ = entry_id.decode().partition("-")
+                        server.xadd(key, fields, f"{last}-{int(time_) - milliseconds}")
+                elif server.type(key) == b"hash" and server.hexists(key, "time"):
+                    server.hincrby(key, "time", -milliseconds)
                 if left >= 0:
-                    server.pexpire(key, left - int(1000 * seconds))  # at once if none is left
+                    server.pexpire(key, left - milliseconds)  # at once if none is left
 
 
 def asking(server: EmbeddedServer) -> redis_library.Redis:
@@ -76,7 +85,6 @@ def asking(server: EmbeddedServer) -> redis_library.Redis:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """The log's clock."""
     clock = Clock()
-    monkeypatch.setattr("realtime.log.redis.time", clock)
     monkeypatch.setattr("realtime.log.contract.time", clock)
     return clock
 
@@ -116,12 +124,9 @@ def numbered(start: int, end: int) -> list[bytes]:
     return [b"%d" % number for number in range(start, end)]
 
 
-async def append(
-    log: Log, *bodies: bytes, kind: str = "events", at: float | None = None, **once: Any
-) -> Position:
-    """Append messages as one piece, at a time of the log's clock."""
-    timestamp = time.time() if at is None else at
-    return await log.aappend(Append(kind, [batch(*bodies)], timestamp, **once))
+async def append(log: Log, *bodies: bytes, kind: str = "events", **once: Any) -> Position:
+    """Append messages as one piece."""
+    return (await log.aappend(Append(kind, [batch(*bodies)], **once))).first
 
 
 async def read_all(log: Log, after: int = 0, kind: str = "events") -> dict[int, bytes]:
@@ -145,7 +150,7 @@ def expected(start: int, end: int) -> dict[int, bytes]:
 
 async def test_offsets_are_dense_from_1_in_one_epoch(log: Log) -> None:
     positions = [await append(log, body) for body in numbered(1, 4)]
-    positions.append(log.append(Append("events", [batch(*numbered(4, 9))], time.time())))
+    positions.append(log.append(Append("events", [batch(*numbered(4, 9))])).first)
     positions.append(await append(log, b"9"))
     assert [position.offset for position in positions] == [1, 2, 3, 4, 9]
     [epoch] = {position.epoch for position in positions}
@@ -170,7 +175,7 @@ async def test_each_type_has_a_log_of_its_own(log: Log) -> None:
 async def test_many_are_appended_in_one_call(log: Log) -> None:
     await append(log, b"1")
     batches = [batch(*numbered(2, 1002)), batch(b"1002"), batch(*numbered(1003, 1500))]
-    position = await log.aappend(Append("events", batches, time.time()))
+    position = (await log.aappend(Append("events", batches))).first
     assert position.offset == 2
     assert (await log.heads(["events"]))["events"] == Position(position.epoch, 1499)
     assert await read_all(log) == expected(1, 1500)
@@ -178,13 +183,15 @@ async def test_many_are_appended_in_one_call(log: Log) -> None:
 
 async def test_bodies_and_times_come_back_as_they_were(log: Log) -> None:
     bodies = [b"", b"\x00\xff\r\n", "é\U0001f600".encode(), b"x" * 3_000_000]
-    await append(log, *bodies, at=time.time() // 1 + 0.123)
-    await append(log, b"last", at=time.time() // 1 + 0.5)
+    appended = await log.aappend(Append("events", [batch(*bodies)]))
+    last = await log.aappend(Append("events", [batch(b"last")]))
+    assert time.time() - 5 < appended.timestamp <= last.timestamp < time.time() + 5
     chunk = await log.read("events", 0)
+    assert last.timestamp <= chunk.time < time.time() + 5
     chunk.entries.extend((await log.read("events", len(chunk.entries))).entries)
     assert [entry.body for entry in chunk.entries] == [*bodies, b"last"]
-    fractions = [round(entry.timestamp % 1, 6) for entry in chunk.entries]
-    assert fractions == [0.123] * 4 + [0.5]
+    times = [entry.timestamp for entry in chunk.entries]
+    assert times == [appended.timestamp] * 4 + [last.timestamp]
 
 
 async def test_an_empty_log_is_at_0(log: Log) -> None:
@@ -257,14 +264,14 @@ async def test_only_the_newest_are_read(log: Log, configure: Configure, sizes: l
 
 async def test_what_has_expired_is_not_read(log: Log, clock: Clock, configure: Configure) -> None:
     configure(history_ttl="60")
-    first = await append(log, *numbered(1, 4), at=clock.time())
+    first = await append(log, *numbered(1, 4))
     clock.advance(59)
     assert await read_all(log) == expected(1, 4)
     clock.advance(2)
     chunk = await log.read("events", 0)
-    assert chunk == (first.epoch, 3, 4, [])
+    assert chunk[:4] == (first.epoch, 3, 4, [])
     assert await log.heads(["events"]) == {"events": Position(first.epoch, 3)}
-    assert await append(log, b"4", at=clock.time()) == Position(first.epoch, 4)
+    assert await append(log, b"4") == Position(first.epoch, 4)
     assert await read_all(log) == expected(4, 5)
 
 
@@ -272,9 +279,9 @@ async def test_what_has_expired_in_front_of_newer_messages_is_not_read(
     log: Log, clock: Clock, configure: Configure
 ) -> None:
     configure(history_ttl="60")
-    await append(log, *numbered(1, 4), at=clock.time())
+    await append(log, *numbered(1, 4))
     clock.advance(40)
-    await append(log, *numbered(4, 6), at=clock.time())
+    await append(log, *numbered(4, 6))
     clock.advance(30)
     for after in (0, 1, 3):
         chunk = await log.read("events", after)
@@ -282,17 +289,45 @@ async def test_what_has_expired_in_front_of_newer_messages_is_not_read(
         assert [entry.body for entry in chunk.entries] == numbered(4, 6)
 
 
-@pytest.mark.parametrize("ages", [[50, 70, 50, 50], [70, 50, 70, 50], [50, 50, 70, 70], [1, 70]])
-async def test_clocks_that_disagree_shift_no_offset(
-    log: Log, clock: Clock, configure: Configure, ages: list[float]
+@pytest.mark.parametrize(("back", "is_followed"), [(1, False), (50, False), (120, True)])
+async def test_a_servers_clock_that_is_put_back(
+    log: Log, clock: Clock, back: float, is_followed: bool
 ) -> None:
+    """Times do not fall, unless the clock was so wrong before that it is better to follow it."""
+    first = (await log.aappend(Append("events", [batch(b"1")]))).timestamp
+    clock.advance(-back)
+    now = (await log.read("events", 0)).time
+    second = (await log.aappend(Append("events", [batch(b"2")]))).timestamp
+    if is_followed:
+        assert second == pytest.approx(first if log_is_stored(log) else first - back, abs=5)
+    else:
+        assert second >= now >= first
+        assert second == pytest.approx(first + (back if log_is_stored(log) else 0), abs=5)
+    clock.advance(back + 1)
+    assert (await log.aappend(Append("events", [batch(b"3")]))).timestamp > second - back
+    assert await read_all(log) == expected(1, 4)
+
+
+def log_is_stored(log: Log) -> bool:
+    """Tell whether what the log has gets older, instead of the clock."""
+    return isinstance(log, RedisLog)
+
+
+async def test_a_publishers_clock_changes_nothing(
+    log: Log, monkeypatch: pytest.MonkeyPatch, configure: Configure
+) -> None:
+    """Neither what is retained, nor when it was published: the log's clock counts."""
     configure(history_ttl="60")
-    for number, age in enumerate(ages, 1):
-        await append(log, b"%d" % number, at=clock.time() - age)
-    found = await read_all(log)
-    assert all(body == b"%d" % offset for offset, body in found.items())
-    if ages[-1] < 60:
-        assert len(ages) in found
+    right = time.time
+    for wrong in (3700, 864_000, -3700):
+        await append(log, b"right")
+        with monkeypatch.context() as patch:
+            if log_is_stored(log):
+                patch.setattr(time, "time", lambda wrong=wrong: right() + wrong)
+            await append(log, b"wrong")
+    chunk = await log.read("events", 0)
+    assert len(chunk.entries) == 6
+    assert all(abs(entry.timestamp - time.time()) < 5 for entry in chunk.entries)
 
 
 async def test_what_has_expired_is_removed_when_nothing_more_comes(
@@ -310,12 +345,12 @@ async def test_what_has_expired_in_front_of_newer_messages_is_removed(
 ) -> None:
     configure(history_ttl="60")
     for body in numbered(1, 201):
-        await append(stored, body, at=clock.time())
+        await append(stored, body)
     clock.advance(40)
-    await append(stored, b"201", at=clock.time())
+    await append(stored, b"201")
     clock.advance(30)
     for body in numbered(202, 400):
-        await append(stored, body, at=clock.time())
+        await append(stored, body)
     assert stream_length(valkey) == 199
     assert await read_all(stored) == expected(201, 400)
 
@@ -348,7 +383,7 @@ async def test_as_long_as_what_has_not_expired(
 ) -> None:
     configure(history_ttl="60", history_size=size)
     for number in range(60):  # 1, 2, 3, 1, ... messages a second
-        await append(log, *numbered(0, number % 3 + 1), at=clock.time())
+        await append(log, *numbered(0, number % 3 + 1))
         clock.advance(1)
     clock.advance(passing)
     assert await log.lengths(["events"]) == {"events": len(await read_all(log))}
@@ -371,13 +406,13 @@ def stream_length(server: EmbeddedServer) -> int:
 async def test_the_same_again_gives_the_first_position(log: Log, again: str) -> None:
     await append(log, b"1")
     batches = [batch(*numbered(2, 5)), batch(b"5")]
-    what = Append("events", batches, time.time(), once="the same")
-    first = log.append(what)
+    what = Append("events", batches, once="the same")
+    first = log.append(what).first
     for _ in range(3):
         await append(log, b"another")
-        repeated = Append("events", [batch(b"other")], time.time(), once="the same")
-        position = log.append(repeated) if again == "append" else await log.aappend(repeated)
-        assert position == first == Position(first.epoch, 2)
+        repeated = Append("events", [batch(b"other")], once="the same")
+        appended = log.append(repeated) if again == "append" else await log.aappend(repeated)
+        assert appended.first == first == Position(first.epoch, 2)
     found = await read_all(log)
     assert list(found.values()) == [*numbered(1, 6), *[b"another"] * 3]
 
@@ -415,8 +450,8 @@ async def test_many_identifications_are_told_apart_and_forgotten(log: Log, clock
 
 
 async def test_appends_of_their_own_are_not_the_same(log: Log) -> None:
-    whats = [Append("events", [batch(b"same")], 1.0) for _ in range(100)]
-    assert [log.append(what).offset for what in whats] == list(range(1, 101))
+    whats = [Append("events", [batch(b"same")]) for _ in range(100)]
+    assert [log.append(what).first.offset for what in whats] == list(range(1, 101))
 
 
 # A new epoch
@@ -435,7 +470,7 @@ async def test_a_log_that_has_lost_messages_begins_anew_once(log: Log) -> None:
     await log.renew("events", lost)
     chunk = await log.read("events", 0)
     assert chunk.epoch not in ("", lost.epoch)
-    assert chunk[1:] == (0, 1, [])
+    assert chunk[1:4] == (0, 1, [])
     assert await append(log, b"1") == Position(chunk.epoch, 1)
     await log.renew("events", lost)  # of another process that has seen it too
     assert await log.heads(["events"]) == {"events": Position(chunk.epoch, 1)}
@@ -453,7 +488,7 @@ async def test_threads_get_dense_and_unique_offsets(log: Log) -> None:
         appended = {}
         for number in range(50):
             body = b"%d %d" % (thread, number)
-            appended[log.append(Append("events", [batch(body)], time.time())).offset] = body
+            appended[log.append(Append("events", [batch(body)])).first.offset] = body
         return appended
 
     with ThreadPoolExecutor(8) as threads:
@@ -591,8 +626,8 @@ async def test_forgotten_scripts_are_sent_again(stored: RedisLog, valkey: Embedd
     for number in range(1, 7, 2):
         with asking(valkey) as server:
             server.script_flush()
-            what = Append("events", [batch(b"%d" % number)], time.time())
-            assert stored.append(what).offset == number
+            what = Append("events", [batch(b"%d" % number)])
+            assert stored.append(what).first.offset == number
             server.script_flush()
             assert (await append(stored, b"%d" % (number + 1))).offset == number + 1
             server.script_flush()
@@ -608,7 +643,7 @@ async def test_a_flushed_server_has_a_new_epoch(stored: RedisLog, valkey: Embedd
             server.flushall()
         assert await stored.heads(["events"]) == {"events": Position("", 0)}
         if first == "read":
-            assert (await stored.read("events", 7))[1:] == (0, 1, [])
+            assert (await stored.read("events", 7))[1:4] == (0, 1, [])
         positions = [await append(stored, b"1"), await append(stored, b"2")]
         assert [position.offset for position in positions] == [1, 2]
         assert await read_all(stored) == expected(1, 3)
@@ -698,7 +733,7 @@ def answering(path: Path, answer: bytes) -> Iterator[None]:
 
 async def expect_unavailable(log: Log) -> None:
     """Check that every call says in good time that it does not get an answer."""
-    what = Append("events", [batch(b"1")], time.time())
+    what = Append("events", [batch(b"1")])
     for _ in range(2):
         async with asyncio.timeout(FAILS_WITHIN):
             with pytest.raises(Unavailable):
@@ -748,8 +783,8 @@ async def test_a_frozen_server_is_unavailable_and_a_retry_appends_nothing_twice(
     stored: RedisLog, valkey: EmbeddedServer
 ) -> None:
     await append(stored, b"1")
-    stored.append(Append("events", [batch(b"2")], time.time()))
-    first, second = (Append("events", [batch(body)], time.time()) for body in (b"3", b"4"))
+    stored.append(Append("events", [batch(b"2")]))
+    first, second = (Append("events", [batch(body)]) for body in (b"3", b"4"))
     with frozen(valkey):
         async with asyncio.timeout(FAILS_WITHIN):
             outcomes = await asyncio.gather(
@@ -763,8 +798,8 @@ async def test_a_frozen_server_is_unavailable_and_a_retry_appends_nothing_twice(
         assert outcomes[3] == {}
     # It carries out now what it had received before the client gave up.
     await until(lambda: stream_length(valkey) == 4)
-    again = {(await stored.aappend(what)).offset for what in (second, first)}
-    again |= {stored.append(what).offset for what in (first, second)}
+    again = {(await stored.aappend(what)).first.offset for what in (second, first)}
+    again |= {stored.append(what).first.offset for what in (first, second)}
     assert again == {3, 4}
     assert sorted((await read_all(stored)).values()) == numbered(1, 5)
 

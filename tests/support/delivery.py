@@ -12,11 +12,10 @@ from realtime.cluster.clients import Unavailable
 from realtime.filters import EVERYTHING
 from realtime.filters.compiler import compile_filters
 from realtime.hub.groups import Subscription
-from realtime.log.contract import Chunk, MemoryLog
+from realtime.log.contract import Chunk, MemoryLog, new_epoch
 from realtime.protocol import CloseCode, CloseReason, Position, encode, split_frames, text_frame
 from realtime.protocol.subscribe import StartFrom, SubscribeRequest
 from realtime.sessions.node import Node
-from realtime.testing.clock import START
 
 KIND = "events"
 
@@ -28,6 +27,7 @@ class FickleLog(MemoryLog):
         super().__init__()
         self.is_away = False
         self.delay = 0.0
+        self._earlier: list[Position] = []
 
     async def _answer(self) -> None:
         await asyncio.sleep(self.delay)
@@ -37,7 +37,7 @@ class FickleLog(MemoryLog):
     async def read(self, kind: str, after: int, at_most: int | None = None) -> Chunk:
         """Return what is retained when the answer comes."""
         await self._answer()
-        return await super().read(kind, after, at_most)
+        return (await super().read(kind, after, at_most))._replace(earlier=tuple(self._earlier))
 
     async def heads(self, kinds: Iterable[str]) -> dict[str, Position]:
         """Return positions of the moment when the answer comes."""
@@ -47,6 +47,14 @@ class FickleLog(MemoryLog):
     def flush(self) -> None:
         """Lose everything."""
         self._streams.clear()
+        self._earlier.clear()
+
+    def fail_over(self, lost: int = 0) -> None:
+        """Go on in another epoch, without the newest messages, as a replica that is promoted."""
+        self.lose_newest(lost)
+        stream = self._stream(KIND)
+        self._earlier.append(Position(stream.epoch, stream.head))
+        stream.epoch = new_epoch()
 
     def lose_newest(self, count: int) -> None:
         """Lose what was appended last, as a server does that had not written it to its disk."""
@@ -58,7 +66,7 @@ class FickleLog(MemoryLog):
     def state(self) -> LogState:
         """Return what a reader would find now."""
         stream = self._stream(KIND)
-        stream.trim(START + asyncio.get_running_loop().time())
+        stream.now()
         return LogState(stream.epoch, stream.head - len(stream.entries) + 1, stream.head)
 
 

@@ -259,8 +259,10 @@ class AlertService:
         assert self._position is not None
         before, log = self._position, get_log()
         chunk = await log.read("alerts", before.offset)
-        if chunk.epoch != before.epoch:
-            after = Position(chunk.epoch, 0)
+        shared = chunk.shared(before)
+        bodies = [entry.body for entry in chunk.entries]
+        if chunk.epoch != before.epoch and shared != before.offset:
+            after, bodies = Position(chunk.epoch, shared or 0), []
             logger.warning(
                 "the log of alerts was lost after %s: nobody is notified of these alerts", before
             )
@@ -276,7 +278,6 @@ class AlertService:
             if before.offset > chunk.head:
                 await log.renew("alerts", before)
             return False
-        bodies = [entry.body for entry in chunk.entries] if after.epoch == before.epoch else []
         if await self._database.run(ledger.record, before, after, bodies):
             self._position = after
         else:  # another process has

@@ -250,11 +250,14 @@ def _catch_up(hold: Hold, chunk: Chunk, records: Records) -> Records:
         before = chunk.first - 1 if processor.from_start else chunk.head
         hold.position = Position(chunk.epoch, before)
     elif hold.position.epoch != chunk.epoch:
-        # Read from where the old log was: the next look is from the beginning.
-        logger.warning("%s: the log was lost before all of it was read", processor.name)
-        processor.skip(hold.position.offset + 1, None)
-        hold.position = Position(chunk.epoch, 0)
-        return records.after(records.last)
+        offset = chunk.shared(hold.position)
+        if offset != hold.position.offset:
+            # Read from where the old log was: the next look is from where they differ.
+            logger.warning("%s: the log was lost before all of it was read", processor.name)
+            processor.skip(hold.position.offset + 1, None)
+            hold.position = Position(chunk.epoch, offset or 0)
+            return records.after(records.last)
+        hold.position = Position(chunk.epoch, offset)
     if chunk.first > hold.position.offset + 1:
         lost = chunk.first - 1 - hold.position.offset
         logger.warning("%s: %d messages were lost before they were read", processor.name, lost)

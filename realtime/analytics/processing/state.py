@@ -26,8 +26,7 @@ from realtime.analytics.processing.contract import AnyProcessor
 from realtime.cluster.clients import Script, as_text, ask, ask_blocking
 from realtime.cluster.layer import group_address, key
 from realtime.cluster.servers import Server
-from realtime.log.contract import read_position
-from realtime.log.redis import append_arguments, log_keys, to_head
+from realtime.log.redis import append_arguments, log_keys, to_appended, to_head
 from realtime.protocol import Position
 from realtime.publishing.publication import Publication
 
@@ -150,12 +149,12 @@ async def save(hold: Hold) -> None:
         publication = Publication(processor.target, list(changes.outputs), None)
         arguments += append_arguments(publication.append, place.channel)
     keys = [*place.log, place.state]
-    reply = await ask(place.server, lambda client: _SAVE.acall(client, keys, *arguments))
+    reply = await ask(place.server, lambda client: _SAVE.awrite(client, keys, *arguments))
     if reply == -1:
         raise Fenced(processor.name)
     hold.saved, hold.saved_at = Position(position.epoch, restored_at), time.monotonic()
     if publication is not None and isinstance(reply, bytes):
-        await publication.announce(read_position(reply.decode()))
+        await publication.announce(to_appended(reply))
 
 
 class Standing(NamedTuple):
