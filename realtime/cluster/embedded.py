@@ -38,6 +38,8 @@ MAX_SOCKET_PATH = 100
 # Seconds between looks, and how often what was written is brought to the disk.
 LOOK_INTERVAL = 2.0
 SYNC_INTERVAL = 1.0
+# Characters of the replication id that a log has (realtime/log/open.lua).
+HISTORY_LENGTH = 16
 _PR_SET_PDEATHSIG = 1
 
 
@@ -96,6 +98,10 @@ class EmbeddedServer:
         self.socket = socket_path(data_dir)
         self._directory = data_dir / "valkey"
         self._lock = data_dir / "valkey.lock"
+        # Where it listens until it is ready for others.
+        self._first_socket = self.socket.with_suffix(".new")
+        # Holds the boot id of the machine while a server runs, and after one was killed.
+        self._boot = self._directory / "boot"
         # The server, if this process started it.
         self._process: ChildProcess | None = None
         # Whether this process has found or started one.
@@ -128,7 +134,9 @@ class EmbeddedServer:
         process, self._process = self._process, None
         if process is None:
             return
-        process.end(STOP_TIMEOUT)
+        was_running = process.is_running()
+        if process.end(STOP_TIMEOUT) and was_running and process.popen.returncode == 0:
+            self._boot.unlink(missing_ok=True)
         assert process.popen.stdin is not None
         process.popen.stdin.close()
 
@@ -149,7 +157,7 @@ class EmbeddedServer:
         except OSError as error:
             raise EmbeddedServerError(f"{binary} cannot be run: {error.strerror}") from None
         self._process = process
-        if not process.wait_until(partial(is_answering, self.socket), START_TIMEOUT):
+        if not process.wait_until(partial(is_answering, self._first_socket), START_TIMEOUT):
             is_running = process.is_running()
             self.stop()
             code = process.popen.returncode
@@ -157,11 +165,29 @@ class EmbeddedServer:
             raise EmbeddedServerError(
                 f"the embedded server {how}: see {self._directory / 'valkey.log'}"
             )
+        self._keep_epochs_unless_power_was_cut()
+        self._first_socket.rename(self.socket)
+
+    def _keep_epochs_unless_power_was_cut(self) -> None:
+        """Let the logs go on in their epochs, if the machine has run since they were written.
+
+        Then nothing is lost, and what clients see stays as it is. Else the file system may have
+        lost the last second: another epoch begins, as at any server that starts again.
+        """
+        boot = ""
+        with contextlib.suppress(OSError):  # not all systems tell which start of the machine it is
+            boot = Path("/proc/sys/kernel/random/boot_id").read_text()
+        if not self._boot.exists() or self._boot.read_text() == boot:
+            with _client(self._first_socket) as client:
+                history = client.info("replication")["master_replid"][:HISTORY_LENGTH]
+                for head in client.scan_iter("*:head"):
+                    client.hset(head, "history", history)
+        self._boot.write_text(boot)
 
     def _options(self) -> list[str]:
         options = {
             "port": "0",
-            "unixsocket": str(self.socket),
+            "unixsocket": str(self._first_socket),
             "unixsocketperm": "700",
             "dir": str(self._directory),
             "logfile": str(self._directory / "valkey.log"),

@@ -27,9 +27,11 @@ from realtime.cluster.embedded import (
     is_answering,
     socket_path,
 )
+from realtime.log import get_log
+from realtime.log.contract import Append, Batch, pack
 from realtime.sessions.node import prepare_node
 from tests.support import ROOT, TIMEOUT, wait_until
-from tests.support.layers import until
+from tests.support.layers import layer_of, until
 
 pytestmark = pytest.mark.processes
 
@@ -246,6 +248,48 @@ async def test_a_node_brings_it_to_the_disk_again_and_again(
         synced.clear()
         await until(lambda: bool(synced))
     await node.close()
+
+
+def epochs_of_two_starts(
+    data_dir: Path, how: signal.Signals, boot: str | None = None
+) -> tuple[str, str]:
+    """Publish, end the server, say which boot that was, start it and publish again."""
+    server = EmbeddedServer(data_dir)
+    server.ensure_running()
+    try:
+        with layer_of(data_dir):
+            before = get_log().append(Append("events", [Batch([b"1"], pack([b"1"]))])).first
+            with client(server) as connected:
+                process = psutil.Process(connected.info("server")["process_id"])
+            if how is signal.SIGTERM:
+                server.stop()
+            else:
+                process.send_signal(how)
+                wait_until(lambda: not server.is_running())
+            marker = data_dir / "valkey" / "boot"
+            if boot is not None and marker.exists():
+                marker.write_text(boot)
+            server.ensure_running()
+            after = get_log().append(Append("events", [Batch([b"2"], pack([b"2"]))])).first
+    finally:
+        server.stop()
+    assert (before.offset, after.offset) == (1, 2)
+    return before.epoch, after.epoch
+
+
+def test_another_epoch_begins_after_the_machine_went_down(data_dir: Path) -> None:
+    before, after = epochs_of_two_starts(data_dir, signal.SIGKILL, boot="another boot")
+    assert before != after
+
+
+@pytest.mark.parametrize(
+    ("how", "boot"), [(signal.SIGKILL, None), (signal.SIGTERM, "another boot")]
+)
+def test_an_epoch_goes_on_where_nothing_can_be_lost(
+    data_dir: Path, how: signal.Signals, boot: str | None
+) -> None:
+    before, after = epochs_of_two_starts(data_dir, how, boot)
+    assert before == after
 
 
 def test_one_that_another_process_started_again_is_running(

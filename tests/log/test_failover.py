@@ -51,12 +51,13 @@ class Store:
         return path
 
     async def start_again(self, size: int | None = None) -> None:
-        """Kill it, cut off what it has written after *size* bytes, and start it."""
+        """Have the machine go down and start again, without what came after *size* bytes."""
         with self.client() as client:
             process = psutil.Process(client.info("server")["process_id"])
         await close_layer()
         process.send_signal(signal.SIGKILL)
         wait_until(lambda: not self._server.is_running())
+        (self._folder.parent / "boot").write_text("another boot")
         if size is not None:
             with self._file().open("r+b") as file:
                 file.truncate(size)
@@ -65,7 +66,7 @@ class Store:
 
 @pytest.fixture
 def store(data_dir: Path) -> Iterator[Store]:
-    """An empty one."""
+    """An empty one, whose machine goes down with it."""
     with running_valkey(data_dir) as server:
         yield Store(server, data_dir)
 
