@@ -98,16 +98,21 @@ class RedisServer:
 
 
 class SentinelServer(RedisServer):
-    """A Sentinel that watches a service alone and is quick to replace its server."""
+    """A Sentinel that watches a service alone and replaces its server *after* milliseconds.
 
-    def __init__(self, directory: Path, service: str, watched: RedisServer) -> None:
+    A server that is only slow is replaced too, and may go on confirming for a moment.
+    """
+
+    def __init__(
+        self, directory: Path, service: str, watched: RedisServer, after: int = 500
+    ) -> None:
         super().__init__(directory)
         del self._options["save"]
         self._config = directory / "sentinel.conf"
         directory.mkdir(parents=True)
         self._config.write_text(
             f"sentinel monitor {service} 127.0.0.1 {watched.port} 1\n"
-            f"sentinel down-after-milliseconds {service} 500\n"
+            f"sentinel down-after-milliseconds {service} {after}\n"
             f"sentinel failover-timeout {service} 2000\n"
         )
 

@@ -181,14 +181,13 @@ class Follower:
             self.excused.update(range(newest + 1, number))
             return
         assert self._position is not None
+        # Another epoch that is not told goes on with the offsets of the one before.
         before, offset = self._position["offset"], position["offset"]
-        if position["epoch"] != self._position["epoch"]:
-            self.complaints.append(f"another epoch, untold, at {number}")
-        elif offset <= before or (not self._filters and offset != before + 1):
+        if offset <= before or (not self._filters and offset != before + 1):
             self.complaints.append(f"offset {offset} after {before}")
 
     def _take_positions(self, positions: dict[str, Position]) -> None:
         for position in positions.values():
-            if self._position is None or position["epoch"] != self._position["epoch"]:
+            if self._position is None or position["offset"] < self._position["offset"]:
                 continue
-            self._position["offset"] = max(self._position["offset"], position["offset"])
+            self._position = position

@@ -55,6 +55,11 @@ class Proxy:
         for writer in list(self._writers):
             writer.close()
 
+    def move(self, target: int) -> None:
+        """Forward to another port from now on; end all connections."""
+        self._target = target
+        self.reset()
+
     def reset(self) -> None:
         """End all connections with a reset, and what is on its way with them."""
         for writer in list(self._writers):
