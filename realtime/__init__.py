@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         broadcast_prediction,
         broadcast_system_status,
         publish,
+        publish_failed,
         publish_many,
     )
     from realtime.publishing.publication import PublishError
@@ -67,6 +68,7 @@ __all__ = [
     "get_websocket_server",
     "predictor",
     "publish",
+    "publish_failed",
     "publish_many",
 ]
 

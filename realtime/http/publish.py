@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import secrets
 import time
 from collections.abc import AsyncIterator
 from http import HTTPStatus
@@ -35,12 +36,13 @@ from realtime.http.responses import (
 )
 from realtime.monitoring.logs import Event
 from realtime.protocol import ERROR_TEXTS, ErrorCode
-from realtime.publishing.batches import Batches, InvalidPayload, too_large
+from realtime.publishing.batches import RETRY_TTL, Batches, InvalidPayload, too_large
 from realtime.publishing.publication import (
     PublishError,
     apublish_checked,
     check_payload,
     decode_object,
+    derive_key,
 )
 from realtime.sessions.node import get_node
 from realtime.sessions.subscriber import Peer
@@ -81,25 +83,35 @@ async def _serve(scope: dict[str, Any], receive: Any) -> dict[str, Any]:
     headers = read_headers(scope)
     publisher = _Publisher(Peer(node, read_address(scope)), kind, read_bearer(headers))
     grant = await publisher.authenticate()
-    form, key = _read_form(headers), _read_key(headers, grant)
+    form, key, owner = _read_form(headers), _read_key(headers), f"POST {grant.holder}"
     if form == JSON:
-        return await _publish_one(publisher, receive, headers, key)
+        return await _publish_one(publisher, receive, headers, owner, key)
     skip = parse_qs(scope["query_string"].decode("latin-1")).get("skip_invalid", [""])[-1]
-    batches = Batches(publisher, kind, key, publisher.largest, skip in ("1", "true"))
+    batches = Batches(publisher, kind, owner, key, publisher.largest, skip in ("1", "true"))
     return await _publish_lines(publisher, receive, batches)
 
 
 async def _publish_one(
-    publisher: _Publisher, receive: Any, headers: dict[bytes, str], key: str | None
+    publisher: _Publisher,
+    receive: Any,
+    headers: dict[bytes, str],
+    owner: str,
+    key: str | None,
 ) -> dict[str, Any]:
+    ttl = None if key else RETRY_TTL
+    key = key or f"retry-1-{secrets.token_urlsafe(12)}"
     length = headers.get(b"content-length", "")
     try:
         if length.isdigit() and int(length) > publisher.largest:
             raise too_large(publisher.largest)
         payload = publisher.check(await _read_body(publisher, receive))
-        position = await apublish_checked(publisher.kind, [payload], key)
+        once = derive_key(owner, key)
+        position = await apublish_checked(publisher.kind, [payload], once, ttl)
     except (InvalidPayload, PublishError) as error:
-        raise publisher.refusal_of(error) from None
+        refusal = publisher.refusal_of(error)
+        if isinstance(error, PublishError):
+            refusal.details = {"key": key} | refusal.details
+        raise refusal from None
     return position._asdict()
 
 
@@ -111,6 +123,8 @@ async def _publish_lines(publisher: _Publisher, receive: Any, batches: Batches) 
         return await batches.end()
     except (InvalidPayload, PublishError) as error:
         refusal = publisher.refusal_of(error)
+        if isinstance(error, PublishError):
+            refusal.details = {"key": batches.retry_key} | refusal.details
     except Refusal as error:
         refusal = error
     refusal.details = {"line": batches.next_line, **batches.report} | refusal.details
@@ -199,7 +213,7 @@ def _read_form(headers: dict[bytes, str]) -> str:
     return JSON if form.strip() == JSON else NDJSON
 
 
-def _read_key(headers: dict[bytes, str], grant: Grant) -> str | None:
+def _read_key(headers: dict[bytes, str]) -> str | None:
     """Return what identifies a request that may be repeated (draft Idempotency-Key header)."""
     if b"idempotency-key" not in headers:
         return None
@@ -208,7 +222,7 @@ def _read_key(headers: dict[bytes, str], grant: Grant) -> str | None:
     if match is None or len(text) > MAX_KEY:
         expected = f"Idempotency-Key: expected a string of at most {MAX_KEY} characters"
         raise Refusal(400, code := ErrorCode.INVALID_MESSAGE, ERROR_TEXTS[code] + expected)
-    return f"POST {grant.holder} {match[1] or match[2]}"
+    return match[1] or match[2]
 
 
 async def _read_body(publisher: _Publisher, receive: Any) -> bytes:

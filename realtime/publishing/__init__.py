@@ -6,19 +6,29 @@ into the log and out to the group is :mod:`realtime.publishing.publication`'s.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from asgiref.sync import sync_to_async
 from django.db import transaction
+from django.dispatch import Signal
 
 from realtime.protocol import SUBSCRIPTION_TYPES, Position
 from realtime.publishing.publication import (
+    PublishError,
     apublish_checked,
     check_payload,
     cut_into_appends,
+    decode_object,
     publish_checked,
 )
+
+logger = logging.getLogger(__name__)
+
+# Sent with ``kind``, ``payload`` and ``error`` when what was published with ``on_commit`` may not
+# be in the log: too late for the transaction to fail.
+publish_failed = Signal()
 
 
 def publish(
@@ -32,10 +42,11 @@ def publish(
     """Publish one payload to everyone subscribed to *kind*; return its position in the log.
 
     With *on_commit* it is published when the current database transaction commits, and not at all
-    if it rolls back; with *durable* it is written to the outbox in that transaction, or in one of
-    its own, and ``manage.py relay_outbox`` publishes it: whatever happens after the commit, it is
-    not lost. The position is then ``None``. A message with an *idempotency_key* that was used
-    within ``history_ttl`` is not published again: the first one's position is returned.
+    if it rolls back; if that fails, it is logged, and the signal ``publish_failed`` is sent. With
+    *durable* it is written to the outbox in that transaction, or in one of its own, and ``manage.py
+    relay_outbox`` publishes it: whatever happens after the commit, it is not lost. The position is
+    then ``None``. A message with an *idempotency_key* that was used within ``history_ttl`` is not
+    published again: the first one's position is returned.
 
     Raises:
         ValueError: unknown subscription type; the payload is no JSON object or larger than
@@ -50,10 +61,10 @@ def publish(
     if durable:
         from realtime.publishing.outbox import write  # a model, which needs Django's apps
 
-        write(kind, bodies, idempotency_key)
+        write(kind, [(bodies, idempotency_key)])
         return None
     if on_commit:
-        transaction.on_commit(lambda: publish_checked(kind, bodies, idempotency_key))
+        transaction.on_commit(lambda: _publish_committed(kind, bodies, idempotency_key))
         return None
     return publish_checked(kind, bodies, idempotency_key)
 
@@ -90,7 +101,8 @@ def publish_many(
     if durable:
         from realtime.publishing.outbox import write
 
-        write(kind, bodies, idempotency_key)
+        keyed = idempotency_key is not None
+        write(kind, cut_into_appends(bodies, idempotency_key) if keyed else [(bodies, None)])
         return []
     positions: list[Position] = []
     for part, key in cut_into_appends(bodies, idempotency_key):
@@ -151,6 +163,17 @@ def _check(kind: str, payloads: Iterable[dict[str, Any]]) -> list[bytes]:
     if kind not in SUBSCRIPTION_TYPES:
         raise ValueError(f"{kind!r} is no subscription type: {', '.join(SUBSCRIPTION_TYPES)}")
     return [check_payload(payload) for payload in payloads]
+
+
+def _publish_committed(kind: str, bodies: list[bytes], idempotency_key: str | None) -> None:
+    """Publish after a commit. An error would keep Django from calling what else waits for it."""
+    try:
+        publish_checked(kind, bodies, idempotency_key)
+    except PublishError as error:
+        logger.error("%s: not published after the commit: %s", kind, error)
+        publish_failed.send_robust(
+            publish, kind=kind, payload=decode_object(bodies[0]), error=error
+        )
 
 
 def _positions(first: Position, count: int) -> Iterator[Position]:

@@ -6,12 +6,18 @@ Knows nothing of where the lines come from or who may publish.
 from __future__ import annotations
 
 import hashlib
+import re
+import secrets
 from typing import Any, Protocol
 
-from realtime.publishing.publication import apublish_checked
+from realtime.publishing.publication import apublish_checked, derive_key
 
 MOST_LINES = 1000
 MOST_BYTES = 1024 * 1024
+# Seconds for which a key that a client has not made itself is remembered.
+RETRY_TTL = 300
+# A key under which a client may send again what may have been published: how many lines, a token.
+_RETRY_KEY = re.compile(r"retry-([1-9][0-9]{0,3})-[\w-]+")
 # How many of the lines that were skipped are named in the report.
 SHOWN = 10
 
@@ -77,15 +83,29 @@ class Batches:
     the batch's number and its payloads, so other lines under the same key are published.
 
     If anything is raised, ``report`` says what has been published and ``next_line`` is the first
-    line that has neither been published nor skipped.
+    line that has neither been published nor skipped. After a :class:`PublishError` the log may have
+    the batch that begins there. Whoever sends the lines from there on under ``retry_key`` gets that
+    batch published once, since the key says how many lines it has.
+
+    Keys of one *owner* are not those of another.
     """
 
     def __init__(
-        self, publisher: Publisher, kind: str, key: str | None, longest: int, skip_invalid: bool
+        self,
+        publisher: Publisher,
+        kind: str,
+        owner: str,
+        key: str | None,
+        longest: int,
+        skip_invalid: bool,
     ) -> None:
         self._publisher = publisher
         self._kind = kind
-        self._key = key
+        self._owner = owner
+        retried = _RETRY_KEY.fullmatch(key or "")
+        self._key = None if retried else key
+        self.retry_key = key if retried else None
+        self._most_lines = int(retried[1]) if retried else MOST_LINES
         self._skip_invalid = skip_invalid
         self._longest = longest
         self._lines = Lines(longest)
@@ -110,7 +130,7 @@ class Batches:
         if self._lines.is_too_long and not self._skip_invalid:
             await self._publish()
             raise too_large(self._longest)
-        if self._key is None:
+        if self._key is None and self.retry_key is None:
             await self._publish()
 
     async def end(self) -> dict[str, Any]:
@@ -137,29 +157,33 @@ class Batches:
         self._last_line += 1
         self._line_count += 1
         self._size += len(line)
-        if self._line_count >= MOST_LINES or self._size >= MOST_BYTES:
+        if self._line_count >= self._most_lines or self._size >= MOST_BYTES:
             await self._publish()
 
     async def _publish(self) -> None:
         """Publish what waits; the next line begins another batch."""
         if self._payloads:
             await self._publisher.check_rights()
-            first = await apublish_checked(self._kind, self._payloads, self._batch_key())
+            self.retry_key = self.retry_key or self._make_key()
+            key, ttl = derive_key(self._owner, self.retry_key), None if self._key else RETRY_TTL
+            first = await apublish_checked(self._kind, self._payloads, key, ttl)
             report = self.report
             if report["epoch"] != first.epoch:  # the first batch, or the log was lost meanwhile
                 report |= {"epoch": first.epoch, "first": first.offset}
             report["last"] = first.offset + len(self._payloads) - 1
             report["count"] += len(self._payloads)
         self._batch_number += 1
+        self.retry_key, self._most_lines = None, MOST_LINES
         self._line_count = self._size = 0
         self._payloads = []
         self.next_line = self._last_line + 1
 
-    def _batch_key(self) -> str | None:
-        if self._key is None:
-            return None
-        digest = hashlib.sha256(b"".join(payload + b"\n" for payload in self._payloads))
-        return f"{self._key} {self._batch_number} {digest.hexdigest()}"
+    def _make_key(self) -> str:
+        token = secrets.token_urlsafe(12)
+        if self._key is not None:
+            digest = hashlib.sha256(b"".join(payload + b"\n" for payload in self._payloads))
+            token = derive_key(self._key, self._batch_number, digest.hexdigest())
+        return f"retry-{self._line_count}-{token}"
 
 
 def too_large(longest: int) -> InvalidPayload:

@@ -25,7 +25,7 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -136,16 +136,22 @@ def count_waiting() -> Waiting:
     return Waiting(counts["waiting"], counts["parked"], since.timestamp() if since else None)
 
 
-def write(kind: str, bodies: Sequence[bytes], idempotency_key: str | None) -> None:
-    """Write messages to the outbox, in the current transaction or in one of their own."""
+def write(kind: str, parts: Iterable[tuple[Sequence[bytes], str | None]]) -> None:
+    """Write messages to the outbox, in the current transaction or in one of their own.
+
+    What has a key is published as it would be without the outbox: each of *parts* together.
+    """
     is_postgresql = connection.vendor == "postgresql"
     number = RawSQL("pg_current_xact_id()::text::bigint", ()) if is_postgresql else None
-    keys = [idempotency_key] * len(bodies)
-    if idempotency_key and len(bodies) > 1:
-        keys = [f"{idempotency_key}:{place}" for place in range(len(bodies))]
     rows = [
-        OutboxMessage(type=kind, payload=body.decode(), idempotency_key=key, transaction=number)
-        for key, body in zip(keys, bodies, strict=True)
+        OutboxMessage(
+            type=kind,
+            payload=body.decode(),
+            idempotency_key=None if key is None else f"{len(part)} {key}",
+            transaction=number,
+        )
+        for part, key in parts
+        for body in part
     ]
     with transaction.atomic(savepoint=False):
         OutboxMessage.objects.bulk_create(rows, INSERTED_TOGETHER)
@@ -228,14 +234,24 @@ def _next_batch(kind: str, published: str | None) -> ClaimedBatch | None:
 
 def _read(claimed: OutboxBatch) -> ClaimedBatch:
     rows = list(OutboxMessage.objects.filter(pk__in=claimed.messages))
-    key = (rows and rows[0].idempotency_key) or f"outbox {claimed.key}"
+    own_key = rows[0].idempotency_key if rows else None
+    key = f"outbox {claimed.key}" if own_key is None else _read_key(own_key)[1]
     return claimed.key, key, [row.payload.encode() for row in rows]
+
+
+def _read_key(text: str) -> tuple[int, str]:
+    """Return how many messages are published together under a key, and the key.
+
+    The version before wrote the key alone.
+    """
+    count, space, key = text.partition(" ")
+    return (int(count), key) if space and count.isdecimal() else (1, text)
 
 
 def _choose(kind: str) -> list[int]:
     """Return the ids of the messages to publish next, in order; park those that are too large.
 
-    A message with an idempotency key of its own is published alone.
+    Messages with an idempotency key of their own are published apart from others.
     """
     waiting = OutboxMessage.objects.filter(type=kind, error="")
     if connection.vendor == "postgresql":
@@ -251,10 +267,18 @@ def _choose(kind: str) -> list[int]:
         room -= size
         if chosen and (own_key is not None or room < 0):
             break
-        chosen.append(pk)
         if own_key is not None:
-            break
+            return _choose_together(kind, pk, own_key, largest)
+        chosen.append(pk)
     return chosen
+
+
+def _choose_together(kind: str, first: int, own_key: str, largest: int) -> list[int]:
+    """Return the ids of the message *first* and of those that are published with it."""
+    same = OutboxMessage.objects.filter(type=kind, idempotency_key=own_key, pk__gte=first)
+    rows = list(same.order_by("pk").values_list("pk", "error")[: _read_key(own_key)[0]])
+    waiting = [pk for pk, error in rows if not error]
+    return [pk for pk in waiting if pk == first or not _park_if_too_large(pk, largest)]
 
 
 def _park_if_too_large(pk: int, largest: int) -> bool:

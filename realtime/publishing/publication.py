@@ -66,12 +66,17 @@ def decode_object(text: str | bytes) -> dict[str, Any]:
     return value
 
 
+def derive_key(*parts: object) -> str:
+    """Return an idempotency key made of others and of numbers, which is like no key but this."""
+    return hashlib.sha256(repr(parts).encode("utf-8", "surrogatepass")).hexdigest()
+
+
 def cut_into_appends(
     bodies: Sequence[bytes], idempotency_key: str | None
 ) -> Iterator[tuple[list[bytes], str | None]]:
     """Cut what is published together into what is appended together, each with its own key."""
     for number, part in enumerate(_cut(bodies, MAX_APPEND_BYTES, MAX_APPEND_MESSAGES)):
-        yield part, None if idempotency_key is None else f"{idempotency_key}:{number}"
+        yield part, None if idempotency_key is None else derive_key(idempotency_key, number)
 
 
 def _cut(bodies: Sequence[bytes], max_bytes: int, max_messages: int) -> Iterator[list[bytes]]:
@@ -97,6 +102,7 @@ class Publication:
         bodies: Sequence[bytes],
         idempotency_key: str | None,
         trace: Mapping[str, str] | None = None,
+        key_ttl: int | None = None,
     ) -> None:
         self._layer: Any = get_channel_layer()
         self._trace = trace = trace or {}
@@ -107,7 +113,8 @@ class Publication:
         once: dict[str, Any] = {}  # one of its own, for this attempt and its retry
         if idempotency_key is not None:
             digest = hashlib.sha256(idempotency_key.encode("utf-8", "surrogatepass")).hexdigest()
-            once = {"once": digest, "once_ttl": get_streaming_config().websocket.history_ttl}
+            ttl = key_ttl or get_streaming_config().websocket.history_ttl
+            once = {"once": digest, "once_ttl": ttl}
         self.append = Append(kind, batches, **once)
         # Whether the log's server sends the group messages, in the call that appends.
         self.is_announced = all(batch.before for batch in batches)
@@ -182,14 +189,18 @@ def publish_checked(
 
 
 async def apublish_checked(
-    kind: str, bodies: Sequence[bytes], idempotency_key: str | None = None
+    kind: str,
+    bodies: Sequence[bytes],
+    idempotency_key: str | None = None,
+    key_ttl: int | None = None,
 ) -> Position:
     """Publish, all or none, what :func:`check_payload` returned; return the first's position.
 
-    Raises :class:`PublishError`: the log may not have it.
+    The key is remembered for *key_ttl* seconds, by default ``history_ttl``. Raises
+    :class:`PublishError`: the log may not have it.
     """
     with publishing(kind, bodies) as traced:
-        publication = Publication(kind, bodies, idempotency_key, traced.carried)
+        publication = Publication(kind, bodies, idempotency_key, traced.carried, key_ttl)
         return traced.appended(await _append_and_announce(publication))
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from realtime.cluster.clients import Unavailable
 from realtime.log import get_log
-from realtime.log.contract import MemoryLog
+from realtime.log.contract import Append, Appended, MemoryLog
 from realtime.protocol import Position
 from realtime.publishing.batches import (
     MOST_LINES,
@@ -82,7 +82,7 @@ async def reader(configure: Configure) -> AsyncIterator[Reader]:
 
 def stream(key: str | None = None, *, skips: bool = False, allowed: int = 1000) -> Batches:
     """Return a stream of which nothing has come."""
-    return Batches(Numbers(allowed), KIND, key, LONGEST, skips)
+    return Batches(Numbers(allowed), KIND, "me", key, LONGEST, skips)
 
 
 def lines(numbers: Iterable[int]) -> bytes:
@@ -186,6 +186,35 @@ async def test_publishing_may_fail(reader: Reader, monkeypatch: pytest.MonkeyPat
             await batches.feed(b"2\n3\n")
     assert batches.next_line == 2 and batches.report["count"] == 1
     assert await reader.numbers() == [1]
+
+
+@pytest.mark.parametrize("key", [None, "once"])
+@pytest.mark.parametrize("pieces", [1, 3, 10_000])
+async def test_who_goes_on_after_an_answer_that_was_lost_repeats_nothing(
+    reader: Reader, monkeypatch: pytest.MonkeyPatch, key: str | None, pieces: int
+) -> None:
+    """The log had the batch when its answer was lost; the client goes on from its first line."""
+    append = MemoryLog.append
+
+    def lose_the_answer(log: MemoryLog, what: Append) -> Appended:
+        append(log, what)
+        raise Unavailable("lost")
+
+    batches = stream(key)
+    await batches.feed(b"1\n")
+    with monkeypatch.context() as patch:
+        patch.setattr(MemoryLog, "append", lose_the_answer)
+        with pytest.raises(PublishError):
+            await batches.feed(lines(range(2, 10)))
+            await batches.end()
+    others = [1, *range(2, 10), *range(100, 400)][batches.next_line - 1 :]
+    again = stream(batches.retry_key)
+    text = lines(others)
+    for start in range(0, len(text), pieces):
+        await again.feed(text[start : start + pieces])
+    report = await again.end()
+    assert await reader.numbers() == [*range(1, 10), *range(100, 400)]
+    assert report["count"] == len(others)
 
 
 def cut(text: bytes, places: list[int]) -> list[bytes]:

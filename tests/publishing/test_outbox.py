@@ -133,6 +133,30 @@ def test_one_that_has_lost_its_turn_does_no_harm(relay: Relay, before: int) -> N
     assert numbers(logged()[before:]) == list(range(3 * MAX_MESSAGES))
 
 
+@pytest.mark.parametrize("order", [[False, True], [True, False], [True, True]])
+def test_many_under_a_key_are_published_once_on_either_way(
+    relay: Relay, before: int, order: list[bool], configure: Configure
+) -> None:
+    """Through the outbox or not; also more than a relay publishes together."""
+    payloads = [{"n": n} for n in range(2 * MAX_MESSAGES + 50)]
+    key = f"import {order}"
+    for durable in order:
+        publish("events", {"n": 0}, durable=True)
+        publish_many("events", payloads, durable=durable, idempotency_key=key)
+        publish("events", {"n": 0}, durable=True)
+        relay_all(relay)
+    found = numbers(logged()[before:])
+    assert len(found) == len(payloads) + 4
+    assert sorted(found) == sorted([*range(len(payloads)), 0, 0, 0, 0])
+
+
+def test_a_message_with_a_key_of_the_version_before_is_published(relay: Relay, before: int) -> None:
+    for key in ("order-1", "two words", "5 words"):
+        OutboxMessage.objects.create(type="events", payload='{"n":1}', idempotency_key=key)
+    relay_all(relay)
+    assert numbers(logged()[before:]) == [1, 1, 1]
+
+
 def test_keys_of_its_own(relay: Relay, before: int) -> None:
     for payload in ({"n": 1}, {"n": 2}):
         publish("events", payload, durable=True, idempotency_key="twice")

@@ -22,11 +22,19 @@ from django.db import transaction
 from django.test import override_settings
 
 import realtime
-from realtime import PublishError, apublish, publish, publish_many
-from realtime.cluster.clients import MAX_CONNECTIONS
+from realtime import (
+    PublishError,
+    apublish,
+    apublish_many,
+    publish,
+    publish_failed,
+    publish_many,
+)
+from realtime.cluster.clients import MAX_CONNECTIONS, Unavailable
 from realtime.cluster.embedded import EmbeddedServer
 from realtime.cluster.servers import layer_hosts
-from realtime.log.contract import read_position, unpack
+from realtime.log import get_log
+from realtime.log.contract import Append, Appended, read_position, unpack
 from realtime.protocol import SUBSCRIPTION_TYPES, Position
 from realtime.publishing.publication import (
     MAX_APPEND_MESSAGES,
@@ -360,6 +368,41 @@ async def test_the_coroutine_waits_for_the_commit_of_the_code_around_it(layer: s
 
 
 @pytest.mark.django_db(transaction=True)
+async def test_on_commit_a_failure_stops_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, layer: str
+) -> None:
+    """It is logged and reported; what else waits for the commit is called."""
+    called, failed = [], []
+    append = type(get_log()).append
+
+    def fail_once(log: Any, what: Append) -> Appended:
+        if b'{"n":1}' in what.batches[0].bodies:
+            raise Unavailable("away")
+        return append(log, what)
+
+    def note(kind: str, payload: Any, error: Exception, **_: Any) -> None:
+        failed.append((kind, payload, type(error)))
+
+    def in_a_transaction() -> None:
+        with transaction.atomic():
+            publish("events", {"n": 1}, on_commit=True)
+            publish("events", {"n": 2}, on_commit=True)
+            transaction.on_commit(lambda: called.append("another app's"))
+
+    monkeypatch.setattr(type(get_log()), "append", fail_once)
+    publish_failed.connect(note)
+    try:
+        async with reading("events") as reader:
+            await sync_to_async(in_a_transaction)()
+            assert await reader.take(1) == [{"n": 2}]
+    finally:
+        publish_failed.disconnect(note)
+    assert called == ["another app's"]
+    assert failed == [("events", {"n": 1}, PublishError)]
+    assert "events: not published after the commit: " in caplog.text
+
+
+@pytest.mark.django_db(transaction=True)
 def test_on_commit_refuses_a_wrong_payload_at_once() -> None:
     with transaction.atomic(), pytest.raises(ValueError, match="payload"):
         publish("events", {"n": float("nan")}, on_commit=True)
@@ -390,6 +433,14 @@ async def test_many_with_one_key_are_published_once(layer: str) -> None:
         assert await many(payloads) == positions
         assert await reader.take(len(payloads)) == payloads
         await reader.expect_nothing_before("events")
+
+
+async def test_a_key_made_of_another_is_no_key_of_a_publisher(layer: str) -> None:
+    async with reading("events") as reader:
+        await apublish_many("events", [{"n": 1}], idempotency_key="import")
+        for n, key in enumerate(("import:0", "import 0", "1 import", "('import', 0)"), 2):
+            await apublish("events", {"n": n}, idempotency_key=key)
+        assert await reader.take(5) == [{"n": n} for n in range(1, 6)]
 
 
 async def test_a_key_belongs_to_its_type(layer: str) -> None:
