@@ -6,10 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 import psutil
+from channels.layers import get_channel_layer
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
 
 from realtime.cluster.clients import Unavailable
+from realtime.cluster.layer import uses_redis
+from realtime.cluster.servers import uses_embedded
+from realtime.cluster.stores import check_stores
 from realtime.config import WEBSOCKET_PREFIX, get_streaming_config, read_site_config
 from realtime.log import get_log
 from realtime.protocol import SUBSCRIPTION_TYPES
@@ -48,6 +52,14 @@ def check_channel_layer(app_configs: Any = None, **kwargs: Any) -> list[CheckMes
             )
         ]
     return []
+
+
+@register(Tags.security, deploy=True)
+def check_servers(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
+    """Refuse Redis Cluster, and servers that remove what they are to keep (realtime.E002)."""
+    if check_channel_layer() or not uses_redis(get_channel_layer()) or uses_embedded():
+        return []
+    return [Error(f"REDIS_URL: {fault}.", id="realtime.E002") for fault in check_stores()]
 
 
 def _has_secret_of_this_machine() -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 import dj_database_url
 import unfold  # type: ignore[import-untyped]  # it has no types
 
-from realtime.cluster.servers import layer_hosts
+from realtime.cluster.servers import layer_hosts, layer_prefix
 from realtime.config import (
     ConfigurationError,
     data_directory,
@@ -31,7 +31,7 @@ with exit_if_misconfigured():
     SITE = read_site_config()
     DATA_DIR = data_directory(BASE_DIR)
     SECRET_KEY = SITE.django_secret_key.get_secret_value() or read_or_create_secret(DATA_DIR)
-    LAYER_HOSTS = layer_hosts(DATA_DIR)
+    LAYER_HOSTS, LAYER_PREFIX = layer_hosts(DATA_DIR), layer_prefix(DATA_DIR)
     try:
         DATABASE: dict[str, Any] = dict(
             dj_database_url.parse(
@@ -123,7 +123,7 @@ DATABASES = {"default": DATABASE}
 CHANNEL_LAYERS = {
     "default": {
         "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
-        "CONFIG": {"hosts": LAYER_HOSTS, "prefix": "realtime"},
+        "CONFIG": {"hosts": LAYER_HOSTS, "prefix": LAYER_PREFIX},
     }
 }
 

@@ -18,6 +18,7 @@ channels_redis 4.3.0 and Channels 4.3.2:
 from __future__ import annotations
 
 import asyncio
+import re
 import uuid
 from functools import cache
 from typing import Any
@@ -30,6 +31,7 @@ from django.core.signals import setting_changed
 from realtime.cluster.servers import Sentinels, Server
 
 GROUP_PREFIX = "realtime."
+_DATABASE = re.compile(r"@\d+$")
 # Options of the layer's connections that our own clients have other values for.
 _OVERRIDDEN_OPTIONS = {
     *("retry", "socket_connect_timeout", "socket_timeout", "health_check_interval"),
@@ -79,8 +81,11 @@ setting_changed.connect(_forget)
 
 
 def key(name: str) -> str:
-    """Return the Redis key of what the processes share under *name*."""
-    return f"{_prefix()}:{name}"
+    """Return the Redis key of what the processes share under *name*.
+
+    It has no number of a database, which only the channels of groups need (``layer_prefix``).
+    """
+    return f"{_DATABASE.sub('', _prefix())}:{name}"
 
 
 def group_name(kind: str) -> str:

@@ -95,6 +95,21 @@ def layer_hosts(data_dir: Path) -> list[dict[str, Any]]:
     return hosts
 
 
+def layer_prefix(data_dir: Path) -> str:
+    """Return the ``prefix`` of the channel layer's configuration: ``REDIS_PREFIX``, and a database.
+
+    Pub/sub knows no databases: without its number, what one site sends to a group would reach the
+    site that has another database of the same server. Database 0 has no number.
+    """
+    hosts = [_host(url) for url in urls(data_dir)]
+    databases = [
+        host.get("db") or parse_url(host.get("address", "redis://")).get("db", 0)  # type: ignore[no-untyped-call]
+        for host in hosts
+    ]
+    number = next((number for number in databases if number), 0)
+    return read_site_config().redis_prefix + (f"@{number}" if number else "")
+
+
 def time_limits(retry: Callable[..., Any]) -> dict[str, Any]:
     """Return what bounds the time that a connection takes."""
     return {

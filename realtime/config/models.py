@@ -163,9 +163,15 @@ class SiteConfig(BaseSettings):
     streaming_log_format: Literal["line", "json"] = "line"
     streaming_access_log: bool = True
     streaming_tracing: bool = False
+    streaming_allow_eviction: bool = False
     otel_exporter_otlp_protocol: Text = Field(default="http/protobuf", description="http/protobuf")
     database_url: SecretStr = NOTHING
     redis_url: SecretStr = NOTHING
+    redis_prefix: str = Field(
+        default="realtime",
+        pattern=r"^[A-Za-z0-9_.-]{1,64}$",
+        description="1 to 64 letters, digits, dots, dashes and underscores",
+    )
     kafka_password: SecretStr = NOTHING
     django_secret_key: SecretStr = NOTHING
     django_allowed_hosts: Texts = ["*"]

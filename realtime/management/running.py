@@ -15,11 +15,20 @@ from argparse import ArgumentTypeError
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandParser
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from realtime.cluster.servers import uses_embedded
+from realtime.cluster.stores import check_stores
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # Seconds: how late a signal may be noticed in a sleep, and the end of a parent.
 SLICE = 0.25
+
+
+def refuse_unfit_stores() -> None:
+    """Raise ``CommandError`` if a server in ``REDIS_URL`` that answers is not fit."""
+    if not uses_embedded() and (faults := check_stores()):
+        raise CommandError("REDIS_URL: " + "; ".join(faults))
 
 
 class RunningCommand(BaseCommand):
@@ -45,6 +54,7 @@ class RunningCommand(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         if options["parent"] is not None:
             _end_with(options["parent"])
+        refuse_unfit_stores()
         self.run(options)
 
     def run(self, options: dict[str, Any]) -> None:

@@ -29,7 +29,7 @@ from realtime.monitoring.metrics import Counters
 from realtime.monitoring.snapshot import Sampler, Snapshot, add_up, exchange
 from realtime.protocol import SUBSCRIPTION_TYPES, CloseReason
 from realtime.sessions.connections import Drain, Roster
-from realtime.sessions.readiness import DRAINING, check_backends
+from realtime.sessions.readiness import DRAINING, StoreWatch, check_backends
 from realtime.sessions.rights import Authority
 from realtime.tasks import end
 
@@ -106,6 +106,7 @@ class Node:
         self._started: asyncio.Task[None] | None = None
         # The check of the backends that is under way, or the last one.
         self._checking: asyncio.Task[list[str]] | None = None
+        self._stores = StoreWatch()
         self.stats = Counters()
         self.database = Database()
         self.hub = Hub()
@@ -181,7 +182,7 @@ class Node:
             return [DRAINING]
         if self._checking is None or self._checking.done():
             self._checking = self.spawn(check_backends(self.database))
-        return await asyncio.shield(self._checking)
+        return await asyncio.shield(self._checking) + await self._stores.check()
 
     def report(self) -> dict[str, Any]:
         """Return statistics and counts of what this process holds. Any thread may call it."""

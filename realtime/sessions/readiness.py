@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
+from time import monotonic
 from typing import Any
 
 from channels.layers import get_channel_layer
@@ -13,6 +15,7 @@ from redis.asyncio import Redis
 from realtime.auth.policy import current_revision
 from realtime.cluster.clients import Unavailable, ask
 from realtime.cluster.layer import layer_servers, uses_redis
+from realtime.cluster.stores import acheck_stores
 from realtime.database import Database
 
 logger = logging.getLogger(__name__)
@@ -22,6 +25,9 @@ TIMEOUT = 1.0
 DRAINING = "draining"
 DATABASE = "the database does not answer"
 LAYER = "the channel layer does not answer"
+STORE = "a server in REDIS_URL is not fit"
+# Seconds between looks at what servers say of themselves.
+STORE_INTERVAL = 5.0
 # A group that nobody is a member of.
 _GROUP = "realtime-readiness"
 # Questions whose answers nobody waits for any more, nor for their end: redis-py may take a
@@ -35,6 +41,25 @@ async def check_backends(database: Database) -> list[str]:
         _ask(DATABASE, lambda: database.run(current_revision)), _ask(LAYER, _ask_layer)
     )
     return [away for away in answers if away]
+
+
+class StoreWatch:
+    """Looks now and then whether the servers are fit for what they are to keep."""
+
+    def __init__(self) -> None:
+        self._looked_at = -STORE_INTERVAL
+        self._faults: list[str] = []
+
+    async def check(self) -> list[str]:
+        """Return :data:`STORE` if a server was not fit at the last look; the log says which."""
+        if monotonic() - self._looked_at >= STORE_INTERVAL and uses_redis(get_channel_layer()):
+            self._looked_at = monotonic()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(TIMEOUT):
+                    self._faults = await acheck_stores()
+            for fault in self._faults:
+                logger.error("not ready: %s", fault)
+        return [STORE] if self._faults else []
 
 
 async def _ask(away: str, question: Callable[[], Awaitable[object]]) -> str:

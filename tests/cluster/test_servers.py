@@ -9,8 +9,9 @@ import pytest
 from channels.layers import get_channel_layer
 from django.test import override_settings
 
-from realtime.cluster.layer import group_address, group_name, layer_servers
-from realtime.cluster.servers import Server, layer_hosts
+from realtime.cluster.layer import group_address, group_name, key, layer_servers
+from realtime.cluster.servers import Server, layer_hosts, layer_prefix
+from realtime.config import ConfigurationError
 from realtime.protocol import SUBSCRIPTION_TYPES
 from tests.support.layers import PUBSUB
 
@@ -41,6 +42,38 @@ def layers(**config: Any) -> Any:
 def test_a_server_is_read_as_channels_redis_reads_it(host: Any, server: Server) -> None:
     with layers(hosts=[host]):
         assert layer_servers() == (server,)
+
+
+@pytest.mark.parametrize(
+    ("url", "prefix"),
+    [
+        ("redis://example.com", "realtime"),
+        ("redis://example.com/0", "realtime"),
+        ("redis://example.com/1", "realtime@1"),
+        ("unix:///run/valkey.sock?db=4", "realtime@4"),
+        ("redis+sentinel://example.com/service/2", "realtime@2"),
+    ],
+)
+def test_a_database_has_groups_of_its_own_and_the_same_keys(
+    url: str, prefix: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("REDIS_URL", url)
+    assert layer_prefix(tmp_path) == prefix
+    with layers(hosts=layer_hosts(tmp_path), prefix=prefix):
+        assert group_address("events")[1] == f"{prefix}__group__realtime.events"
+        assert key("name") == "realtime:name"
+    monkeypatch.setenv("REDIS_PREFIX", "staging")
+    assert layer_prefix(tmp_path) == prefix.replace("realtime", "staging")
+
+
+@pytest.mark.parametrize("prefix", ["", "a b", "a@1", "x" * 65, "é"])
+def test_a_prefix_is_a_word(prefix: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("REDIS_PREFIX", prefix)
+    if not prefix:  # as if it were not set
+        assert layer_prefix(tmp_path) == "realtime"
+        return
+    with pytest.raises(ConfigurationError, match="REDIS_PREFIX"):
+        layer_prefix(tmp_path)
 
 
 @pytest.mark.parametrize("config", [{}, {"hosts": []}, {"hosts": None}])

@@ -320,6 +320,8 @@ SITE_EXAMPLES: list[tuple[str, str, Any]] = [
     ("DATABASE_URL", "postgres://a:b@c/d", "postgres://a:b@c/d"),
     ("REDIS_URL", "redis://:a@b", "redis://:a@b"),
     ("REDIS_URL", " ", ""),
+    ("REDIS_PREFIX", "staging", "staging"),
+    ("STREAMING_ALLOW_EVICTION", "true", True),
     ("KAFKA_PASSWORD", " a b ", " a b "),
     ("DJANGO_SECRET_KEY", "x" * 50, "x" * 50),
     ("DJANGO_ALLOWED_HOSTS", "a.example.com, b.example.com", ["a.example.com", "b.example.com"]),

@@ -25,6 +25,7 @@ from realtime.cluster.servers import uses_embedded
 from realtime.config import get_streaming_config
 from realtime.demo.welcome import DemoAccess, demo_access, welcome
 from realtime.management.database import prepare_database
+from realtime.management.running import refuse_unfit_stores
 from realtime.server.supervisor import StartError, Supervisor
 
 logger = logging.getLogger(__name__)
@@ -135,6 +136,7 @@ class Command(BaseCommand):
             return
         # A database that is away may be back before the first client comes.
         prepare_database(must_answer=False)
+        refuse_unfit_stores()
         embedded = EmbeddedServer(settings.DATA_DIR) if uses_embedded() else None
         try:
             if embedded is not None:

@@ -203,6 +203,38 @@ async def test_tls_and_a_password(data_dir: Path, encrypted: tuple[RedisServer, 
         assert "sesame" not in done.stderr
 
 
+# Two sites
+
+
+async def test_two_sites_on_two_databases_hear_nothing_of_each_other(
+    data_dir: Path, tmp_path: Path
+) -> None:
+    send = (
+        "from asgiref.sync import async_to_sync\n"
+        "message = {'type': 'stream.message', 'payload': payload}\n"
+        "async_to_sync(get_channel_layer().group_send)('realtime.events', message)"
+    )
+    other_dir = tmp_path / "other"
+    other_dir.mkdir()
+    with (
+        RedisServer(tmp_path / "server") as shared,
+        running(data_dir, REDIS_URL=f"{shared.url}/0", **SETTINGS) as first,
+        running(other_dir, REDIS_URL=f"{shared.url}/1", **SETTINGS) as second,
+    ):
+        async with (
+            client(first, first.new_token()) as page,
+            client(second, second.new_token()) as other,
+        ):
+            await page.subscribe("events")
+            await other.subscribe("events")
+            second.administer(send, payload={"n": 2})
+            second.publish("events", {"n": 22})
+            first.administer(send, payload={"n": 1})
+            first.publish("events", {"n": 11})
+            assert [await other.assert_data("events") for _ in range(2)] == [{"n": 2}, {"n": 22}]
+            assert [await page.assert_data("events") for _ in range(2)] == [{"n": 1}, {"n": 11}]
+
+
 # Sentinels
 
 
