@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import hashlib
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
@@ -20,10 +20,13 @@ from realtime.cluster.clients import Script, Unavailable, ask
 from realtime.cluster.layer import group_address
 from realtime.log.redis import append_arguments, log_keys, to_appended
 from realtime.publishing.publication import (
+    MAX_APPEND_BYTES,
+    MAX_APPEND_MESSAGES,
     RETRY_INTERVAL,
     Publication,
     PublishError,
     check_payload,
+    cut,
     decode_object,
 )
 
@@ -67,6 +70,8 @@ class Consumption:
         self.published = 0
         self.repeated = 0
         self.skipped = 0
+        # Keeps a message that is no payload, with the error; ``False`` if it could not.
+        self.reject: Callable[[SourceMessage, str], Awaitable[bool]] | None = None
 
     async def take(self, source_id: str, messages: Iterable[SourceMessage]) -> bool:
         """Publish messages; tell whether the log has them all. If not, the consumer is to end.
@@ -76,20 +81,30 @@ class Consumption:
         those before it have been published.
         """
         readable: list[tuple[int, bytes]] = []
+        invalid: list[tuple[SourceMessage, str]] = []
         try:
-            for number, text, name in messages:
+            for message in messages:
                 try:
-                    if text is None:
+                    if message.text is None:
                         raise ValueError("no value")
-                    readable.append((number, check_payload(decode_object(text))))
+                    readable.append((message.number, check_payload(decode_object(message.text))))
                 except ValueError as error:
                     if self._stop_on_invalid:
-                        raise CannotConsume(f"{name}: {error}") from None
-                    self.skipped += 1
-                    logger.warning("%s is skipped: %s", name, error)
+                        raise CannotConsume(f"{message.name}: {error}") from None
+                    invalid.append((message, str(error)))
         finally:
             is_confirmed = await self._publish(source_id, readable)
-        return is_confirmed
+        return is_confirmed and await self._skip(invalid)
+
+    async def _skip(self, invalid: list[tuple[SourceMessage, str]]) -> bool:
+        """Report what is no payload, and have it kept; ``False`` if the consumer is to end."""
+        for message, error in invalid:
+            logger.warning("%s is skipped: %s", message.name, error)
+            while self.reject is not None and not await self.reject(message, error):
+                if await self.pause():
+                    return False
+            self.skipped += 1
+        return True
 
     async def _publish(self, source_id: str, messages: list[tuple[int, bytes]]) -> bool:
         while True:
@@ -127,14 +142,19 @@ async def take(kind: str, source: str, messages: Sequence[tuple[int, bytes]]) ->
     Numbers are from 0. Raises :class:`PublishError`: the log may or may not have them; to take them
     again is safe.
     """
-    remaining = list(dict(messages).items())
-    while remaining:
-        reply = await _try(kind, source, remaining)
-        if isinstance(reply, bytes):
-            return len(remaining)
-        present = {place - 1 for place in reply}
-        remaining = [message for at, message in enumerate(remaining) if at not in present]
-    return 0
+    numbers = list(dict(messages))
+    new = 0
+    for part in cut(list(dict(messages).values()), MAX_APPEND_BYTES, MAX_APPEND_MESSAGES):
+        remaining = list(zip(numbers, part, strict=False))
+        del numbers[: len(part)]
+        while remaining:
+            reply = await _try(kind, source, remaining)
+            if isinstance(reply, bytes):
+                new += len(remaining)
+                break
+            present = {place - 1 for place in reply}
+            remaining = [message for at, message in enumerate(remaining) if at not in present]
+    return new
 
 
 async def _try(kind: str, source: str, messages: Sequence[tuple[int, bytes]]) -> Any:

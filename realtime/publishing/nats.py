@@ -10,6 +10,7 @@ import contextlib
 import logging
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import nats
@@ -47,6 +48,8 @@ class NatsSource:
     durable: str
     ack_wait: float
     credentials: str | None = None
+    # The subject that gets what is no payload.
+    dead_letter: str | None = None
 
     def __str__(self) -> str:
         return " ".join(filter(None, (self.stream, self.subject)))
@@ -55,9 +58,23 @@ class NatsSource:
         """Publish messages until it is to end. Raises :class:`CannotConsume`."""
         connection = await self._connect()
         try:
-            source_id, subscription = await self._subscribe(connection.jetstream())
+            jetstream = connection.jetstream()
+            if self.dead_letter:
+                consumption.reject = partial(self._reject, jetstream)
+            pulled: tuple[str, Any] | None = await self._subscribe(jetstream)
             while not consumption.stopping.is_set():
-                await _pull(subscription, source_id, consumption)
+                if pulled is not None and await self._pull(jetstream, *pulled, consumption):
+                    continue
+                # Another stream of that name, or none now: its messages have other numbers.
+                if pulled is not None:
+                    with contextlib.suppress(*FAILURES):
+                        await pulled[1].unsubscribe()
+                try:
+                    pulled = await self._subscribe(jetstream)
+                except CannotConsume as error:
+                    logger.warning("%s", error)
+                    pulled = None
+                    await consumption.pause()
         finally:
             with contextlib.suppress(*FAILURES):
                 await connection.flush(CONNECT_TIMEOUT)  # so that acknowledgements are sent
@@ -93,14 +110,10 @@ class NatsSource:
     async def _subscribe(self, jetstream: Any) -> tuple[str, Any]:
         """Return what names the numbers of the stream's messages, and what pulls them."""
         try:
-            name = self.stream or await jetstream.find_stream_name_by_subject(self.subject)
-            stream = await jetstream.stream_info(name)
             config = ConsumerConfig(ack_wait=self.ack_wait)
-            # Named by its time too: a stream made anew under the same name begins at 1 again.
-            created = stream.created
-            time = created.isoformat() if isinstance(created, datetime) else str(created)
-            return f"nats {stream.config.name} {time}", await jetstream.pull_subscribe(
-                self.subject, durable=self.durable, stream=stream.config.name, config=config
+            source_id, name = await self._identify(jetstream)
+            return source_id, await jetstream.pull_subscribe(
+                self.subject, durable=self.durable, stream=name, config=config
             )
         except nats.js.errors.NotFoundError:
             wanted = self.stream or f"for the subject {self.subject!r}"
@@ -108,24 +121,62 @@ class NatsSource:
         except FAILURES as error:
             raise CannotConsume(f"NATS: {describe(error)}") from None
 
+    async def _identify(self, jetstream: Any) -> tuple[str, str]:
+        """Return what names the numbers of the stream's messages now, and the stream's name."""
+        name = self.stream or await jetstream.find_stream_name_by_subject(self.subject)
+        stream = await jetstream.stream_info(name)
+        # Named by its time too: a stream made anew under the same name begins at 1 again.
+        created = stream.created
+        time = created.isoformat() if isinstance(created, datetime) else str(created)
+        return f"nats {stream.config.name} {time}", stream.config.name
 
-async def _pull(subscription: Any, source_id: str, consumption: Consumption) -> None:
-    """Publish what there is, and acknowledge it once the log has it."""
-    try:
-        messages = await subscription.fetch(MAX_MESSAGES, timeout=PULL_TIMEOUT)
-    except TimeoutError:  # the library's own is one
-        return
-    except FAILURES as error:  # while NATS is away, or begins
-        logger.warning("NATS: %s", describe(error))
-        await consumption.pause()
-        return
-    if not await consumption.take(source_id, [_read(message) for message in messages]):
-        return  # not acknowledged: they come again
-    try:
-        for message in messages:
-            await message.ack()
-    except FAILURES as error:
-        logger.warning("NATS: acknowledging: %s", describe(error))
+    async def _reject(self, jetstream: Any, message: SourceMessage, error: str) -> bool:
+        """Publish what is no payload to the dead-letter subject, once; ``False``: not now."""
+        headers = {"Realtime-Source": message.name, "Realtime-Error": error.replace("\n", " ")}
+        headers["Nats-Msg-Id"] = f"{self.durable} {message.name}"
+        try:
+            await jetstream.publish(self.dead_letter, message.text or b"", headers=headers)
+        except nats.js.errors.NoStreamResponseError:
+            raise CannotConsume(f"NATS: no stream has the subject {self.dead_letter!r}") from None
+        except FAILURES as failure:
+            logger.warning("NATS: %s: %s", self.dead_letter, describe(failure))
+            return False
+        return True
+
+    async def _pull(
+        self, jetstream: Any, source_id: str, subscription: Any, consumption: Consumption
+    ) -> bool:
+        """Publish what there is, and acknowledge it once the log has it; ``False``: subscribe anew.
+
+        Who is asked after a pull says of which stream its messages are: before it, this one was
+        subscribed to or asked for.
+        """
+        try:
+            messages = await subscription.fetch(MAX_MESSAGES, timeout=PULL_TIMEOUT)
+        except TimeoutError:  # the library's own is one
+            messages = []
+        except FAILURES as error:  # while NATS is away, or begins
+            logger.warning("NATS: %s", describe(error))
+            await consumption.pause()
+            messages = []
+        try:
+            if (await self._identify(jetstream))[0] != source_id:
+                logger.warning("NATS: the stream has been made anew")
+                return False
+        except nats.js.errors.NotFoundError:
+            return False
+        except FAILURES as error:
+            logger.warning("NATS: %s", describe(error))
+            await consumption.pause()
+            return True  # what was pulled comes again
+        if not messages or not await consumption.take(source_id, [_read(m) for m in messages]):
+            return True  # not acknowledged: they come again
+        try:
+            for message in messages:
+                await message.ack()
+        except FAILURES as error:
+            logger.warning("NATS: acknowledging: %s", describe(error))
+        return True
 
 
 def _read(message: Any) -> SourceMessage:

@@ -75,11 +75,11 @@ def cut_into_appends(
     bodies: Sequence[bytes], idempotency_key: str | None
 ) -> Iterator[tuple[list[bytes], str | None]]:
     """Cut what is published together into what is appended together, each with its own key."""
-    for number, part in enumerate(_cut(bodies, MAX_APPEND_BYTES, MAX_APPEND_MESSAGES)):
+    for number, part in enumerate(cut(bodies, MAX_APPEND_BYTES, MAX_APPEND_MESSAGES)):
         yield part, None if idempotency_key is None else derive_key(idempotency_key, number)
 
 
-def _cut(bodies: Sequence[bytes], max_bytes: int, max_messages: int) -> Iterator[list[bytes]]:
+def cut(bodies: Sequence[bytes], max_bytes: int, max_messages: int) -> Iterator[list[bytes]]:
     """Cut *bodies* into lists within both limits; a body that is too large has its own list."""
     part: list[bytes] = []
     size = 0
@@ -108,7 +108,7 @@ class Publication:
         self._trace = trace = trace or {}
         batches = [
             _make_batch(self._layer, part, trace)
-            for part in _cut(bodies, MAX_BATCH_BYTES, MAX_BATCH_MESSAGES)
+            for part in cut(bodies, MAX_BATCH_BYTES, MAX_BATCH_MESSAGES)
         ]
         once: dict[str, Any] = {}  # one of its own, for this attempt and its retry
         if idempotency_key is not None:

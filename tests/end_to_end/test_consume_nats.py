@@ -150,6 +150,55 @@ async def test_what_was_published_but_not_acknowledged_comes_once(
             assert found[10:] == list(range(20, 25))
 
 
+async def test_a_stream_made_anew_under_a_consumer_that_runs(
+    server: Server, token: str, nats_server: NatsServer
+) -> None:
+    """Its numbers begin at 1 again, and are not mistaken for those of the stream before."""
+    before = await newest(server, token, "metrics")
+    await nats_server.publish("fresh", numbered(0, 30))
+    with consuming(server, nats_server.url, "fresh"), consuming(server, nats_server.url, "fresh"):
+        for start in (30, 60, 90):
+            await passed_since(server, token, before, start - 1)
+            await until_consumed(nats_server, "fresh")
+            await nats_server.publish("fresh", numbered(start, start + 30), anew=True)
+        await passed_since(server, token, before, 119)
+    assert sorted(await published(server, token, before)) == list(range(120))
+
+
+async def test_what_is_no_payload_goes_to_a_subject(
+    server: Server, token: str, nats_server: NatsServer
+) -> None:
+    large = b'{"text":"%b"}' % (b"x" * 900_000)
+    await nats_server.publish("refused", [])
+    await nats_server.publish("mixed", [b"no", *numbered(0, 2), b"[1]", large + b"}"])
+    before = await newest(server, token, "metrics")
+    options = ("--dead-letter", "refused.mixed")
+    with consuming(server, nats_server.url, "mixed", *options) as consumer:
+        await until_consumed(nats_server, "mixed")
+        assert "published 2, came again 0, skipped 3" in consumer.end()
+    assert await published(server, token, before) == [0, 1]
+    kept = await nats_server.messages("refused", 3)
+    assert [data for data, _ in kept] == [b"no", b"[1]", large + b"}"]
+    assert kept[1][1]["Realtime-Source"] == "mixed 4"
+    assert "expected an object, got list" in kept[1][1]["Realtime-Error"]
+    # Without a stream that has the subject nothing is acknowledged.
+    await nats_server.publish("other", [b"no"])
+    with consuming(server, nats_server.url, "other", "--dead-letter", "nobody") as consumer:
+        said = await asyncio.to_thread(consumer.process.communicate, timeout=20)
+    assert "no stream has the subject 'nobody'" in said[1]
+    assert await nats_server.unacknowledged("other") == 1
+
+
+async def test_many_large_messages(server: Server, token: str, nats_server: NatsServer) -> None:
+    """More than one call to the log's server could take in time."""
+    before = await newest(server, token, "metrics")
+    payloads = [b'{"n":%d,"text":"%b"}' % (n, b"x" * 900_000) for n in range(60)]
+    await nats_server.publish("large", payloads)
+    with consuming(server, nats_server.url, "large"):
+        await until_consumed(nats_server, "large")
+    assert (await newest(server, token, "metrics"))["offset"] - before["offset"] == 60
+
+
 async def acknowledged(nats_server: NatsServer, durable: str) -> bool:
     """Tell whether a consumer is there and has acknowledged everything."""
     try:

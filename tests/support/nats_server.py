@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Self
 
 import nats
+import nats.js.errors
 
-from tests.support import free_port, lacks, wait_until
+from tests.support import TIMEOUT, free_port, lacks, wait_until
 
 
 class NatsServer:
@@ -62,12 +63,24 @@ class NatsServer:
         finally:
             await connection.close()
 
+    async def messages(self, stream: str, count: int) -> list[tuple[bytes, dict[str, str]]]:
+        """Return the first messages of a stream, each with its headers."""
+        connection = await nats.connect(self.url)
+        try:
+            subscription = await connection.jetstream().pull_subscribe("", stream=stream)
+            messages = await subscription.fetch(count, timeout=TIMEOUT)
+            return [(message.data, message.headers or {}) for message in messages]
+        finally:
+            await connection.close()
+
     async def unacknowledged(self, stream: str, durable: str = "realtime") -> int:
         """Return how many messages a consumer has yet to get or to acknowledge."""
         connection = await nats.connect(self.url)
         try:
             info = await connection.jetstream().consumer_info(stream, durable)
             return (info.num_pending or 0) + (info.num_ack_pending or 0)
+        except nats.js.errors.NotFoundError:  # it has not begun
+            return (await connection.jetstream().stream_info(stream)).state.messages
         finally:
             await connection.close()
 

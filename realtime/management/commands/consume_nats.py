@@ -26,6 +26,9 @@ class Command(ConsumingCommand):
         parser.add_argument("--durable", default="realtime", help="the consumer's name in NATS")
         parser.add_argument("--credentials", help="a file with NATS credentials")
         parser.add_argument(
+            "--dead-letter", metavar="SUBJECT", help="gets the messages that are no payloads"
+        )
+        parser.add_argument(
             "--ack-wait",
             type=float,
             default=30.0,
@@ -46,4 +49,5 @@ class Command(ConsumingCommand):
             options["durable"],
             options["ack_wait"],
             options["credentials"],
+            options["dead_letter"],
         )
