@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol
 
 from realtime.filters import Filter, matches
 from realtime.hub.message import Encoded, Message, cut, field_tree, frame_pieces, project
-from realtime.hub.shaping import Held, Shaper
+from realtime.hub.shaping import Shaper
 from realtime.protocol import (
     encode_batch_head,
     encode_batch_item,
@@ -40,20 +40,35 @@ class Outlet(Protocol):
         """Send complete WebSocket frames; never waits."""
 
 
-class Subscription:
-    """One connection's subscription; messages may be written while it is ``active``."""
+# Above the number of any message.
+NEVER = 2**63
 
-    __slots__ = ("active", "group", "id", "joined_after", "outlet", "shaped")
+
+class Subscription:
+    """One connection's subscription; messages may be written while it is ``active``.
+
+    It takes each message once, by the filters that it has then, though its filters may change while
+    messages are being written to one connection after another::
+
+        messages     1 2 3 4 | 5 6 7 8 | 9 ...
+                     written | writing |
+        it                     ^ sent_until = 6: its old group sent it 6, the only one that matched
+
+    If its filters change now, it takes 7 and 8 by the new ones, and what any group has up to 8 is
+    not for it any more.
+    """
+
+    __slots__ = ("group", "id", "outlet", "sent_until", "shaped")
 
     def __init__(self, outlet: Outlet, subscription_id: str, group: FanOutGroup) -> None:
         self.outlet = outlet
         self.id = subscription_id
         self.group = group
-        self.active = False
-        # With options only: its group within the fan-out group, and the number of the newest
-        # message that this had taken when the subscription became active. It receives later ones.
+        # The number of the newest message that is not for it any more: it was sent that one, or
+        # has become active since. It takes later ones.
+        self.sent_until = NEVER
+        # With options only: its group within the fan-out group.
         self.shaped: ShapedGroup | None = None
-        self.joined_after = 0
 
     @property
     def type(self) -> str:
@@ -63,11 +78,9 @@ class Subscription:
     def options(self) -> Options | None:
         return None if self.shaped is None else self.shaped.options
 
-    def activate(self) -> None:
-        """Let it receive the messages that its groups take from now on."""
-        self.active = True
-        if self.shaped is not None:
-            self.joined_after = self.shaped.shaper.taken
+    @property
+    def active(self) -> bool:
+        return self.sent_until < NEVER
 
     def select(self, messages: Iterable[Message]) -> list[Message]:
         """Return those of *messages* that the filters let through."""
@@ -89,6 +102,26 @@ class SharedFrames(NamedTuple):
     subscriptions: tuple[Subscription, ...]
     frames: bytes
     messages: Sequence[Message]
+
+    def parts(self, most: int) -> Iterator[SharedFrames]:
+        """Yield the same for so many subscriptions at a time."""
+        subscriptions = self.subscriptions
+        if len(subscriptions) <= most:
+            yield self
+            return
+        for start in range(0, len(subscriptions), most):
+            yield self._replace(subscriptions=subscriptions[start : start + most])
+
+    def write(self) -> int:
+        """Write the frames to those for whom the messages still are; return to how many."""
+        subscriptions, frames, messages = self
+        last, written = messages[-1].number, 0
+        for subscription in subscriptions:
+            if subscription.sent_until < last:
+                subscription.sent_until = last  # first: writing may end it
+                subscription.outlet.write(frames)
+                written += 1
+        return written
 
 
 # End of the data message, which has the subscription id -> the members with that id.
@@ -193,7 +226,7 @@ class ShapedGroup(FrameGroup):
     """The subscriptions of a fan-out group with equal options, and what it holds for them.
 
     A member must not receive what was held before it joined. If messages 1 and 2 are held when B
-    becomes active, its ``joined_after`` is 2. Message 3 is taken, and the three are released: A, an
+    becomes active, its ``sent_until`` is 2. Message 3 is taken, and the three are released: A, an
     older member, is sent 1 to 3 in shared frames, and B is sent 3 in frames of its own.
     """
 
@@ -228,19 +261,16 @@ class ShapedGroup(FrameGroup):
         parts = project(payload, self._tree)
         return replace_payload(self.type, head, payload, parts), parts
 
-    def share_held(self, held: Sequence[Held]) -> Iterator[SharedFrames]:
+    def share_held(self, held: Sequence[Message]) -> Iterator[SharedFrames]:
         """Yield the frames of what was held, for each member without what is older than it."""
         first = held[0].number
-        messages = [message for _, message in held]
-        for shared in self.share_frames(messages, self.encode(messages)):
+        for shared in self.share_frames(held, self.encode(held)):
             members = shared.subscriptions
-            older = tuple(member for member in members if member.joined_after < first)
+            older = tuple(member for member in members if member.sent_until < first)
             yield shared._replace(subscriptions=older)
             if len(older) == len(members):
                 continue
             for member in members:
-                if member.joined_after < first or not member.active or member.shaped is not self:
-                    continue  # it has its frames, or has left meanwhile
-                newer = [message for number, message in held if number > member.joined_after]
-                if newer:
+                if member.sent_until < held[-1].number:
+                    newer = [message for message in held if message.number > member.sent_until]
                     yield SharedFrames((member,), member.frames(newer), newer)

@@ -110,7 +110,7 @@ class Scene:
         """Return a client with a live subscription."""
         client = Client(self.clock, reads)
         subscription = self.hub.subscribe(client, KIND, EVERYTHING, own_id, read_options(options))
-        subscription.activate()
+        self.hub.activate(subscription)
         return client, subscription
 
     async def publish(self, *payloads: dict[str, Any]) -> None:

@@ -64,11 +64,9 @@ def message(kind: str, payload: Any) -> Message:
 def deliver(hub: Hub, kind: str, *payloads: Any) -> None:
     """Do with what is published what the node does."""
     messages = [message(kind, payload) for payload in payloads]
-    for subscriptions, frames, selected in hub.share_frames(kind, messages):
-        assert selected
-        for subscription in subscriptions:
-            if subscription.active:
-                subscription.outlet.write(frames)
+    for shared in hub.share_frames(kind, messages):
+        assert shared.messages
+        shared.write()
 
 
 def subscribe(
@@ -78,7 +76,7 @@ def subscribe(
     compiled = compile_filters(wanted)
     subscription_id = own_id or SubscribeRequest(kind, compiled, {}).derive_id()
     subscription = hub.subscribe(outlet, kind, compiled, subscription_id)
-    subscription.active = True
+    hub.activate(subscription)
     return subscription
 
 
