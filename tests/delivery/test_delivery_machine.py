@@ -294,7 +294,9 @@ class DeliveryMachine(RuleBasedStateMachine):
     def fail_over(self, lost: int) -> None:
         """A replica takes over, which lacks the newest messages perhaps."""
         before = self.log.state()
-        self.log.fail_over(min(lost, before.head - before.oldest + 1))
+        # A replica that did not know of the failover before would make the log another one.
+        begun = max([before.oldest - 1, *(end.offset for end in before.earlier)])
+        self.log.fail_over(min(lost, before.head - begun))
         self.published.fail_over(before, self.log.state())
 
     # What must hold

@@ -54,8 +54,6 @@ class FickleLog(MemoryLog):
         """Go on in another epoch, without the newest messages, as a replica that is promoted."""
         self.lose_newest(lost)
         stream = self._stream(KIND)
-        while self._earlier and self._earlier[-1].offset > stream.head:
-            stream.epoch = self._earlier.pop().epoch  # the replica knows nothing of later ones
         self._earlier.append(Position(stream.epoch, stream.head))
         stream.epoch = new_epoch()
 
@@ -213,6 +211,8 @@ class Account:
         # known.
         self._unchecked: list[tuple[int, int]] = []
         self._left: Position | None = None
+        # Whether something was said to be lost since its position, in a later epoch perhaps.
+        self._has_lost = False
         # What was before is not promised: the client has been told to refetch its state.
         self._promised_from = 1
         # Up to which offset so many messages may come.
@@ -242,7 +242,7 @@ class Account:
                 assert message["data"]["code"] == "data_lost"
                 self._lost(message["data"]["details"], state)
         if message["type"] in ("subscribed", "data", "pong"):
-            self._offset = self.next - 1
+            self._offset, self._has_lost = self.next - 1, False
 
     def _subscribed(
         self, told: dict[str, Any], state: LogState, start_from: StartFrom, asked_at: int
@@ -297,7 +297,8 @@ class Account:
             assert last is None
             assert self.epoch != state.epoch, "the epoch is the same"
             self._left = Position(self.epoch, first - 1) if self.epoch else None
-            self.epoch, self.next, self._promised_from = "", 1, 1
+            self.epoch, self.next = "", 1
+            self._promised_from = first if self._has_lost else 1
             self._unchecked, self._rewind = [], None
             return
         assert last >= first
@@ -305,7 +306,7 @@ class Account:
             assert self.epoch != state.epoch or last < state.oldest, "it is still retained"
         else:
             assert reason == "overflow"
-        self.next = last + 1
+        self.next, self._has_lost = last + 1, True
 
     def _sent_until(self, position: Position) -> None:
         """What matches up to a pong's position must have come before it."""
