@@ -103,25 +103,27 @@ class SharedFrames(NamedTuple):
     frames: bytes
     messages: Sequence[Message]
 
-    def parts(self, most: int) -> Iterator[SharedFrames]:
-        """Yield the same for so many subscriptions at a time."""
-        subscriptions = self.subscriptions
+    def parts(self, most: int) -> Sequence[SharedFrames]:
+        """Return the same for so many subscriptions at a time."""
+        subscriptions, frames, messages = self
         if len(subscriptions) <= most:
-            yield self
-            return
-        for start in range(0, len(subscriptions), most):
-            yield self._replace(subscriptions=subscriptions[start : start + most])
+            return (self,)
+        return [
+            SharedFrames(subscriptions[start : start + most], frames, messages)
+            for start in range(0, len(subscriptions), most)
+        ]
 
     def write(self) -> int:
         """Write the frames to those for whom the messages still are; return to how many."""
         subscriptions, frames, messages = self
-        last, written = messages[-1].number, 0
+        last, left_out = messages[-1].number, 0
         for subscription in subscriptions:
             if subscription.sent_until < last:
                 subscription.sent_until = last  # first: writing may end it
                 subscription.outlet.write(frames)
-                written += 1
-        return written
+            else:
+                left_out += 1
+        return len(subscriptions) - left_out
 
 
 # End of the data message, which has the subscription id -> the members with that id.
@@ -170,6 +172,8 @@ class FrameGroup:
         *encoded* is how the group encodes the messages, which may be several together.
         """
         for deflated in (False, True):
+            if not self._members[deflated]:
+                continue
             # Frames differ in their tails only: what precedes them is made once for each length.
             pieces: dict[int, list[bytes]] = {}
             for tail, subscriptions in tuple(self._members[deflated].items()):

@@ -326,7 +326,7 @@ class Account:
         else:
             base = self._left and self._published.shared(self._left, position.epoch)
             for first, end in self._unchecked:
-                missed = self._required(max(first, (base or 0) + 1), end)
+                missed = self._required(max(first, (base or 0) + 1, self._promised_from), end)
                 assert not missed, "the first of the new epoch never came"
             self.next = max(self.next, (base or 0) + 1)
         self._unchecked = []
