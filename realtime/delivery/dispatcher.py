@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import cast
 
 from realtime.delivery.feed import Feed, Lost
@@ -73,12 +73,13 @@ class Dispatcher:
         time_slice = TimeSlice(WRITING_SECONDS, WRITES_BETWEEN_LOOKS)
         writes = 0
         for piece in cut(messages, BYTES_AT_ONCE):
-            for shared in self._hub.share_frames(kind, piece):
-                stats.fan_out.observe(len(shared.subscriptions), len(shared.messages))
+            for subscriptions, frames, selected in self._hub.share_frames(kind, piece):
+                stats.fan_out.observe(len(subscriptions), len(selected))
                 late = max(0.0, time.time() - piece[0].timestamp)
-                for part in shared.parts(WRITES_BETWEEN_LOOKS):
-                    writes += self.write(kind, part, late)
-                    if time_slice.is_used_up(len(part.subscriptions)):
+                for start in range(0, len(subscriptions), WRITES_BETWEEN_LOOKS):
+                    some = subscriptions[start : start + WRITES_BETWEEN_LOOKS]
+                    writes += self.write(kind, some, frames, selected, late)
+                    if time_slice.is_used_up(len(some)):
                         await time_slice.renew()
             for shaped in self._hub.pop_shaped(kind):
                 await self.throttle.send_due(shaped)
@@ -125,16 +126,28 @@ class Dispatcher:
         if subscription.active:
             self._hub.activate(subscription)
 
-    def write(self, kind: str, shared: SharedFrames, late: float | None = None) -> int:
-        """Write frames to those for whom they are; return to how many.
+    def write(
+        self,
+        kind: str,
+        subscriptions: Iterable[Subscription],
+        frames: bytes,
+        messages: Sequence[Message],
+        late: float | None = None,
+    ) -> int:
+        """Write shared frames to those for whom they still are; return to how many.
 
         *late* is the age of the messages in seconds; ``None`` if they were held back on purpose.
         """
-        written = shared.write()
-        count, stats = len(shared.messages) * written, self.stats
+        last, written = messages[-1].number, 0
+        for subscription in subscriptions:
+            if subscription.sent_until < last:
+                subscription.sent_until = last
+                subscription.outlet.write(frames)
+                written += 1
+        stats, count = self.stats, len(messages) * written
         stats.messages_sent += count
         stats.delivered[kind] += count
-        stats.delivered_bytes[kind] += len(shared.frames) * written
+        stats.delivered_bytes[kind] += len(frames) * written
         if late is not None:
             stats.latency.observe(late, count)
         return written
@@ -169,9 +182,11 @@ class Throttle:
             if held:
                 time_slice = TimeSlice(WRITING_SECONDS, WRITES_BETWEEN_LOOKS)
                 for shared in shaped.share_held(held):
-                    for part in shared.parts(WRITES_BETWEEN_LOOKS):
+                    for start in range(0, len(shared.subscriptions), WRITES_BETWEEN_LOOKS):
+                        some = shared.subscriptions[start : start + WRITES_BETWEEN_LOOKS]
+                        part = SharedFrames(some, shared.frames, shared.messages)
                         self.write(shaped.type, shaped.options, part)
-                        await time_slice.yield_if_due(len(part.subscriptions))
+                        await time_slice.yield_if_due(len(some))
         finally:
             shaper.sent()
             self._set_timer(shaped)
@@ -197,7 +212,7 @@ class Throttle:
             for member in subscriptions:
                 if member.sent_until < last and not self._has_room(member, size):
                     self._drop(member, messages)
-        self._dispatcher.write(kind, shared)
+        self._dispatcher.write(kind, subscriptions, frames, messages)
 
     def _set_timer(self, shaped: ShapedGroup) -> None:
         due = shaped.shaper.due if shaped else None

@@ -97,33 +97,15 @@ class Subscription:
 
 
 class SharedFrames(NamedTuple):
-    """The frames of *messages*, the same bytes for all of *subscriptions*."""
+    """The frames of *messages*, the same bytes for all of *subscriptions*.
+
+    Whoever writes them leaves out those whose ``sent_until`` is not below the last message's
+    number, and gives it that number before writing: to write may end a subscription.
+    """
 
     subscriptions: tuple[Subscription, ...]
     frames: bytes
     messages: Sequence[Message]
-
-    def parts(self, most: int) -> Sequence[SharedFrames]:
-        """Return the same for so many subscriptions at a time."""
-        subscriptions, frames, messages = self
-        if len(subscriptions) <= most:
-            return (self,)
-        return [
-            SharedFrames(subscriptions[start : start + most], frames, messages)
-            for start in range(0, len(subscriptions), most)
-        ]
-
-    def write(self) -> int:
-        """Write the frames to those for whom the messages still are; return to how many."""
-        subscriptions, frames, messages = self
-        last, left_out = messages[-1].number, 0
-        for subscription in subscriptions:
-            if subscription.sent_until < last:
-                subscription.sent_until = last  # first: writing may end it
-                subscription.outlet.write(frames)
-            else:
-                left_out += 1
-        return len(subscriptions) - left_out
 
 
 # End of the data message, which has the subscription id -> the members with that id.

@@ -10,7 +10,7 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 from realtime.filters.compiler import compile_filters
-from realtime.hub.groups import Subscription
+from realtime.hub.groups import SharedFrames, Subscription
 from realtime.hub.index import Hub
 from realtime.hub.message import Message
 from realtime.protocol import PAYLOAD_KEYS
@@ -66,7 +66,15 @@ def deliver(hub: Hub, kind: str, *payloads: Any) -> None:
     messages = [message(kind, payload) for payload in payloads]
     for shared in hub.share_frames(kind, messages):
         assert shared.messages
-        shared.write()
+        write(shared)
+
+
+def write(shared: SharedFrames) -> None:
+    """Write frames to those for whom they are."""
+    for subscription in shared.subscriptions:
+        if subscription.sent_until < shared.messages[-1].number:
+            subscription.sent_until = shared.messages[-1].number
+            subscription.outlet.write(shared.frames)
 
 
 def subscribe(

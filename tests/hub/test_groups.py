@@ -14,7 +14,7 @@ from realtime.hub.index import Hub
 from realtime.hub.message import Message
 from realtime.protocol import PAYLOAD_KEYS, SUBSCRIPTION_TYPES, Position
 from realtime.protocol.subscribe import Options, read_options
-from tests.hub.outlets import TIME, RecordingOutlet, reachable, read_messages
+from tests.hub.outlets import TIME, RecordingOutlet, reachable, read_messages, write
 from tests.hub.test_shaping import OPTIONS, ROOM, message
 
 
@@ -38,14 +38,14 @@ def send(hub: Hub, now: float = 0.0) -> None:
         for shaped in hub.shaped_groups(kind):
             if held := shaped.shaper.release(now, ROOM):
                 for shared in shaped.share_held(held):
-                    shared.write()
+                    write(shared)
                 shaped.shaper.sent()
 
 
 def publish(hub: Hub, *messages: Message) -> None:
     """Deliver to plain groups, and let the others take theirs."""
     for shared in hub.share_frames("events", messages):
-        shared.write()
+        write(shared)
 
 
 @pytest.mark.parametrize("deflated", [False, True])
