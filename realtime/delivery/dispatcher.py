@@ -13,12 +13,14 @@ from typing import cast
 
 from realtime.delivery.feed import Feed, Lost
 from realtime.delivery.transport import Transport
+from realtime.filters import Filter
 from realtime.hub.groups import ShapedGroup, SharedFrames, Subscription
 from realtime.hub.index import Hub
 from realtime.hub.message import Message, cut
 from realtime.monitoring.metrics import Counters
 from realtime.monitoring.tracing import TraceOrigin, get_tracing
 from realtime.protocol import ErrorCode, Position, ProtocolError, encode_error, text_frame
+from realtime.protocol.subscribe import Options
 from realtime.tasks import Spawn, TimeSlice
 
 logger = logging.getLogger(__name__)
@@ -72,15 +74,14 @@ class Dispatcher:
         writes = 0
         for piece in cut(messages, BYTES_AT_ONCE):
             for subscriptions, frames, selected in self._hub.share_frames(kind, piece):
-                count = len(selected)
-                stats.fan_out.observe(len(subscriptions), count)
+                stats.fan_out.observe(len(subscriptions), len(selected))
                 late = max(0.0, time.time() - piece[0].timestamp)
                 for start in range(0, len(subscriptions), WRITES_BETWEEN_LOOKS):
                     some = subscriptions[start : start + WRITES_BETWEEN_LOOKS]
-                    writes += self.write(kind, some, frames, count, late)
+                    writes += self.write(kind, some, frames, selected, late)
                     if time_slice.is_used_up(len(some)):
                         await time_slice.renew()
-            for shaped in self._hub.pop_shaped():
+            for shaped in self._hub.pop_shaped(kind):
                 await self.throttle.send_due(shaped)
             if piece[-1] is not messages[-1]:
                 await asyncio.sleep(0)  # so that sockets take in what was written
@@ -94,6 +95,7 @@ class Dispatcher:
             self.throttle.send_all(shaped)
         for subscription in self._hub.subscriptions(kind):
             if subscription.active:
+                self.throttle.tell_dropped(subscription)
                 self.tell(subscription, lost)
 
     def count_repaired(self, kind: str, count: int) -> None:
@@ -105,29 +107,49 @@ class Dispatcher:
         subscription.outlet.write(text_frame(encode_error(error, time.time(), subscription.id)))
         self.stats.messages_sent += 1
 
+    def activate(self, subscription: Subscription) -> None:
+        """Let a subscription receive what comes from now on; call while nothing is written."""
+        self._hub.activate(subscription)
+
+    def change_filter(self, subscription: Subscription, compiled: Filter) -> None:
+        """Give a subscription other filters, which what it has not been sent must pass too."""
+        before, shaped = subscription.group, subscription.shaped
+        messages = self._hub.change_filter(subscription, compiled)
+        if subscription.group is before:
+            return
+        if shaped is not None:
+            self.throttle.forget_if_empty(shaped)
+        if messages:
+            frames = subscription.frames(messages)
+            shared = SharedFrames((subscription,), frames, messages)
+            self.throttle.write(subscription.type, subscription.options, shared)
+        if subscription.active:
+            self._hub.activate(subscription)
+
     def write(
         self,
         kind: str,
         subscriptions: Iterable[Subscription],
         frames: bytes,
-        count: int,
+        messages: Sequence[Message],
         late: float | None = None,
     ) -> int:
-        """Write the frames of *count* messages to live subscriptions; return to how many.
+        """Write shared frames to those for whom they still are; return to how many.
 
         *late* is the age of the messages in seconds; ``None`` if they were held back on purpose.
         """
-        written = 0
+        last, written = messages[-1].number, 0
         for subscription in subscriptions:
-            if subscription.active:
+            if subscription.sent_until < last:
+                subscription.sent_until = last
                 subscription.outlet.write(frames)
                 written += 1
-        stats = self.stats
-        stats.messages_sent += count * written
-        stats.delivered[kind] += count * written
+        stats, count = self.stats, len(messages) * written
+        stats.messages_sent += count
+        stats.delivered[kind] += count
         stats.delivered_bytes[kind] += len(frames) * written
         if late is not None:
-            stats.latency.observe(late, count * written)
+            stats.latency.observe(late, count)
         return written
 
     def count_replayed(self, kind: str, messages: int, size: int) -> None:
@@ -162,7 +184,8 @@ class Throttle:
                 for shared in shaped.share_held(held):
                     for start in range(0, len(shared.subscriptions), WRITES_BETWEEN_LOOKS):
                         some = shared.subscriptions[start : start + WRITES_BETWEEN_LOOKS]
-                        self._write(shaped, shared._replace(subscriptions=some))
+                        part = SharedFrames(some, shared.frames, shared.messages)
+                        self.write(shaped.type, shaped.options, part)
                         await time_slice.yield_if_due(len(some))
         finally:
             shaper.sent()
@@ -176,22 +199,20 @@ class Throttle:
         held = shaped.shaper.flush(asyncio.get_running_loop().time())
         if held:
             for shared in shaped.share_held(held):
-                self._write(shaped, shared)
+                self.write(shaped.type, shaped.options, shared)
         shaped.shaper.sent()
         self._set_timer(shaped)
 
-    def _write(self, shaped: ShapedGroup, shared: SharedFrames) -> None:
-        """Write frames to those who have room for them, or to all if the group drops nothing."""
+    def write(self, kind: str, options: Options | None, shared: SharedFrames) -> None:
+        """Write frames to those who have room for them, or to all if their options drop nothing."""
         subscriptions, frames, messages = shared
         self._dispatcher.stats.fan_out.observe(len(subscriptions), len(messages))
-        if shaped.options.drops:
-            size = len(frames)
-            with_room = tuple(member for member in subscriptions if self._has_room(member, size))
-            for member in set(subscriptions).difference(with_room):
-                if member.active:
+        if options is not None and options.drops:
+            last, size = messages[-1].number, len(frames)
+            for member in subscriptions:
+                if member.sent_until < last and not self._has_room(member, size):
                     self._drop(member, messages)
-            subscriptions = with_room
-        self._dispatcher.write(shaped.type, subscriptions, frames, len(messages))
+        self._dispatcher.write(kind, subscriptions, frames, messages)
 
     def _set_timer(self, shaped: ShapedGroup) -> None:
         due = shaped.shaper.due if shaped else None
@@ -232,7 +253,7 @@ class Throttle:
         shaped = subscription.shaped
         if shaped is None:
             return live
-        oldest = shaped.shaper.oldest(subscription.joined_after)
+        oldest = shaped.shaper.oldest(subscription.sent_until)
         dropped, _ = self._dropped.get(subscription, (0, 0))
         unsent = [offset for offset in (oldest, dropped) if offset]
         return live._replace(offset=min([live.offset, *(offset - 1 for offset in unsent)]))
@@ -248,6 +269,7 @@ class Throttle:
         return not waiting or waiting + size <= self._dispatcher.buffer_limit() // 2
 
     def _drop(self, subscription: Subscription, messages: Sequence[Message]) -> None:
+        subscription.sent_until = messages[-1].number
         self._dispatcher.stats.dropped[subscription.type] += len(messages)
         offsets = [message.offset for message in messages if message.offset]
         first, last = self._dropped.get(subscription, (0, 0))
@@ -264,10 +286,18 @@ class Throttle:
     def _look_at_slow_clients(self) -> None:
         """Tell clients that have read nearly all which messages were dropped."""
         self._look_timer = None
-        for subscription, (first, last) in tuple(self._dropped.items()):
+        for subscription in tuple(self._dropped):
             waiting = cast(Transport, subscription.outlet).buffered_bytes()
             if waiting <= self._dispatcher.buffer_limit() // 8:
-                del self._dropped[subscription]
-                self._dispatcher.tell(subscription, Lost(first or None, last or None, "overflow"))
+                self.tell_dropped(subscription)
         if self._dropped:
             self._look_later()
+
+    def tell_dropped(self, subscription: Subscription) -> None:
+        """Tell a client which messages were dropped, if any; also before other losses are told.
+
+        For these may begin another epoch, in which the offsets would stand for other messages.
+        """
+        if subscription in self._dropped:
+            first, last = self._dropped.pop(subscription)
+            self._dispatcher.tell(subscription, Lost(first or None, last or None, "overflow"))

@@ -141,6 +141,8 @@ class Replay:
         if survivors is not None:
             self._survivors = survivors.offsets()
             self.replayed = len(self._survivors)
+        if not self.replayed:  # the client may take live_from for its position
+            self.position, self._read_until = self.live_from, self.live_from.offset
 
     def _select(self, messages: list[Message]) -> list[Message]:
         matching = self.subscription.select(messages)
@@ -191,20 +193,31 @@ class Replay:
         if messages and _size(messages) > self._room():
             return False
         self._write(messages)
-        self.subscription.activate()
+        self._dispatcher.activate(self.subscription)
         return True
+
+    def select_again(self) -> None:
+        """Leave out of what is to be sent what the filters, which have changed, do not let pass."""
+        self._unsent = self._select(self._unsent)
 
     async def _send_next(self) -> bool:
         """Send some of what comes next; tell whether the client has read enough."""
         if not self._unsent:
             await self._read_next()
-        for piece in cut(self._unsent, min(PIECE_BYTES, self._dispatcher.buffer_limit() // 4)):
-            if not await self._wait_for_client(_size(piece)):
+        deadline = time.monotonic() + PATIENCE
+        while self._unsent:
+            # Anew after each pause, in which the filters may have changed.
+            piece = next(cut(self._unsent, min(PIECE_BYTES, self._dispatcher.buffer_limit() // 4)))
+            if not self._outlet.buffered_bytes() or _size(piece) <= self._room():
+                self._write(piece)
+                self.position = self.position._replace(offset=piece[-1].offset)
+                del self._unsent[: len(piece)]
+                deadline = time.monotonic() + PATIENCE
+            elif time.monotonic() > deadline:
                 return False
-            self._write(piece)
-            self.position = self.position._replace(offset=piece[-1].offset)
+            else:
+                await asyncio.sleep(BUFFER_LOOK_INTERVAL)
         self.position = self.position._replace(offset=self._read_until)
-        self._unsent = []
         return True
 
     async def _read_next(self) -> None:
@@ -242,15 +255,6 @@ class Replay:
         """
         waiting = self._outlet.buffered_bytes()
         return max(self._dispatcher.buffer_limit() // 2 - waiting, 1 if not waiting else 0)
-
-    async def _wait_for_client(self, size: int) -> bool:
-        """Wait until the client has room for *size* bytes; tell whether it had in time."""
-        deadline = time.monotonic() + PATIENCE
-        while self._outlet.buffered_bytes() and size > self._room():
-            if time.monotonic() > deadline:
-                return False
-            await asyncio.sleep(BUFFER_LOOK_INTERVAL)
-        return True
 
     def _write(self, messages: list[Message]) -> None:
         if messages:

@@ -132,20 +132,11 @@ class Subscriptions:
         return self._broker.feed(kind)
 
     def change_filter(self, subscription: Subscription, compiled: Filter) -> None:
-        """Give a subscription other filters, which what is held for it must match too."""
-        before = subscription.shaped
-        held = (
-            before.shaper.held(subscription.joined_after) if before and subscription.active else []
-        )
-        self._hub.change_filter(subscription, compiled)
-        if before is None or subscription.shaped is before:
-            return
-        self._throttle.forget_if_empty(before)
-        if subscription.active:
-            subscription.activate()
-            if messages := subscription.select(held):
-                frames = subscription.frames(messages)
-                self._dispatcher.write(subscription.type, [subscription], frames, len(messages))
+        """Give a subscription other filters, which what waits for it must pass too."""
+        self._dispatcher.change_filter(subscription, compiled)
+        if subscription in self._replays:
+            replay, _ = self._replays[subscription]
+            replay.select_again()
 
     def unsubscribe(self, subscription: Subscription) -> None:
         """Remove a subscription; once or more."""

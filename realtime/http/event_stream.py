@@ -118,7 +118,8 @@ class EventTransport(BufferedTransport):
                 async with asyncio.timeout(seconds):
                     await self._wake.wait()
             except TimeoutError:
-                return b""
+                if not self._pieces:  # else they have come since, and a position might include them
+                    return b""
         return self._take_chunk()
 
     def _take_chunk(self) -> bytes:

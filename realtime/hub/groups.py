@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol
 
 from realtime.filters import Filter, matches
 from realtime.hub.message import Encoded, Message, cut, field_tree, frame_pieces, project
-from realtime.hub.shaping import Held, Shaper
+from realtime.hub.shaping import Shaper
 from realtime.protocol import (
     encode_batch_head,
     encode_batch_item,
@@ -40,20 +40,35 @@ class Outlet(Protocol):
         """Send complete WebSocket frames; never waits."""
 
 
-class Subscription:
-    """One connection's subscription; messages may be written while it is ``active``."""
+# Above the number of any message.
+NEVER = 2**63
 
-    __slots__ = ("active", "group", "id", "joined_after", "outlet", "shaped")
+
+class Subscription:
+    """One connection's subscription; messages may be written while it is ``active``.
+
+    It takes each message once, by the filters that it has then, though its filters may change while
+    messages are being written to one connection after another::
+
+        messages     1 2 3 4 | 5 6 7 8 | 9 ...
+                     written | writing |
+        it                     ^ sent_until = 6: its old group sent it 6, the only one that matched
+
+    If its filters change now, it takes 7 and 8 by the new ones, and what any group has up to 8 is
+    not for it any more.
+    """
+
+    __slots__ = ("group", "id", "outlet", "sent_until", "shaped")
 
     def __init__(self, outlet: Outlet, subscription_id: str, group: FanOutGroup) -> None:
         self.outlet = outlet
         self.id = subscription_id
         self.group = group
-        self.active = False
-        # With options only: its group within the fan-out group, and the number of the newest
-        # message that this had taken when the subscription became active. It receives later ones.
+        # The number of the newest message that is not for it any more: it was sent that one, or
+        # has become active since. It takes later ones.
+        self.sent_until = NEVER
+        # With options only: its group within the fan-out group.
         self.shaped: ShapedGroup | None = None
-        self.joined_after = 0
 
     @property
     def type(self) -> str:
@@ -63,11 +78,9 @@ class Subscription:
     def options(self) -> Options | None:
         return None if self.shaped is None else self.shaped.options
 
-    def activate(self) -> None:
-        """Let it receive the messages that its groups take from now on."""
-        self.active = True
-        if self.shaped is not None:
-            self.joined_after = self.shaped.shaper.taken
+    @property
+    def active(self) -> bool:
+        return self.sent_until < NEVER
 
     def select(self, messages: Iterable[Message]) -> list[Message]:
         """Return those of *messages* that the filters let through."""
@@ -84,7 +97,11 @@ class Subscription:
 
 
 class SharedFrames(NamedTuple):
-    """The frames of *messages*, the same bytes for all of *subscriptions*."""
+    """The frames of *messages*, the same bytes for all of *subscriptions*.
+
+    Whoever writes them leaves out those whose ``sent_until`` is not below the last message's
+    number, and gives it that number before writing: to write may end a subscription.
+    """
 
     subscriptions: tuple[Subscription, ...]
     frames: bytes
@@ -137,6 +154,8 @@ class FrameGroup:
         *encoded* is how the group encodes the messages, which may be several together.
         """
         for deflated in (False, True):
+            if not self._members[deflated]:
+                continue
             # Frames differ in their tails only: what precedes them is made once for each length.
             pieces: dict[int, list[bytes]] = {}
             for tail, subscriptions in tuple(self._members[deflated].items()):
@@ -193,7 +212,7 @@ class ShapedGroup(FrameGroup):
     """The subscriptions of a fan-out group with equal options, and what it holds for them.
 
     A member must not receive what was held before it joined. If messages 1 and 2 are held when B
-    becomes active, its ``joined_after`` is 2. Message 3 is taken, and the three are released: A, an
+    becomes active, its ``sent_until`` is 2. Message 3 is taken, and the three are released: A, an
     older member, is sent 1 to 3 in shared frames, and B is sent 3 in frames of its own.
     """
 
@@ -228,19 +247,16 @@ class ShapedGroup(FrameGroup):
         parts = project(payload, self._tree)
         return replace_payload(self.type, head, payload, parts), parts
 
-    def share_held(self, held: Sequence[Held]) -> Iterator[SharedFrames]:
+    def share_held(self, held: Sequence[Message]) -> Iterator[SharedFrames]:
         """Yield the frames of what was held, for each member without what is older than it."""
         first = held[0].number
-        messages = [message for _, message in held]
-        for shared in self.share_frames(messages, self.encode(messages)):
+        for shared in self.share_frames(held, self.encode(held)):
             members = shared.subscriptions
-            older = tuple(member for member in members if member.joined_after < first)
+            older = tuple(member for member in members if member.sent_until < first)
             yield shared._replace(subscriptions=older)
             if len(older) == len(members):
                 continue
             for member in members:
-                if member.joined_after < first or not member.active or member.shaped is not self:
-                    continue  # it has its frames, or has left meanwhile
-                newer = [message for number, message in held if number > member.joined_after]
-                if newer:
+                if member.sent_until < held[-1].number:
+                    newer = [message for message in held if message.number > member.sent_until]
                     yield SharedFrames((member,), member.frames(newer), newer)

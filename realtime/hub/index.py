@@ -6,11 +6,18 @@ and not with the number of subscriptions.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from realtime.filters import EVERYTHING, Filter
 from realtime.filters.index import FilterIndex
-from realtime.hub.groups import FanOutGroup, Outlet, ShapedGroup, SharedFrames, Subscription
+from realtime.hub.groups import (
+    NEVER,
+    FanOutGroup,
+    Outlet,
+    ShapedGroup,
+    SharedFrames,
+    Subscription,
+)
 from realtime.hub.message import Message
 from realtime.protocol import SUBSCRIPTION_TYPES
 from realtime.protocol.subscribe import Options
@@ -21,8 +28,6 @@ class Hub:
 
     def __init__(self) -> None:
         self._indexes = {kind: TypeIndex(kind) for kind in SUBSCRIPTION_TYPES}
-        # Shaped groups that have taken messages since :meth:`pop_shaped` was called.
-        self._shaped: dict[ShapedGroup, None] = {}
 
     def subscribe(
         self,
@@ -38,29 +43,37 @@ class Hub:
         group.add(subscription, options)
         return subscription
 
+    def activate(self, subscription: Subscription) -> None:
+        """Let a subscription receive the messages that are taken from now on."""
+        subscription.sent_until = self._indexes[subscription.type].taken
+
     def unsubscribe(self, subscription: Subscription) -> bool:
         """Remove a subscription; tell whether it was there."""
-        subscription.active = False
+        subscription.sent_until = NEVER
         group = subscription.group
         was_member = group.discard(subscription)
         if not group:
             self._indexes[group.type].remove(group)
         return was_member
 
-    def change_filter(self, subscription: Subscription, compiled: Filter) -> None:
+    def change_filter(self, subscription: Subscription, compiled: Filter) -> list[Message]:
         """Let a subscription have other filters from now on.
 
-        An active one must be activated again if its ``shaped`` has changed.
+        Return what was held or is being written, has not been written to it, and passes the new
+        filters: the caller must write that before all else, and activate the subscription again.
         """
-        before, options = subscription.group, subscription.options
-        after = self._indexes[before.type].group(compiled)
+        before, shaped = subscription.group, subscription.shaped
+        index = self._indexes[before.type]
+        after = index.group(compiled)
         if after is before:
-            return
+            return []
         before.discard(subscription)
         subscription.group = after
-        after.add(subscription, options)
+        after.add(subscription, subscription.options)
         if not before:
-            self._indexes[before.type].remove(before)
+            index.remove(before)
+        held = index.writing if shaped is None else shaped.shaper.held(subscription.sent_until)
+        return subscription.select(m for m in held if m.number > subscription.sent_until)
 
     def has_subscriptions(self, kind: str) -> bool:
         return bool(self._indexes[kind].groups)
@@ -80,30 +93,34 @@ class Hub:
         for group in tuple(self._indexes[kind].groups.values()):
             yield from tuple(group.shaped.values())
 
-    def pop_shaped(self) -> Iterable[ShapedGroup]:
-        """Return the shaped groups that have taken messages since this was called last."""
-        shaped, self._shaped = self._shaped, {}
+    def pop_shaped(self, kind: str) -> Iterable[ShapedGroup]:
+        """Return a type's shaped groups that have taken messages since this was called last."""
+        index = self._indexes[kind]
+        shaped, index.shaped = index.shaped, {}
         return shaped
 
-    def share_frames(self, kind: str, messages: Iterable[Message]) -> Iterator[SharedFrames]:
+    def share_frames(self, kind: str, messages: Sequence[Message]) -> Iterator[SharedFrames]:
         """Yield what is to be written at once of *messages*; shaped groups take theirs.
 
-        Each subscription comes at most once, with all its messages in order. The caller must leave
-        out subscriptions that are not ``active``, then see to the groups that :meth:`pop_shaped`
-        returns.
+        The caller must then see to the groups that :meth:`pop_shaped` returns.
         """
         index = self._indexes[kind]
         matched: dict[FanOutGroup, list[Message]] = {}
         for message in messages:
+            index.taken = message.number = index.taken + 1
             for group in index.match(message):
                 matched.setdefault(group, []).append(message)
         for group, group_messages in matched.items():
             for shaped in group.shaped.values():
                 for message in group_messages:
                     shaped.shaper.take(message)
-                self._shaped[shaped] = None
-        for group, group_messages in matched.items():
-            yield from group.share_frames(group_messages, group_messages)
+                index.shaped[shaped] = None
+        index.writing = messages
+        try:
+            for group, group_messages in matched.items():
+                yield from group.share_frames(group_messages, group_messages)
+        finally:
+            index.writing = ()
 
 
 class TypeIndex:
@@ -111,6 +128,12 @@ class TypeIndex:
 
     def __init__(self, kind: str) -> None:
         self._type = kind
+        # How many messages were taken, which is the number of the newest; and those of them that
+        # are being written.
+        self.taken = 0
+        self.writing: Sequence[Message] = ()
+        # Shaped groups that have taken messages and have not been seen to.
+        self.shaped: dict[ShapedGroup, None] = {}
         self.groups: dict[Filter, FanOutGroup] = {}
         self._filtered: FilterIndex[FanOutGroup] = FilterIndex()
 

@@ -63,7 +63,7 @@ E = TypeVar("E", bound=Encoded)
 class Message(Encoded):
     """A published message: its payload as JSON text, and what is made of it when needed."""
 
-    __slots__ = ("_decoded", "offset", "payload", "timestamp")
+    __slots__ = ("_decoded", "number", "offset", "payload", "timestamp")
 
     def __init__(
         self, kind: str, payload: bytes, timestamp: float, position: Position | None = None
@@ -73,6 +73,8 @@ class Message(Encoded):
         self.timestamp = timestamp
         # Offset in the type's log, from 1 on; 0 if the message is not in the log.
         self.offset = 0 if position is None else position.offset
+        # Its place among the messages that the hub has taken of the type, from 1 on; 0 before.
+        self.number = 0
         super().__init__(encode_data_head(kind, payload, format_timestamp(timestamp), position))
         self._decoded: Any = MISSING
 

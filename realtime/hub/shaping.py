@@ -5,8 +5,8 @@ The rules are in docs/protocol.md; the time is an argument.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 from realtime.filters import lookup_key
 from realtime.hub.message import Message
@@ -14,13 +14,6 @@ from realtime.protocol.subscribe import Options
 
 # Values of the conflated path that one group holds back; with more it sends what it has.
 MAX_VALUES = 10_000
-
-
-class Held(NamedTuple):
-    """A message and its number among those that its group has taken: 1, 2, 3, …"""
-
-    number: int
-    message: Message
 
 
 class Shaper:
@@ -41,33 +34,29 @@ class Shaper:
         "_sending",
         "_waiting",
         "_waiting_bytes",
-        "taken",
     )
 
     def __init__(self, options: Options) -> None:
         self._options = options
-        # How many messages were taken, which is the number of the newest.
-        self.taken = 0
         # Value at the conflated path -> its newest message, in the order of the messages.
-        self._waiting: dict[Any, Held] = {}
+        self._waiting: dict[Any, Message] = {}
         self._waiting_bytes = 0
         # From when on the rate allows more.
         self._next = float("-inf")
         # The batch, its size, and when it is complete.
-        self._batch: list[Held] = []
+        self._batch: list[Message] = []
         self._batch_bytes = 0
         self._batch_due = 0.0
         # Released, and not yet written to all members.
-        self._sending: list[Held] = []
+        self._sending: list[Message] = []
 
     def take(self, message: Message) -> None:
         """Take a message, which may supersede another."""
-        self.taken += 1
         key = self._key(message)
         superseded = self._waiting.pop(key, None)
         if superseded is not None:
-            self._waiting_bytes -= len(superseded.message.head)
-        self._waiting[key] = Held(self.taken, message)
+            self._waiting_bytes -= len(superseded.head)
+        self._waiting[key] = message
         self._waiting_bytes += len(message.head)
 
     def _key(self, message: Message) -> Any:
@@ -75,9 +64,9 @@ class Shaper:
         options = self._options
         if options.conflate is not None:
             return lookup_key(message.decoded, options.conflate)
-        return None if options.supersedes else self.taken
+        return None if options.supersedes else message.number
 
-    def release(self, now: float, room: int) -> list[Held]:
+    def release(self, now: float, room: int) -> list[Message]:
         """Return the messages to be sent now; the caller owes :meth:`sent`, even if writing fails.
 
         More than :data:`MAX_VALUES` values, or than *room* bytes, are not held back.
@@ -91,7 +80,7 @@ class Shaper:
             return self._empty_batch()
         return []
 
-    def flush(self, now: float) -> list[Held]:
+    def flush(self, now: float) -> list[Message]:
         """Return all that is held, however early. The caller owes :meth:`sent`."""
         if self._waiting:
             self._move_to_batch(now)
@@ -108,7 +97,7 @@ class Shaper:
         if options.max_rate is not None:
             self._next = now + 1 / options.max_rate
 
-    def _empty_batch(self) -> list[Held]:
+    def _empty_batch(self) -> list[Message]:
         self._sending, self._batch, self._batch_bytes = self._batch, [], 0
         return self._sending
 
@@ -123,18 +112,15 @@ class Shaper:
             return min(self._next, self._batch_due) if self._batch else self._next
         return self._batch_due if self._batch else None
 
-    def held(self, after: int) -> list[Message]:
-        """Return the messages after a number that are held back."""
-        held = (*self._batch, *self._waiting.values())
-        return [message for number, message in held if number > after]
+    def held(self, after: int) -> Iterator[Message]:
+        """Yield the messages after a number that are not written to all members, in order."""
+        for message in (*self._sending, *self._batch, *self._waiting.values()):
+            if message.number > after:
+                yield message
 
     def oldest(self, after: int) -> int | None:
-        """Return the offset of the oldest message after a number that is not sent, if any."""
-        for stage in (self._sending, self._batch, self._waiting.values()):
-            for number, message in stage:
-                if number > after and message.offset:
-                    return message.offset
-        return None
+        """Return the offset of the oldest of these that is in the log, if any."""
+        return next((message.offset for message in self.held(after) if message.offset), None)
 
 
 class Survivors:

@@ -194,9 +194,13 @@ class Session(Subscriber):
 
     def apply_grant(self, grant: Grant) -> None:
         """Take changed rights: subscriptions that are no longer allowed end, others follow."""
+        if self.has_ended:
+            return
         self.node.roster.change(self, grant)
         self.node.leases.hold(self.client_id, grant)
         for subscription_id, (subscription, own) in list(self.subscriptions.items()):
+            if self.has_ended:
+                return  # it could not take what was sent of another subscription
             if subscription.type in grant.types:
                 self.node.subscriptions.change_filter(subscription, conjunction(own, grant.filters))
             else:

@@ -11,7 +11,6 @@ import contextlib
 import logging
 import os
 import sys
-from collections import defaultdict
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack
 from itertools import cycle
@@ -51,6 +50,9 @@ BOUNDS = {
     "realtime.delivery.feed.RECENT_MESSAGES": 6,
     "realtime.hub.ordering.RECENT_MESSAGES": 6,
     "realtime.delivery.dispatcher.BYTES_AT_ONCE": 600,
+    # Between any two writes others run.
+    "realtime.delivery.dispatcher.WRITES_BETWEEN_LOOKS": 1,
+    "realtime.delivery.dispatcher.WRITING_SECONDS": -1.0,
     "realtime.delivery.replay.KEPT_BYTES": 1000,
     "realtime.delivery.replay.PATIENCE": 2.0,
 }
@@ -104,7 +106,7 @@ class DeliveryMachine(RuleBasedStateMachine):
         # Channel and message: what the layer has taken and not brought yet.
         self.under_way: list[tuple[str, dict[str, Any]]] = []
         self.nodes = [Node(), Node()]
-        self.published: Published = defaultdict(list)
+        self.published = Published()
         self.count = 0
         self.accounts = [Account(self.published, wanted) for wanted in (None, [1], [1, 2])]
         self.sessions: list[Session | None] = [None, None, None]
@@ -198,18 +200,21 @@ class DeliveryMachine(RuleBasedStateMachine):
         resumes=st.sampled_from([True, True, False]),
         ahead=st.sampled_from([0, 0, 0, 2, 10]),
         rewind=st.sampled_from([0, 0, 0, 1, 3, 20]),
+        drops=st.booleans(),
     )
-    def connect(self, which: int, node: int, resumes: bool, ahead: int, rewind: int) -> None:
+    def connect(
+        self, which: int, node: int, resumes: bool, ahead: int, rewind: int, drops: bool = False
+    ) -> None:
         """A client comes, or comes back to this node or to the other."""
         idle = [client for client in range(3) if client not in self._connected()]
         client = idle[which % len(idle)]
         resume = self.accounts[client].position() if resumes else None
         if resume is not None:
             resume = resume._replace(offset=resume.offset + ahead)
-        self._connect(client, node, StartFrom(resume, rewind))
+        self._connect(client, node, StartFrom(resume, rewind), drops)
 
-    def _connect(self, client: int, node: int, start_from: StartFrom) -> None:
-        session = self.sessions[client] = Session(self.nodes[node], self.log, start_from)
+    def _connect(self, client: int, node: int, start_from: StartFrom, drops: bool = False) -> None:
+        session = self.sessions[client] = Session(self.nodes[node], self.log, start_from, drops)
         wanted = self.accounts[client].wanted
         self.run(self._begin(session.subscribe({} if wanted is None else {"k": wanted})))
 
@@ -256,6 +261,13 @@ class DeliveryMachine(RuleBasedStateMachine):
         if node is not None:
             self._connect(self.accounts.index(account), node, StartFrom(account.position()))
 
+    @precondition(lambda self: self._connected())
+    @rule(which=st.integers(0, 2), wanted=st.sampled_from([None, [0], [1], [1, 2], [0, 2]]))
+    def change_filter(self, which: int, wanted: list[int] | None) -> None:
+        """A client gets other rights, whatever is being written or waits for it."""
+        session, _ = self._choose(which)
+        self.run(self._call(lambda: session.change_filter(wanted, self.count)))
+
     async def _call(self, function: Callable[[], None]) -> None:
         function()
 
@@ -277,6 +289,15 @@ class DeliveryMachine(RuleBasedStateMachine):
         else:
             self.log.is_away = event == "away"
             self.log.delay = 0.02 if event == "slow" else 0.0
+
+    @rule(lost=st.sampled_from([0, 0, 1, 3, 20]))
+    def fail_over(self, lost: int) -> None:
+        """A replica takes over, which lacks the newest messages perhaps."""
+        before = self.log.state()
+        # A replica that did not know of the failover before would make the log another one.
+        begun = max([before.oldest - 1, *(end.offset for end in before.earlier)])
+        self.log.fail_over(min(lost, before.head - begun))
+        self.published.fail_over(before, self.log.state())
 
     # What must hold
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from tests.support import Client, Server, client, running
+from tests.support import TIMEOUT, Client, Server, client, running
 
 
 @pytest.fixture(scope="module")
@@ -328,3 +328,63 @@ class TestTokens:
             managed.administer("AccessToken.objects.get(name='it').delete()")
             await witness.assert_nothing_but_closed(1008, "token revoked")
             await page.assert_silent()
+
+
+class Tenants:
+    """A connection with many subscriptions, whose rights change while messages come."""
+
+    SUBSCRIPTIONS = 50
+
+    def __init__(self, page: Client, tokens: list[str]) -> None:
+        self._page = page
+        # Which of the tokens is in force: the first for all tenants, the others for one each.
+        self._tokens = tokens
+        self._chosen = 0
+        self._ids: list[str] = []
+        # Subscription id -> the number of its newest message, and those of tenant "a".
+        self._newest: dict[str, int] = {}
+        self._counts: dict[str, int] = {}
+
+    async def subscribe(self) -> None:
+        """Have subscriptions that get all messages, each in a fan-out group of its own."""
+        for number in range(self.SUBSCRIPTIONS):
+            key = await self._page.subscribe("events", {"n": {"gt": -1 - number}})
+            self._newest[key], self._counts[key] = -1, 0
+
+    async def read(self, messages: int) -> None:
+        """Change rights again and again until so many messages have come or gone by."""
+        while min(self._newest.values()) < messages - 1:
+            choice = 1 - self._chosen
+            await self._page.send({"type": "auth", "data": {"token": self._tokens[choice]}})
+            while (message := await self._page.receive())["type"] == "data":
+                self._take(message)
+            assert message["type"] == "auth_success"
+            self._chosen = choice
+        assert set(self._counts.values()) == {messages // 2}, "lost"
+
+    def _take(self, message: dict[str, Any]) -> None:
+        key, event = message["subscription_id"], message["data"]["event"]
+        assert event["n"] > self._newest[key], "twice"
+        assert self._chosen == 0 or event["tenant"] == "a", "another tenant's"
+        self._newest[key] = event["n"]
+        self._counts[key] += event["tenant"] == "a"
+
+
+async def test_rights_that_change_during_fan_outs_do_so_between_two_messages(
+    managed: Server,
+) -> None:
+    tokens = [managed.new_token(), managed.new_token(filters={"tenant": "a"})]
+    count = 400
+    # The last one is for both tenants' followers to see.
+    payloads = [{"n": n, "tenant": "ba"[n % 2]} for n in range(count)]
+    async with AsyncExitStack() as stack:
+        pages = [await stack.enter_async_context(client(managed, tokens[0])) for _ in range(8)]
+        followers = [Tenants(page, tokens) for page in pages]
+        await asyncio.gather(*(follower.subscribe() for follower in followers))
+
+        async def publish() -> None:
+            for start in range(0, count, 40):
+                await asyncio.to_thread(managed.publish, "events", *payloads[start : start + 40])
+
+        async with asyncio.timeout(6 * TIMEOUT):
+            await asyncio.gather(publish(), *(follower.read(count) for follower in followers))

@@ -20,6 +20,7 @@ from realtime.protocol import (
     sse,
     text_frame,
 )
+from realtime.testing import FakeClock
 from tests.http.asgi import SECRET, Exchange, Site, in_no_time, site_in_memory
 from tests.support.layers import Configure
 
@@ -219,6 +220,20 @@ async def test_who_waits_is_woken() -> None:
     await asyncio.sleep(0)
     transport.write(data_frames(b"{}", PLACE))
     assert (await reading or b"").startswith(b"id: e1:7")
+
+
+def test_what_comes_when_the_time_is_over_is_read_before_a_sign_of_life() -> None:
+    """Else the position in that would include a message that has yet to be sent."""
+
+    async def read() -> bytes | None:
+        transport = EventTransport(lambda: 10_000)
+        reading = asyncio.create_task(transport.read(1))
+        await asyncio.sleep(0)
+        # At the same moment, after the end of the wait and before the reader goes on.
+        asyncio.get_running_loop().call_later(1, transport.write, data_frames(b"{}", PLACE))
+        return await reading
+
+    assert (FakeClock().run(read()) or b"").startswith(b"id: e1:7")
 
 
 async def test_large_messages_leave_one_by_one() -> None:

@@ -10,7 +10,7 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 from realtime.filters.compiler import compile_filters
-from realtime.hub.groups import Subscription
+from realtime.hub.groups import SharedFrames, Subscription
 from realtime.hub.index import Hub
 from realtime.hub.message import Message
 from realtime.protocol import PAYLOAD_KEYS
@@ -64,11 +64,17 @@ def message(kind: str, payload: Any) -> Message:
 def deliver(hub: Hub, kind: str, *payloads: Any) -> None:
     """Do with what is published what the node does."""
     messages = [message(kind, payload) for payload in payloads]
-    for subscriptions, frames, selected in hub.share_frames(kind, messages):
-        assert selected
-        for subscription in subscriptions:
-            if subscription.active:
-                subscription.outlet.write(frames)
+    for shared in hub.share_frames(kind, messages):
+        assert shared.messages
+        write(shared)
+
+
+def write(shared: SharedFrames) -> None:
+    """Write frames to those for whom they are."""
+    for subscription in shared.subscriptions:
+        if subscription.sent_until < shared.messages[-1].number:
+            subscription.sent_until = shared.messages[-1].number
+            subscription.outlet.write(shared.frames)
 
 
 def subscribe(
@@ -78,7 +84,7 @@ def subscribe(
     compiled = compile_filters(wanted)
     subscription_id = own_id or SubscribeRequest(kind, compiled, {}).derive_id()
     subscription = hub.subscribe(outlet, kind, compiled, subscription_id)
-    subscription.active = True
+    hub.activate(subscription)
     return subscription
 
 

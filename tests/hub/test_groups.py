@@ -14,7 +14,7 @@ from realtime.hub.index import Hub
 from realtime.hub.message import Message
 from realtime.protocol import PAYLOAD_KEYS, SUBSCRIPTION_TYPES, Position
 from realtime.protocol.subscribe import Options, read_options
-from tests.hub.outlets import TIME, RecordingOutlet, reachable, read_messages
+from tests.hub.outlets import TIME, RecordingOutlet, reachable, read_messages, write
 from tests.hub.test_shaping import OPTIONS, ROOM, message
 
 
@@ -28,7 +28,7 @@ def subscribe(
     """Subscribe with options, actively."""
     outlet = outlet or RecordingOutlet()
     subscription = hub.subscribe(outlet, kind, EVERYTHING, own_id, read_options(said))
-    subscription.activate()
+    hub.activate(subscription)
     return subscription, outlet
 
 
@@ -38,16 +38,14 @@ def send(hub: Hub, now: float = 0.0) -> None:
         for shaped in hub.shaped_groups(kind):
             if held := shaped.shaper.release(now, ROOM):
                 for shared in shaped.share_held(held):
-                    for subscription in shared.subscriptions:
-                        subscription.outlet.write(shared.frames)
+                    write(shared)
                 shaped.shaper.sent()
 
 
 def publish(hub: Hub, *messages: Message) -> None:
     """Deliver to plain groups, and let the others take theirs."""
     for shared in hub.share_frames("events", messages):
-        for subscription in shared.subscriptions:
-            subscription.outlet.write(shared.frames)
+        write(shared)
 
 
 @pytest.mark.parametrize("deflated", [False, True])
@@ -134,11 +132,10 @@ def test_who_joins_gets_nothing_of_before() -> None:
     send(hub)
     publish(hub, message(2, {"k": 1}), message(3, {"k": 2}))
     newcomer, new = subscribe(hub, own_id="t", conflate="k", batch_ms=100)
-    assert (
-        newcomer.shaped is not None and newcomer.shaped.shaper.oldest(newcomer.joined_after) is None
-    )
+    assert newcomer.shaped is not None
+    assert newcomer.shaped.shaper.oldest(newcomer.sent_until) is None
     publish(hub, message(4, {"k": 1}))
-    assert newcomer.shaped.shaper.oldest(newcomer.joined_after) == 4
+    assert newcomer.shaped.shaper.oldest(newcomer.sent_until) == 4
     assert newcomer.shaped.shaper.oldest(0) == 1
 
     def offsets(outlet: RecordingOutlet) -> list[list[int]]:
@@ -201,7 +198,7 @@ def test_whoever_comes_and_goes(chosen: Options, steps: list[tuple[str, Any]]) -
             received = offsets(outlet)
             assert received == sorted(set(received)) and all(n > joined for n in received)
             assert subscription.shaped is not None
-            oldest = subscription.shaped.shaper.oldest(subscription.joined_after)
+            oldest = subscription.shaped.shaper.oldest(subscription.sent_until)
             assert oldest is None or oldest > max([joined, *received])
     for _ in range(3):
         now += 10

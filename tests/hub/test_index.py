@@ -119,7 +119,7 @@ def test_a_subscription_is_not_active_until_it_is_told() -> None:
     subscription = hub.subscribe(outlet, "events", EVERYTHING, "id")
     assert not subscription.active
     deliver(hub, "events", {"n": 1})
-    subscription.active = True
+    hub.activate(subscription)
     deliver(hub, "events", {"n": 2})
     assert [received["data"]["event"] for received in outlet.take()] == [{"n": 2}]
 

@@ -21,7 +21,9 @@ ROOM = 1_000_000
 def message(offset: int, payload: Any = None, kind: str = "events") -> Message:
     """Return a message of the log."""
     text = json.dumps({"n": offset} if payload is None else payload).encode()
-    return Message(kind, text, TIME, Position("e", offset))
+    result = Message(kind, text, TIME, Position("e", offset))
+    result.number = offset
+    return result
 
 
 def options(**given_options: Any) -> Options:
@@ -83,7 +85,7 @@ class Run:
         assert self.shaper.oldest(0) == before
         self.shaper.sent()
         if held:
-            self.left.append((self.now, [one for _, one in held]))
+            self.left.append((self.now, held))
 
     @property
     def sent(self) -> list[Message]:

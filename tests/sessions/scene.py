@@ -78,11 +78,15 @@ class Recorder:
         self.bytes_sent = 0
         self.is_trusted = False
         self.closed: tuple[CloseCode, CloseReason] | None = None
+        # What its buffer takes.
+        self.most_bytes = 1 << 30
         self._frames: list[bytes] = []
 
     def write(self, frames: bytes) -> None:
         """Keep frames, until the end."""
-        if self.closed is None:
+        if self.closed is None and self.buffered_bytes() + len(frames) > self.most_bytes:
+            self.overflow()
+        elif self.closed is None:
             self._frames.append(frames)
             self.bytes_sent += len(frames)
 

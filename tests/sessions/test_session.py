@@ -412,6 +412,92 @@ def read_filters(filters: dict[str, Any]) -> Any:
     return read_subscribe_request(EVENTS | {"filters": filters}).filters
 
 
+async def publish_tenants(count: int) -> None:
+    """Publish large messages of two tenants in turns."""
+    for n in range(count):
+        await apublish("events", {"tenant": "ab"[n % 2], "n": n, "text": "x" * 1000})
+
+
+async def read_events(client: Client) -> list[tuple[str, int]]:
+    """Read slowly, until nothing comes any more; return each message's tenant and number."""
+    events: list[tuple[str, int]] = []
+    await asyncio.sleep(1)
+    while messages := client.read():
+        events += [(m["data"]["event"]["tenant"], m["data"]["event"]["n"]) for m in messages]
+        await asyncio.sleep(1)
+    return events
+
+
+@pytest.mark.parametrize("options", [{}, {"max_rate": 100, "conflate": "n"}], ids=str)
+@pytest.mark.parametrize("buffer", [4096, 65_536])
+def test_rights_narrowed_during_a_replay_apply_to_what_waits(
+    scene: Scene, buffer: int, options: dict[str, Any]
+) -> None:
+    async def resume(scene: Scene) -> None:
+        scene.configure(max_buffered_bytes=buffer)
+        client = await scene.authenticated()
+        start = (await scene.subscribed(client))["data"]
+        client.session.unsubscribe(next(iter(client.session.subscriptions)))
+        await publish_tenants(300)
+        position = {"epoch": start["epoch"], "offset": 0}
+        request = read_subscribe_request(EVENTS | {"resume": position} | options)
+        await client.session.subscribe(request)
+        await asyncio.sleep(1)
+        (confirmation, *messages) = client.read()
+        assert confirmation["data"]["replayed"] == 300 > len(messages)
+        await asyncio.sleep(1)
+        before = client.read()  # what its buffer has comes before the answer to `auth`
+        scene.database.add("narrow", 2, filters=read_filters({"tenant": "a"}))
+        assert await client.log_in("narrow")
+        after = await read_events(client)
+        count = len(messages) + len(before)
+        assert after == [("a", n) for n in range(count, 300) if n % 2 == 0]
+        await publish_tenants(2)
+        assert await read_events(client) == [("a", 0)]
+
+    in_no_time(resume)(scene)
+
+
+@in_no_time
+async def test_rights_changed_before_anything_was_replayed_keep_the_position(scene: Scene) -> None:
+    """Nothing was to be replayed, so the client has taken the position of the answer."""
+    client = await scene.authenticated(filters=read_filters({"tenant": "c"}))
+    start = (await scene.subscribed(client))["data"]
+    client.session.unsubscribe(next(iter(client.session.subscriptions)))
+    await scene.subscribed(client, filters={"n": -1})  # so that messages arrive
+    await publish_tenants(20)
+    await asyncio.sleep(1)
+    scene.configure(max_buffered_bytes=4096)
+    async with scene.node.subscriptions.feed("events").lock:
+        position = {"epoch": start["epoch"], "offset": 0}
+        request = read_subscribe_request(EVENTS | {"resume": position, "max_rate": 1})
+        await client.session.subscribe(request)
+        (confirmation,) = client.read()
+        assert (confirmation["data"]["replayed"], confirmation["data"]["offset"]) == (0, 20)
+        scene.database.add(SECRET)
+        await scene.node.authority.follow()
+    await asyncio.sleep(1)
+    assert client.read() == []
+
+
+@in_no_time
+async def test_one_who_cannot_take_what_was_held_is_gone_for_all_its_subscriptions(
+    scene: Scene,
+) -> None:
+    client = await scene.authenticated()
+    for number in range(3):
+        await scene.subscribed(client, batch_ms=1000 + number)
+    await publish_tenants(4)
+    await asyncio.sleep(0.1)
+    client.most_bytes = 100
+    scene.database.add(SECRET, filters=read_filters({"tenant": "a"}), expires_at=START + 1e6)
+    await scene.node.authority.follow()
+    assert client.closed == ended(CloseCode.TRY_AGAIN_LATER, CloseReason.SLOW_CONSUMER)
+    assert scene.node.report()["total_subscriptions"] == 0
+    scene.clock.advance(2e6)
+    assert list(scene.node.roster.expired(scene.clock.time())) == []
+
+
 @in_no_time
 async def test_a_subscription_ends_with_its_right(scene: Scene) -> None:
     client = await scene.authenticated()

@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from realtime.cluster.clients import Unavailable
+from realtime.delivery.feed import END
 from realtime.filters import EVERYTHING
 from realtime.filters.compiler import compile_filters
 from realtime.hub.groups import Subscription
-from realtime.log.contract import Chunk, MemoryLog, new_epoch
+from realtime.log.contract import Chunk, MemoryLog, new_epoch, shared
 from realtime.protocol import CloseCode, CloseReason, Position, encode, split_frames, text_frame
-from realtime.protocol.subscribe import StartFrom, SubscribeRequest
+from realtime.protocol.subscribe import StartFrom, SubscribeRequest, read_options
 from realtime.sessions.node import Node
 
 KIND = "events"
@@ -67,15 +68,17 @@ class FickleLog(MemoryLog):
         """Return what a reader would find now."""
         stream = self._stream(KIND)
         stream.now()
-        return LogState(stream.epoch, stream.head - len(stream.entries) + 1, stream.head)
+        oldest = stream.head - len(stream.entries) + 1
+        return LogState(stream.epoch, oldest, stream.head, tuple(self._earlier))
 
 
 class LogState(NamedTuple):
-    """The log at one moment: its epoch, and the oldest retained offset and the newest."""
+    """The log at one moment: its epoch, the oldest retained offset and the newest, and its past."""
 
     epoch: str
     oldest: int
     head: int
+    earlier: tuple[Position, ...]
 
 
 class Session:
@@ -86,9 +89,12 @@ class Session:
     on_lost: Callable[[], None] | None = None
     on_ended: Callable[[CloseReason], None] | None = None
 
-    def __init__(self, node: Node, log: FickleLog, start_from: StartFrom) -> None:
+    def __init__(
+        self, node: Node, log: FickleLog, start_from: StartFrom, drops: bool = False
+    ) -> None:
         self.node = node
         self.start_from = start_from
+        self.options = read_options({"on_overflow": "drop"} if drops else {})
         self.subscription: Subscription | None = None
         self.ended = False
         # Messages that the client has not read, each with the log as it was then.
@@ -132,7 +138,8 @@ class Session:
     async def subscribe(self, wanted: dict[str, Any]) -> None:
         """Subscribe and answer; end if that cannot be."""
         self.asked_at = self._log.state().head
-        request = SubscribeRequest(KIND, compile_filters(wanted), wanted, None, self.start_from)
+        filters = compile_filters(wanted)
+        request = SubscribeRequest(KIND, filters, wanted, self.options, self.start_from)
         try:
             replay = await self.node.subscriptions.subscribe(self, request, EVERYTHING, "id")
         except Unavailable:
@@ -146,6 +153,15 @@ class Session:
         self._reply("subscribed", replay.live_from._asdict() | found)
         self.node.subscriptions.go_live(replay)
 
+    def change_filter(self, wanted: list[int] | None, count: int) -> None:
+        """Have other rights from now on, when so many messages have been published, and say so."""
+        if self.subscription is None:
+            return
+        self._reply("auth_success", {"wanted": wanted, "count": count})
+        if not self.ended:
+            compiled = compile_filters({} if wanted is None else {"k": wanted})
+            self.node.subscriptions.change_filter(self.subscription, compiled)
+
     def pong(self) -> None:
         """Say up to where everything has been sent."""
         if self.subscription is not None:
@@ -155,22 +171,48 @@ class Session:
         self.write(text_frame(encode(kind, 0, data)))
 
 
-# Epoch -> the payloads that were published in it, the first at offset 1.
-Published = defaultdict[str, list[dict[str, Any]]]
+class Published(defaultdict[str, list[dict[str, Any]]]):
+    """Epoch -> the payloads that were published in it, the first at offset 1.
+
+    Each has a number "n", in the order of publishing, and a key "k" for filters.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(list)
+        # Epoch -> where those before it ended.
+        self.earlier: defaultdict[str, tuple[Position, ...]] = defaultdict(tuple)
+
+    def fail_over(self, before: LogState, after: LogState) -> None:
+        """Another epoch goes on with what the one before it had up to the head."""
+        self[after.epoch] = self[before.epoch][: after.head]
+        self.earlier[after.epoch] = after.earlier
+
+    def shared(self, position: Position, epoch: str) -> int | None:
+        """Return up to where an epoch has what a reader at a position has read."""
+        return shared(position, Position(epoch, END), self.earlier[epoch])
 
 
 class Account:
     """What one client can know from what it has read, checked against what was published."""
 
     def __init__(self, published: Published, wanted: list[int] | None) -> None:
+        # Keys of the messages that it may see.
         self.wanted = wanted
+        # What that was before, and up to which message it may have been in force.
+        self._before: list[tuple[list[int] | None, int]] = []
         self._published = published
         # Before this offset the client has everything, or has been told what it lacks. The epoch
         # is "" from when it is told of a change until it reads which is the new one.
         self.epoch = ""
         self.next = 1
-        # Ranges of that unknown epoch in which nothing may match.
+        # The offset of its position, which it takes from what comes and not from what is lost.
+        self._offset = 0
+        # Ranges of that unknown epoch in which nothing may match, and what it has left, if that is
+        # known.
         self._unchecked: list[tuple[int, int]] = []
+        self._left: Position | None = None
+        # Whether something was said to be lost since its position, in a later epoch perhaps.
+        self._has_lost = False
         # What was before is not promised: the client has been told to refetch its state.
         self._promised_from = 1
         # Up to which offset so many messages may come.
@@ -178,7 +220,7 @@ class Account:
 
     def position(self) -> Position | None:
         """Return from where to resume."""
-        return Position(self.epoch, self.next - 1) if self.epoch else None
+        return Position(self.epoch, self._offset) if self.epoch else None
 
     def read(self, text: bytes, state: LogState, start_from: StartFrom, asked_at: int) -> None:
         """Read a message that was sent when the log was in this state.
@@ -193,22 +235,27 @@ class Account:
                 self._received(message)
             case "pong":
                 self._sent_until(Position(**message["data"]))
+            case "auth_success":
+                self._before.append((self.wanted, message["data"]["count"]))
+                self.wanted = message["data"]["wanted"]
             case "error":
                 assert message["data"]["code"] == "data_lost"
                 self._lost(message["data"]["details"], state)
+        if message["type"] in ("subscribed", "data", "pong"):
+            self._offset, self._has_lost = self.next - 1, False
 
     def _subscribed(
         self, told: dict[str, Any], state: LogState, start_from: StartFrom, asked_at: int
     ) -> None:
         resume, rewind = start_from
         live = Position(told["epoch"], told["offset"])
-        self._unchecked, self._rewind, self._promised_from = [], None, 1
+        self._unchecked, self._rewind, self._promised_from, self._before = [], None, 1, []
+        base = None if resume is None else self._published.shared(resume, live.epoch)
         if told["recovered"]:
-            assert resume is not None and resume.epoch == live.epoch
-            assert resume.offset <= live.offset
-            self.epoch, self.next = resume.epoch, resume.offset + 1
+            assert resume is not None and base == resume.offset <= live.offset
+            self.epoch, self.next = live.epoch, resume.offset + 1
             return
-        if resume is not None and resume.epoch == state.epoch == live.epoch:
+        if resume is not None and base == resume.offset and live.epoch == state.epoch:
             assert resume.offset > asked_at or resume.offset < state.oldest - 1
         retained = state.oldest if state.epoch == live.epoch else live.offset + 1
         self.epoch, self.next = live.epoch, live.offset + 1
@@ -221,12 +268,12 @@ class Account:
             assert told["replayed"] == 0
         else:
             self._promised_from = retained
-            self.next = resume.offset + 1 if resume.epoch == live.epoch else 1
+            self.next = (base or 0) + 1
 
     def _received(self, message: dict[str, Any]) -> None:
         """A message must be the next that matches."""
         offset, payload = message["metadata"]["offset"], message["data"]["event"]
-        self._enter(message["metadata"]["epoch"])
+        self._enter(Position(**message["metadata"]))
         assert offset >= self.next, f"{offset} came again, or after a later one"
         assert payload == self._published[self.epoch][offset - 1]
         assert self._matching(offset, offset + 1), "it does not match"
@@ -240,39 +287,71 @@ class Account:
         """What is said to be lost must be all that has not come, and not be there any more."""
         first, last, reason = details["from"], details["to"], details["reason"]
         assert first >= self.next, "what is said to be lost has come"
-        self._go_to(first)
-        if reason == "trimmed":
-            assert last >= first
-            assert self.epoch != state.epoch or last < state.oldest, "it is still retained"
-            self.next = last + 1
+        if self.epoch and self.epoch != state.epoch:
+            # It may be about the epoch that the server has come to: what both have is certain.
+            both = self._published.shared(Position(self.epoch, first), state.epoch)
+            self._go_to(max(self.next, min(first, (both or 0) + 1)))
         else:
-            assert (last, reason) == (None, "epoch_changed")
+            self._go_to(first)
+        if reason == "epoch_changed":
+            assert last is None
             assert self.epoch != state.epoch, "the epoch is the same"
-            self.epoch, self.next, self._promised_from = "", 1, 1
+            self._left = Position(self.epoch, first - 1) if self.epoch else None
+            self.epoch, self.next = "", 1
+            self._promised_from = first if self._has_lost else 1
             self._unchecked, self._rewind = [], None
+            return
+        assert last >= first
+        if reason == "trimmed":
+            assert self.epoch != state.epoch or last < state.oldest, "it is still retained"
+        else:
+            assert reason == "overflow"
+        self.next, self._has_lost = last + 1, True
 
     def _sent_until(self, position: Position) -> None:
         """What matches up to a pong's position must have come before it."""
-        self._enter(position.epoch)
+        self._enter(position)
         self._go_to(max(self.next, position.offset + 1))
 
-    def _enter(self, epoch: str) -> None:
+    def _enter(self, position: Position) -> None:
         """The client reads in which epoch it is."""
-        if not self.epoch:
-            self.epoch = epoch
+        before, self.epoch = self.epoch, position.epoch
+        if before and self._published.shared(position, before) == position.offset:
+            self.epoch = before  # a message of before it, which this node has in memory
+        elif before:
+            base = self._published.shared(Position(before, self._offset), position.epoch)
+            assert base == self._offset, "another epoch, and nobody said so"
+        elif self._left is None and self._published.earlier[position.epoch]:
+            self._promised_from = position.offset + 1  # it does not know what it has left
+        else:
+            base = self._left and self._published.shared(self._left, position.epoch)
             for first, end in self._unchecked:
-                assert not self._matching(first, end), "the first of the new epoch never came"
-            self._unchecked = []
-        assert epoch == self.epoch, "another epoch, and nobody said so"
+                missed = self._required(max(first, (base or 0) + 1, self._promised_from), end)
+                assert not missed, "the first of the new epoch never came"
+            self.next = max(self.next, (base or 0) + 1)
+        self._unchecked = []
 
     def _go_to(self, offset: int) -> None:
         """All that is promised before an offset must have come."""
         if self.epoch:
-            missed = self._matching(max(self.next, self._promised_from), offset)
+            missed = self._required(max(self.next, self._promised_from), offset)
             assert not missed, f"{missed} never came, and nobody said so"
         else:
             self._unchecked.append((self.next, offset))
         self.next = offset
+
+    def _required(self, first: int, end: int) -> list[int]:
+        """Return the offsets in a range whose messages match whatever filters were in force."""
+        payloads = self._published[self.epoch]
+        return [
+            offset
+            for offset in self._matching(first, end)
+            if all(
+                wanted is None or payloads[offset - 1]["k"] in wanted
+                for wanted, until in self._before
+                if payloads[offset - 1]["n"] <= until
+            )
+        ]
 
     def _matching(self, first: int, end: int) -> list[int]:
         """Return the offsets in a range whose messages match."""
