@@ -22,6 +22,7 @@ import redis
 import redis.asyncio
 import redis.asyncio.sentinel
 import redis.sentinel
+from redis.exceptions import BusyLoadingError, ClusterDownError, ReadOnlyError
 
 from realtime.cluster.servers import ANSWER_TIMEOUT, CONNECT_TIMEOUT, Server, time_limits
 from realtime.config import get_streaming_config
@@ -30,6 +31,11 @@ from realtime.database import Unavailable as Unavailable
 MAX_CONNECTIONS = 8
 # Seconds for replicas to confirm what was written: less than an answer may take.
 REPLICA_TIMEOUT = 2.0
+# Errors of a server that is not, or not yet, the one to ask: a replica since a failover, one that
+# loads its data, one that lacks its primary or its replicas. Older servers have them in the middle
+# of a script's error.
+_MISLED = (ReadOnlyError, BusyLoadingError, ClusterDownError)
+_MISLED_CODES = re.compile(r"\b(READONLY|LOADING|MASTERDOWN|CLUSTERDOWN|NOREPLICAS|UNBLOCKED)\b")
 _INCLUDE = re.compile(r"^-- include (realtime[\w.]*)/(\w+)\.lua$", re.MULTILINE)
 
 T = TypeVar("T")
@@ -48,7 +54,7 @@ def sync_client(server: Server) -> redis.Redis:
 
 def _pool(server: Server, library: Any) -> Any:
     """Return a pool of connections; *library* is ``redis`` or ``redis.asyncio``."""
-    limits: dict[str, Any] = time_limits(library.retry.Retry)
+    limits: dict[str, Any] = time_limits(library.retry.Retry, server.url)
     options = dict(server.options) | limits
     if server.sentinels is None:
         return library.BlockingConnectionPool.from_url(
@@ -85,7 +91,9 @@ async def _own_client(server: Server) -> AsyncGenerator[redis.asyncio.Redis]:
     try:
         yield client
     finally:
-        _async_clients.get(asyncio.get_running_loop(), {}).pop(server, None)
+        clients = _async_clients.get(asyncio.get_running_loop(), {})
+        if server in clients and clients[server][0] is client:
+            del clients[server]
         await client.aclose(close_connection_pool=True)
 
 
@@ -98,6 +106,10 @@ async def close_async_clients() -> None:
 # A pooled connection may have died since it was used last, for instance when the server was
 # restarted. So a question whose connection breaks is asked once more, on a new connection, if there
 # is time for that, and every question must be one that may be asked twice.
+#
+# Or it leads to the wrong server: after a failover the address leads to another one, and those that
+# are open lead to what is a replica now. Then all of them are dropped. Where an answer does not
+# come in time, those that are idle are dropped: they may be dead without a word too.
 
 
 async def ask(server: Server, question: Callable[[redis.asyncio.Redis], Awaitable[T]]) -> T:
@@ -107,10 +119,14 @@ async def ask(server: Server, question: Callable[[redis.asyncio.Redis], Awaitabl
         client = await async_client(server)
         try:
             return await question(client)
-        except redis.ConnectionError:
-            if monotonic() >= started + CONNECT_TIMEOUT:
+        except redis.RedisError as error:
+            if is_misled(error):
+                await _drop(server, client)
+            elif isinstance(error, redis.TimeoutError):
+                await client.connection_pool.disconnect(inuse_connections=False)
+            if not _may_ask_again(error, started):
                 raise
-            return await question(client)
+            return await question(await async_client(server))
     except (redis.RedisError, OSError) as error:
         raise Unavailable(str(error) or type(error).__name__) from error
 
@@ -122,12 +138,34 @@ def ask_blocking(server: Server, question: Callable[[redis.Redis], T]) -> T:
         client = sync_client(server)
         try:
             return question(client)
-        except redis.ConnectionError:
-            if monotonic() >= started + CONNECT_TIMEOUT:
+        except redis.RedisError as error:
+            if is_misled(error) and client is sync_client(server):
+                # Other threads go on with the connections that they have.
+                sync_client.cache_clear()
+            if is_misled(error) or isinstance(error, redis.TimeoutError):
+                client.connection_pool.disconnect(inuse_connections=False)
+            if not _may_ask_again(error, started):
                 raise
-            return question(client)
+            return question(sync_client(server))
     except (redis.RedisError, OSError) as error:
         raise Unavailable(str(error) or type(error).__name__) from error
+
+
+def is_misled(error: BaseException | None) -> bool:
+    """Tell whether an error says that the connection leads to the wrong server."""
+    return isinstance(error, _MISLED) or bool(_MISLED_CODES.search(str(error)))
+
+
+def _may_ask_again(error: redis.RedisError, started: float) -> bool:
+    in_time = monotonic() < started + CONNECT_TIMEOUT
+    return in_time and (isinstance(error, redis.ConnectionError) or is_misled(error))
+
+
+async def _drop(server: Server, client: redis.asyncio.Redis) -> None:
+    """Close a client; whoever waits for its answers asks again, as for a connection that broke."""
+    clients = _async_clients[asyncio.get_running_loop()]
+    if server in clients and clients[server][0] is client:
+        await clients.pop(server)[1].aclose()
 
 
 class Script:
