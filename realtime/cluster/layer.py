@@ -171,6 +171,8 @@ async def renew(layer: Any, connection: Any) -> None:
     renewing = asyncio.create_task(_renew(layer, connection))
     _renewing.add(renewing)
     renewing.add_done_callback(_renewing.discard)
+    # Whoever waits is told of a failure; asyncio need not log it besides.
+    renewing.add_done_callback(lambda done: done.cancelled() or done.exception())
     await asyncio.shield(renewing)  # half of it would leave channels that receive nothing
 
 

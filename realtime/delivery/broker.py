@@ -169,18 +169,19 @@ class Broker:
         answers = await asyncio.gather(*(receiver.is_silent() for receiver in receivers.values()))
         silent = {kind for kind, is_silent in zip(receivers, answers, strict=True) if is_silent}
         self._report("groups that bring nothing", self._silent, receivers, silent)
+        cause = "they bring nothing"
         try:
             if not silent:
                 await check_writing(before)
                 # Not all processes at the same time: the probes of the first are enough.
                 return SILENCE_INTERVAL * random.uniform(0.6, 1)  # noqa: S311 - spreads load
         except Exception as error:
-            logger.warning("nothing can be sent to groups of %r: %s", server, error)
+            cause = str(error) or type(error).__name__
         for kind in silent or receivers:
             self._stats.dead_connections[kind] += 1
         try:
             await renew(layer, before)
-            logger.warning("another connection for the groups of %r", server)
+            logger.warning("another connection for the groups of %r: %s", server, cause)
         except Exception as error:
-            logger.warning("no connection for the groups of %r: %s", server, error)
+            logger.debug("no other connection for the groups of %r: %s", server, error)
         return RETRY_INTERVAL

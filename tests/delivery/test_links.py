@@ -14,16 +14,21 @@ from typing import Any
 
 import pytest
 from asgiref.sync import sync_to_async
+from channels.layers import get_channel_layer
 from django.test import override_settings
 from redis.exceptions import RedisError
 
 from realtime import PublishError, publish
-from realtime.delivery.broker import Broker
+from realtime.cluster.clients import close_async_clients
+from realtime.cluster.layer import connection, group_address, layer_servers, received, renew
+from realtime.delivery.broker import HEAD_INTERVAL, Broker
+from realtime.log import get_log
+from realtime.log.contract import Append, Batch, pack
 from realtime.monitoring.metrics import Counters
 from realtime.publishing import apublish
 from tests.delivery.test_broker import Arrivals, end, send
-from tests.support import wait_until
-from tests.support.layers import PUBSUB
+from tests.support import TIMEOUT, wait_until
+from tests.support.layers import PUBSUB, until
 from tests.support.redis_servers import RedisServer
 from tests.system.faults.proxy import Proxy
 
@@ -122,18 +127,13 @@ async def test_an_address_that_moves_is_followed(
         host, port = ("127.0.0.1", "1") if is_cut else ("127.0.0.1", str(second.port))
         first.client().replicaof(host, port)
         running.proxies[0].target = second.port
-        started = time.monotonic()
         for way in WAYS:
             await running.deliver(way)
-        took = time.monotonic() - started
         for way in WAYS:
             assert await running.deliver(way) < 0.1
         await running.broker.join("metrics")
-        print("took", took)
         # Nobody is left at what is a replica now.
-        async with asyncio.timeout(SOON):
-            while int(first.client().info("clients")["pubsub_clients"]):
-                await asyncio.sleep(0.1)
+        await until(lambda: int(first.client().info("clients")["pubsub_clients"]) == 0)
 
 
 async def test_connections_that_are_dead_without_a_word_are_replaced(tmp_path: Path) -> None:
@@ -143,12 +143,78 @@ async def test_connections_that_are_dead_without_a_word_are_replaced(tmp_path: P
             for way in WAYS:
                 await running.deliver(way)
             running.proxies[0].swallow()
-            started = time.monotonic()
             for way in WAYS:
                 await running.deliver(way)
-            took = time.monotonic() - started
             for way in WAYS:
                 assert await running.deliver(way) < 0.1
-            print("took", took)
             await running.broker.join("metrics")
             assert running.stats.dead_connections["events"] >= 1
+
+
+async def test_a_type_can_be_joined_over_a_connection_that_has_died(tmp_path: Path) -> None:
+    with RedisServer(tmp_path / "redis") as server:
+        async with site(server) as running:
+            await running.broker.join("events")
+            await running.broker.close()  # so that nobody watches the connection
+            await close_async_clients()
+            running.proxies[0].swallow()
+            await running.broker.join("events")
+            for way in WAYS[1:]:
+                assert await running.deliver(way) < 0.1
+
+
+async def test_channels_of_other_code_go_on_receiving(tmp_path: Path) -> None:
+    with RedisServer(tmp_path / "redis") as server:
+        async with site(server) as running:
+            layer: Any = get_channel_layer()
+            channel = await layer.new_channel()
+            await layer.group_add("others", channel)
+            before = connection(layer, layer_servers()[0])
+            running.proxies[0].swallow()
+            await asyncio.gather(*(renew(layer, before) for _ in range(3)))
+            assert connection(layer, layer_servers()[0]) is not before
+            await layer.group_send("others", {"type": "something"})
+            async with asyncio.timeout(TIMEOUT):
+                assert await layer.receive(channel) == {"type": "something"}
+            queue = received(layer, channel)
+            assert queue is not None and queue.empty()  # it has come once
+
+
+async def test_a_server_that_hangs_keeps_its_connections(tmp_path: Path) -> None:
+    with RedisServer(tmp_path / "redis") as server:
+        async with site(server) as running:
+            await running.broker.join("events")
+            layer: Any = get_channel_layer()
+            before = connection(layer, layer_servers()[0])
+            server.pause()
+            try:
+                async with asyncio.timeout(30):
+                    while not running.broker.is_cut_off():  # noqa: ASYNC110
+                        await asyncio.sleep(0.05)
+                with pytest.raises(RedisError):
+                    await renew(layer, before)
+            finally:
+                server.resume()
+            assert connection(layer, layer_servers()[0]) is before
+            await running.deliver(by_group_send)
+            await until(lambda: not running.broker.is_cut_off())
+
+
+async def test_a_server_that_hangs_delays_nothing_of_the_others(tmp_path: Path) -> None:
+    with RedisServer(tmp_path / "first") as first, RedisServer(tmp_path / "second") as second:
+        async with site(first, second) as running:
+            assert group_address("metrics")[0] != group_address("events")[0]
+            for kind in ("metrics", "events"):
+                await running.broker.join(kind)
+            hanging = (first, second)[layer_servers().index(group_address("events")[0])]
+            hanging.pause()
+            try:
+                for n in range(3):
+                    started = time.monotonic()
+                    # In the log, and announced to nobody: only a look at its head tells.
+                    body = b'{"n": %d}' % n
+                    await get_log().aappend(Append("metrics", [Batch([body], pack([body]))]))
+                    assert await running.arrivals.take(1) == [("metrics", {"n": n})]
+                    assert time.monotonic() - started < HEAD_INTERVAL + 0.5
+            finally:
+                hanging.resume()
