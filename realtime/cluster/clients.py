@@ -31,6 +31,9 @@ from realtime.database import Unavailable as Unavailable
 MAX_CONNECTIONS = 8
 # Seconds for replicas to confirm what was written: less than an answer may take.
 REPLICA_TIMEOUT = 2.0
+# Seconds for which connections are not dropped again. While an address leads to a replica, every
+# refusal would otherwise cost new ones.
+DROP_INTERVAL = 1.0
 # Errors of a server that is not, or not yet, the one to ask: a replica since a failover, one that
 # loads its data, one that lacks its primary or its replicas. Older servers have them in the middle
 # of a script's error.
@@ -49,7 +52,9 @@ def sync_client(server: Server) -> redis.Redis:
     :data:`MAX_CONNECTIONS`; further ones wait for a free connection. With Sentinels there is no
     such bound: redis-py has no pool that waits.
     """
-    return redis.Redis(connection_pool=_pool(server, redis))
+    client = redis.Redis(connection_pool=_pool(server, redis))
+    _made[client] = monotonic()
+    return client
 
 
 def _pool(server: Server, library: Any) -> Any:
@@ -65,6 +70,8 @@ def _pool(server: Server, library: Any) -> Any:
     return library.sentinel.SentinelConnectionPool(service, sentinel, **options)
 
 
+# Client -> when it was made.
+_made: WeakKeyDictionary[redis.Redis | redis.asyncio.Redis, float] = WeakKeyDictionary()
 # Event loop -> server -> client and the generator that owns it: a connection belongs to the loop
 # that opened it.
 _async_clients: WeakKeyDictionary[
@@ -88,6 +95,7 @@ async def _own_client(server: Server) -> AsyncGenerator[redis.asyncio.Redis]:
     connection behind.
     """
     client = redis.asyncio.Redis(connection_pool=_pool(server, redis.asyncio))
+    _made[client] = monotonic()
     try:
         yield client
     finally:
@@ -120,11 +128,14 @@ async def ask(server: Server, question: Callable[[redis.asyncio.Redis], Awaitabl
         try:
             return await question(client)
         except redis.RedisError as error:
-            if is_misled(error):
+            if _is_to_drop(client, error):
                 await _drop(server, client)
             elif isinstance(error, redis.TimeoutError):
                 await client.connection_pool.disconnect(inuse_connections=False)
-            if not _may_ask_again(error, started):
+                raise
+            elif not isinstance(error, redis.ConnectionError):
+                raise
+            if monotonic() >= started + CONNECT_TIMEOUT:
                 raise
             return await question(await async_client(server))
     except (redis.RedisError, OSError) as error:
@@ -139,12 +150,14 @@ def ask_blocking(server: Server, question: Callable[[redis.Redis], T]) -> T:
         try:
             return question(client)
         except redis.RedisError as error:
-            if is_misled(error) and client is sync_client(server):
-                # Other threads go on with the connections that they have.
-                sync_client.cache_clear()
-            if is_misled(error) or isinstance(error, redis.TimeoutError):
+            if _is_to_drop(client, error):
+                _drop_blocking(server, client)
+            elif isinstance(error, redis.TimeoutError):
                 client.connection_pool.disconnect(inuse_connections=False)
-            if not _may_ask_again(error, started):
+                raise
+            elif not isinstance(error, redis.ConnectionError):
+                raise
+            if monotonic() >= started + CONNECT_TIMEOUT:
                 raise
             return question(sync_client(server))
     except (redis.RedisError, OSError) as error:
@@ -156,9 +169,8 @@ def is_misled(error: BaseException | None) -> bool:
     return isinstance(error, _MISLED) or bool(_MISLED_CODES.search(str(error)))
 
 
-def _may_ask_again(error: redis.RedisError, started: float) -> bool:
-    in_time = monotonic() < started + CONNECT_TIMEOUT
-    return in_time and (isinstance(error, redis.ConnectionError) or is_misled(error))
+def _is_to_drop(client: redis.Redis | redis.asyncio.Redis, error: redis.RedisError) -> bool:
+    return is_misled(error) and monotonic() >= _made[client] + DROP_INTERVAL
 
 
 async def _drop(server: Server, client: redis.asyncio.Redis) -> None:
@@ -166,6 +178,13 @@ async def _drop(server: Server, client: redis.asyncio.Redis) -> None:
     clients = _async_clients[asyncio.get_running_loop()]
     if server in clients and clients[server][0] is client:
         await clients.pop(server)[1].aclose()
+
+
+def _drop_blocking(server: Server, client: redis.Redis) -> None:
+    """Forget a client; other threads end what they have asked it."""
+    if client is sync_client(server):
+        sync_client.cache_clear()
+    client.connection_pool.disconnect(inuse_connections=False)
 
 
 class Script:

@@ -151,8 +151,9 @@ def write(client: Any) -> Any:
 
 @pytest.mark.processes
 async def test_after_a_failover_each_connection_is_left_at_its_first_refusal(
-    pair: tuple[RedisServer, RedisServer],
+    pair: tuple[RedisServer, RedisServer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("realtime.cluster.clients.DROP_INTERVAL", 0)
     first, second = pair
     async with Proxy(first.port) as proxy:
         server = Server(f"redis://127.0.0.1:{proxy.port}")
@@ -178,6 +179,28 @@ async def test_after_a_failover_each_connection_is_left_at_its_first_refusal(
         await write_all()
         await close_async_clients()
         sync_client.cache_clear()
+
+
+@pytest.mark.processes
+async def test_while_there_is_only_a_replica_few_connections_are_made(
+    pair: tuple[RedisServer, RedisServer],
+) -> None:
+    server = Server(pair[0].url)
+    await ask(server, write)
+    await asyncio.to_thread(ask_blocking, server, write)
+    pair[0].client().replicaof("127.0.0.1", "1")
+    before: Any = pair[0].client().info("stats")
+    refused = 0
+    for _ in range(200):
+        for question in (ask(server, write), asyncio.to_thread(ask_blocking, server, write)):
+            with pytest.raises(Unavailable, match="read only"):
+                await question
+            refused += 1
+    after: Any = pair[0].client().info("stats")
+    made = after["total_connections_received"] - before["total_connections_received"]
+    assert made < refused / 10
+    await close_async_clients()
+    sync_client.cache_clear()
 
 
 @pytest.mark.processes
