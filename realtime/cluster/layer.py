@@ -188,7 +188,8 @@ async def _renew(layer: Any, old: Any) -> None:
         if old._receive_task is not None:
             old._receive_task.cancel()  # nothing is to come over both
         for name in [*layer.channels, *layer.groups]:
-            if _server_number(name) == number:
+            is_wanted = name in layer.channels or name in layer.groups  # still
+            if is_wanted and _server_number(name) == number:
                 await fresh.subscribe(name)
     finally:
         with contextlib.suppress(Exception):  # closing what is dead may fail

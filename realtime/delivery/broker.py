@@ -31,7 +31,7 @@ JOIN_TIMEOUT = 5.0
 HEAD_INTERVAL = 1.0
 GRACE = 0.1
 # Seconds between looks at whether groups bring anything.
-SILENCE_INTERVAL = 5.0
+SILENCE_INTERVAL = 3.0
 
 
 class Broker:
