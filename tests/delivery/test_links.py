@@ -114,9 +114,13 @@ def _is_linked(replica: RedisServer) -> bool:
     return bool(replica.client().info("replication")["master_link_status"] == "up")
 
 
-@pytest.mark.parametrize("is_cut", [False, True], ids=["a replica", "a replica without a primary"])
+@pytest.mark.parametrize(
+    ("is_cut", "serves"),
+    [(False, "yes"), (True, "yes"), (True, "no")],
+    ids=["a replica", "a replica without a primary", "one that does not answer without it"],
+)
 async def test_an_address_that_moves_is_followed(
-    primary_and_replica: tuple[RedisServer, RedisServer], is_cut: bool
+    primary_and_replica: tuple[RedisServer, RedisServer], is_cut: bool, serves: str
 ) -> None:
     first, second = primary_and_replica
     async with site(first) as running:
@@ -124,6 +128,7 @@ async def test_an_address_that_moves_is_followed(
         for way in WAYS:
             await running.deliver(way)
         second.client().replicaof("NO", "ONE")
+        first.client().config_set("replica-serve-stale-data", serves)
         host, port = ("127.0.0.1", "1") if is_cut else ("127.0.0.1", str(second.port))
         first.client().replicaof(host, port)
         running.proxies[0].target = second.port
@@ -133,7 +138,7 @@ async def test_an_address_that_moves_is_followed(
             assert await running.deliver(way) < 0.1
         await running.broker.join("metrics")
         # Nobody is left at what is a replica now.
-        await until(lambda: int(first.client().info("clients")["pubsub_clients"]) == 0)
+        await until(lambda: first.client().client_list(_type="pubsub") == [])
 
 
 async def test_connections_that_are_dead_without_a_word_are_replaced(tmp_path: Path) -> None:
