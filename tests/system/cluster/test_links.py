@@ -60,11 +60,11 @@ class Site:
 
 
 @asynccontextmanager
-async def site(data_dir: Path, port: int) -> AsyncIterator[Site]:
+async def site(data_dir: Path, port: int, workers: int = 2) -> AsyncIterator[Site]:
     """Run a site whose Redis is behind a proxy."""
     async with Proxy(port) as proxy:
         variables = {"REDIS_URL": f"redis://127.0.0.1:{proxy.port}"}
-        server = Server(data_dir, "--workers", "2", **variables)
+        server = Server(data_dir, "--workers", str(workers), **variables)
         server.may_fail = True  # channels_redis logs its receiver's failures
         await asyncio.to_thread(server.__enter__)
         try:
@@ -127,4 +127,20 @@ async def test_connections_that_are_dead_without_a_word(data_dir: Path, tmp_path
     with RedisServer(tmp_path / "redis") as redis:
         async with site(data_dir, redis.port) as running:
             running.proxy.swallow()
+            await is_well_again(running)
+
+
+async def test_groups_that_bring_nothing_though_the_server_answers(
+    data_dir: Path, tmp_path: Path
+) -> None:
+    with RedisServer(tmp_path / "redis") as redis:
+        async with site(data_dir, redis.port, workers=1) as running:
+            admin: Any = redis.client()
+
+            async def is_unready() -> bool:
+                return await running.readiness() == NOT_READY
+
+            admin.execute_command("ACL SETUSER default resetchannels")
+            await eventually(is_unready)
+            admin.execute_command("ACL SETUSER default allchannels")
             await is_well_again(running)
