@@ -22,6 +22,7 @@ import redis
 import redis.asyncio
 import redis.asyncio.sentinel
 import redis.sentinel
+from redis.exceptions import BusyLoadingError, ClusterDownError, ReadOnlyError
 
 from realtime.cluster.servers import ANSWER_TIMEOUT, CONNECT_TIMEOUT, Server, time_limits
 from realtime.config import get_streaming_config
@@ -30,6 +31,14 @@ from realtime.database import Unavailable as Unavailable
 MAX_CONNECTIONS = 8
 # Seconds for replicas to confirm what was written: less than an answer may take.
 REPLICA_TIMEOUT = 2.0
+# Seconds for which connections are not dropped again. While an address leads to a replica, every
+# refusal would otherwise cost new ones.
+DROP_INTERVAL = 1.0
+# Errors of a server that is not, or not yet, the one to ask: a replica since a failover, one that
+# loads its data, one that lacks its primary or its replicas. Older servers have them in the middle
+# of a script's error.
+_MISLED = (ReadOnlyError, BusyLoadingError, ClusterDownError)
+_MISLED_CODES = re.compile(r"\b(READONLY|LOADING|MASTERDOWN|CLUSTERDOWN|NOREPLICAS|UNBLOCKED)\b")
 _INCLUDE = re.compile(r"^-- include (realtime[\w.]*)/(\w+)\.lua$", re.MULTILINE)
 
 T = TypeVar("T")
@@ -43,12 +52,14 @@ def sync_client(server: Server) -> redis.Redis:
     :data:`MAX_CONNECTIONS`; further ones wait for a free connection. With Sentinels there is no
     such bound: redis-py has no pool that waits.
     """
-    return redis.Redis(connection_pool=_pool(server, redis))
+    client = redis.Redis(connection_pool=_pool(server, redis))
+    _made[client] = monotonic()
+    return client
 
 
 def _pool(server: Server, library: Any) -> Any:
     """Return a pool of connections; *library* is ``redis`` or ``redis.asyncio``."""
-    limits: dict[str, Any] = time_limits(library.retry.Retry)
+    limits: dict[str, Any] = time_limits(library.retry.Retry, server.url)
     options = dict(server.options) | limits
     if server.sentinels is None:
         return library.BlockingConnectionPool.from_url(
@@ -59,6 +70,8 @@ def _pool(server: Server, library: Any) -> Any:
     return library.sentinel.SentinelConnectionPool(service, sentinel, **options)
 
 
+# Client -> when it was made.
+_made: WeakKeyDictionary[redis.Redis | redis.asyncio.Redis, float] = WeakKeyDictionary()
 # Event loop -> server -> client and the generator that owns it: a connection belongs to the loop
 # that opened it.
 _async_clients: WeakKeyDictionary[
@@ -82,10 +95,13 @@ async def _own_client(server: Server) -> AsyncGenerator[redis.asyncio.Redis]:
     connection behind.
     """
     client = redis.asyncio.Redis(connection_pool=_pool(server, redis.asyncio))
+    _made[client] = monotonic()
     try:
         yield client
     finally:
-        _async_clients.get(asyncio.get_running_loop(), {}).pop(server, None)
+        clients = _async_clients.get(asyncio.get_running_loop(), {})
+        if server in clients and clients[server][0] is client:
+            del clients[server]
         await client.aclose(close_connection_pool=True)
 
 
@@ -98,6 +114,10 @@ async def close_async_clients() -> None:
 # A pooled connection may have died since it was used last, for instance when the server was
 # restarted. So a question whose connection breaks is asked once more, on a new connection, if there
 # is time for that, and every question must be one that may be asked twice.
+#
+# Or it leads to the wrong server: after a failover the address leads to another one, and those that
+# are open lead to what is a replica now. Then all of them are dropped. Where an answer does not
+# come in time, those that are idle are dropped: they may be dead without a word too.
 
 
 async def ask(server: Server, question: Callable[[redis.asyncio.Redis], Awaitable[T]]) -> T:
@@ -107,10 +127,17 @@ async def ask(server: Server, question: Callable[[redis.asyncio.Redis], Awaitabl
         client = await async_client(server)
         try:
             return await question(client)
-        except redis.ConnectionError:
+        except redis.RedisError as error:
+            if _is_to_drop(client, error):
+                await _drop(server, client)
+            elif isinstance(error, redis.TimeoutError):
+                await client.connection_pool.disconnect(inuse_connections=False)
+                raise
+            elif not isinstance(error, redis.ConnectionError):
+                raise
             if monotonic() >= started + CONNECT_TIMEOUT:
                 raise
-            return await question(client)
+            return await question(await async_client(server))
     except (redis.RedisError, OSError) as error:
         raise Unavailable(str(error) or type(error).__name__) from error
 
@@ -122,12 +149,42 @@ def ask_blocking(server: Server, question: Callable[[redis.Redis], T]) -> T:
         client = sync_client(server)
         try:
             return question(client)
-        except redis.ConnectionError:
+        except redis.RedisError as error:
+            if _is_to_drop(client, error):
+                _drop_blocking(server, client)
+            elif isinstance(error, redis.TimeoutError):
+                client.connection_pool.disconnect(inuse_connections=False)
+                raise
+            elif not isinstance(error, redis.ConnectionError):
+                raise
             if monotonic() >= started + CONNECT_TIMEOUT:
                 raise
-            return question(client)
+            return question(sync_client(server))
     except (redis.RedisError, OSError) as error:
         raise Unavailable(str(error) or type(error).__name__) from error
+
+
+def is_misled(error: BaseException | None) -> bool:
+    """Tell whether an error says that the connection leads to the wrong server."""
+    return isinstance(error, _MISLED) or bool(_MISLED_CODES.search(str(error)))
+
+
+def _is_to_drop(client: redis.Redis | redis.asyncio.Redis, error: redis.RedisError) -> bool:
+    return is_misled(error) and monotonic() >= _made[client] + DROP_INTERVAL
+
+
+async def _drop(server: Server, client: redis.asyncio.Redis) -> None:
+    """Close a client; whoever waits for its answers asks again, as for a connection that broke."""
+    clients = _async_clients[asyncio.get_running_loop()]
+    if server in clients and clients[server][0] is client:
+        await clients.pop(server)[1].aclose()
+
+
+def _drop_blocking(server: Server, client: redis.Redis) -> None:
+    """Forget a client; other threads end what they have asked it."""
+    if client is sync_client(server):
+        sync_client.cache_clear()
+    client.connection_pool.disconnect(inuse_connections=False)
 
 
 class Script:

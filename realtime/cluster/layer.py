@@ -10,7 +10,10 @@ channels_redis 4.3.0 and Channels 4.3.2:
 * the name of a group's Redis channel, ``PREFIX__group__GROUP``, and of a layer's own channel,
   ``PREFIXspecific.ID``;
 * ``_subscribe_to_channel()`` and ``channels`` of the pub/sub layer, ``channels`` of the in-memory
-  layer: a queue of received messages for each channel.
+  layer: a queue of received messages for each channel;
+* ``_shards`` of the pub/sub layer: for each server an object with two connections, one to publish
+  and one that is subscribed, and its ``_lock``, ``_redis``, ``_ensure_redis()``, ``_receive_task``;
+* ``channels`` and ``groups``: the names that the layer is subscribed to.
 
 ``tests/cluster/test_layer.py`` fails when one of them is no longer as described here.
 """
@@ -18,6 +21,7 @@ channels_redis 4.3.0 and Channels 4.3.2:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import uuid
 from functools import cache
@@ -35,7 +39,7 @@ _DATABASE = re.compile(r"@\d+$")
 # Options of the layer's connections that our own clients have other values for.
 _OVERRIDDEN_OPTIONS = {
     *("retry", "socket_connect_timeout", "socket_timeout", "health_check_interval"),
-    *("max_connections", "timeout"),
+    *("max_connections", "timeout", "socket_keepalive", "socket_keepalive_options"),
 }
 
 
@@ -88,6 +92,11 @@ def key(name: str) -> str:
     return f"{_DATABASE.sub('', _prefix())}:{name}"
 
 
+def no_key() -> str:
+    """Return a key that never exists: removing it changes nothing, and a replica refuses it."""
+    return key("nothing")
+
+
 def group_name(kind: str) -> str:
     """Return the channel-layer group of a subscription type."""
     return GROUP_PREFIX + kind
@@ -137,3 +146,56 @@ def received(layer: Any, channel: str) -> asyncio.Queue[Any] | None:
     """Return the queue of what a channel has received; ``None`` if it has received nothing yet."""
     queues: dict[str, asyncio.Queue[Any]] = layer.channels
     return queues.get(channel)
+
+
+# The connections of a layer that spans processes. They are dead, without a word, if the network
+# between has forgotten them; and they lead to the wrong server after a failover behind an address
+# that moves. The layer itself notices neither.
+
+# Tasks that make connections anew.
+_renewing: set[asyncio.Task[None]] = set()
+
+
+def connection(layer: Any, server: Server) -> Any:
+    """Return the layer's present connection to a server, for :func:`renew`."""
+    return layer._shards[layer_servers().index(server)]
+
+
+async def check_writing(connection: Any) -> None:
+    """Raise unless what the layer sends goes to a server that takes writes."""
+    async with connection._lock:
+        connection._ensure_redis()
+        await connection._redis.delete(no_key())
+
+
+async def renew(layer: Any, connection: Any) -> None:
+    """Replace a connection, unless that has been done; its channels stay and go on receiving.
+
+    Raises, with nothing changed, if a new one does not lead to a server that takes writes.
+    """
+    renewing = asyncio.create_task(_renew(layer, connection))
+    _renewing.add(renewing)
+    renewing.add_done_callback(_renewing.discard)
+    # Whoever waits is told of a failure; asyncio need not log it besides.
+    renewing.add_done_callback(lambda done: done.cancelled() or done.exception())
+    await asyncio.shield(renewing)  # half of it would leave channels that receive nothing
+
+
+async def _renew(layer: Any, old: Any) -> None:
+    fresh = type(old)(old.host, old.channel_layer)
+    unused = fresh
+    try:
+        await check_writing(fresh)
+        if old not in layer._shards:
+            return
+        number = layer._shards.index(old)
+        layer._shards[number], unused = fresh, old
+        if old._receive_task is not None:
+            old._receive_task.cancel()  # nothing is to come over both
+        for name in [*layer.channels, *layer.groups]:
+            is_wanted = name in layer.channels or name in layer.groups  # still
+            if is_wanted and _server_number(name) == number:
+                await fresh.subscribe(name)
+    finally:
+        with contextlib.suppress(Exception):  # closing what is dead may fail
+            await unused.flush()

@@ -28,7 +28,7 @@ from typing import Any, TypeVar
 import redis
 from redis.asyncio import Redis as AsyncRedis
 
-from realtime.cluster.clients import Script, Unavailable, ask, ask_blocking
+from realtime.cluster.clients import Script, Unavailable, ask, ask_blocking, is_misled
 from realtime.cluster.contract import (
     ANSWER_TIMEOUT,
     CONNECTIONS_TTL,
@@ -39,7 +39,7 @@ from realtime.cluster.contract import (
     Answers,
     Beat,
 )
-from realtime.cluster.layer import key, layer_servers
+from realtime.cluster.layer import key, layer_servers, no_key
 from realtime.cluster.servers import Server
 
 logger = logging.getLogger(__name__)
@@ -201,7 +201,8 @@ class RedisCluster:
             self._away.add(server)
             raise Unavailable("no answer in time") from error
         except Unavailable as error:
-            if not isinstance(error.__cause__, redis.ResponseError):  # which is an answer
+            cause = error.__cause__
+            if is_misled(cause) or not isinstance(cause, redis.ResponseError):  # an answer
                 self._away.add(server)
             raise
 
@@ -209,7 +210,7 @@ class RedisCluster:
         """Find out whether a server is back."""
         with contextlib.suppress(Unavailable, TimeoutError):
             async with asyncio.timeout(PING_TIMEOUT):
-                await ask(server, lambda client: client.ping())
+                await ask(server, lambda client: client.delete(no_key()))
                 self._away.discard(server)
 
 

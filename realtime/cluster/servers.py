@@ -8,6 +8,7 @@ embedded one of the data directory (:mod:`realtime.cluster.embedded`).
 from __future__ import annotations
 
 import re
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +25,18 @@ from realtime.config import ConfigurationError, read_site_config
 CONNECT_TIMEOUT = 2.0
 ANSWER_TIMEOUT = 3.0
 HEALTH_CHECK_INTERVAL = 15
+# How the system notices a TCP connection whose other end is gone without a word: nothing comes for
+# 5 seconds and 3 probes, or what was sent is not confirmed for 10 seconds.
+KEEPALIVE = {
+    getattr(socket, name): value
+    for name, value in {
+        "TCP_KEEPIDLE": 5,
+        "TCP_KEEPINTVL": 2,
+        "TCP_KEEPCNT": 3,
+        "TCP_USER_TIMEOUT": 10_000,
+    }.items()
+    if hasattr(socket, name)
+}
 _SENTINEL_SCHEMES = ("redis+sentinel", "rediss+sentinel")
 SENTINEL_PORT = 26379
 _ALLOWED = (
@@ -86,10 +99,10 @@ def layer_hosts(data_dir: Path) -> list[dict[str, Any]]:
     Raises:
         ConfigurationError: ``REDIS_URL`` cannot be read; a password in it is not repeated.
     """
-    limits = time_limits(AsyncRetry) | {"health_check_interval": HEALTH_CHECK_INTERVAL}
     hosts = [_host(url) for url in urls(data_dir)]
     for host in hosts:
-        host.update(limits)
+        host.update(time_limits(AsyncRetry, host.get("address", "")))
+        host["health_check_interval"] = HEALTH_CHECK_INTERVAL
         if "sentinel_kwargs" in host:
             host["sentinel_kwargs"].update(time_limits(AsyncRetry))
     return hosts
@@ -110,13 +123,16 @@ def layer_prefix(data_dir: Path) -> str:
     return read_site_config().redis_prefix + (f"@{number}" if number else "")
 
 
-def time_limits(retry: Callable[..., Any]) -> dict[str, Any]:
-    """Return what bounds the time that a connection takes."""
-    return {
+def time_limits(retry: Callable[..., Any], url: str = "") -> dict[str, Any]:
+    """Return what bounds the time that a connection takes, and for how long it may be dead."""
+    limits = {
         "retry": retry(NoBackoff(), 0),
         "socket_connect_timeout": CONNECT_TIMEOUT,
         "socket_timeout": ANSWER_TIMEOUT,
     }
+    if not url.startswith("unix:"):  # which redis-py refuses keepalive for
+        limits |= {"socket_keepalive": True, "socket_keepalive_options": KEEPALIVE}
+    return limits
 
 
 def _host(url: str) -> dict[str, Any]:

@@ -1,53 +1,53 @@
 """Between processes: the channel layer's groups, with one channel for each subscription type.
 
-A received message does not say from which group it came, so each type has a channel of its own.
-What arrives goes to the type's feed, which puts it in order.
+A received message does not say from which group it came, so each type has a channel of its own
+(:mod:`realtime.delivery.receiver`). What arrives goes to the type's feed, which puts it in order.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import time
-import uuid
-from typing import Any
+import random
+from collections.abc import Awaitable, Callable, Iterable
 
 from channels.layers import get_channel_layer
 
 from realtime.cluster.clients import Unavailable
-from realtime.cluster.layer import group_name, new_channel, received
-from realtime.delivery.feed import Feed, FeedHandler, ReceivedBatch
-from realtime.hub.message import Message
+from realtime.cluster.layer import check_writing, connection, group_address, renew, uses_redis
+from realtime.cluster.servers import Server
+from realtime.delivery.feed import Feed, FeedHandler
+from realtime.delivery.receiver import RETRY_INTERVAL, Receiver
 from realtime.log import get_log
-from realtime.log.contract import read_position, unpack
-from realtime.monitoring.tracing import get_tracing
-from realtime.protocol import Position, encode_payload
+from realtime.monitoring.metrics import Counters
 from realtime.tasks import end
 
 logger = logging.getLogger(__name__)
 
-# Seconds between probes, and until joining a group has failed.
-PROBE_INTERVAL = 0.1
+# Seconds until joining a group has failed.
 JOIN_TIMEOUT = 5.0
-RETRY_INTERVAL = 1.0
-# Messages handed to the feed together. More wait in the channel's queue, so that the event loop is
-# not held up.
-MAX_BATCH = 512
 # Seconds between looks at the heads of the logs, and after which a message must have arrived that
 # was on its way when its log was asked.
 HEAD_INTERVAL = 1.0
 GRACE = 0.1
+# Seconds between looks at whether groups bring anything.
+SILENCE_INTERVAL = 3.0
 
 
 class Broker:
-    """The group memberships of one event loop, and a watch over what they have missed."""
+    """The group memberships of one event loop, and a watch over what they have missed.
 
-    def __init__(self, handler: FeedHandler) -> None:
+    Each server is watched by itself, so that one that hangs delays nothing of the others.
+    """
+
+    def __init__(self, handler: FeedHandler, stats: Counters) -> None:
         self._handler = handler
-        self._receivers: dict[str, _Receiver] = {}
-        self._watch: asyncio.Task[None] | None = None
-        # Types whose log did not answer when it was last asked.
+        self._stats = stats
+        self._receivers: dict[str, Receiver] = {}
+        self._watches: dict[Server, asyncio.Task[object]] = {}
+        # Types whose log did not answer when it was last asked, and whose group was silent when it
+        # was last probed.
+        self._unanswered: set[str] = set()
         self._silent: set[str] = set()
 
     async def join(self, kind: str) -> None:
@@ -58,7 +58,7 @@ class Broker:
         if kind in self._receivers:
             return
         feed = Feed(kind, get_log(), self._handler)
-        receiver = self._receivers[kind] = _Receiver(feed)
+        receiver = self._receivers[kind] = Receiver(feed)
         try:
             async with asyncio.timeout(JOIN_TIMEOUT):
                 await receiver.start()
@@ -67,8 +67,10 @@ class Broker:
             if isinstance(error, asyncio.CancelledError):
                 raise
             raise Unavailable(str(error) or type(error).__name__) from error
-        if self._watch is None:
-            self._watch = asyncio.create_task(self._watch_heads(), name="broker watch")
+        server = group_address(kind)[0]
+        if server not in self._watches:
+            watch = asyncio.create_task(self._watch(server), name="broker watch")
+            self._watches[server] = watch
 
     def feed(self, kind: str) -> Feed:
         return self._receivers[kind].feed
@@ -78,40 +80,70 @@ class Broker:
         receiver = self._receivers.get(kind)
         return receiver is not None and receiver.joined.is_set()
 
+    def is_cut_off(self) -> bool:
+        """Tell whether there are groups that should bring something, and none does."""
+        return bool(self._receivers) and self._silent >= self._receivers.keys()
+
     async def leave(self, kind: str) -> None:
         receiver = self._receivers.pop(kind, None)
+        self._unanswered.discard(kind)
+        self._silent.discard(kind)
         if receiver is not None:
             await receiver.stop()
 
     async def close(self) -> None:
-        watch, self._watch = self._watch, None
-        if watch is not None:
+        watches, self._watches = self._watches, {}
+        for watch in watches.values():
             await end(watch)
         for kind in list(self._receivers):
             await self.leave(kind)
 
-    async def _watch_heads(self) -> None:
-        """Compare the heads of the logs with what has arrived, every second.
+    # Watching a server
 
-        Without a later message, only the log tells that the last message is missing.
-        """
+    async def _watch(self, server: Server) -> None:
+        await asyncio.gather(
+            self._repeat(lambda: self._look_at_heads(server)),
+            self._repeat(lambda: self._look_for_silence(server)),
+        )
+
+    async def _repeat(self, look: Callable[[], Awaitable[float]]) -> None:
+        """Look again and again; each look returns the seconds until the next."""
+        pause = HEAD_INTERVAL
         while True:
-            await asyncio.sleep(HEAD_INTERVAL)
+            await asyncio.sleep(pause)
             try:
-                await self._look_at_heads()
+                pause = await look()
             except Unavailable as error:
                 logger.warning("messages are late: %s", error)
             except Exception:
                 logger.exception("looking at the log")
 
-    async def _look_at_heads(self) -> None:
-        feeds = [receiver.feed for receiver in self._receivers.values() if receiver.joined.is_set()]
+    def _joined(self, server: Server) -> dict[str, Receiver]:
+        return {
+            kind: receiver
+            for kind, receiver in self._receivers.items()
+            if receiver.joined.is_set() and group_address(kind)[0] == server
+        }
+
+    def _report(self, about: str, kinds: set[str], asked: Iterable[str], now: set[str]) -> None:
+        """Set which of the types that have been asked are among *kinds*; log a change."""
+        changed = kinds.difference(asked) | (now & self._receivers.keys())
+        if changed != kinds:
+            logger.warning("%s: %s", about, ", ".join(sorted(changed)) or "none")
+            kinds.clear()
+            kinds |= changed
+
+    async def _look_at_heads(self, server: Server) -> float:
+        """Compare the heads of a server's logs with what has arrived.
+
+        Without a later message, only the log tells that the last message is missing.
+        """
+        receivers = self._joined(server)
+        feeds = [receiver.feed for receiver in receivers.values()]
         since = {feed: feed.next for feed in feeds}
         heads = await get_log().heads(feed.kind for feed in feeds)
-        silent = {feed.kind for feed in feeds} - heads.keys()
-        if silent != self._silent:
-            logger.warning("logs that do not answer: %s", ", ".join(sorted(silent)) or "none")
-            self._silent = silent
+        unanswered = receivers.keys() - heads.keys()
+        self._report("logs that do not answer", self._unanswered, receivers, unanswered)
         missing = {
             feed: feed.next
             for feed in feeds
@@ -122,99 +154,34 @@ class Broker:
             await asyncio.sleep(GRACE)
             stuck = [feed for feed, offset in missing.items() if feed.next == offset]
             await asyncio.gather(*(feed.catch_up() for feed in stuck))
+        return HEAD_INTERVAL
 
+    async def _look_for_silence(self, server: Server) -> float:
+        """Probe a server's groups; where one is silent, or nothing can be sent, connect anew.
 
-class _Receiver:
-    """The channel of one subscription type and the task that reads it.
-
-    The layer's ``group_add`` returns before the server has confirmed it. What another process
-    publishes in between would come late, or never if it is not in the log. So :meth:`start` sends a
-    probe with a random text to the group again and again until it comes back: from then on
-    everything arrives.
-    """
-
-    def __init__(self, feed: Feed) -> None:
-        self.feed = feed
-        self._group = group_name(feed.kind)
-        self._layer: Any = get_channel_layer()
-        self._channel = ""
-        self._task: asyncio.Task[None] | None = None
-        # Set when a probe has come back.
-        self.joined = asyncio.Event()
-        self._probe = uuid.uuid4().hex
-        self._tracing = get_tracing()
-
-    async def start(self) -> None:
-        await self.feed.start()
-        self._channel = await new_channel(self._layer, self.feed.kind)
-        await self._layer.group_add(self._group, self._channel)
-        self._task = asyncio.create_task(self._receive(), name=f"broker {self.feed.kind}")
-        while not self.joined.is_set():
-            await self._layer.group_send(
-                self._group, {"type": "stream.probe", "probe": self._probe}
-            )
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(PROBE_INTERVAL):
-                    await self.joined.wait()
-
-    async def stop(self) -> None:
-        """Leave the group and end the feed; also after a failed :meth:`start`."""
+        A connection may be dead without a word, or lead to what is a replica since a failover.
+        """
+        layer = get_channel_layer()
+        if not uses_redis(layer):
+            return SILENCE_INTERVAL
+        receivers = self._joined(server)
+        before = connection(layer, server)
+        answers = await asyncio.gather(*(receiver.is_silent() for receiver in receivers.values()))
+        silent = {kind for kind, is_silent in zip(receivers, answers, strict=True) if is_silent}
+        self._report("groups that bring nothing", self._silent, receivers, silent)
+        cause = "they bring nothing"
         try:
-            if self._channel:
-                async with asyncio.timeout(RETRY_INTERVAL):
-                    await self._layer.group_discard(self._group, self._channel)
+            if not silent:
+                await check_writing(before)
+                # Not all processes at the same time: the probes of the first are enough.
+                return SILENCE_INTERVAL * random.uniform(0.6, 1)  # noqa: S311 - spreads load
         except Exception as error:
-            logger.warning("leaving %s: %s", self._group, error)
-        task, self._task = self._task, None
-        if task is not None:
-            await end(task)
-        await self.feed.close()
-
-    async def _receive(self) -> None:
-        while True:
-            try:
-                batches = self._read(await self._layer.receive(self._channel))
-                await self._drain(batches)
-                if batches:
-                    await self.feed.take(batches)
-            except Unavailable as error:
-                logger.warning("messages of %s are late: %s", self._group, error)
-            except Exception:
-                logger.exception("receiving from %s", self._group)
-                await asyncio.sleep(RETRY_INTERVAL)
-
-    async def _drain(self, batches: list[ReceivedBatch]) -> None:
-        queue = received(self._layer, self._channel)
-        count = sum(len(batch.messages) for batch in batches)
-        while queue is not None and not queue.empty() and count < MAX_BATCH:
-            more = self._read(await self._layer.receive(self._channel))
-            batches += more
-            count += sum(len(batch.messages) for batch in more)
-
-    def _read(self, message: dict[str, Any]) -> list[ReceivedBatch]:
-        """Return the published messages in a group message. Other content is logged and dropped."""
-        kind = message.get("type")
-        if kind == "stream.batch":
-            return [self._read_batch(message)]
-        if kind == "stream.message":
-            try:
-                body = encode_payload(message.get("payload"))
-                return [ReceivedBatch(None, [Message(self.feed.kind, body, time.time())])]
-            except ValueError as error:
-                logger.warning("dropped a message to %s: %s", self._group, error)
-        elif kind == "stream.probe":
-            if message.get("probe") == self._probe:
-                self.joined.set()
-        else:
-            logger.warning("dropped a message to %s: unknown type %r", self._group, kind)
-        return []
-
-    def _read_batch(self, message: dict[str, Any]) -> ReceivedBatch:
-        first = read_position(message["position"])
-        messages = [
-            Message(self.feed.kind, body, message["timestamp"], Position(first.epoch, offset))
-            for offset, body in enumerate(unpack(message["messages"]), first.offset)
-        ]
-        if self._tracing is None:
-            return ReceivedBatch(first, messages)
-        return ReceivedBatch(first, messages, self._tracing.origin(message, first, len(messages)))
+            cause = str(error) or type(error).__name__
+        for kind in silent or receivers:
+            self._stats.dead_connections[kind] += 1
+        try:
+            await renew(layer, before)
+            logger.warning("another connection for the groups of %r: %s", server, cause)
+        except Exception as error:
+            logger.debug("no other connection for the groups of %r: %s", server, error)
+        return RETRY_INTERVAL

@@ -53,7 +53,7 @@ class Subscriptions:
         self._spawn = spawn
         self._dispatcher = Dispatcher(hub, stats, buffer_limit, process, self.feed, spawn)
         self._throttle = self._dispatcher.throttle
-        self._broker = Broker(self._dispatcher)
+        self._broker = Broker(self._dispatcher, stats)
         # Subscriptions that are not live yet.
         self._replays: dict[Subscription, tuple[Replay, asyncio.Task[None] | None]] = {}
         # Type -> the joining or leaving of its group that is under way, or the last.
@@ -61,6 +61,10 @@ class Subscriptions:
 
     async def close(self) -> None:
         await self._broker.close()
+
+    def are_cut_off(self) -> bool:
+        """Tell whether no group brings anything, though some have been joined."""
+        return self._broker.is_cut_off()
 
     async def subscribe(
         self, outlet: Transport, request: SubscribeRequest, enforced: Filter, subscription_id: str

@@ -20,7 +20,7 @@ from typing import Any
 from redis.asyncio import Redis as AsyncRedis
 
 from realtime.cluster.clients import Script, Unavailable, ask, ask_blocking
-from realtime.cluster.layer import group_address, key
+from realtime.cluster.layer import group_address, key, no_key
 from realtime.cluster.servers import Server
 from realtime.config import get_streaming_config
 from realtime.log.contract import (
@@ -142,7 +142,8 @@ async def _ask_each(kinds: Iterable[str], add: Callable[[Any, str], Any]) -> dic
             pipeline = client.pipeline(transaction=False)
             for kind in its_kinds:
                 add(pipeline, kind)
-            return await pipeline.execute()
+            pipeline.delete(no_key())  # a replica, whose answers may be old, refuses this
+            return (await pipeline.execute())[:-1]
 
         with contextlib.suppress(Unavailable):
             by_kind.update(zip(its_kinds, await ask(server, question), strict=True))

@@ -140,6 +140,7 @@ class Counters:
     replayed: ByType = by_type("Data messages to clients that resumed or rewound")
     repaired: ByType = by_type("Messages that the channel layer did not bring and the log did")
     lost: ByType = by_type("Messages that could not be delivered any more")
+    dead_connections: ByType = by_type("Times that a group's connection was dead or led elsewhere")
     dropped: ByType = by_type("Data messages not sent to clients that had chosen to miss some")
     # 1006 is the code of a connection that ended without a close frame.
     closes: Counter[int] = counted("Connections that ended, by close code", Counter, by="code")

@@ -181,7 +181,9 @@ class Node:
         if self.drain.has_begun:
             return [DRAINING]
         if self._checking is None or self._checking.done():
-            self._checking = self.spawn(check_backends(self.database))
+            self._checking = self.spawn(
+                check_backends(self.database, self.subscriptions.are_cut_off())
+            )
         return await asyncio.shield(self._checking) + await self._stores.check()
 
     def report(self) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 
 from realtime.auth.policy import current_revision
 from realtime.cluster.clients import Unavailable, ask
-from realtime.cluster.layer import layer_servers, uses_redis
+from realtime.cluster.layer import layer_servers, no_key, uses_redis
 from realtime.cluster.stores import acheck_stores
 from realtime.database import Database
 
@@ -35,10 +35,14 @@ _GROUP = "realtime-readiness"
 _left: set[asyncio.Task[object]] = set()
 
 
-async def check_backends(database: Database) -> list[str]:
-    """Return what does not answer: :data:`DATABASE`, :data:`LAYER`, both or none."""
+async def check_backends(database: Database, is_cut_off: bool) -> list[str]:
+    """Return what does not answer: :data:`DATABASE`, :data:`LAYER`, both or none.
+
+    *is_cut_off* tells that the layer's groups bring nothing.
+    """
     answers = await asyncio.gather(
-        _ask(DATABASE, lambda: database.run(current_revision)), _ask(LAYER, _ask_layer)
+        _ask(DATABASE, lambda: database.run(current_revision)),
+        _ask(LAYER, lambda: _ask_layer(is_cut_off)),
     )
     return [away for away in answers if away]
 
@@ -73,15 +77,21 @@ async def _ask(away: str, question: Callable[[], Awaitable[object]]) -> str:
     return ""
 
 
-async def _ask_layer() -> None:
+async def _ask_layer(is_cut_off: bool) -> None:
     layer = get_channel_layer()
     if layer is None:
         raise Unavailable("none is configured")
     if uses_redis(layer):
-        # Of several, one that answers is enough: the types of the others are away everywhere.
-        await _first([ask(server, Redis.ping) for server in layer_servers()])
+        if is_cut_off:
+            raise Unavailable("its groups bring nothing")
+        # Of several, one that takes writes is enough: the types of the others are away everywhere.
+        await _first([ask(server, _write) for server in layer_servers()])
     else:
         await layer.group_send(_GROUP, {"type": "readiness"})
+
+
+async def _write(client: Redis) -> None:
+    await client.delete(no_key())
 
 
 async def _first(questions: list[Coroutine[Any, Any, object]]) -> None:

@@ -8,8 +8,18 @@ from typing import Any
 import pytest
 from channels.layers import get_channel_layer
 from django.test import override_settings
+from redis.exceptions import ReadOnlyError
 
-from realtime.cluster.layer import group_address, key, layer_servers, new_channel, received
+from realtime.cluster.layer import (
+    check_writing,
+    connection,
+    group_address,
+    key,
+    layer_servers,
+    new_channel,
+    received,
+    renew,
+)
 from realtime.cluster.servers import Server
 from realtime.protocol import SUBSCRIPTION_TYPES
 from tests.support.layers import IN_MEMORY, PUBSUB, close_layer
@@ -91,3 +101,40 @@ def test_settings_are_read_again_when_they_are_overridden() -> None:
                 "asgi__group__realtime.events",
             )
         assert group_address("events") == first
+
+
+@pytest.mark.processes
+async def test_what_renewing_a_connection_touches(data_dir: Any) -> None:
+    with RedisServer(data_dir / "redis") as server, layers(hosts=[server.url]):
+        layer: Any = get_channel_layer()
+        channel = await new_channel(layer, "events")
+        await layer.group_add("group", channel)
+        before = connection(layer, layer_servers()[0])
+        assert before is layer._get_layer()._shards[0]
+        await check_writing(before)
+        assert before._lock.locked() is False and before._receive_task is not None
+        await renew(layer, before)
+        after = connection(layer, layer_servers()[0])
+        assert after._subscribed_to == {channel, "asgi__group__group"}
+        # What was replaced has let go of everything.
+        assert before._redis is before._receive_task is None
+        await renew(layer, before)
+        assert connection(layer, layer_servers()[0]) is after
+        await layer.group_send("group", MESSAGE)
+        assert await layer.receive(channel) == MESSAGE
+        await close_layer()
+
+
+@pytest.mark.processes
+async def test_a_replica_is_refused_and_nothing_is_changed(data_dir: Any) -> None:
+    with RedisServer(data_dir / "redis") as server, layers(hosts=[server.url]):
+        layer: Any = get_channel_layer()
+        await receive_something("events")
+        before = connection(layer, layer_servers()[0])
+        server.client().replicaof("127.0.0.1", "1")
+        for refused in (check_writing(before), renew(layer, before)):
+            with pytest.raises(ReadOnlyError):
+                await refused
+        assert connection(layer, layer_servers()[0]) is before
+        await receive_something("events")
+        await close_layer()

@@ -20,9 +20,11 @@ from realtime import PublishError, publish
 from realtime.cluster.clients import Unavailable, close_async_clients
 from realtime.cluster.embedded import EmbeddedServer
 from realtime.delivery import broker as broker_module
+from realtime.delivery import receiver as receiver_module
 from realtime.delivery.broker import Broker
 from realtime.delivery.feed import Lost
 from realtime.hub.message import Message
+from realtime.monitoring.metrics import Counters
 from realtime.protocol import SUBSCRIPTION_TYPES
 from realtime.publishing import apublish, publish_many
 from tests.support import TIMEOUT
@@ -68,7 +70,7 @@ class Arrivals:
 async def running_broker() -> AsyncIterator[tuple[Broker, Arrivals]]:
     """Run a broker and what it delivers to."""
     arrivals = Arrivals()
-    broker = Broker(arrivals)
+    broker = Broker(arrivals, Counters())
     try:
         yield broker, arrivals
     finally:
@@ -145,7 +147,7 @@ async def test_messages_that_wait_are_handed_on_together(valkey: EmbeddedServer)
             publish("events", {"n": n})  # blocks the loop: all of them wait
         assert len(await arrivals.take(500)) == 500
         assert len(arrivals.batches) < 100
-        assert max(arrivals.batches) <= broker_module.MAX_BATCH
+        assert max(arrivals.batches) <= receiver_module.MAX_BATCH
 
 
 async def test_after_leaving_nothing_arrives(layer: str) -> None:
@@ -187,7 +189,7 @@ async def test_leaving_ends_its_task(layer: str) -> None:
 async def test_a_bare_message_is_read_and_what_is_none_is_dropped(
     layer: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.WARNING, "realtime.delivery.broker")
+    caplog.set_level(logging.WARNING, "realtime.delivery.receiver")
     async with running_broker() as (broker, arrivals):
         await broker.join("events")
         await send("events", {"type": "stream.message", "payload": [1]})
@@ -207,10 +209,10 @@ async def test_a_bare_message_is_read_and_what_is_none_is_dropped(
 async def test_a_message_that_fails_does_not_end_the_delivery(
     layer: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(broker_module, "RETRY_INTERVAL", 0.01)
+    monkeypatch.setattr(receiver_module, "RETRY_INTERVAL", 0.01)
     arrivals = Arrivals()
     arrivals.failures.append(ZeroDivisionError())
-    broker = Broker(arrivals)
+    broker = Broker(arrivals, Counters())
     await broker.join("events")
     await apublish("events", {"n": 1})
     await until(lambda: not arrivals.failures)
@@ -253,7 +255,7 @@ async def test_a_layer_that_swallows_messages_is_noticed(monkeypatch: pytest.Mon
         """Lose a message, as a layer may."""
 
     monkeypatch.setattr(broker_module, "JOIN_TIMEOUT", 0.2)
-    monkeypatch.setattr(broker_module, "PROBE_INTERVAL", 0.01)
+    monkeypatch.setattr(receiver_module, "PROBE_INTERVAL", 0.01)
     with override_settings(CHANNEL_LAYERS=IN_MEMORY):
         monkeypatch.setattr(get_channel_layer(), "group_send", swallow)
         async with running_broker() as (broker, _):

@@ -26,9 +26,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from realtime.config import WEBSOCKET_PREFIX, get_streaming_config
-from realtime.delivery.broker import Broker
 from realtime.delivery.dispatcher import Dispatcher
 from realtime.delivery.feed import Feed
+from realtime.delivery.receiver import Receiver
 from realtime.delivery.replay import Replay
 from realtime.log.contract import MemoryLog
 from realtime.protocol import Position
@@ -60,7 +60,7 @@ VARIABLES = {"history_size": "15", "history_ttl": "20", "max_buffered_bytes": "4
 # In their modules the time is asked.
 CLOCKED: list[Any] = [
     MemoryLog,
-    Broker,
+    Receiver,
     Feed,
     Dispatcher,
     Replay,

@@ -377,7 +377,7 @@ async def test_a_log_that_is_away_leaves_nothing_behind(scene: Scene) -> None:
         pytest.MonkeyPatch.context() as patch,
         pytest.raises(ProtocolError) as caught,
     ):
-        patch.setattr("realtime.delivery.broker.get_channel_layer", Layer)
+        patch.setattr("realtime.delivery.receiver.get_channel_layer", Layer)
         await scene.subscribed(client)
     assert caught.value.code is ErrorCode.UNAVAILABLE
     assert caught.value.details == {"retry_after": 1}
