@@ -22,6 +22,7 @@ from realtime.config import get_streaming_config
 from realtime.database import Database, Unavailable
 from realtime.protocol import CloseCode, CloseReason
 from realtime.sessions.connections import Roster
+from realtime.tasks import TimeSlice
 
 if TYPE_CHECKING:
     from realtime.auth.jwt import Verifier
@@ -32,6 +33,8 @@ T = TypeVar("T")
 
 # How old a look at the revision may be for cached grants to be trusted.
 TRUSTED_AGE = 2 * POLL_INTERVAL
+# Seconds of changing connections after which other tasks run.
+CHANGING_SECONDS = 0.005
 
 
 class Authority:
@@ -81,9 +84,11 @@ class Authority:
         )
         by_token = await self._database.run(live_grants, tokens) if tokens else {}
         by_user = await self._database.run(live_user_grants, users) if users else {}
+        time_slice = TimeSlice(CHANGING_SECONDS)
         for client, before in held.items():
-            if client.grant is not before:
-                continue  # it has left, or has other rights by now
+            await time_slice.yield_if_due()
+            if client.grant is not before or client.has_ended:
+                continue  # it has other rights by now, or has left
             if before.holder_type == HolderType.TOKEN:
                 after = by_token.get(before.holder_id, {}).get(before.digest)
             else:

@@ -195,7 +195,7 @@ class Session(Subscriber):
     def apply_grant(self, grant: Grant) -> None:
         """Take changed rights: subscriptions that are no longer allowed end, others follow."""
         if self.has_ended:
-            return
+            return  # it could not take the answer
         self.node.roster.change(self, grant)
         self.node.leases.hold(self.client_id, grant)
         for subscription_id, (subscription, own) in list(self.subscriptions.items()):

@@ -513,6 +513,29 @@ async def test_a_subscription_ends_with_its_right(scene: Scene) -> None:
 
 
 @in_no_time
+async def test_a_token_of_many_changes_for_one_after_another(scene: Scene) -> None:
+    """Others run meanwhile: one leaves, one gets a better token, and the changes go on."""
+    clients = [await scene.authenticated() for _ in range(4)]
+    for client in clients:
+        await scene.subscribed(client)
+    scene.database.add("better", 2)
+    scene.database.add(SECRET, filters=read_filters({"tenant": "a"}))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("realtime.sessions.rights.CHANGING_SECONDS", -1.0)
+        following = asyncio.create_task(scene.node.authority.follow())
+        while clients[0].session.grant == clients[3].session.grant:  # noqa: ASYNC110 - no event
+            await asyncio.sleep(0)
+        clients[2].session.end(CloseCode.POLICY_VIOLATION, CloseReason.DISCONNECTED)
+        assert await clients[3].log_in("better")
+        await following
+    await publish_tenants(2)
+    await asyncio.sleep(1)
+    events = [[m["data"]["event"]["tenant"] for m in client.read()] for client in clients]
+    assert events == [["a"], ["a"], [], ["a", "b"]]
+    assert len(scene.node.roster.by_holder["token:1"]) == 2
+
+
+@in_no_time
 async def test_a_revoked_token_ends_its_connections(scene: Scene) -> None:
     client = await scene.authenticated()
     other = scene.connect()
