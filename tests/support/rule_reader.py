@@ -27,7 +27,8 @@ class Reader:
 
     def take(self, *payloads: Any, published: float = NEW_YEAR + 1e6) -> None:
         records = Records(self.offset + 1, list(payloads), [published] * len(payloads))
-        self.processor.take(records)
+        if payloads:
+            self.processor.take(records)
         self.offset = records.last
 
     def save(self) -> None:

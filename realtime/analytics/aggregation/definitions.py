@@ -20,6 +20,7 @@ def aggregation_rule(
     size: int,
     slide: int | None = None,
     allowed_lateness: int = 0,
+    allowed_skew: int | None = None,
     time_path: str = "",
     functions: list[dict[str, str]],
 ) -> AggregationSpec:

@@ -66,12 +66,15 @@ class Progress:
     Times are in seconds since 1970; slides are counted from then. Fields are stored by name.
     """
 
-    # The newest time less the allowed lateness. -1: no message has come yet.
+    # The newest time less the allowed lateness; by the log's clock it has been reached. -1: no
+    # message has come yet.
     watermark: float = -1.0
     # Windows that end with this slide or before have been published.
     published: int = 0
-    # Messages that were left out: too late, without a time, without a group, in too many groups.
+    # Messages that were left out: too late, too far ahead, without a time, without a group, in too
+    # many groups.
     late: int = 0
+    ahead: int = 0
     untimed: int = 0
     ungrouped: int = 0
     crowded: int = 0
@@ -80,17 +83,23 @@ class Progress:
     torn_from: int = -1
     torn_to: int = -1
     is_torn: bool = False
+    # When the first message of a log that began at offset 1 was published; -1 if the rule began in
+    # the midst of one. Nobody knows whether there was another log before.
+    began: float = -1.0
 
-    def left_out(self) -> int:
-        """Return how many messages did not count."""
-        return self.late + self.untimed + self.ungrouped + self.crowded
+    def left_out(self) -> dict[str, int]:
+        """Return why messages did not count, and how many."""
+        return {
+            "too late": self.late,
+            "too far ahead": self.ahead,
+            "without a time": self.untimed,
+            "without a group": self.ungrouped,
+            "in too many groups": self.crowded,
+        }
 
     def explain(self) -> str:
-        """Return why messages did not count, and how many."""
-        return (
-            f"{self.late:,} too late, {self.untimed:,} without a time, "
-            f"{self.ungrouped:,} without a group, {self.crowded:,} in too many groups"
-        )
+        """Return why messages did not count, and how many, as text."""
+        return ", ".join(f"{count:,} {reason}" for reason, count in self.left_out().items())
 
 
 class Windows:
@@ -110,6 +119,8 @@ class Windows:
         self._slides: defaultdict[int, Slide] = defaultdict(Slide)
         self._cells = 0
         self._removed: list[str] = []
+        # Results of windows that were over when the watermark was put back.
+        self._results_before: list[bytes] = []
 
     def cell(self, number: int, group: GroupValues) -> Cell | None:
         """Return the cell of a group in a slide, to be changed; ``None`` if there are too many."""
@@ -131,6 +142,22 @@ class Windows:
         """Raise the watermark."""
         self.progress.watermark = max(self.progress.watermark, watermark)
 
+    def put_back(self, watermark: float, newest: float) -> None:
+        """Go on from an earlier watermark, as the clock that it came from was wrong.
+
+        Nothing after *newest* has happened yet. What came meanwhile was too late for its window, or
+        is in one that has not begun: so the windows from here on are incomplete.
+        """
+        while (end := self._next_end()) is not None:
+            self._results_before += self._results(end)
+            self._forget(end)
+        progress = self.progress
+        progress.watermark = watermark
+        progress.published = min(progress.published, self._over())
+        self._remove([number for number in self._slides if number * self.rule.slide > newest])
+        progress.torn_from = progress.torn_to = -1
+        self.mark_lost()
+
     def mark_lost(self) -> None:
         """Note that messages were lost before the next one; then :meth:`mark_complete`."""
         progress = self.progress
@@ -150,7 +177,7 @@ class Windows:
     @property
     def is_due(self) -> bool:
         """Whether there are results to publish."""
-        return self._next_end() is not None
+        return bool(self._results_before) or self._next_end() is not None
 
     def _next_end(self) -> int | None:
         """Return the end of the oldest window that is over and not published, if it holds any."""
@@ -167,7 +194,7 @@ class Windows:
 
         Call again while :attr:`is_due`: about :data:`MAX_RESULTS` come at a time.
         """
-        results: list[bytes] = []
+        results, self._results_before = self._results_before, []
         while (end := self._next_end()) is not None and len(results) < MAX_RESULTS:
             results += self._results(end)
             self._forget(end)
@@ -179,29 +206,37 @@ class Windows:
         progress = self.progress
         progress.published = max(progress.published, published)
         unused = progress.published - self.rule.slides
-        for number in [number for number in self._slides if number <= unused]:
+        self._remove([number for number in self._slides if number <= unused])
+        if not progress.is_torn and unused >= progress.torn_to:
+            progress.torn_from = progress.torn_to = -1
+
+    def _remove(self, numbers: Iterable[int]) -> None:
+        for number in numbers:
             slide = self._slides.pop(number)
             self._cells -= len(slide.cells)
             self._removed += (
                 f"{number}:{cell.text}" for cell in slide.cells.values() if cell.is_stored
             )
-        if not progress.is_torn and unused >= progress.torn_to:
-            progress.torn_from = progress.torn_to = -1
 
     def _results(self, end: int) -> Iterator[bytes]:
         """Yield a window's results in the order of their groups' texts."""
         slide, size = self.rule.slide, self.rule.size
         until = format_timestamp(end * slide)
         window = {"start": format_timestamp((end - self.rule.slides) * slide), "end": until}
-        torn = self.progress
-        is_torn = torn.is_torn or end - self.rule.slides <= torn.torn_to
-        more = {"incomplete": True} if is_torn and 0 <= torn.torn_from < end else {}
+        more = {"incomplete": True} if self._is_torn(end) else {}
         for group, accumulators in self._merged(end):
             values = {name: figure(accumulators[at], size) for name, at, figure in self._figures}
             plain = (value[0] if type(value) is tuple else value for value in group)
             named = dict(zip(self._group_names, plain, strict=True))
             result = {"rule": self.rule.name, "group": named, "window": window}
             yield _encoder.encode(result | {"values": values, "timestamp": until} | more)
+
+    def _is_torn(self, end: int) -> bool:
+        """Whether messages of the window with that end may have been lost."""
+        progress, start, slide = self.progress, end - self.rule.slides, self.rule.slide
+        if 0 <= progress.torn_from < end and (progress.is_torn or start <= progress.torn_to):
+            return True
+        return start * slide <= progress.began < end * slide + self.rule.allowed_lateness
 
     def _merged(self, end: int) -> list[tuple[GroupValues, list[Any]]]:
         """Return a window's accumulators of each group, in the order of the groups' texts."""

@@ -58,8 +58,12 @@ class Records:
         count = offset - self.first + 1
         if count <= 0:
             return self
-        payloads, timestamps = self.payloads[count:], self.timestamps[count:]
-        return Records(self.first + count, payloads, timestamps, self.epoch)
+        return self.part(count, len(self))
+
+    def part(self, start: int, end: int) -> Records:
+        """Return the messages from one index up to another."""
+        payloads, timestamps = self.payloads[start:end], self.timestamps[start:end]
+        return Records(self.first + start, payloads, timestamps, self.epoch)
 
     def column(self, path: Path) -> list[Any]:
         """Return each message's value at a path; :data:`~realtime.filters.MISSING` for none."""
@@ -126,7 +130,10 @@ class Processor(BaseProcessor, Protocol):
         """Take in the next messages."""
 
     def tick(self, now: float) -> str | None:
-        """Take note of the time when everything has been read; return what is to be logged."""
+        """Take note that everything has been read; return what is to be logged.
+
+        *now* is the time of that read by the log's clock: what comes later was published later.
+        """
 
 
 @runtime_checkable

@@ -209,7 +209,7 @@ class Runner:
             if len(new):
                 processor.take(new)
                 hold.position = Position(chunk.epoch, new.last)
-            elif not hold.lag and (text := processor.tick(time.time())):
+            if not hold.lag and (text := processor.tick(chunk.time)):
                 logger.warning("%s: %s", processor.name, text)
             await _save_if_due(hold)
             hold.read_at = time.time()
