@@ -24,6 +24,11 @@ CLOCK_STEP = 60.0
 LOG_INTERVAL = 60.0
 
 
+def processor_name(rule: str) -> str:
+    """Return the name of a rule's processor."""
+    return f"aggregation:{rule}"
+
+
 class AggregationProcessor:
     """Computes one rule; its methods are those of the contract."""
 
@@ -33,7 +38,7 @@ class AggregationProcessor:
 
     def __init__(self, rule: AggregationSpec) -> None:
         self.rule = rule
-        self.name = f"aggregation:{rule.name}"
+        self.name = processor_name(rule.name)
         self.definition = rule.definition
         self.source = rule.source
         self.windows = Windows(rule)

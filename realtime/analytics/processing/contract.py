@@ -78,12 +78,17 @@ class Changes(NamedTuple):
 
     ``upto`` is the offset after which to read when this state is restored; ``None`` if that is the
     last message that was taken in.
+
+    A state too large to be saved at once has ``parts``, which are saved one after another, before
+    the others or with them. If the process ends in between, the state is restored with some of
+    these and with the old values of everything else: see to it that this counts nothing twice.
     """
 
     fields: Mapping[str, bytes] = {}
     removed: Iterable[str] = ()
     outputs: Sequence[bytes] = ()
     upto: int | None = None
+    parts: Iterable[Mapping[str, bytes]] = ()
 
 
 class BaseProcessor(Protocol):
