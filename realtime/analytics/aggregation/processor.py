@@ -48,13 +48,15 @@ class AggregationProcessor:
         for index, need in enumerate(self.windows.needs):
             self._inputs[need.view, need.path].append(index)
         self._is_new = True
+        # Epoch and offset of the last message.
+        self._taken = "", 0
         self._is_due = False
         # How many messages were left out when that was logged last, and when that was.
         self._logged = 0
         self._logged_at = 0.0
 
     def restore(self, fields: Mapping[str, bytes]) -> None:
-        self.windows.restore(fields.items())
+        self.windows.restore(fields)
         self._is_new = "progress" not in fields
         self._logged = sum(self.left_out.values())
         self._is_due = self.windows.is_due
@@ -71,6 +73,9 @@ class AggregationProcessor:
                 self.windows.mark_lost()
             else:
                 self.windows.progress.began = records.timestamps[0]
+        self._taken = records.epoch, records.last
+        if self.windows.cells.is_replaced(records.epoch):
+            self.windows.mark_lost()
         for part in columns.in_order(records):
             self._take(part)
         self._is_due = self.windows.is_due
@@ -96,10 +101,12 @@ class AggregationProcessor:
             for (view, path), accumulators in (self._inputs.items() if by_cell else ())
         ]
         for (number, group), indices in by_cell.items():
-            cell = self.windows.cell(number, group)
+            cell = self.windows.cells.cell(number, group)
             if cell is None:
                 self.windows.progress.crowded += len(indices)
                 continue
+            if cell.upto:
+                indices = [i for i in indices if records.first + i > cell.upto]
             for column, accumulators in inputs:
                 values: list[Any] = indices
                 if column is not None:
@@ -154,6 +161,8 @@ class AggregationProcessor:
         """Take note that open windows, and those up to the next message, are incomplete."""
         self._is_new = False
         self.windows.mark_lost()
+        if last is None:
+            self.windows.cells.forget_ahead()
 
     def tick(self, now: float) -> str | None:
         """Close windows by time of publishing; return what to log of messages left out."""
@@ -175,4 +184,5 @@ class AggregationProcessor:
         """Return results, and open windows as far as they have changed."""
         results = self.windows.close()
         self._is_due = self.windows.is_due
-        return Changes(*self.windows.store(), results)
+        fields, removed, parts = self.windows.store(*self._taken)
+        return Changes(fields, removed, results, parts=parts)

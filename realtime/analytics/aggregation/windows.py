@@ -20,43 +20,20 @@ A message of second 31 is not late: its slide is open.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 
 import msgspec
 
-from realtime.analytics.aggregation.columns import GroupValues
+from realtime.analytics.aggregation.cells import Cells
 from realtime.analytics.aggregation.functions import Need, need_of
 from realtime.analytics.aggregation.rule import AggregationSpec
 from realtime.protocol import format_timestamp
 
-# Bounds: groups of one slide, and groups of all slides.
-MAX_GROUPS = 10_000
-MAX_CELLS = 100_000
 # Results that are made at a time, about: whole windows, at least one.
 MAX_RESULTS = 2000
 
 _encoder = msgspec.json.Encoder()
-
-
-@dataclass(slots=True)
-class Cell:
-    """The accumulators of one group in one slide."""
-
-    # The group as JSON, by which it is stored and sorted.
-    text: str
-    accumulators: list[Any]
-    is_stored: bool = False
-
-
-@dataclass(slots=True)
-class Slide:
-    """The cells of one slide, by group; those of the groups in ``changed`` are to be stored."""
-
-    cells: dict[GroupValues, Cell] = field(default_factory=dict)
-    changed: set[GroupValues] = field(default_factory=set)
 
 
 @dataclass(slots=True)
@@ -115,28 +92,9 @@ class Windows:
             for function, (need, figure) in zip(rule.functions, needs, strict=True)
         ]
         self._group_names = [".".join(path) for path in rule.group_by]
-        # By number, counted from 1970.
-        self._slides: defaultdict[int, Slide] = defaultdict(Slide)
-        self._cells = 0
-        self._removed: list[str] = []
+        self.cells = Cells(self.needs)
         # Results of windows that were over when the watermark was put back.
         self._results_before: list[bytes] = []
-
-    def cell(self, number: int, group: GroupValues) -> Cell | None:
-        """Return the cell of a group in a slide, to be changed; ``None`` if there are too many."""
-        slide = self._slides[number]
-        cell = slide.cells.get(group)
-        if cell is None:
-            if len(slide.cells) >= MAX_GROUPS or self._cells >= MAX_CELLS:
-                return None
-            text = _encoder.encode(group).decode()
-            cell = slide.cells[group] = Cell(text, self._new_accumulators())
-            self._cells += 1
-        slide.changed.add(group)
-        return cell
-
-    def _new_accumulators(self) -> list[Any]:
-        return [need.accumulator() for need in self.needs]
 
     def advance(self, watermark: float) -> None:
         """Raise the watermark."""
@@ -154,7 +112,9 @@ class Windows:
         progress = self.progress
         progress.watermark = watermark
         progress.published = min(progress.published, self._over())
-        self._remove([number for number in self._slides if number * self.rule.slide > newest])
+        self.cells.remove(
+            [number for number in self.cells.slides if number * self.rule.slide > newest]
+        )
         progress.torn_from = progress.torn_to = -1
         self.mark_lost()
 
@@ -184,7 +144,7 @@ class Windows:
         over, published = self._over(), self.progress.published
         ends = (
             end
-            for number in self._slides
+            for number in self.cells.slides
             if (end := max(number, published) + 1) <= min(number + self.rule.slides, over)
         )
         return min(ends, default=None)
@@ -206,17 +166,9 @@ class Windows:
         progress = self.progress
         progress.published = max(progress.published, published)
         unused = progress.published - self.rule.slides
-        self._remove([number for number in self._slides if number <= unused])
+        self.cells.remove([number for number in self.cells.slides if number <= unused])
         if not progress.is_torn and unused >= progress.torn_to:
             progress.torn_from = progress.torn_to = -1
-
-    def _remove(self, numbers: Iterable[int]) -> None:
-        for number in numbers:
-            slide = self._slides.pop(number)
-            self._cells -= len(slide.cells)
-            self._removed += (
-                f"{number}:{cell.text}" for cell in slide.cells.values() if cell.is_stored
-            )
 
     def _results(self, end: int) -> Iterator[bytes]:
         """Yield a window's results in the order of their groups' texts."""
@@ -224,7 +176,7 @@ class Windows:
         until = format_timestamp(end * slide)
         window = {"start": format_timestamp((end - self.rule.slides) * slide), "end": until}
         more = {"incomplete": True} if self._is_torn(end) else {}
-        for group, accumulators in self._merged(end):
+        for group, accumulators in self.cells.merged(range(end - self.rule.slides, end)):
             values = {name: figure(accumulators[at], size) for name, at, figure in self._figures}
             plain = (value[0] if type(value) is tuple else value for value in group)
             named = dict(zip(self._group_names, plain, strict=True))
@@ -238,50 +190,15 @@ class Windows:
             return True
         return start * slide <= progress.began < end * slide + self.rule.allowed_lateness
 
-    def _merged(self, end: int) -> list[tuple[GroupValues, list[Any]]]:
-        """Return a window's accumulators of each group, in the order of the groups' texts."""
-        cells: dict[GroupValues, list[Cell]] = {}
-        for number in range(end - self.rule.slides, end):
-            if number in self._slides:
-                for group, cell in self._slides[number].cells.items():
-                    cells.setdefault(group, []).append(cell)
-        ordered = sorted(cells.items(), key=lambda item: item[1][0].text)
-        return [(group, self._merge(parts)) for group, parts in ordered]
+    def store(
+        self, epoch: str, taken: int
+    ) -> tuple[dict[str, bytes], list[str], Iterator[dict[str, bytes]]]:
+        """Return the fields to set, those to remove, and parts to set before; as :class:`Cells`."""
+        return {"progress": _encoder.encode(asdict(self.progress))}, *self.cells.store(epoch, taken)
 
-    def _merge(self, parts: Sequence[Cell]) -> list[Any]:
-        if len(parts) == 1:
-            return parts[0].accumulators
-        merged = self._new_accumulators()
-        for part in parts:
-            for accumulator, other in zip(merged, part.accumulators, strict=True):
-                accumulator.merge(other)
-        return merged
-
-    def store(self) -> tuple[dict[str, bytes], list[str]]:
-        """Return fields that have changed since the last call, by name, and those to remove."""
-        fields = {"progress": _encoder.encode(asdict(self.progress))}
-        for number, slide in self._slides.items():
-            for group in slide.changed:
-                cell = slide.cells[group]
-                cell.is_stored = True
-                contents = [accumulator.dump() for accumulator in cell.accumulators]
-                fields[f"{number}:{cell.text}"] = _encoder.encode(contents)
-            slide.changed.clear()
-        removed, self._removed = self._removed, []
-        return fields, removed
-
-    def restore(self, fields: Iterable[tuple[str, bytes]]) -> None:
+    def restore(self, fields: Mapping[str, bytes]) -> None:
         """Go on from what was stored."""
-        for name, value in fields:
-            if name == "progress":
-                self.progress = msgspec.json.decode(value, type=Progress)
-                continue
-            number, _, text = name.partition(":")
-            accumulators = [
-                need.accumulator.load(data)
-                for need, data in zip(self.needs, msgspec.json.decode(value), strict=True)
-            ]
-            slide = self._slides[int(number)]
-            group = (tuple(v) if type(v) is list else v for v in msgspec.json.decode(text))
-            slide.cells[tuple(group)] = Cell(text, accumulators, is_stored=True)
-            self._cells += 1
+        cells = dict(fields)
+        if (progress := cells.pop("progress", None)) is not None:
+            self.progress = msgspec.json.decode(progress, type=Progress)
+        self.cells.restore(cells)

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from realtime.analytics.aggregation import windows
+from realtime.analytics.aggregation import cells, windows
 from realtime.analytics.aggregation.functions import EXACT_VALUES
 from realtime.analytics.aggregation.rule import AggregationSpec, make_spec
 from realtime.analytics.processing.contract import Records
@@ -382,7 +382,7 @@ def test_a_group_is_a_scalar_or_null() -> None:
 
 
 def test_more_groups_than_there_may_be_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(windows, "MAX_GROUPS", 3)
+    monkeypatch.setattr(cells, "MAX_GROUPS", 3)
     reader = Reader(rule(group_by=["g"], functions=FUNCTIONS[:1]))
     reader.take(*({"at": NEW_YEAR, "g": n % 5} for n in range(10)), {"at": NEW_YEAR + 10})
     assert [entry["group"]["g"] for entry in reader.results] == [0, 1, 2]
@@ -456,11 +456,69 @@ def test_a_log_that_begins_makes_its_first_window_incomplete() -> None:
 def test_only_what_changed_is_stored_and_what_is_over_goes() -> None:
     reader = Reader(rule(group_by=["g"]))
     reader.take({"at": NEW_YEAR, "g": "a"}, {"at": NEW_YEAR, "g": "b"})
-    assert len(reader.processor.save().fields) == 3
+    assert sum(map(len, reader.processor.save().parts)) == 2
     reader.take({"at": NEW_YEAR, "g": "a"})
-    assert list(reader.processor.save().fields) == ["progress", f'{NEW_YEAR // 10}:["a"]']
+    assert [list(part) for part in reader.processor.save().parts] == [[f'{NEW_YEAR // 10}:["a"]']]
     reader.take({"at": NEW_YEAR + 10, "g": "a"})
-    assert len(list(reader.processor.save().removed)) == 2
+    names = [f'{NEW_YEAR // 10}:["{group}"]' for group in "ab"]
+    assert set(reader.processor.save().removed) == {*names, "ahead"}
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    rules,
+    payloads,
+    st.dictionaries(st.integers(0, 60), st.integers(0, 3), max_size=12),
+    cuts,
+)
+def test_a_large_state_that_was_saved_in_part_counts_nothing_twice(
+    spec: AggregationSpec,
+    messages: list[dict[str, Any]],
+    deaths: dict[int, int],
+    steps: dict[int, str],
+) -> None:
+    """A process is killed when it has saved some parts of the state; the next one reads again."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cells, "PART_BYTES", 100)
+        reader, left = Reader(spec), dict(deaths)
+        while reader.offset < len(messages):
+            number = reader.offset
+            reader.take(messages[number])
+            if number in left:
+                reader.save_some(left.pop(number))
+                reader.offset = reader.saved_at
+            elif number in steps:
+                reader.save()
+        reader.save()
+    assert reader.outputs == run(spec, messages, {})
+    assert "ahead" not in reader.fields
+
+
+def test_offsets_of_a_log_that_is_gone_mean_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cells, "PART_BYTES", 0)
+    reader = Reader(rule(group_by=["g"], functions=FUNCTIONS[:1]))
+    reader.take(*({"at": NEW_YEAR, "g": g} for g in "abc"))
+    reader.save()
+    reader.restart()
+    reader.processor.skip(4, None)
+    reader.offset = 0
+    reader.take(*({"at": NEW_YEAR, "g": g} for g in "abc"), {"at": NEW_YEAR + 10, "g": "a"})
+    assert [entry["values"]["n"] for entry in reader.results] == [2, 2, 2]
+
+
+def test_what_a_failover_replaces_of_a_state_saved_in_part_is_marked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cells, "PART_BYTES", 0)
+    reader = Reader(rule(group_by=["g"], functions=FUNCTIONS[:1]))
+    reader.take(*({"at": NEW_YEAR, "g": g} for g in "abc"))
+    reader.save_some(2)
+    messages = [*({"at": NEW_YEAR, "g": g} for g in "abc"), {"at": NEW_YEAR + 10, "g": "a"}]
+    records = Records(1, messages, [NEW_YEAR + 1e6] * 4, "another epoch")
+    reader.processor.take(records)
+    assert [(entry["values"]["n"], entry["incomplete"]) for entry in reader.results] == [
+        *[(1, True)] * 3
+    ]
 
 
 def test_many_results_are_published_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -186,7 +186,7 @@ async def test_only_the_state_of_a_processor_that_is_gone_expires() -> None:
 async def test_a_large_state_is_saved_in_parts_and_read_in_parts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    size, count = 1_000_000, 300
+    size, count = 1_000_000, 150
 
     class LargeAdder(Adder):
         def restore(self, fields: Mapping[str, bytes]) -> None:
