@@ -112,7 +112,14 @@ class Runner:
             for kind in self._kinds:
                 await forget_others(kind, names)
             running = [
-                Report(self._name, name, hold.processor.source, hold.lag, hold.read_at)
+                Report(
+                    self._name,
+                    name,
+                    hold.processor.source,
+                    hold.lag,
+                    hold.read_at,
+                    getattr(hold.processor, "left_out", {}),
+                )
                 for name, hold in self.holds.items()
                 if hold.read_at
             ]

@@ -26,4 +26,4 @@ class Command(ProcessingCommand):
         finally:
             connection.close()
         self.say(f"rules: {names}")
-        return Runner("aggregations", load_processors, load_paused)
+        return Runner("aggregations", load_processors, paused=load_paused)
