@@ -21,7 +21,7 @@ from realtime.analytics.processing.state import (
     Fenced,
     Hold,
     claim,
-    forget_others,
+    keep_states,
     renew,
     save,
     state_kind,
@@ -110,7 +110,7 @@ class Runner:
             self._kinds |= {state_kind(processor) for processor in processors}
             names = [*(processor.name for processor in processors), *paused]
             for kind in self._kinds:
-                await forget_others(kind, names)
+                await keep_states(kind, names)
             running = [
                 Report(
                     self._name,
@@ -150,7 +150,10 @@ class Runner:
             loaded = assigned.get(name)
             if loaded is None or loaded.definition != hold.processor.definition:
                 await self._give_up(hold)
+        deadline = time.monotonic() + BEAT_INTERVAL
         for name, processor in assigned.items():
+            if time.monotonic() > deadline:
+                break  # states may be large, and leases have to be renewed meanwhile
             if name not in self.holds and (claimed := await claim(processor, self._owner)):
                 self.holds[name] = claimed
                 logger.info("running %s", name)
@@ -244,7 +247,8 @@ class Runner:
         """Let a processor work, and save it if it is time."""
         async with self._watching(hold):
             processor = hold.processor
-            if hold.position is None and chunk.epoch in self._begun_anew:
+            is_first = hold.position is None and processor.from_start
+            if is_first and chunk.epoch in self._begun_anew:
                 # The state may have been lost with the log.
                 processor.skip(1, None)
             new = _catch_up(hold, chunk, records)

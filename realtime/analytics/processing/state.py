@@ -46,8 +46,8 @@ FIELD_PREFIX = "f:"
 # Fields that are asked for at a time.
 SCAN_FIELDS = 256
 
-_CLAIM, _RENEW, _SAVE, _FORGET = (
-    Script("realtime.analytics.processing", name) for name in ("claim", "renew", "save", "forget")
+_CLAIM, _RENEW, _SAVE, _KEEP = (
+    Script("realtime.analytics.processing", name) for name in ("claim", "renew", "save", "keep")
 )
 
 
@@ -61,7 +61,8 @@ class Hold:
 
     processor: AnyProcessor
     owner: str
-    # Of the claim, or of the last save.
+    # Of the claim, or of the last save; "" if that was given up in the middle: what it was to save
+    # is saved by nobody, so nothing that comes after may be saved.
     token: str
     # What has been taken in, and what has been saved. None before the first message is read.
     position: Position | None
@@ -92,14 +93,13 @@ class Place(NamedTuple):
     log: list[str]
     state: str
     lease: str
-    names: str
 
 
 def place_of(processor: AnyProcessor) -> Place:
     """Return where a processor's state is."""
     kind = state_kind(processor)
     state = f"{_stem(kind)}{processor.name}"
-    return Place(group_address(kind)[0], log_keys(kind), state, f"{state}:lease", _index(kind))
+    return Place(group_address(kind)[0], log_keys(kind), state, f"{state}:lease")
 
 
 def state_kind(processor: AnyProcessor) -> str:
@@ -111,10 +111,6 @@ def _stem(kind: str) -> str:
     return key(f"{{{kind}}}:processor:")
 
 
-def _index(kind: str) -> str:
-    return key(f"{{{kind}}}:processors")
-
-
 async def claim(processor: AnyProcessor, owner: str) -> Hold | None:
     """Take a processor over and restore it; ``None`` if another process has it.
 
@@ -123,8 +119,8 @@ async def claim(processor: AnyProcessor, owner: str) -> Hold | None:
     place = place_of(processor)
     keeps_state = int(getattr(processor, "keeps_state", False))
     token = secrets.token_hex(8)
-    arguments = (owner, int(LEASE * 1000), processor.definition, keeps_state, token, processor.name)
-    keys = [place.state, place.lease, place.names]
+    arguments = (owner, int(LEASE * 1000), processor.definition, keeps_state, token)
+    keys = [place.state, place.lease]
     reply = await ask(place.server, lambda client: _CLAIM.acall(client, keys, *arguments))
     if reply is None:
         return None
@@ -198,6 +194,7 @@ async def _write(hold: Hold, contents: dict[str, Any], *arguments: Any) -> Any:
     place = place_of(hold.processor)
     token = secrets.token_hex(8)
     about = {"after": hold.token, "token": token, "owner": hold.owner, "lease": int(LEASE * 1000)}
+    hold.token = ""
     saved = msgspec.msgpack.encode(about | contents)
     keys = [*place.log, place.state, place.lease]
     reply = await ask(place.server, lambda client: _SAVE.awrite(client, keys, saved, *arguments))
@@ -207,14 +204,14 @@ async def _write(hold: Hold, contents: dict[str, Any], *arguments: Any) -> Any:
     return reply
 
 
-async def forget_others(kind: str, names: Iterable[str]) -> None:
-    """Let states beside a type's log expire, but those of processors of these names.
+async def keep_states(kind: str, names: Iterable[str]) -> None:
+    """Of the states beside a type's log, keep those of these processors; let the others expire.
 
     Raises ``Unavailable``.
     """
-    stem, index = _stem(kind), _index(kind)
+    keys, arguments = [key(f"{{{kind}}}:processors")], (STATE_TTL, _stem(kind), *names)
     server = group_address(kind)[0]
-    await ask(server, lambda client: _FORGET.acall(client, [index], STATE_TTL, stem, *names))
+    await ask(server, lambda client: _KEEP.acall(client, keys, *arguments))
 
 
 class Standing(NamedTuple):

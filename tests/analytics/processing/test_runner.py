@@ -18,7 +18,7 @@ from realtime import publish_many
 from realtime.analytics.processing import state
 from realtime.analytics.processing.contract import Changes, Records
 from realtime.analytics.processing.runner import POLL_INTERVAL, Runner
-from realtime.analytics.processing.state import STATE_TTL, Fenced, claim, renew, save
+from realtime.analytics.processing.state import STATE_TTL, Fenced, claim, keep_states, renew, save
 from realtime.cluster.clients import ask, sync_client
 from realtime.cluster.layer import key, layer_servers
 from realtime.cluster.servers import Server
@@ -170,8 +170,8 @@ async def test_only_the_state_of_a_processor_that_is_gone_expires() -> None:
         hold.position = Position("e", 10)
         # As earlier versions left it.
         client.expire(key(f"{{aggregations}}:processor:{name}"), 100)
-        hold = await claim(Adder(name), "me")
-        assert hold is not None
+    await keep_states("aggregations", names)
+    assert [seconds_left(name) for name in names] == [-1, -1, -1]
     runner = Runner("adders", lambda: [Adder("on")], lambda: ["paused"])
     task = asyncio.create_task(runner.run())
     await until(lambda: seconds_left("gone") > 0)
@@ -181,6 +181,30 @@ async def test_only_the_state_of_a_processor_that_is_gone_expires() -> None:
     assert seconds_left("gone") == -1
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_save_that_is_given_up_in_the_middle_loses_no_output(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def never(server: Server, question: Any) -> Any:
+        await asyncio.Event().wait()
+
+    hold = await claim(adder := Adder("one"), "me")
+    assert hold is not None
+    adder.take(records(*range(10)))
+    hold.position = Position("e", 10)
+    with monkeypatch.context() as patch:
+        patch.setattr(state, "ask", never)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.01):
+                await save(hold)
+    # The output is nowhere now, so the state after it must not be saved: it is worked out again.
+    adder.take(records(*range(10), first=11))
+    hold.position = Position("e", 20)
+    with pytest.raises(Fenced):
+        await save(hold)
+    again = await claim(other := Adder("one"), "me")
+    assert again is not None and again.position is None and other.count == 0
 
 
 async def test_a_large_state_is_saved_in_parts_and_read_in_parts(
