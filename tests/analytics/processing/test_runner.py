@@ -375,6 +375,25 @@ async def test_what_was_lost_is_told(data_dir: Path) -> None:
     assert made[0].ticks
 
 
+async def test_a_processor_whose_state_was_lost_with_the_log_is_told() -> None:
+    made: list[Adder] = []
+
+    def load() -> list[Adder]:
+        made.append(Adder("one"))
+        return made[-1:]
+
+    task = asyncio.create_task(Runner("adders", load).run())
+    publish_numbers(*range(10))
+    await until_summed(10, 1)
+    assert [adder.skipped for adder in made if adder.count] == [[]]
+    sync_client(layer_servers()[0]).flushall()
+    publish_numbers(*range(10))
+    await until_summed(10, 1)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert [adder.skipped for adder in made if adder.count][-1] == [(1, None)]
+
+
 class PatientAdder(Adder):
     """An adder that takes in three messages at a time, and notes when it is called."""
 
