@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from realtime.analytics.aggregation import cells, windows
 from realtime.analytics.aggregation.functions import EXACT_VALUES
+from realtime.analytics.aggregation.processor import CLOCK_STEP
 from realtime.analytics.aggregation.rule import AggregationSpec, make_spec
 from realtime.analytics.processing.contract import Records
 from realtime.filters import matches
@@ -336,6 +337,36 @@ def test_a_clock_is_put_back_in_the_midst_of_a_read() -> None:
 
     assert outputs(60) == outputs(20, 40) == outputs(7, 30, 23)
     assert [entry["values"]["n"] for entry in outputs(60)[-3:]] == [10, 10, 10]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(-90, 90), st.sampled_from(["take", "tick", "save", "restart"]))),
+    st.sampled_from([0, 3, 100]),
+)
+def test_no_message_is_left_out_however_the_clock_of_the_log_goes(
+    steps: list[tuple[int, str]], lateness: int
+) -> None:
+    """By time of publishing: each counts once, but those that were ahead when a clock went back."""
+    reader = Reader(rule(time_path="", allowed_lateness=lateness, functions=FUNCTIONS[:1]))
+    now, newest, taken, has_gone_back = float(NEW_YEAR), float(NEW_YEAR), 0, False
+    for change, step in steps:
+        now += change
+        has_gone_back |= now < newest - CLOCK_STEP
+        newest = now if now < newest - CLOCK_STEP else max(newest, now)
+        if step == "take":
+            reader.take({}, published=now)
+            taken += 1
+        elif step == "tick":
+            reader.processor.tick(now)
+        else:
+            reader.save()
+            if step == "restart":
+                reader.restart()
+    reader.processor.tick(newest + 3600)
+    counted = sum(entry["values"]["n"] for entry in reader.results)
+    assert reader.processor.windows.progress.late == 0
+    assert counted == taken or (has_gone_back and counted < taken)
 
 
 def test_messages_of_a_server_whose_clock_is_a_little_behind_count_all() -> None:
