@@ -128,11 +128,11 @@ class AggregationProcessor:
             progress.ahead += len(chosen) - len(timed) - untimed
         if not timed:
             return {}
-        if progress.is_torn:
-            self.windows.mark_complete(times[timed[0]] + self._lateness)
         # A message that is ahead of the log's clock raises the watermark up to that clock only: so
         # no wrong clock makes other messages late.
         reached = [passed[i] for i in timed]
+        if progress.is_torn:
+            self.windows.mark_complete(reached[0] + self._lateness)
         newest = max(progress.watermark, max(reached) - self._lateness)
         if min(reached) // slide * slide + slide <= newest:
             timed = self._in_time(timed, reached)
