@@ -50,7 +50,7 @@ class AggregationRuleForm(ModelForm[AggregationRule]):
         model = AggregationRule
         fields = (
             *("name", "enabled", "note", "source", "filters", "group_by"),
-            *("size", "slide", "allowed_lateness", "time_path", "functions"),
+            *("size", "slide", "allowed_lateness", "allowed_skew", "time_path", "functions"),
         )
 
 
@@ -112,7 +112,10 @@ class AggregationRuleAdmin(ModelAdmin[AggregationRule]):
     readonly_fields = ("state", "behind", "left_out", "closed_until")
     fieldsets: ClassVar[Any] = (
         (None, {"fields": ("name", "enabled", "note")}),
-        ("Messages", {"fields": ("source", "filters", "time_path", "allowed_lateness")}),
+        (
+            "Messages",
+            {"fields": ("source", "filters", "time_path", "allowed_lateness", "allowed_skew")},
+        ),
         ("Windows and groups", {"fields": ("size", "slide", "group_by")}),
         ("Figures", {"fields": ("functions",)}),
     )

@@ -32,6 +32,7 @@ def form(**fields: Any) -> dict[str, Any]:
         "size": "60",
         "slide": "",
         "allowed_lateness": "0",
+        "allowed_skew": "",
         "time_path": "",
         "functions": '[{"name": "n", "function": "count"}]',
     } | fields
@@ -50,10 +51,11 @@ def test_a_rule_is_made_changed_and_copied(browser: Client) -> None:
         functions=COUNT,
     )
     address = f"{PAGE}{row.pk}/change/"
-    page = browser.post(address, form(slide="20", filters="", group_by="[]"))
+    page = browser.post(address, form(slide="20", filters="", group_by="[]", allowed_skew="5"))
     assert page.status_code == 302, page.context["errors"]
     changed = AggregationRule.objects.get().spec()
     assert (changed.slide, changed.filters, changed.group_by) == (20, (), ())
+    assert (row.spec().skew, changed.skew) == (60, 5)
     assert browser.get(address).status_code == 200
     AggregationRule.objects.create(name="bad", size=60, functions=7)
     assert b"60 s every 20 s" in browser.get(PAGE).content
@@ -67,6 +69,7 @@ def test_a_rule_is_made_changed_and_copied(browser: Client) -> None:
         ("size", "0", "whole seconds"),
         ("size", "x", "whole number"),
         ("slide", "7", "no multiple"),
+        ("allowed_skew", "2678401", "whole seconds"),
         ("filters", "[]", "expected an object"),
         ("filters", "{", "not JSON"),
         ("filters", '{"a": [[]]}', "'a'"),

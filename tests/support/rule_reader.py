@@ -24,21 +24,33 @@ class Reader:
         self.fields: dict[str, bytes] = {}
         self.outputs: list[bytes] = []
         self.offset = 0
+        # The offset up to which messages had been taken when the state was saved.
+        self.saved_at = 0
 
     def take(self, *payloads: Any, published: float = NEW_YEAR + 1e6) -> None:
         records = Records(self.offset + 1, list(payloads), [published] * len(payloads))
-        self.processor.take(records)
+        if payloads:
+            self.processor.take(records)
         self.offset = records.last
 
     def save(self) -> None:
         while True:
             changes = self.processor.save()
-            self.fields.update(changes.fields)
+            for fields in *changes.parts, changes.fields:
+                self.fields.update(fields)
             for name in changes.removed:
-                del self.fields[name]
+                self.fields.pop(name, None)
             self.outputs += changes.outputs
+            self.saved_at = self.offset
             if not self.processor.urgent:
                 return
+
+    def save_some(self, parts: int) -> None:
+        """Save so many parts of the state, and be killed then."""
+        changes = self.processor.save()
+        for part in list(changes.parts)[:-1][:parts]:
+            self.fields.update(part)
+        self.restart()
 
     def restart(self) -> None:
         self.processor = AggregationProcessor(self.rule)

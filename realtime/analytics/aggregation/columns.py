@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
+from itertools import pairwise
 from typing import Any, TypeVar, TypeVarTuple
 
 from realtime.analytics.processing.contract import Records
@@ -16,8 +17,6 @@ from realtime.protocol.times import read_time
 
 # Integers beyond it do not count as numbers: no float might hold their sum.
 BIGGEST = 10**300
-# Seconds by which a message may say that it happened later than it was published.
-MAX_AHEAD = 86_400
 # Characters of a group's value; a message with a longer one is in no group.
 MAX_GROUP_CHARACTERS = 1000
 # Longer texts are compared by a digest.
@@ -93,18 +92,48 @@ def _text(value: Any) -> str | None:
 
 
 @_once
-def times(records: Records, path: Path) -> list[Any]:
+def in_order(records: Records) -> list[Records]:
+    """Return the messages in parts: another begins where the log's clock was put back."""
+    timestamps = records.timestamps
+    cuts = [i for i, (one, next_one) in enumerate(pairwise(timestamps), 1) if next_one < one]
+    if not cuts:
+        return [records]
+    return [records.part(start, end) for start, end in pairwise([0, *cuts, len(records)])]
+
+
+@_once
+def own_times(records: Records, path: Path) -> list[Any]:
     """Return each message's own time, in seconds since 1970; without a path, its publishing.
 
-    A time before 1970, or too far ahead, is ``None``: one wrong clock closes no windows.
+    What is no time, or one before 1970, is ``None``.
     """
     if not path:
         return records.timestamps
     return [
-        seconds
-        if (seconds := read_time(value)) is not None and 0 <= seconds <= published + MAX_AHEAD
-        else None
-        for value, published in zip(records.column(path), records.timestamps, strict=True)
+        seconds if (seconds := read_time(value)) is not None and seconds >= 0 else None
+        for value in records.column(path)
+    ]
+
+
+@_once
+def times(records: Records, path: Path, skew: float) -> list[Any]:
+    """Return own times, with ``None`` also for those that lead the log's by more than *skew*."""
+    if not path:
+        return records.timestamps
+    return [
+        own if own is not None and own <= published + skew else None
+        for own, published in zip(own_times(records, path), records.timestamps, strict=True)
+    ]
+
+
+@_once
+def passed_times(records: Records, path: Path, skew: float) -> list[Any]:
+    """Return :func:`times`, those that lead the log's time as the log's time."""
+    if not path:
+        return records.timestamps
+    return [
+        own if own is None or own <= published else published
+        for own, published in zip(times(records, path, skew), records.timestamps, strict=True)
     ]
 
 
@@ -118,9 +147,11 @@ def groups(records: Records, paths: tuple[Path, ...]) -> list[Any]:
 
 
 @_once
-def keys(records: Records, time_path: Path, slide: int, paths: tuple[Path, ...]) -> list[Any]:
+def keys(
+    records: Records, time_path: Path, skew: float, slide: int, paths: tuple[Path, ...]
+) -> list[Any]:
     """Return each message's slide, counted from 1970, and group; ``None`` if one is missing."""
-    pairs = zip(times(records, time_path), groups(records, paths), strict=True)
+    pairs = zip(times(records, time_path, skew), groups(records, paths), strict=True)
     return [
         None if time is None or group is None else (int(time // slide), group)
         for time, group in pairs

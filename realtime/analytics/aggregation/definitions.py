@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from realtime.analytics.aggregation.processor import AggregationProcessor
+from realtime.analytics.aggregation.processor import AggregationProcessor, processor_name
 from realtime.analytics.aggregation.rule import AggregationSpec, make_spec
 from realtime.analytics.registry import DefinitionRegistry
 
@@ -20,6 +20,7 @@ def aggregation_rule(
     size: int,
     slide: int | None = None,
     allowed_lateness: int = 0,
+    allowed_skew: int | None = None,
     time_path: str = "",
     functions: list[dict[str, str]],
 ) -> AggregationSpec:
@@ -39,6 +40,14 @@ def load_rules() -> list[AggregationSpec]:
     from realtime.analytics.aggregation.models import AggregationRule
 
     return list(aggregation_rules.in_force(AggregationRule.objects.all()).values())
+
+
+def load_paused() -> list[str]:
+    """Return the processors of the rules that are turned off, by name."""
+    from realtime.analytics.aggregation.models import AggregationRule
+
+    names = AggregationRule.objects.filter(enabled=False).values_list("name", flat=True)
+    return [processor_name(name) for name in names]
 
 
 def load_processors() -> list[AggregationProcessor]:

@@ -8,6 +8,7 @@ from django.utils import timezone
 
 from realtime.analytics.aggregation.rule import (
     ARGUMENTS,
+    DEFAULT_SKEW,
     MAX_SECONDS,
     SOURCES,
     AggregationSpec,
@@ -44,6 +45,13 @@ class AggregationRule(models.Model):
     allowed_lateness = models.PositiveIntegerField(
         default=0,
         help_text="Seconds by which a message may be older than the newest one before it.",
+    )
+    allowed_skew = models.PositiveIntegerField(
+        null=True,
+        blank=True,
+        help_text="Seconds by which a message's own time may be ahead of the time when it was "
+        "published; one further ahead is left out. Empty: the allowed lateness, or "
+        f"{DEFAULT_SKEW} if that is longer.",
     )
     time_path = models.CharField(
         max_length=MAX_PATH_CHARACTERS,

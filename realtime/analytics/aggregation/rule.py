@@ -25,6 +25,8 @@ MAX_GROUP_PATHS = 8
 MAX_FUNCTIONS = 32
 # In seconds: 31 days.
 MAX_SECONDS = 31 * 86_400
+# The allowed skew of a rule that names none, unless its lateness is longer.
+DEFAULT_SKEW = 60
 # Parts of a sliding window: a day by minutes.
 MAX_SLIDES = 1440
 
@@ -68,6 +70,8 @@ class AggregationSpec:
     size: int
     slide: int
     allowed_lateness: int
+    # By which a message's own time may lead the log's time of its publishing.
+    skew: int
     # Where a message says when it happened; () for the time of publishing.
     time_path: Path
     functions: tuple[Function, ...]
@@ -89,11 +93,13 @@ def make_spec(
     size: Any,
     slide: Any = None,
     allowed_lateness: Any = 0,
+    allowed_skew: Any = None,
     time_path: Any = "",
     functions: Any,
 ) -> AggregationSpec:
     """Return the rule with these fields; without *slide* windows follow one another.
 
+    Without *allowed_skew* it is the lateness, or :data:`DEFAULT_SKEW` if that is longer.
     Raises :class:`~realtime.analytics.rules.RuleError`.
     """
     if not isinstance(name, str) or not _RULE_NAME.fullmatch(name):
@@ -103,16 +109,21 @@ def make_spec(
     size = _seconds("size", size, 1)
     slide = _slide(slide, size)
     lateness = _seconds("allowed_lateness", allowed_lateness, 0)
+    skew = max(lateness, DEFAULT_SKEW)
+    if allowed_skew is not None:
+        skew = _seconds("allowed_skew", allowed_skew, 0)
     paths = _group_by(group_by)
     when = () if time_path in ("", None) else read_rule_path("time_path", time_path)
     figures = tuple(_functions(functions))
     contents = [source, filters or {}, paths, size, slide, lateness, when]
     contents.append([[figure.name, figure.function, figure.path] for figure in figures])
+    if allowed_skew is not None:  # rules from before there was one go on
+        contents.append(skew)
     definition = hashlib.sha256(
         msgspec.json.encode([_STATE_VERSION, *contents], order="deterministic")
     ).hexdigest()[:16]
     return AggregationSpec(
-        name, source, compiled, paths, size, slide, lateness, when, figures, definition
+        name, source, compiled, paths, size, slide, lateness, skew, when, figures, definition
     )
 
 

@@ -20,43 +20,20 @@ A message of second 31 is not late: its slide is open.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 
 import msgspec
 
-from realtime.analytics.aggregation.columns import GroupValues
+from realtime.analytics.aggregation.cells import Cells
 from realtime.analytics.aggregation.functions import Need, need_of
 from realtime.analytics.aggregation.rule import AggregationSpec
 from realtime.protocol import format_timestamp
 
-# Bounds: groups of one slide, and groups of all slides.
-MAX_GROUPS = 10_000
-MAX_CELLS = 100_000
 # Results that are made at a time, about: whole windows, at least one.
 MAX_RESULTS = 2000
 
 _encoder = msgspec.json.Encoder()
-
-
-@dataclass(slots=True)
-class Cell:
-    """The accumulators of one group in one slide."""
-
-    # The group as JSON, by which it is stored and sorted.
-    text: str
-    accumulators: list[Any]
-    is_stored: bool = False
-
-
-@dataclass(slots=True)
-class Slide:
-    """The cells of one slide, by group; those of the groups in ``changed`` are to be stored."""
-
-    cells: dict[GroupValues, Cell] = field(default_factory=dict)
-    changed: set[GroupValues] = field(default_factory=set)
 
 
 @dataclass(slots=True)
@@ -66,12 +43,15 @@ class Progress:
     Times are in seconds since 1970; slides are counted from then. Fields are stored by name.
     """
 
-    # The newest time less the allowed lateness. -1: no message has come yet.
+    # The newest time less the allowed lateness; by the log's clock it has been reached. -1: no
+    # message has come yet.
     watermark: float = -1.0
     # Windows that end with this slide or before have been published.
     published: int = 0
-    # Messages that were left out: too late, without a time, without a group, in too many groups.
+    # Messages that were left out: too late, too far ahead, without a time, without a group, in too
+    # many groups.
     late: int = 0
+    ahead: int = 0
     untimed: int = 0
     ungrouped: int = 0
     crowded: int = 0
@@ -80,17 +60,23 @@ class Progress:
     torn_from: int = -1
     torn_to: int = -1
     is_torn: bool = False
+    # When the first message of a log that began at offset 1 was published; -1 if the rule began in
+    # the midst of one. Nobody knows whether there was another log before.
+    began: float = -1.0
 
-    def left_out(self) -> int:
-        """Return how many messages did not count."""
-        return self.late + self.untimed + self.ungrouped + self.crowded
+    def left_out(self) -> dict[str, int]:
+        """Return why messages did not count, and how many."""
+        return {
+            "too late": self.late,
+            "too far ahead": self.ahead,
+            "without a time": self.untimed,
+            "without a group": self.ungrouped,
+            "in too many groups": self.crowded,
+        }
 
     def explain(self) -> str:
-        """Return why messages did not count, and how many."""
-        return (
-            f"{self.late:,} too late, {self.untimed:,} without a time, "
-            f"{self.ungrouped:,} without a group, {self.crowded:,} in too many groups"
-        )
+        """Return why messages did not count, and how many, as text."""
+        return ", ".join(f"{count:,} {reason}" for reason, count in self.left_out().items())
 
 
 class Windows:
@@ -106,30 +92,31 @@ class Windows:
             for function, (need, figure) in zip(rule.functions, needs, strict=True)
         ]
         self._group_names = [".".join(path) for path in rule.group_by]
-        # By number, counted from 1970.
-        self._slides: defaultdict[int, Slide] = defaultdict(Slide)
-        self._cells = 0
-        self._removed: list[str] = []
-
-    def cell(self, number: int, group: GroupValues) -> Cell | None:
-        """Return the cell of a group in a slide, to be changed; ``None`` if there are too many."""
-        slide = self._slides[number]
-        cell = slide.cells.get(group)
-        if cell is None:
-            if len(slide.cells) >= MAX_GROUPS or self._cells >= MAX_CELLS:
-                return None
-            text = _encoder.encode(group).decode()
-            cell = slide.cells[group] = Cell(text, self._new_accumulators())
-            self._cells += 1
-        slide.changed.add(group)
-        return cell
-
-    def _new_accumulators(self) -> list[Any]:
-        return [need.accumulator() for need in self.needs]
+        self.cells = Cells(self.needs)
+        # Results of windows that were over when the watermark was put back.
+        self._results_before: list[bytes] = []
 
     def advance(self, watermark: float) -> None:
         """Raise the watermark."""
         self.progress.watermark = max(self.progress.watermark, watermark)
+
+    def put_back(self, watermark: float, newest: float) -> None:
+        """Go on from an earlier watermark, as the clock that it came from was wrong.
+
+        Nothing after *newest* has happened yet. What came meanwhile was too late for its window, or
+        is in one that has not begun: so the windows from here on are incomplete.
+        """
+        while (end := self._next_end()) is not None:
+            self._results_before += self._results(end)
+            self._forget(end)
+        progress = self.progress
+        progress.watermark = watermark
+        progress.published = min(progress.published, self._over())
+        self.cells.remove(
+            [number for number in self.cells.slides if number * self.rule.slide > newest]
+        )
+        progress.torn_from = progress.torn_to = -1
+        self.mark_lost()
 
     def mark_lost(self) -> None:
         """Note that messages were lost before the next one; then :meth:`mark_complete`."""
@@ -150,14 +137,14 @@ class Windows:
     @property
     def is_due(self) -> bool:
         """Whether there are results to publish."""
-        return self._next_end() is not None
+        return bool(self._results_before) or self._next_end() is not None
 
     def _next_end(self) -> int | None:
         """Return the end of the oldest window that is over and not published, if it holds any."""
         over, published = self._over(), self.progress.published
         ends = (
             end
-            for number in self._slides
+            for number in self.cells.slides
             if (end := max(number, published) + 1) <= min(number + self.rule.slides, over)
         )
         return min(ends, default=None)
@@ -167,7 +154,7 @@ class Windows:
 
         Call again while :attr:`is_due`: about :data:`MAX_RESULTS` come at a time.
         """
-        results: list[bytes] = []
+        results, self._results_before = self._results_before, []
         while (end := self._next_end()) is not None and len(results) < MAX_RESULTS:
             results += self._results(end)
             self._forget(end)
@@ -179,12 +166,7 @@ class Windows:
         progress = self.progress
         progress.published = max(progress.published, published)
         unused = progress.published - self.rule.slides
-        for number in [number for number in self._slides if number <= unused]:
-            slide = self._slides.pop(number)
-            self._cells -= len(slide.cells)
-            self._removed += (
-                f"{number}:{cell.text}" for cell in slide.cells.values() if cell.is_stored
-            )
+        self.cells.remove([number for number in self.cells.slides if number <= unused])
         if not progress.is_torn and unused >= progress.torn_to:
             progress.torn_from = progress.torn_to = -1
 
@@ -193,60 +175,30 @@ class Windows:
         slide, size = self.rule.slide, self.rule.size
         until = format_timestamp(end * slide)
         window = {"start": format_timestamp((end - self.rule.slides) * slide), "end": until}
-        torn = self.progress
-        is_torn = torn.is_torn or end - self.rule.slides <= torn.torn_to
-        more = {"incomplete": True} if is_torn and 0 <= torn.torn_from < end else {}
-        for group, accumulators in self._merged(end):
+        more = {"incomplete": True} if self._is_torn(end) else {}
+        for group, accumulators in self.cells.merged(range(end - self.rule.slides, end)):
             values = {name: figure(accumulators[at], size) for name, at, figure in self._figures}
             plain = (value[0] if type(value) is tuple else value for value in group)
             named = dict(zip(self._group_names, plain, strict=True))
             result = {"rule": self.rule.name, "group": named, "window": window}
             yield _encoder.encode(result | {"values": values, "timestamp": until} | more)
 
-    def _merged(self, end: int) -> list[tuple[GroupValues, list[Any]]]:
-        """Return a window's accumulators of each group, in the order of the groups' texts."""
-        cells: dict[GroupValues, list[Cell]] = {}
-        for number in range(end - self.rule.slides, end):
-            if number in self._slides:
-                for group, cell in self._slides[number].cells.items():
-                    cells.setdefault(group, []).append(cell)
-        ordered = sorted(cells.items(), key=lambda item: item[1][0].text)
-        return [(group, self._merge(parts)) for group, parts in ordered]
+    def _is_torn(self, end: int) -> bool:
+        """Whether messages of the window with that end may have been lost."""
+        progress, start, slide = self.progress, end - self.rule.slides, self.rule.slide
+        if 0 <= progress.torn_from < end and (progress.is_torn or start <= progress.torn_to):
+            return True
+        return start * slide <= progress.began < end * slide + self.rule.allowed_lateness
 
-    def _merge(self, parts: Sequence[Cell]) -> list[Any]:
-        if len(parts) == 1:
-            return parts[0].accumulators
-        merged = self._new_accumulators()
-        for part in parts:
-            for accumulator, other in zip(merged, part.accumulators, strict=True):
-                accumulator.merge(other)
-        return merged
+    def store(
+        self, epoch: str, taken: int
+    ) -> tuple[dict[str, bytes], list[str], Iterator[dict[str, bytes]]]:
+        """Return the fields to set, those to remove, and parts to set before; as :class:`Cells`."""
+        return {"progress": _encoder.encode(asdict(self.progress))}, *self.cells.store(epoch, taken)
 
-    def store(self) -> tuple[dict[str, bytes], list[str]]:
-        """Return fields that have changed since the last call, by name, and those to remove."""
-        fields = {"progress": _encoder.encode(asdict(self.progress))}
-        for number, slide in self._slides.items():
-            for group in slide.changed:
-                cell = slide.cells[group]
-                cell.is_stored = True
-                contents = [accumulator.dump() for accumulator in cell.accumulators]
-                fields[f"{number}:{cell.text}"] = _encoder.encode(contents)
-            slide.changed.clear()
-        removed, self._removed = self._removed, []
-        return fields, removed
-
-    def restore(self, fields: Iterable[tuple[str, bytes]]) -> None:
+    def restore(self, fields: Mapping[str, bytes]) -> None:
         """Go on from what was stored."""
-        for name, value in fields:
-            if name == "progress":
-                self.progress = msgspec.json.decode(value, type=Progress)
-                continue
-            number, _, text = name.partition(":")
-            accumulators = [
-                need.accumulator.load(data)
-                for need, data in zip(self.needs, msgspec.json.decode(value), strict=True)
-            ]
-            slide = self._slides[int(number)]
-            group = (tuple(v) if type(v) is list else v for v in msgspec.json.decode(text))
-            slide.cells[tuple(group)] = Cell(text, accumulators, is_stored=True)
-            self._cells += 1
+        cells = dict(fields)
+        if (progress := cells.pop("progress", None)) is not None:
+            self.progress = msgspec.json.decode(progress, type=Progress)
+        self.cells.restore(cells)

@@ -58,8 +58,12 @@ class Records:
         count = offset - self.first + 1
         if count <= 0:
             return self
-        payloads, timestamps = self.payloads[count:], self.timestamps[count:]
-        return Records(self.first + count, payloads, timestamps, self.epoch)
+        return self.part(count, len(self))
+
+    def part(self, start: int, end: int) -> Records:
+        """Return the messages from one index up to another."""
+        payloads, timestamps = self.payloads[start:end], self.timestamps[start:end]
+        return Records(self.first + start, payloads, timestamps, self.epoch)
 
     def column(self, path: Path) -> list[Any]:
         """Return each message's value at a path; :data:`~realtime.filters.MISSING` for none."""
@@ -74,12 +78,17 @@ class Changes(NamedTuple):
 
     ``upto`` is the offset after which to read when this state is restored; ``None`` if that is the
     last message that was taken in.
+
+    A state too large to be saved at once has ``parts``, which are saved one after another, before
+    the others or with them. If the process ends in between, the state is restored with some of
+    these and with the old values of everything else: see to it that this counts nothing twice.
     """
 
     fields: Mapping[str, bytes] = {}
     removed: Iterable[str] = ()
     outputs: Sequence[bytes] = ()
     upto: int | None = None
+    parts: Iterable[Mapping[str, bytes]] = ()
 
 
 class BaseProcessor(Protocol):
@@ -87,7 +96,8 @@ class BaseProcessor(Protocol):
 
     ``name`` is unique among the processors of a runner. When the ``definition`` of a name changes,
     its state begins anew at the position that it had; a processor with a true attribute
-    ``keeps_state`` is given the old state. ``from_start`` says whether a new processor first reads
+    ``keeps_state`` is given the old state. An attribute ``left_out`` says how many messages did not
+    count, by reason; it is reported. ``from_start`` says whether a new processor first reads
     the oldest retained message, or the next one that is published.
     """
 
@@ -126,7 +136,10 @@ class Processor(BaseProcessor, Protocol):
         """Take in the next messages."""
 
     def tick(self, now: float) -> str | None:
-        """Take note of the time when everything has been read; return what is to be logged."""
+        """Take note that everything has been read; return what is to be logged.
+
+        *now* is the time of that read by the log's clock: what comes later was published later.
+        """
 
 
 @runtime_checkable

@@ -17,7 +17,15 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Protocol
 
 from realtime.analytics.processing.contract import AnyProcessor, Records, WaitingProcessor
-from realtime.analytics.processing.state import Fenced, Hold, claim, renew, save
+from realtime.analytics.processing.state import (
+    Fenced,
+    Hold,
+    claim,
+    keep_states,
+    renew,
+    save,
+    state_kind,
+)
 from realtime.cluster import BEAT_INTERVAL, Membership, get_cluster
 from realtime.cluster.clients import Unavailable, close_async_clients
 from realtime.database import Database
@@ -49,11 +57,18 @@ class Runner:
     """The processors of one group, such as "alerts", that this process runs.
 
     *load* returns all processors of the group, each a new object, and may use the database. It is
-    called every two seconds. A processor that is gone, or has another definition, is given up.
+    called every two seconds. A processor that is gone, or has another definition, is given up. The
+    state of one that is gone expires after a while, unless *paused* returns its name.
     """
 
-    def __init__(self, name: str, load: Callable[[], Iterable[AnyProcessor]]) -> None:
+    def __init__(
+        self,
+        name: str,
+        load: Callable[[], Iterable[AnyProcessor]],
+        paused: Callable[[], Iterable[str]] = tuple,
+    ) -> None:
         self._load = load
+        self._paused = paused
         self._name = name
         self._membership = Membership(f"runners:{name}")
         self._owner = self._membership.name  # in leases
@@ -64,6 +79,11 @@ class Runner:
         self._readers: dict[str, asyncio.Task[None]] = {}
         # Source type -> the offset after which its log is being read while processors work.
         self._ahead: dict[str, tuple[int, asyncio.Task[Chunk]]] = {}
+        # Source type -> where its log ended; and the epochs before which messages were lost.
+        self._heads: dict[str, Position] = {}
+        self._begun_anew: set[str] = set()
+        # Types beside whose logs there are states.
+        self._kinds: set[str] = set()
         # Held while processors work and are saved, or change hands.
         self._lock = asyncio.Lock()
 
@@ -81,11 +101,25 @@ class Runner:
     async def _beat(self) -> None:
         try:
             members = (await self._membership.beat()).members
-            processors = await self._database.run(lambda: list(self._load()))
+            processors, paused = await self._database.run(
+                lambda: (list(self._load()), list(self._paused()))
+            )
+            await self._renew()
             async with self._lock:
                 await self._share(processors, members)
+            self._kinds |= {state_kind(processor) for processor in processors}
+            names = [*(processor.name for processor in processors), *paused]
+            for kind in self._kinds:
+                await keep_states(kind, names)
             running = [
-                Report(self._name, name, hold.processor.source, hold.lag, hold.read_at)
+                Report(
+                    self._name,
+                    name,
+                    hold.processor.source,
+                    hold.lag,
+                    hold.read_at,
+                    getattr(hold.processor, "left_out", {}),
+                )
                 for name, hold in self.holds.items()
                 if hold.read_at
             ]
@@ -95,8 +129,17 @@ class Runner:
         except Exception:
             logger.exception("sharing the work")
 
+    async def _renew(self) -> None:
+        """Renew all leases, also while processors work; drop what another process has."""
+        for name, hold in list(self.holds.items()):
+            if not await renew(hold.processor, self._owner):
+                async with self._lock:
+                    if self.holds.get(name) is hold:
+                        logger.warning("%s: another process has taken it over", name)
+                        self._drop(hold)
+
     async def _share(self, processors: Sequence[AnyProcessor], members: Sequence[str]) -> None:
-        """Give up what is no longer this process's, renew the other leases, claim what is free."""
+        """Give up what is no longer this process's, claim what is free. Call with the lock."""
         in_order = sorted(processors, key=lambda processor: processor.name)
         assigned = {
             processor.name: processor
@@ -107,10 +150,10 @@ class Runner:
             loaded = assigned.get(name)
             if loaded is None or loaded.definition != hold.processor.definition:
                 await self._give_up(hold)
-            elif not await renew(hold.processor, self._owner):
-                logger.warning("%s: another process has taken it over", name)
-                self._drop(hold)
+        deadline = time.monotonic() + BEAT_INTERVAL
         for name, processor in assigned.items():
+            if time.monotonic() > deadline:
+                break  # states may be large, and leases have to be renewed meanwhile
             if name not in self.holds and (claimed := await claim(processor, self._owner)):
                 self.holds[name] = claimed
                 logger.info("running %s", name)
@@ -175,6 +218,10 @@ class Runner:
         for hold in holds:
             if hold.position is not None and hold.position.offset > chunk.head:
                 await get_log().renew(kind, hold.position)
+        before = self._heads.get(kind, Position(chunk.epoch, 0))
+        if chunk.shared(before) != before.offset:
+            self._begun_anew.add(chunk.epoch)
+        self._heads[kind] = Position(chunk.epoch, chunk.head)
         records = Records.decode(chunk.first, chunk.entries, chunk.epoch)
         async with self._lock:
             for hold in holds:
@@ -200,6 +247,10 @@ class Runner:
         """Let a processor work, and save it if it is time."""
         async with self._watching(hold):
             processor = hold.processor
+            is_first = hold.position is None and processor.from_start
+            if is_first and chunk.epoch in self._begun_anew:
+                # The state may have been lost with the log.
+                processor.skip(1, None)
             new = _catch_up(hold, chunk, records)
             hold.head = chunk.head
             if isinstance(processor, WaitingProcessor):
@@ -209,7 +260,7 @@ class Runner:
             if len(new):
                 processor.take(new)
                 hold.position = Position(chunk.epoch, new.last)
-            elif not hold.lag and (text := processor.tick(time.time())):
+            if not hold.lag and (text := processor.tick(chunk.time)):
                 logger.warning("%s: %s", processor.name, text)
             await _save_if_due(hold)
             hold.read_at = time.time()

@@ -2,25 +2,31 @@
 
 One call saves how far a processor has read and its state, and appends what it publishes: all of it
 or nothing. A *lease* says which process runs a processor. It alone would not be safe, since a
-process may be paused for longer than its lease and then go on. So the state has a *generation*, a
-number that grows each time a process takes the processor over, and only a process with the newest
-one can save, like in this example::
+process may be paused for longer than its lease and then go on. So the state has a *token*, a random
+one that each claim and each save replaces, and only who has the token can save, like in this
+example::
 
-    process A    claims, generation 4   reads to 100   ..... paused .....     saves to 100: refused
-    process B                                    claims, generation 5   reads to 120   saves to 120
+    process A    claims: 5f   saves: 5f to c2   ..... paused .....   saves, has c2: refused
+    process B                                    claims: 9a   saves: 9a to 07
 
-The messages up to 100 count once, as B counted them: A is *fenced* and gives the processor up.
+The messages that A has read since count once, as B counted them: A is *fenced* and gives the
+processor up. A save that is repeated, since its answer was lost, finds its own token there. Tokens
+are random, not numbers that begin at 1 again, so that nobody saves into the state that begins after
+the server has lost its data.
 """
 
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import msgspec
 import redis
+from redis.asyncio import Redis as AsyncRedis
 
 from realtime.analytics.processing.contract import AnyProcessor
 from realtime.cluster.clients import Script, as_text, ask, ask_blocking
@@ -32,13 +38,16 @@ from realtime.publishing.publication import Publication
 
 # Seconds without a sign of life after which another process takes a processor over.
 LEASE = 6.0
-# Seconds for which the state of a processor that nobody runs is kept.
+# Seconds for which the state of a processor is kept that is gone: removed, or turned off.
 STATE_TTL = 30 * 86_400
 # Before the names of a processor's own fields.
 FIELD_PREFIX = "f:"
 
-_CLAIM, _RENEW, _SAVE = (
-    Script("realtime.analytics.processing", name) for name in ("claim", "renew", "save")
+# Fields that are asked for at a time.
+SCAN_FIELDS = 256
+
+_CLAIM, _RENEW, _SAVE, _KEEP = (
+    Script("realtime.analytics.processing", name) for name in ("claim", "renew", "save", "keep")
 )
 
 
@@ -51,11 +60,13 @@ class Hold:
     """A processor that this process runs, and how far it has read."""
 
     processor: AnyProcessor
-    generation: int
+    owner: str
+    # Of the claim, or of the last save; "" if that was given up in the middle: what it was to save
+    # is saved by nobody, so nothing that comes after may be saved.
+    token: str
     # What has been taken in, and what has been saved. None before the first message is read.
     position: Position | None
     saved: Position | None
-    sequence: int = 0
     saved_at: float = 0.0
     # While a processor that waits is at work.
     task: asyncio.Task[None] | None = None
@@ -76,10 +87,9 @@ class Hold:
 
 
 class Place(NamedTuple):
-    """Where a processor's state is: the server and Redis channel of its target, and the keys."""
+    """Where a processor's state is: the server, and the keys."""
 
     server: Server
-    channel: str
     log: list[str]
     state: str
     lease: str
@@ -87,9 +97,18 @@ class Place(NamedTuple):
 
 def place_of(processor: AnyProcessor) -> Place:
     """Return where a processor's state is."""
-    kind = processor.target or processor.source
-    stem = key(f"{{{kind}}}:processor:{processor.name}")
-    return Place(*group_address(kind), log_keys(kind), stem, f"{stem}:lease")
+    kind = state_kind(processor)
+    state = f"{_stem(kind)}{processor.name}"
+    return Place(group_address(kind)[0], log_keys(kind), state, f"{state}:lease")
+
+
+def state_kind(processor: AnyProcessor) -> str:
+    """Return the type beside whose log a processor's state is."""
+    return processor.target or processor.source
+
+
+def _stem(kind: str) -> str:
+    return key(f"{{{kind}}}:processor:")
 
 
 async def claim(processor: AnyProcessor, owner: str) -> Hold | None:
@@ -99,18 +118,30 @@ async def claim(processor: AnyProcessor, owner: str) -> Hold | None:
     """
     place = place_of(processor)
     keeps_state = int(getattr(processor, "keeps_state", False))
-    arguments = (owner, int(LEASE * 1000), processor.definition, keeps_state)
+    token = secrets.token_hex(8)
+    arguments = (owner, int(LEASE * 1000), processor.definition, keeps_state, token)
     keys = [place.state, place.lease]
     reply = await ask(place.server, lambda client: _CLAIM.acall(client, keys, *arguments))
     if reply is None:
         return None
-    state = {name.decode(): value for name, value in zip(reply[::2], reply[1::2], strict=True)}
-    position = None
-    if "epoch" in state:
-        position = Position(state["epoch"].decode(), int(state["offset"]))
-    own = [name for name in state if name.startswith(FIELD_PREFIX)]
-    processor.restore({name.removeprefix(FIELD_PREFIX): state[name] for name in own})
-    return Hold(processor, int(state["generation"]), position, position)
+    processor.restore(await _read_fields(place))
+    position = None if reply[0] is None else to_head(reply)
+    return Hold(processor, owner, token, position, position)
+
+
+async def _read_fields(place: Place) -> dict[str, bytes]:
+    """Return a processor's own fields. They may be large, so they come a few at a time."""
+    fields: dict[str, bytes] = {}
+    cursor = 0
+
+    async def scan(client: AsyncRedis) -> Any:
+        return await client.hscan(place.state, cursor, f"{FIELD_PREFIX}*", SCAN_FIELDS)
+
+    while True:
+        cursor, some = await ask(place.server, scan)
+        fields |= {name.decode().removeprefix(FIELD_PREFIX): it for name, it in some.items()}
+        if not cursor:
+            return fields
 
 
 async def renew(processor: AnyProcessor, owner: str, *, give_up: bool = False) -> bool:
@@ -121,40 +152,66 @@ async def renew(processor: AnyProcessor, owner: str, *, give_up: bool = False) -
 
 
 async def save(hold: Hold) -> None:
-    """Save what has changed and publish, in one step.
+    """Save what has changed and publish, in one step; of a large state, parts before.
 
-    Raises :class:`Fenced` if nothing was saved, as another process has taken the processor over, or
-    ``Unavailable`` if it may have been saved: claim it anew, which restores what was saved.
+    Raises :class:`Fenced` if another process has taken the processor over or the server has lost
+    its data, or ``Unavailable`` if it may have been saved: claim it anew, which restores what was
+    saved.
     """
     assert hold.position is not None
     processor, position = hold.processor, hold.position
     changes = processor.save()
     restored_at = position.offset if changes.upto is None else changes.upto
-    hold.sequence += 1
-    saved = {
-        "generation": hold.generation,
-        "sequence": hold.sequence,
+    fields: Mapping[str, bytes] = {}
+    for part in changes.parts:
+        if fields:
+            await _write(hold, {"fields": _own(fields), "removed": []})
+        fields = part
+    whole = {
         "epoch": position.epoch,
         "offset": restored_at,
         "taken": position.offset,
-        "ttl": STATE_TTL,
-        "fields": {FIELD_PREFIX + name: as_text(value) for name, value in changes.fields.items()},
+        "fields": _own(fields) | _own(changes.fields),
         "removed": [FIELD_PREFIX + name for name in changes.removed],
     }
-    place = place_of(processor)
-    arguments: list[Any] = [msgspec.msgpack.encode(saved)]
-    publication = None
+    publication, arguments = None, []
     if changes.outputs:
         assert processor.target is not None
         publication = Publication(processor.target, list(changes.outputs), None)
-        arguments += append_arguments(publication.append, place.channel)
-    keys = [*place.log, place.state]
-    reply = await ask(place.server, lambda client: _SAVE.awrite(client, keys, *arguments))
-    if reply == -1:
-        raise Fenced(processor.name)
+        arguments = append_arguments(publication.append, group_address(processor.target)[1])
+    reply = await _write(hold, whole, *arguments)
     hold.saved, hold.saved_at = Position(position.epoch, restored_at), time.monotonic()
     if publication is not None and isinstance(reply, bytes):
         await publication.announce(to_appended(reply))
+
+
+def _own(fields: Mapping[str, bytes]) -> dict[str, Any]:
+    return {FIELD_PREFIX + name: as_text(value) for name, value in fields.items()}
+
+
+async def _write(hold: Hold, contents: dict[str, Any], *arguments: Any) -> Any:
+    """Call ``save.lua``, and return what it returns. Raises as :func:`save`."""
+    place = place_of(hold.processor)
+    token = secrets.token_hex(8)
+    about = {"after": hold.token, "token": token, "owner": hold.owner, "lease": int(LEASE * 1000)}
+    hold.token = ""
+    saved = msgspec.msgpack.encode(about | contents)
+    keys = [*place.log, place.state, place.lease]
+    reply = await ask(place.server, lambda client: _SAVE.awrite(client, keys, saved, *arguments))
+    if reply == -1:
+        raise Fenced(hold.processor.name)
+    hold.token = token
+    return reply
+
+
+async def keep_states(kind: str, names: Iterable[str]) -> None:
+    """Of the states beside a type's log, keep those of these processors; let the others expire.
+
+    Raises ``Unavailable``.
+    """
+    keys, arguments = [key(f"{{{kind}}}:processors")], (STATE_TTL, _stem(kind), *names)
+    server = group_address(kind)[0]
+    await ask(server, lambda client: _KEEP.acall(client, keys, *arguments))
 
 
 class Standing(NamedTuple):

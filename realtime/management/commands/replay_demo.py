@@ -68,8 +68,8 @@ class Command(RunningCommand):
 def numbered_rounds(path: Path) -> Iterator[int]:
     """Yield rounds' numbers that go on where the last replay was, which a file remembers.
 
-    Rules remember for 30 days how far time has come, longer than the log has messages: a replay
-    that began at the first round again would be late to them.
+    Rules remember how far time has come, longer than the log has messages: a replay that began at
+    the first round again would be late to them.
     """
     while True:
         number = 1

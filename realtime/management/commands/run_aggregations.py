@@ -7,7 +7,7 @@ from typing import Any
 from django.core.management.base import CommandError
 from django.db import DatabaseError, connection
 
-from realtime.analytics.aggregation.definitions import load_processors, load_rules
+from realtime.analytics.aggregation.definitions import load_paused, load_processors, load_rules
 from realtime.analytics.processing.runner import Runner
 from realtime.management.processing import ProcessingCommand
 from realtime.management.running import one_line
@@ -26,4 +26,4 @@ class Command(ProcessingCommand):
         finally:
             connection.close()
         self.say(f"rules: {names}")
-        return Runner("aggregations", load_processors)
+        return Runner("aggregations", load_processors, paused=load_paused)

@@ -28,4 +28,8 @@ class Command(ProcessingCommand):
         # Only processes with the same predictors can share the work: their group is named so.
         names = ",".join(predictor.name for predictor in chosen)
         group = f"predictors:{sha256(names.encode()).hexdigest()[:16]}"
-        return Runner(group, lambda: [PredictorProcessor(predictor) for predictor in chosen])
+        return Runner(
+            group,
+            lambda: [PredictorProcessor(predictor) for predictor in chosen],
+            paused=lambda: [predictor.name for predictor in predictors],
+        )

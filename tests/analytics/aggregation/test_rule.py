@@ -63,6 +63,9 @@ WRONG: list[tuple[str, Any]] = [
     ("slide", 120),
     ("allowed_lateness", -1),
     ("allowed_lateness", 10**20),
+    ("allowed_skew", -1),
+    ("allowed_skew", 0.5),
+    ("allowed_skew", 2_678_401),
     ("time_path", "a..b"),
     ("time_path", 7),
     ("functions", []),
@@ -111,6 +114,7 @@ def test_the_definition_changes_with_what_is_computed() -> None:
         {"size": 61},
         {"slide": 30},
         {"allowed_lateness": 1},
+        {"allowed_skew": 60},
         {"time_path": "at"},
         {"functions": [{"name": "m", "function": "count"}]},
         {"functions": [{"name": "n", "function": "count", "path": "x"}]},
@@ -122,9 +126,9 @@ def test_the_definition_changes_with_what_is_computed() -> None:
 def test_every_field_and_function_is_documented() -> None:
     fields = re.findall(r"^\| `(\w+)` \|", DOCUMENTATION.split("### What a rule says")[1], re.M)
     # The functions' table follows.
-    assert fields[:9] == [
+    assert fields[:10] == [
         *("name", "source", "filters", "group_by", "size", "slide"),
-        *("allowed_lateness", "time_path", "functions"),
+        *("allowed_lateness", "allowed_skew", "time_path", "functions"),
     ]
     section = DOCUMENTATION.split("### Functions")[1].split("### Windows")[0]
     assert set(re.findall(r"`([a-z]+)`", section)) >= set(PLAIN_FUNCTIONS)

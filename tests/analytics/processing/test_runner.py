@@ -7,7 +7,7 @@ import contextlib
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,13 @@ import msgspec
 import pytest
 
 from realtime import publish_many
+from realtime.analytics.processing import state
 from realtime.analytics.processing.contract import Changes, Records
 from realtime.analytics.processing.runner import POLL_INTERVAL, Runner
-from realtime.analytics.processing.state import Fenced, claim, renew, save
-from realtime.cluster.clients import sync_client
+from realtime.analytics.processing.state import STATE_TTL, Fenced, claim, keep_states, renew, save
+from realtime.cluster.clients import ask, sync_client
 from realtime.cluster.layer import key, layer_servers
+from realtime.cluster.servers import Server
 from realtime.log import get_log
 from realtime.monitoring.snapshot import FORGET_AFTER, read_reports, report
 from realtime.protocol import Position
@@ -90,15 +92,144 @@ async def test_who_has_been_replaced_saves_nothing() -> None:
     assert len(await sums()) == 1
 
 
-async def test_a_save_whose_answer_was_lost_is_repeated_without_effect() -> None:
+async def test_a_save_whose_answer_was_lost_is_repeated_without_effect(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def ask_twice(server: Server, question: Any) -> Any:
+        await ask(server, question)
+        return await ask(server, question)
+
+    monkeypatch.setattr(state, "ask", ask_twice)
     hold = await claim(adder := Adder("one"), "me")
     assert hold is not None
-    for _ in range(2):
+    for count in 1, 2:
+        adder.take(records(*range(10)))
+        hold.position = Position("e", 10 * count)
+        await save(hold)
+        assert len(await sums()) == count
+
+
+async def test_a_save_that_comes_late_on_a_broken_connection_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hold = await claim(adder := Adder("one"), "me")
+    assert hold is not None
+    questions: list[Any] = []
+
+    async def ask_and_note(server: Server, question: Any) -> Any:
+        questions.append(lambda: ask(server, question))
+        return await ask(server, question)
+
+    monkeypatch.setattr(state, "ask", ask_and_note)
+    for count in 1, 2:
+        adder.take(records(*range(10)))
+        hold.position = Position("e", 10 * count)
+        await save(hold)
+    assert await questions[0]() == -1
+    again = await claim(other := Adder("one"), "me")
+    assert again is not None and again.position == ("e", 20) and other.count == 20
+
+
+async def test_nobody_saves_into_a_state_that_began_after_the_data_was_lost() -> None:
+    adders = Adder("one"), Adder("one")
+    before = await claim(adders[0], "me")
+    assert before is not None
+    sync_client(layer_servers()[0]).flushall()
+    after = await claim(adders[1], "you")
+    assert after is not None and after.position is None
+    for hold, adder in zip((before, after), adders, strict=True):
         adder.take(records(*range(10)))
         hold.position = Position("e", 10)
-        await save(hold)
-        hold.sequence = 0
+    await save(after)
+    with pytest.raises(Fenced):
+        await save(before)
+    # And the other way round: who came after saves, whatever the one before has done.
+    await save(after)
     assert len(await sums()) == 1
+
+
+async def test_who_saves_has_the_lease() -> None:
+    hold = await claim(adder := Adder("one"), "me")
+    assert hold is not None
+    await renew(adder, "me", give_up=True)
+    hold.position = Position("e", 10)
+    await save(hold)
+    assert await claim(Adder("one"), "you") is None
+
+
+async def test_only_the_state_of_a_processor_that_is_gone_expires() -> None:
+    client = sync_client(layer_servers()[0])
+
+    def seconds_left(name: str) -> int:
+        return int(client.ttl(key(f"{{aggregations}}:processor:{name}")))
+
+    names = ["on", "paused", "gone"]
+    for name in names:
+        hold = await claim(Adder(name), "me")
+        assert hold is not None
+        hold.position = Position("e", 10)
+        # As earlier versions left it.
+        client.expire(key(f"{{aggregations}}:processor:{name}"), 100)
+    await keep_states("aggregations", names)
+    assert [seconds_left(name) for name in names] == [-1, -1, -1]
+    runner = Runner("adders", lambda: [Adder("on")], lambda: ["paused"])
+    task = asyncio.create_task(runner.run())
+    await until(lambda: seconds_left("gone") > 0)
+    assert [seconds_left(name) for name in names] == [-1, -1, STATE_TTL]
+    # It comes back in time.
+    await claim(Adder("gone"), "me")
+    assert seconds_left("gone") == -1
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_save_that_is_given_up_in_the_middle_loses_no_output(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def never(server: Server, question: Any) -> Any:
+        await asyncio.Event().wait()
+
+    hold = await claim(adder := Adder("one"), "me")
+    assert hold is not None
+    adder.take(records(*range(10)))
+    hold.position = Position("e", 10)
+    with monkeypatch.context() as patch:
+        patch.setattr(state, "ask", never)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.01):
+                await save(hold)
+    # The output is nowhere now, so the state after it must not be saved: it is worked out again.
+    adder.take(records(*range(10), first=11))
+    hold.position = Position("e", 20)
+    with pytest.raises(Fenced):
+        await save(hold)
+    again = await claim(other := Adder("one"), "me")
+    assert again is not None and again.position is None and other.count == 0
+
+
+async def test_a_large_state_is_saved_in_parts_and_read_in_parts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    size, count = 1_000_000, 150
+
+    class LargeAdder(Adder):
+        def restore(self, fields: Mapping[str, bytes]) -> None:
+            self.fields = fields
+
+        def save(self) -> Changes:
+            parts = ({f"part-{n}": bytes(size)} for n in range(count))
+            return super().save()._replace(parts=parts)
+
+    hold = await claim(LargeAdder("one"), "me")
+    assert hold is not None
+    hold.position = Position("e", 10)
+    await save(hold)
+    again = await claim(adder := LargeAdder("one"), "me")
+    assert again is not None and again.position == ("e", 10)
+    assert len(adder.fields) == count + 1
+    # Who has been replaced while it saves the parts saves none of the others.
+    with pytest.raises(Fenced):
+        await save(hold)
 
 
 async def test_another_definition_begins_anew_where_the_old_one_was() -> None:
@@ -242,6 +373,25 @@ async def test_what_was_lost_is_told(data_dir: Path) -> None:
     await asyncio.gather(task, return_exceptions=True)
     assert made[0].skipped == [(8, None)]
     assert made[0].ticks
+
+
+async def test_a_processor_whose_state_was_lost_with_the_log_is_told() -> None:
+    made: list[Adder] = []
+
+    def load() -> list[Adder]:
+        made.append(Adder("one"))
+        return made[-1:]
+
+    task = asyncio.create_task(Runner("adders", load).run())
+    publish_numbers(*range(10))
+    await until_summed(10, 1)
+    assert [adder.skipped for adder in made if adder.count] == [[]]
+    sync_client(layer_servers()[0]).flushall()
+    publish_numbers(*range(10))
+    await until_summed(10, 1)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert [adder.skipped for adder in made if adder.count][-1] == [(1, None)]
 
 
 class PatientAdder(Adder):
