@@ -59,7 +59,10 @@ class AlertProcessor:
         self._changed: set[str] = set()
         self._removed: set[str] = set()
         self._is_new = False
-        self._outputs: list[bytes] = []
+        # The alerts to be published, each with its id, and how many have been handed over.
+        self._outputs: list[tuple[str, bytes]] = []
+        self.published = 0
+        self._is_reconciled = False
         # Messages that were left out since this was created, and how many had been logged when.
         self._untimed = self._ungrouped = self._crowded = 0
         self._logged = 0
@@ -100,7 +103,7 @@ class AlertProcessor:
                     self._crowded += 1
                     continue
             if has_changed:
-                self._outputs.append(encode_alert(self.rule, group, Reason.CLEARED, group.at))
+                self._publish(group, Reason.CLEARED, group.at)
             self._keep(key, group)
 
     def skip(self, first: int, last: int | None) -> None:
@@ -135,7 +138,8 @@ class AlertProcessor:
         for key in self._changed:
             fields[_GROUP + key] = msgspec.json.encode(self.firing.get(key) or self.quiet[key])
         removed = [_GROUP + key for key in self._removed - self._changed]
-        outputs, self._outputs = self._outputs, []
+        outputs, self._outputs = [body for _, body in self._outputs], []
+        self.published += len(outputs)
         self._changed, self._removed, self._is_new = set(), set(), False
         return Changes(fields, removed, outputs)
 
@@ -172,7 +176,64 @@ class AlertProcessor:
 
     def _resolve(self, group: AlertGroup, reason: Reason, at: float) -> None:
         group.state = AlertState.OK
-        self._outputs.append(encode_alert(self.rule, group, reason, at))
+        self._publish(group, reason, at)
+
+    def _publish(self, group: AlertGroup, reason: Reason, at: float) -> None:
+        self._outputs.append((group.alert_id, encode_alert(self.rule, group, reason, at)))
+
+    @property
+    def alert_ids(self) -> set[str]:
+        """The ids of the alerts that are firing."""
+        return {group.alert_id for group in self.firing.values()}
+
+    def reconcile(self, differences: Mapping[str, AlertGroup | None], now: float) -> None:
+        """Make good what a store has lost.
+
+        *differences* are alerts, by id, of which people have been told something else than this
+        rule has: their groups as people know them, ``None`` for an alert that nobody was told of.
+        What :attr:`published` counts has been told already. *now* is in seconds since 1970.
+        """
+        unpublished = {alert_id for alert_id, _ in self._outputs}
+        keys = {group.alert_id: key for key, group in self.firing.items()}
+        for alert_id, told in differences.items():
+            key = keys.get(alert_id)
+            if alert_id in unpublished:
+                continue
+            if told is not None and told.state is AlertState.FIRING:
+                if key is None:
+                    self._take_over(told, now)
+            elif key is not None and told is None:
+                self._publish(self.firing[key], Reason.CLEARED, self.firing[key].at)
+            elif key is not None:  # what is out of bounds fires anew
+                group = self.firing.pop(key)
+                group.state = AlertState.OK
+                self._keep(key, group)
+        self._is_reconciled = True
+
+    def _take_over(self, group: AlertGroup, now: float) -> None:
+        """Go on with an alert that people know as firing, or resolve it if that cannot be."""
+        key = msgspec.json.encode(group.group, order="sorted").decode()
+        quiet = self.quiet.get(key, group)
+        labels = self.rule.group_paths
+        reason = None
+        if self._has_ended:
+            reason = Reason.RULE_ENDED
+        elif labels is not None and group.group.keys() != {label for label, _ in labels}:
+            reason = Reason.RULE_CHANGED
+        elif (
+            self._is_reconciled
+            or key in self.firing
+            or self.rule.condition.has_to_learn(quiet.baseline)
+        ):
+            reason = Reason.LOST
+        if reason is not None:
+            self._resolve(group, reason, group.at)
+            return
+        group.published, group.baseline = now, quiet.baseline
+        group.bound = self.rule.condition.judge(group.value, quiet.baseline).bound
+        if self.quiet.pop(key, None) is None:
+            self._make_room()
+        self._keep(key, group)
 
     def _values(self, records: Records) -> Iterator[tuple[str, dict[str, Any], Value]]:
         """Yield each value of the rule, with the key and the labels of its group."""

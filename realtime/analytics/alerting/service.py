@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from realtime.analytics.alerting import ledger
 from realtime.analytics.alerting.courier import AT_ONCE, Courier
+from realtime.analytics.alerting.processor import AlertProcessor
+from realtime.analytics.processing.contract import AnyProcessor
 from realtime.analytics.processing.runner import END, Runner
 from realtime.database import Database, Unavailable
 from realtime.log import get_log
@@ -18,8 +20,10 @@ from realtime.tasks import is_cancelled
 
 logger = logging.getLogger(__name__)
 
-# Seconds between looks at the alerts, at what is due, and at what can be deleted.
+# Seconds between looks at the alerts, at whether rules and ledger agree, at what is due, and at
+# what can be deleted.
 READ_INTERVAL = 0.25
+RECONCILE_INTERVAL = 10.0
 DELIVER_INTERVAL = 0.5
 PRUNE_INTERVAL = 3600.0
 RETRY_INTERVAL = 1.0
@@ -33,7 +37,7 @@ class AlertService:
 
     def __init__(self, started: Callable[[], None]) -> None:
         self._started = started
-        self._runner = Runner("alerts", ledger.load_processors)
+        self._runner = Runner("alerts", ledger.load_processors, self._prepare)
         self._database = Database()
         self._courier = Courier(self._database)
         # How far alerts have been read, as far as this process knows.
@@ -54,6 +58,7 @@ class AlertService:
             await asyncio.gather(
                 self._runner.run(),
                 _repeat("reading alerts", self._read, READ_INTERVAL),
+                _repeat("reconciling alerts", self._reconcile_all, RECONCILE_INTERVAL),
                 _repeat("notifying", self._notify, DELIVER_INTERVAL),
             )
         finally:
@@ -99,6 +104,34 @@ class AlertService:
             self._position = after
         else:  # another process has
             self._position = await self._database.run(ledger.begin, before)
+        return True
+
+    async def _prepare(self, processor: AnyProcessor) -> None:
+        """Reconcile a rule before it reads its first message."""
+        while True:
+            if await self._reconcile([processor]):
+                return
+            await asyncio.sleep(READ_INTERVAL)
+
+    async def _reconcile_all(self) -> bool:
+        await self._reconcile(await self._runner.saved_processors())
+        return False
+
+    async def _reconcile(self, processors: Sequence[AnyProcessor]) -> bool:
+        """Reconcile rules with the ledger; ``False`` if that is not up to date.
+
+        What they have handed over to be published has to be in the log.
+        """
+        rules = [(each, each.published) for each in processors if isinstance(each, AlertProcessor)]
+        # Read after that, so the ledger is up to date if it has come so far.
+        chunk = await get_log().read("alerts", END)
+        firing = {(each.rule.name, each.source): each.alert_ids for each, _ in rules}
+        differences = await self._database.run(ledger.compare, chunk, firing)
+        if differences is None:
+            return False
+        for each, published in rules:
+            if each.published == published:
+                each.reconcile(differences[each.rule.name, each.source], chunk.time)
         return True
 
     async def _notify(self) -> bool:
