@@ -75,10 +75,13 @@ def expose_processors(reports: Sequence[Report]) -> bytes:
     lag = _gauge("processor_lag_messages", "Messages that it has not taken in", *labels)
     about = "When it last read its type's log, since 1970"
     read = _gauge("processor_read_time_seconds", about, *labels)
+    out = _gauge("processor_left_out_messages", "Messages that did not count", *labels, "reason")
     for report in reports:
         lag.add_metric([report.processor, report.source], report.lag)
         read.add_metric([report.processor, report.source], report.read_at)
-    return _as_text(lag, read)
+        for reason, count in report.left_out.items():
+            out.add_metric([report.processor, report.source, reason], count)
+    return _as_text(lag, read, out)
 
 
 def _gauge(name: str, about: str, *labels: str) -> GaugeMetricFamily:

@@ -199,7 +199,8 @@ class Report(msgspec.Struct):
 
     ``group`` names the processes that share its work, ``source`` the subscription type that it
     reads. ``lag`` is the number of messages in the source's log that it has not taken in,
-    ``read_at`` when it last took in what it had read, in seconds since 1970.
+    ``read_at`` when it last took in what it had read, in seconds since 1970. ``left_out`` is how
+    many messages did not count, by reason.
     """
 
     group: str
@@ -207,6 +208,7 @@ class Report(msgspec.Struct):
     source: str
     lag: int
     read_at: float
+    left_out: dict[str, int] = {}
 
 
 _report = msgspec.json.Decoder(Report)

@@ -29,8 +29,16 @@ MAX_GROUP_BYTES = 1024
 LOG_INTERVAL = 60.0
 # The definition of a rule that was turned off or removed.
 ENDED = "ended"
+# The field of the state that has how many messages were left out, by reason.
+LEFT_OUT = "left_out"
 _RULE = "rule"
 _GROUP = "g:"
+_UNTIMED, _UNGROUPED, _CROWDED = "without a time", "without a group", "in too many groups"
+
+
+def explain(left_out: Mapping[str, int]) -> str:
+    """Return why messages were left out, and how many, as text."""
+    return ", ".join(f"{count:,} {reason}" for reason, count in left_out.items())
 
 
 class AlertProcessor:
@@ -63,9 +71,9 @@ class AlertProcessor:
         self._outputs: list[tuple[str, bytes]] = []
         self.published = 0
         self._is_reconciled = False
-        # Messages that were left out since this was created, and how many had been logged when.
-        self._untimed = self._ungrouped = self._crowded = 0
-        self._logged = 0
+        # How many messages did not count, by reason; how many were saved, and logged when.
+        self.left_out = dict.fromkeys((_UNTIMED, _UNGROUPED, _CROWDED), 0)
+        self._saved = self._logged = 0
         self._logged_at = 0.0
 
     def restore(self, fields: Mapping[str, bytes]) -> None:
@@ -83,7 +91,10 @@ class AlertProcessor:
                 if group.state is AlertState.FIRING:
                     self._resolve(group, reason, group.at)
                 self._removed.add(key)
+            self._saved = -1 if LEFT_OUT in fields else 0
             return
+        self.left_out |= msgspec.json.decode(fields.get(LEFT_OUT, b"{}"))
+        self._saved = self._logged = sum(self.left_out.values())
         for key, group in groups:
             (self.firing if group.state is AlertState.FIRING else self.quiet)[key] = group
             self._turn = group.turn
@@ -100,7 +111,7 @@ class AlertProcessor:
                 if not self._is_worth_keeping(group):
                     continue
                 if not self._make_room():
-                    self._crowded += 1
+                    self.left_out[_CROWDED] += 1
                     continue
             if has_changed:
                 self._publish(group, Reason.CLEARED, group.at)
@@ -118,14 +129,11 @@ class AlertProcessor:
                 del self.firing[key]
                 self._resolve(group, Reason.NO_DATA, group.at + self.rule.resolve_after)
                 self._keep(key, group)
-        left_out = self._untimed + self._ungrouped + self._crowded
-        if left_out == self._logged or now < self._logged_at + LOG_INTERVAL:
+        left_out = sum(self.left_out.values())
+        if left_out == self._logged or 0 <= now - self._logged_at < LOG_INTERVAL:
             return None
         self._logged, self._logged_at = left_out, now
-        return (
-            f"left out {left_out:,} messages: {self._untimed:,} without a time, "
-            f"{self._ungrouped:,} without a group, {self._crowded:,} in too many groups"
-        )
+        return f"left out {left_out:,} messages: {explain(self.left_out)}"
 
     @property
     def urgent(self) -> bool:
@@ -135,6 +143,9 @@ class AlertProcessor:
     def save(self) -> Changes:
         """Return the groups that changed, and the alerts."""
         fields = {_RULE: self.definition.encode()} if self._is_new else {}
+        if self._saved != sum(self.left_out.values()):
+            fields[LEFT_OUT] = msgspec.json.encode(self.left_out)
+            self._saved = sum(self.left_out.values())
         for key in self._changed:
             fields[_GROUP + key] = msgspec.json.encode(self.firing.get(key) or self.quiet[key])
         removed = [_GROUP + key for key in self._removed - self._changed]
@@ -249,11 +260,11 @@ class AlertProcessor:
                 continue
             at, labels = read_time(times[index]), self._labels(payload)
             if at is None:
-                self._untimed += 1
+                self.left_out[_UNTIMED] += 1
                 continue
             key = b"" if labels is None else msgspec.json.encode(labels, order="sorted")
             if labels is None or len(key) > MAX_GROUP_BYTES:
-                self._ungrouped += 1
+                self.left_out[_UNGROUPED] += 1
                 continue
             yield key.decode(), labels, Value(number, at, published, records.first + index)
 

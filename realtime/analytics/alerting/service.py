@@ -37,7 +37,7 @@ class AlertService:
 
     def __init__(self, started: Callable[[], None]) -> None:
         self._started = started
-        self._runner = Runner("alerts", ledger.load_processors, self._prepare)
+        self._runner = Runner("alerts", ledger.load_processors, prepare=self._prepare)
         self._database = Database()
         self._courier = Courier(self._database)
         # How far alerts have been read, as far as this process knows.

@@ -87,7 +87,8 @@ class BaseProcessor(Protocol):
 
     ``name`` is unique among the processors of a runner. When the ``definition`` of a name changes,
     its state begins anew at the position that it had; a processor with a true attribute
-    ``keeps_state`` is given the old state. ``from_start`` says whether a new processor first reads
+    ``keeps_state`` is given the old state. An attribute ``left_out`` says how many messages did not
+    count, by reason; it is reported. ``from_start`` says whether a new processor first reads
     the oldest retained message, or the next one that is published.
     """
 

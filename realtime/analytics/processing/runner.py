@@ -93,7 +93,14 @@ class Runner:
             async with self._lock:
                 await self._share(processors, members)
             running = [
-                Report(self._name, name, hold.processor.source, hold.lag, hold.read_at)
+                Report(
+                    self._name,
+                    name,
+                    hold.processor.source,
+                    hold.lag,
+                    hold.read_at,
+                    getattr(hold.processor, "left_out", {}),
+                )
                 for name, hold in self.holds.items()
                 if hold.read_at
             ]

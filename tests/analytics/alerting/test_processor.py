@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from realtime.analytics.alerting.incidents import AlertGroup, AlertState, write_time
-from realtime.analytics.alerting.processor import AlertProcessor
+from realtime.analytics.alerting.processor import AlertProcessor, explain
 from realtime.analytics.alerting.rule import (
     AlertSpec,
     Baseline,
@@ -19,6 +19,7 @@ from realtime.analytics.alerting.rule import (
     ThresholdCondition,
 )
 from realtime.analytics.processing.contract import Records
+from realtime.protocol import format_timestamp
 from realtime.protocol.times import read_time
 
 ABOVE = ThresholdCondition("above", 10.0, 5.0)
@@ -73,7 +74,9 @@ class Bench:
     def stored(self) -> list[AlertGroup]:
         """Return the groups that are saved, the oldest first; their order is all that counts."""
         saved = [
-            msgspec.json.decode(self.fields[n], type=AlertGroup) for n in self.fields if n != "rule"
+            msgspec.json.decode(self.fields[n], type=AlertGroup)
+            for n in self.fields
+            if n.startswith("g:")
         ]
         groups = sorted(saved, key=lambda group: group.turn)
         return [msgspec.structs.replace(group, turn=0) for group in groups]
@@ -196,7 +199,7 @@ def test_aggregations_are_grouped_as_they_are() -> None:
 def test_what_has_no_value_is_no_business_of_the_rule(payload: Any) -> None:
     bench = Bench(rule())
     assert bench.take(payload) == []
-    assert bench.fields.keys() == {"rule"}
+    assert bench.stored() == []
 
 
 def test_messages_from_before_the_rule_began_are_left_out() -> None:
@@ -250,6 +253,35 @@ def test_what_is_left_out_is_logged_once_a_minute() -> None:
     bench.take({"v": 20, "t": "soon"})
     assert bench.processor.tick(1059.0) is None
     assert str(bench.processor.tick(1060.0)).startswith("left out 5 messages")
+
+
+def test_how_many_were_left_out_is_saved() -> None:
+    bench = Bench(rule(time="t"))
+    for _ in range(2):
+        bench.take({"v": 20, "t": "soon"}, {"v": 20, "t": 1, "g": []})
+        bench.restart()
+    expected = {"without a time": 2, "without a group": 2, "in too many groups": 0}
+    assert bench.processor.left_out == msgspec.json.decode(bench.fields["left_out"]) == expected
+    assert explain(expected) == "2 without a time, 2 without a group, 0 in too many groups"
+    assert bench.processor.tick(1000.0) is None  # it was logged by who counted it
+    bench.restart(rule(time="at"))  # another definition counts anew
+    bench.save()
+    assert not any(msgspec.json.decode(bench.fields["left_out"]).values())
+
+
+@pytest.mark.parametrize(
+    "time",
+    [
+        1.3e9,
+        1_300_000_000_000,
+        "2011-03-13T07:06:40",
+        "2011-03-13t07:06:40z",
+        "2016-12-31T23:59:60Z",
+    ],
+)
+def test_every_time_that_aggregations_read_is_read(time: Any) -> None:
+    (firing,) = Bench(rule(time="t")).take({"v": 20, "t": time})
+    assert firing["started_at"] == format_timestamp(read_time(time) or 0.0)
 
 
 def test_a_wrong_time_in_the_future_does_not_keep_a_rule_from_firing() -> None:
@@ -455,11 +487,11 @@ def test_quiet_groups_of_a_threshold_take_no_room() -> None:
 def test_the_number_of_groups_is_bounded() -> None:
     bench = Bench(rule(for_seconds=10.0), max_groups=3)
     bench.take(*({"v": 20, "g": number} for number in range(4)), at=0.0)
-    assert len(bench.fields) == 1 + 3
+    assert len(bench.stored()) == 3
     fired = bench.take(*({"v": 20, "g": number} for number in (3, 2, 1, 0)), at=10.0)
     assert [alert["group"]["g"] for alert in fired] == [3, 2, 1]  # 0 was the oldest, and is new
     assert bench.take({"v": 20, "g": 9}, at=10.0) == bench.take({"v": 20, "g": 9}, at=30.0) == []
-    assert len(bench.fields) == 1 + 3
+    assert len(bench.stored()) == 3
 
 
 def test_alerts_are_resolved_when_their_rule_changes_or_ends() -> None:
