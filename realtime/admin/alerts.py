@@ -9,6 +9,7 @@ import msgspec
 from django import forms
 from django.contrib import admin, messages
 from django.db.models import Count, Q, QuerySet
+from django.db.models.functions import Now
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils import timezone
@@ -201,6 +202,6 @@ class NotificationAdmin(RecordAdmin):
         """Queue notifications again, with all their attempts."""
         for notification in queryset:
             self.log_change(request, notification, "Sent again.")
-        count = queryset.update(attempts=0, delivered_at=None, next_attempt_at=timezone.now())
+        count = queryset.update(attempts=0, delivered_at=None, next_attempt_at=Now())
         text = f"Notifications that are sent again: {count}, {_WITHIN}."
         self.message_user(request, text, messages.SUCCESS)

@@ -2,8 +2,8 @@
 
 The webhook of a rule and its e-mails are a queue each: in one, notifications are delivered one
 after another, and no queue waits for another. Before an attempt, a process claims it in the
-database for longer than an attempt can take. So processes share the work, and one does what another
-did not finish. A notification may arrive twice, with the same id.
+database for longer than an attempt can take, by the database's clock. So processes share the work,
+and one does what another did not finish. A notification may arrive twice, with the same id.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import msgspec
 from django.conf import settings
 from django.core.mail import EmailMessage, get_connection
 from django.db.models import Exists, F, Min, OuterRef, QuerySet
+from django.db.models.functions import Now
 from django.utils import timezone
 
 from realtime.analytics.alerting import ledger, signing
@@ -206,14 +207,13 @@ def _due() -> QuerySet[Notification]:
         alert_id=OuterRef("alert_id"), channel=OuterRef("channel"), state=FIRING
     )
     fires_first = Exists(siblings.filter(next_attempt_at__isnull=False))
-    due = Notification.objects.filter(next_attempt_at__lte=timezone.now())
+    due = Notification.objects.filter(next_attempt_at__lte=Now())
     return due.exclude(fires_first, state=RESOLVED)
 
 
 def _under_way() -> QuerySet[Notification]:
     """Return what some process is delivering: what :func:`_claim` has left as it is."""
-    until = timezone.now()
-    return Notification.objects.filter(attempts__gt=0, last_error="", next_attempt_at__gt=until)
+    return Notification.objects.filter(attempts__gt=0, last_error="", next_attempt_at__gt=Now())
 
 
 def _claim(queue: Queue) -> Notification | None:
@@ -227,9 +227,9 @@ def _claim(queue: Queue) -> Notification | None:
     if notification is None or _under_way().filter(rule=rule, channel=channel).exists():
         return None
     unclaimed = Notification.objects.filter(
-        pk=notification.pk, next_attempt_at=notification.next_attempt_at
+        pk=notification.pk, attempts=notification.attempts, next_attempt_at__lte=Now()
     )
-    until = timezone.now() + timedelta(seconds=CLAIM[channel])
+    until = Now() + timedelta(seconds=CLAIM[channel])
     if not unclaimed.update(attempts=F("attempts") + 1, next_attempt_at=until, last_error=""):
         return None
     notification.attempts += 1
@@ -242,7 +242,7 @@ def _failure(notification: Notification, error: NotDelivered) -> dict[str, Any]:
     seconds = max(delay(notification.attempts), error.retry_after)
     return {
         "last_error": _printable(str(error))[:MAX_ERROR],
-        "next_attempt_at": None if is_last else timezone.now() + timedelta(seconds=seconds),
+        "next_attempt_at": None if is_last else Now() + timedelta(seconds=seconds),
     }
 
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 from django.db import transaction
+from django.db.models.functions import Now
 from django.utils import timezone
 
 from realtime.analytics.alerting.definitions import alert_rules
@@ -120,15 +121,15 @@ def _record(body: bytes) -> None:
     same = {"rule": alert.rule, "alert_id": alert.alert_id, "state": alert.state}
     Notification.objects.bulk_create(
         [
-            Notification(
-                **same, channel=channel, body=body.decode(), next_attempt_at=timezone.now()
-            )
+            Notification(**same, channel=channel, body=body.decode(), next_attempt_at=Now())
             for channel in channels
         ],
         ignore_conflicts=True,  # those that are there already
     )
 
 
+# Alerts that are looked for at a time.
+BATCH = 500
 # A rule's name and its source.
 Owner = tuple[str, str]
 
@@ -148,9 +149,12 @@ def compare(
     recorded = set(rows.values_list("rule", "source", "alert_id"))
     own = {(*owner, alert_id) for owner, ids in firing.items() for alert_id in ids}
     differences: dict[Owner, dict[str, AlertGroup | None]] = {owner: {} for owner in firing}
-    for name, source, alert_id in sorted(own ^ recorded):
-        if (name, source) in differences:
-            row = Alert.objects.filter(alert_id=alert_id).first()
+    different = [each for each in sorted(own ^ recorded) if each[:2] in differences]
+    for start in range(0, len(different), BATCH):
+        batch = different[start : start + BATCH]
+        rows_by_id = Alert.objects.in_bulk([each[2] for each in batch], field_name="alert_id")
+        for name, source, alert_id in batch:
+            row = rows_by_id.get(alert_id)
             differences[name, source][alert_id] = _group_of(row) if row else None
     return differences
 

@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 # what can be deleted.
 READ_INTERVAL = 0.25
 RECONCILE_INTERVAL = 10.0
+# For so many reads, a comparison waits until the ledger is up to date.
+READS = 20
 DELIVER_INTERVAL = 0.5
 PRUNE_INTERVAL = 3600.0
 RETRY_INTERVAL = 1.0
@@ -108,10 +110,8 @@ class AlertService:
 
     async def _prepare(self, processor: AnyProcessor) -> None:
         """Reconcile a rule before it reads its first message."""
-        while True:
-            if await self._reconcile([processor]):
-                return
-            await asyncio.sleep(READ_INTERVAL)
+        while not await self._reconcile([processor]):
+            pass
 
     async def _reconcile_all(self) -> bool:
         await self._reconcile(await self._runner.saved_processors())
@@ -125,14 +125,16 @@ class AlertService:
         rules = [(each, each.published) for each in processors if isinstance(each, AlertProcessor)]
         # Read after that, so the ledger is up to date if it has come so far.
         chunk = await get_log().read("alerts", END)
-        firing = {(each.rule.name, each.source): each.alert_ids for each, _ in rules}
-        differences = await self._database.run(ledger.compare, chunk, firing)
-        if differences is None:
-            return False
-        for each, published in rules:
-            if each.published == published:
-                each.reconcile(differences[each.rule.name, each.source], chunk.time)
-        return True
+        for _ in range(READS):
+            firing = {(each.rule.name, each.source): each.alert_ids for each, _ in rules}
+            differences = await self._database.run(ledger.compare, chunk, firing)
+            if differences is not None:
+                for each, published in rules:
+                    if each.published == published:
+                        each.reconcile(differences[each.rule.name, each.source], chunk.time)
+                return True
+            await asyncio.sleep(READ_INTERVAL)
+        return False  # the log may have begun anew
 
     async def _notify(self) -> bool:
         """Begin to deliver what is due; there is no more to do at once."""

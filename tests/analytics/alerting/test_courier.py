@@ -252,6 +252,28 @@ def test_an_attempt_that_was_cut_short_is_made_again(office: Office) -> None:
         assert only().last_error == ""
 
 
+@pytest.mark.parametrize("wrong_by", [timedelta(days=-1), timedelta(days=1)])
+def test_processes_with_wrong_clocks_agree_on_what_is_due(
+    office: Office, wrong_by: timedelta, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_rule(webhook_url="http://127.0.0.1:9/")
+    right = timezone.now
+    with monkeypatch.context() as patch:
+        patch.setattr(timezone, "now", lambda: right() + wrong_by)
+        record(ALERT)
+        assert courier._claim(("late", "webhook")) is not None
+    assert office.deliver() == 0  # another process is at it
+    make_due()
+    with Receiver(500).running() as receiver:
+        AlertRule.objects.update(webhook_url=receiver.url)
+        with monkeypatch.context() as patch:
+            patch.setattr(timezone, "now", lambda: right() + wrong_by)
+            assert office.deliver() == 1
+            assert office.deliver() == 0
+        until = only().next_attempt_at
+        assert until is not None and timedelta(seconds=10) < until - right() < timedelta(seconds=30)
+
+
 def test_processes_share_the_work_and_keep_the_order_of_a_target() -> None:
     with Receiver().running() as receiver:
         rules = [add_rule(name=f"late{number}", webhook_url=receiver.url) for number in range(3)]

@@ -93,7 +93,10 @@ def test_an_alert_of_a_rule_that_has_gone_is_resolved() -> None:
     assert (processor.name, processor.definition) == ("alert:gone:metrics", "ended")
 
 
-def test_recorded_alerts_are_compared_with_those_that_fire() -> None:
+def test_recorded_alerts_are_compared_with_those_that_fire(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ledger, "BATCH", 2)
     add_rule()
     record(ALERT, ALERT | {"alert_id": "b"}, RESOLVED | {"alert_id": "c"})
     record(ALERT | {"alert_id": "other", "rule": "another"})
