@@ -66,6 +66,8 @@ class Office:
     def close(self) -> None:
         self.run(self.courier.close())
         self._database.close()
+        # Until its connections are closed: a test database with any cannot be removed.
+        self._database._executor.shutdown()
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join()
         self.loop.close()
