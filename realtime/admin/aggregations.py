@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import msgspec
 from django.contrib import admin
 from django.http import HttpRequest
 
 from realtime.admin.common import ModelAdmin, ModelForm, badge, column, json_field
+from realtime.admin.standing import RuleStatus, ask_standing, status_of
 from realtime.analytics.aggregation.models import AggregationRule
 from realtime.analytics.aggregation.processor import AggregationProcessor
 from realtime.analytics.aggregation.rule import EXAMPLE
 from realtime.analytics.aggregation.windows import Progress
-from realtime.analytics.processing.state import Standing, read_standing
 from realtime.analytics.rules import RuleError
-from realtime.cluster import get_cluster
-from realtime.cluster.clients import Unavailable
 
 
 class AggregationRuleForm(ModelForm[AggregationRule]):
@@ -54,43 +52,19 @@ class AggregationRuleForm(ModelForm[AggregationRule]):
         )
 
 
-class RuleStatus(NamedTuple):
-    """How far a rule is, in words."""
-
-    state: str
-    behind: str = "-"
-    left_out: str = "-"
-    closed_until: str = "-"
-
-
 def read_status(row: AggregationRule) -> RuleStatus:
     """Ask the processors' server how far a rule is."""
-    standing = _read_standing(row)
-    if not row.enabled:
-        state = "disabled"
-    elif standing is None:
-        state = "unknown"
-    else:
-        state = "running" if standing.owner else "waiting"
+    standing = ask_standing(lambda: AggregationProcessor(row.spec()), "progress")
+    status = status_of(standing, enabled=row.enabled)
     if standing is None or standing.position is None:
-        return RuleStatus(state)
+        return status
     progress = Progress()
     if standing.field is not None:
         progress = msgspec.json.decode(standing.field, type=Progress)
-    behind = "-" if standing.behind is None else f"{standing.behind:,}"
     until = "-"
     if progress.watermark >= 0:
         until = f"{datetime.fromtimestamp(progress.watermark, UTC):%Y-%m-%d %H:%M:%S UTC}"
-    return RuleStatus(state, behind, progress.explain(), until)
-
-
-def _read_standing(row: AggregationRule) -> Standing | None:
-    if not get_cluster().is_shared:
-        return None
-    try:
-        return read_standing(AggregationProcessor(row.spec()), "progress")
-    except (RuleError, Unavailable):
-        return None
+    return status._replace(left_out=progress.explain(), closed_until=until)
 
 
 def _status(row: AggregationRule) -> Any:

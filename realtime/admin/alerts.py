@@ -5,9 +5,11 @@ from __future__ import annotations
 from functools import cache
 from typing import Any, ClassVar
 
+import msgspec
 from django import forms
 from django.contrib import admin, messages
 from django.db.models import Count, Q, QuerySet
+from django.db.models.functions import Now
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils import timezone
@@ -22,7 +24,9 @@ from realtime.admin.common import (
     column,
     json_field,
 )
+from realtime.admin.standing import RuleStatus, ask_standing, status_of
 from realtime.analytics.alerting.models import Alert, AlertRule, Notification
+from realtime.analytics.alerting.processor import LEFT_OUT, AlertProcessor, explain
 from realtime.analytics.alerting.rule import DEVIATION
 
 _WITHIN = "within a few seconds, if manage.py run_alerts runs"
@@ -50,6 +54,23 @@ class AlertRuleForm(ModelForm[AlertRule]):
         }
 
 
+def read_status(row: AlertRule) -> RuleStatus:
+    """Ask the processors' server how far a rule is."""
+    standing = ask_standing(lambda: AlertProcessor(row.spec()), LEFT_OUT)
+    status = status_of(standing, enabled=row.enabled)
+    if standing is None or standing.field is None:
+        return status
+    return status._replace(left_out=explain(msgspec.json.decode(standing.field)))
+
+
+def _status(row: AlertRule) -> RuleStatus:
+    """Return how far a rule is, asked once for a row of a page."""
+    if "_status" not in vars(row):
+        vars(row)["_status"] = read_status(row)
+    status: RuleStatus = vars(row)["_status"]
+    return status
+
+
 @admin.register(AlertRule)
 class AlertRuleAdmin(ModelAdmin[AlertRule]):
     """Rules, each with how many alerts of it are firing."""
@@ -60,23 +81,29 @@ class AlertRuleAdmin(ModelAdmin[AlertRule]):
     search_fields = ("name", "value_path")
     save_as = True
     actions = ("begin_anew",)
+    readonly_fields = ("state", "behind", "left_out")
+    state = column("state", lambda row: badge(_status(row).state))
+    behind = column("messages behind", lambda row: _status(row).behind)
+    left_out = column("left out", lambda row: _status(row).left_out)
     fieldsets: ClassVar[Any] = (
         (None, {"fields": ("name", "enabled", "severity")}),
         ("Values", {"fields": ("source", "filters", "value_path", "group_by", "time_path")}),
         ("Alert", {"fields": ("condition", "threshold", "clear", "for_seconds", "resolve_after")}),
         ("Notify", {"fields": ("emails", "webhook_url", "webhook_secret", "webhook_enabled")}),
     )
+    status: ClassVar[Any] = ("Status", {"fields": readonly_fields})
 
     def get_fieldsets(self, request: HttpRequest, obj: AlertRule | None = None) -> Any:
-        """Leave the secret out for those who may only look."""
+        """Leave the secret out for those who may only look; a new rule has no status yet."""
+        status = (self.status,) if obj else ()
         may_edit = (
             self.has_change_permission(request, obj) if obj else self.has_add_permission(request)
         )
         if may_edit:
-            return self.fieldsets
+            return (*self.fieldsets, *status)
         *others, (title, options) = self.fieldsets
         fields = [name for name in options["fields"] if name != "webhook_secret"]
-        return [*others, (title, {"fields": fields})]
+        return [*others, (title, {"fields": fields}), *status]
 
     def get_list_display(self, request: HttpRequest) -> Any:
         """Add how many alerts of each rule are firing; asked once for the page."""
@@ -175,6 +202,6 @@ class NotificationAdmin(RecordAdmin):
         """Queue notifications again, with all their attempts."""
         for notification in queryset:
             self.log_change(request, notification, "Sent again.")
-        count = queryset.update(attempts=0, delivered_at=None, next_attempt_at=timezone.now())
+        count = queryset.update(attempts=0, delivered_at=None, next_attempt_at=Now())
         text = f"Notifications that are sent again: {count}, {_WITHIN}."
         self.message_user(request, text, messages.SUCCESS)

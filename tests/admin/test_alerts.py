@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import re
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
+from asgiref.sync import sync_to_async
 from django.contrib.auth.models import Permission, User
 from django.test import Client
 from django.utils import timezone
 
+from realtime import apublish
+from realtime.admin.alerts import read_status
 from realtime.analytics.alerting.ledger import load_processors, rules_in_force
 from realtime.analytics.alerting.models import Alert, AlertRule, Notification
+from realtime.analytics.alerting.processor import AlertProcessor
 from realtime.analytics.alerting.rule import DeviationCondition, ThresholdCondition
 from realtime.analytics.alerting.signing import check_secret
+from realtime.analytics.processing.contract import Records
+from realtime.analytics.processing.state import claim, save
+from tests.support.layers import close_layer, running_valkey
 
 pytestmark = pytest.mark.django_db
 
@@ -74,6 +83,35 @@ def test_a_rule_is_made_in_the_form(browser: Client) -> None:
     check_secret(row.webhook_secret)
     assert row.active_since is not None and rule.since == row.active_since.timestamp()
     assert "values.mean_delay is above 60" in browser.get(RULES).content.decode()
+
+
+@pytest.mark.processes
+@pytest.mark.django_db(transaction=True)
+async def test_the_admin_shows_what_a_rule_leaves_out(data_dir: Path, browser: Client) -> None:
+    await browser_post(browser, form(source="metrics", value_path="v", time_path="t"))
+    row = await AlertRule.objects.aget()
+    with running_valkey(data_dir):
+        assert (await sync_to_async(read_status)(row)).state == "waiting"
+        position = await apublish("metrics", {"v": 99, "t": "soon", "rule": "airport_delays"})
+        assert position is not None
+        processor = AlertProcessor(row.spec())
+        hold = await claim(processor, "me")
+        assert hold is not None
+        timestamp = time.time() + 1
+        payload = {"v": 99, "t": "soon", "rule": "airport_delays"}
+        processor.take(Records(1, [payload], [timestamp], position.epoch))
+        hold.position = position
+        await save(hold)
+        text = "1 without a time, 0 without a group, 0 in too many groups"
+        assert await sync_to_async(read_status)(row) == ("running", "0", text, "-")
+        address = f"{RULES}{row.pk}/change/"
+        assert text in (await sync_to_async(browser.get)(address)).content.decode()
+        await close_layer()
+    assert (await sync_to_async(read_status)(row)).left_out == "-"
+
+
+async def browser_post(browser: Client, fields: dict[str, Any]) -> None:
+    assert (await sync_to_async(browser.post)(f"{RULES}add/", fields)).status_code == 302
 
 
 def test_a_deviation_is_made_in_the_form(browser: Client) -> None:

@@ -39,6 +39,27 @@ NOTIFICATIONS = """
 from realtime.analytics.alerting.models import Notification
 result = [[one.channel, one.state, one.status, one.attempts] for one in Notification.objects.all()]
 """
+FIRING = """
+from realtime.analytics.alerting.models import Alert
+result = list(Alert.objects.filter(resolved_at="").values_list("rule", flat=True))
+"""
+ALL = """
+from realtime.analytics.alerting.models import Alert
+result = sorted(Alert.objects.values_list("alert_id", flat=True))
+"""
+FORGET_ALERTS = """
+from realtime.analytics.alerting.models import Alert
+Alert.objects.all().delete()
+"""
+FLUSH = """
+from realtime.cluster.clients import sync_client
+from realtime.cluster.layer import group_address
+sync_client(group_address("alerts")[0]).flushall()
+"""
+END_RULE = """
+from realtime.analytics.alerting.models import AlertRule
+AlertRule.objects.filter(name="gone").delete()
+"""
 OPEN = """
 from realtime.analytics.alerting.models import Alert
 result = Alert.objects.filter(resolved_at="").count()
@@ -207,6 +228,36 @@ async def test_an_alert_without_values_is_resolved_by_the_clock(
             assert (await page.assert_data("alerts"))["state"] == "firing"
             assert (await page.assert_data("alerts"))["reason"] == "no_data"
             assert time.time() - began >= 0.5
+
+
+async def test_alerts_end_although_the_store_forgot_them(data_dir: Path, start: Start) -> None:
+    """What is still bad fires under no other id, what is well again or has no rule is resolved."""
+    with running(data_dir) as server, Receiver().running() as receiver:
+        for name in ("load", "gone"):
+            await asyncio.to_thread(add_rule, server, name, webhook_url=receiver.url)
+        process = start(server)
+        for name in ("load", "gone"):
+            await asyncio.to_thread(wait_for_rule, server, name)
+
+        async def after(change: str, *values: int, firing: list[str]) -> None:
+            server.administer(change)
+            for name in ("load", "gone") if "flushall" in change else ():
+                await asyncio.to_thread(wait_for_rule, server, name)
+            await asyncio.to_thread(server.publish, "metrics", *({"v": value} for value in values))
+            fires = lambda: sorted(server.administer(FIRING)) == firing  # noqa: E731
+            await asyncio.to_thread(wait_until, fires, 30)
+
+        await after("", 20, firing=["gone", "load"])
+        ids = server.administer(ALL)
+        # The ledger's own copy of a database that was restored: told again.
+        await after(FORGET_ALERTS, firing=["gone", "load"])
+        await after(FLUSH, 21, firing=["gone", "load"])
+        await after(FLUSH + END_RULE, firing=["load"])
+        await after("", 22, 1, firing=[])
+        assert server.administer(ALL) == ids
+        await asyncio.to_thread(stop, process)
+    sent = sorted(request.headers["webhook-id"] for request in receiver.requests)
+    assert [name.rpartition("-")[2] for name in sent].count("firing") == 2
 
 
 async def test_rules_in_code_alert_too(data_dir: Path, start: Start) -> None:

@@ -19,6 +19,7 @@ from tests.support.postgresql import PostgreSQL, running_postgresql
 OF_THE_DATABASE = [
     *("admin", "auth/test_models.py", "auth/test_tokens.py", "auth/test_policy.py"),
     *("auth/test_connection_tokens.py", "management/test_tokens.py", "publishing/test_outbox.py"),
+    *("analytics/alerting/test_courier.py", "analytics/alerting/test_ledger.py"),
 ]
 
 

@@ -1,9 +1,9 @@
-"""What ``run_alerts`` does: runs alert rules, records their alerts, and delivers notifications.
+"""Delivers notifications by webhook and e-mail; tries those that failed again for a day.
 
-They go by webhook and e-mail, and those that failed are tried again for a day.
-Before an attempt, a process claims it in the database for longer than an attempt can take. So
-processes share the work, and one does what another did not finish. A notification may arrive twice,
-with the same id.
+The webhook of a rule and its e-mails are a queue each: in one, notifications are delivered one
+after another, and no queue waits for another. Before an attempt, a process claims it in the
+database for longer than an attempt can take, by the database's clock. So processes share the work,
+and one does what another did not finish. A notification may arrive twice, with the same id.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from datetime import timedelta
 from email.utils import parseaddr
 from typing import Any, TypeVar
@@ -19,40 +19,35 @@ from typing import Any, TypeVar
 import httpx
 import msgspec
 from django.conf import settings
-from django.core.mail import EmailMessage
-from django.db.models import Exists, F, OuterRef
+from django.core.mail import EmailMessage, get_connection
+from django.db.models import Exists, F, Min, OuterRef, QuerySet
+from django.db.models.functions import Now
 from django.utils import timezone
 
 from realtime.analytics.alerting import ledger, signing
 from realtime.analytics.alerting.incidents import FIRING, RESOLVED, group_text
-from realtime.analytics.alerting.models import EMAIL, AlertRule, Notification
-from realtime.analytics.processing.runner import END, Runner
+from realtime.analytics.alerting.models import EMAIL, WEBHOOK, AlertRule, Notification
 from realtime.database import Database, Unavailable
-from realtime.log import get_log
-from realtime.protocol import Position
-from realtime.tasks import is_cancelled
+from realtime.tasks import end
 
 logger = logging.getLogger(__name__)
 
-# Notifications that are being delivered at the same time.
-BATCH = 20
-# Seconds that a process has for an attempt; no attempt takes as long.
-CLAIM = 60.0
+# Queues of a channel in which a process delivers at the same time.
+AT_ONCE = {WEBHOOK: 100, EMAIL: 10}
 EMAIL_TIMEOUT = 30.0
 WEBHOOK_TIMEOUT = 10.0
+# Seconds that a process has for an attempt; no attempt takes as long.
+CLAIM = {WEBHOOK: 20.0, EMAIL: 40.0}
 # Seconds until the next attempt: after the first, then four times as long each time. All attempts
 # together take a day.
 FIRST_DELAY, FACTOR, MAX_DELAY = 5.0, 4.0, 6 * 3600.0
 MAX_ATTEMPTS = 11
 MAX_ERROR = 300
 MAX_SUBJECT = 150
-# Seconds between looks at the alerts, at what is due, and at what can be deleted.
-READ_INTERVAL = 0.25
-DELIVER_INTERVAL = 0.5
-PRUNE_INTERVAL = 3600.0
-RETRY_INTERVAL = 1.0
 
 T = TypeVar("T")
+# A rule's name and a channel.
+Queue = tuple[str, str]
 
 
 class NotDelivered(Exception):
@@ -79,23 +74,42 @@ class Courier:
         self._database = database
         headers = {"content-type": "application/json", "user-agent": "realtime-alerts"}
         self._client = httpx.AsyncClient(
-            headers=headers, timeout=WEBHOOK_TIMEOUT, follow_redirects=False
+            headers=headers,
+            timeout=WEBHOOK_TIMEOUT,
+            follow_redirects=False,
+            limits=httpx.Limits(max_connections=AT_ONCE[WEBHOOK]),
         )
+        # Queue -> the task that delivers what is due there.
+        self.at_work: dict[Queue, asyncio.Task[None]] = {}
 
     async def close(self) -> None:
-        """Close its connections."""
+        """End attempts that are under way, and close its connections."""
+        for task in list(self.at_work.values()):
+            await end(task)
         await self._client.aclose()
 
-    async def deliver_due(self) -> int:
-        """Try each notification that is due once, all at the same time; return how many there were.
+    async def deliver_due(self) -> None:
+        """Begin to deliver in each queue in which something is due; waits for no target.
 
         Raises :class:`realtime.database.Unavailable`.
         """
-        claimed = await self._database.run(_claim)
-        results = await asyncio.gather(*map(self._deliver, claimed), return_exceptions=True)
-        for failure in filter(None, results):
-            raise failure
-        return len(claimed)
+        for queue in await self._database.run(_due_queues):
+            channel = queue[1]
+            is_full = sum(other == channel for _, other in self.at_work) >= AT_ONCE[channel]
+            if queue not in self.at_work and not is_full:
+                self.at_work[queue] = asyncio.create_task(self._serve(queue))
+
+    async def _serve(self, queue: Queue) -> None:
+        """Try each notification of a queue once that is due, one after another."""
+        try:
+            while notification := await self._database.run(_claim, queue):
+                await self._deliver(notification)
+        except Unavailable as error:
+            logger.warning("notifying: %s", error)
+        except Exception:
+            logger.exception("notifying")
+        finally:
+            del self.at_work[queue]
 
     async def _deliver(self, notification: Notification) -> None:
         try:
@@ -169,31 +183,57 @@ def _send_email(addresses: Sequence[str], body: str, message_id: str) -> None:
     domain = parseaddr(settings.DEFAULT_FROM_EMAIL)[1].rpartition("@")[2] or "localhost"
     # The same id again when it is sent again.
     headers = {"Message-ID": f"<{message_id}@{domain}>", "Auto-Submitted": "auto-generated"}
-    EmailMessage(subject, text, None, list(addresses), headers=headers).send()
+    connection = get_connection(timeout=EMAIL_TIMEOUT)  # its thread ends when nobody waits for it
+    EmailMessage(
+        subject, text, None, list(addresses), headers=headers, connection=connection
+    ).send()
 
 
 def _printable(text: str) -> str:
     return "".join(character if character.isprintable() else " " for character in text)
 
 
-def _claim() -> list[Notification]:
-    """Return the notifications that are due and claim them; resolved ones wait for firing ones."""
-    now = timezone.now()
+def _due_queues() -> list[Queue]:
+    """Return the queues to deliver in, first those that have something new."""
+    queues = _due().order_by().values("rule", "channel")
+    in_order = queues.annotate(tries=Min("attempts"), first=Min("pk")).order_by("tries", "first")
+    busy = set(_under_way().values_list("rule", "channel"))
+    return [queue for queue in in_order.values_list("rule", "channel") if queue not in busy]
+
+
+def _due() -> QuerySet[Notification]:
+    """Return what is due; that an alert is resolved is due when it has been told that it fires."""
     siblings = Notification.objects.filter(
         alert_id=OuterRef("alert_id"), channel=OuterRef("channel"), state=FIRING
     )
     fires_first = Exists(siblings.filter(next_attempt_at__isnull=False))
-    due = Notification.objects.filter(next_attempt_at__lte=now).order_by("next_attempt_at", "pk")
-    claimed = []
-    until = now + timedelta(seconds=CLAIM)
-    for notification in due.exclude(fires_first, state=RESOLVED)[:BATCH]:
-        unclaimed = Notification.objects.filter(
-            pk=notification.pk, next_attempt_at=notification.next_attempt_at
-        )
-        if unclaimed.update(attempts=F("attempts") + 1, next_attempt_at=until):
-            notification.attempts += 1
-            claimed.append(notification)
-    return claimed
+    due = Notification.objects.filter(next_attempt_at__lte=Now())
+    return due.exclude(fires_first, state=RESOLVED)
+
+
+def _under_way() -> QuerySet[Notification]:
+    """Return what some process is delivering: what :func:`_claim` has left as it is."""
+    return Notification.objects.filter(attempts__gt=0, last_error="", next_attempt_at__gt=Now())
+
+
+def _claim(queue: Queue) -> Notification | None:
+    """Return the oldest notification that is due in a queue, claimed.
+
+    ``None`` if there is none, or if another process delivers in this queue.
+    """
+    rule, channel = queue
+    notification = _due().filter(rule=rule, channel=channel).order_by("pk").first()
+    # In this order: whoever is about to claim it has seen the same one.
+    if notification is None or _under_way().filter(rule=rule, channel=channel).exists():
+        return None
+    unclaimed = Notification.objects.filter(
+        pk=notification.pk, attempts=notification.attempts, next_attempt_at__lte=Now()
+    )
+    until = Now() + timedelta(seconds=CLAIM[channel])
+    if not unclaimed.update(attempts=F("attempts") + 1, next_attempt_at=until, last_error=""):
+        return None
+    notification.attempts += 1
+    return notification
 
 
 def _failure(notification: Notification, error: NotDelivered) -> dict[str, Any]:
@@ -202,107 +242,10 @@ def _failure(notification: Notification, error: NotDelivered) -> dict[str, Any]:
     seconds = max(delay(notification.attempts), error.retry_after)
     return {
         "last_error": _printable(str(error))[:MAX_ERROR],
-        "next_attempt_at": None if is_last else timezone.now() + timedelta(seconds=seconds),
+        "next_attempt_at": None if is_last else Now() + timedelta(seconds=seconds),
     }
 
 
 def _finish(notification: Notification, result: Mapping[str, Any]) -> None:
     """Save how an attempt ended, unless another one has begun since."""
     Notification.objects.filter(pk=notification.pk, attempts=notification.attempts).update(**result)
-
-
-class AlertService:
-    """Runs alert rules and notifies. Several may run; they share the work.
-
-    *started* is called when it runs and can be stopped.
-    """
-
-    def __init__(self, started: Callable[[], None]) -> None:
-        self._started = started
-        self._runner = Runner("alerts", ledger.load_processors)
-        self._database = Database()
-        self._courier = Courier(self._database)
-        # How far alerts have been read, as far as this process knows.
-        self._position: Position | None = None
-        self._pruned_at = 0.0
-
-    async def run(self) -> None:
-        """Run until cancelled. Raises :class:`realtime.analytics.processing.runner.NoLog`."""
-        try:
-            # Before any rule of this process can publish: the first alert is read too.
-            await self._begin()
-            if is_cancelled():
-                return
-            self._started()
-            await asyncio.gather(
-                self._runner.run(),
-                _repeat("reading alerts", self._read, READ_INTERVAL),
-                _repeat("notifying", self._notify, DELIVER_INTERVAL),
-            )
-        finally:
-            await self._courier.close()
-            self._database.close()
-
-    async def _begin(self) -> None:
-        """Find out how far alerts have been read, as soon as log and database answer."""
-        while self._position is None and not is_cancelled():
-            try:
-                chunk = await get_log().read("alerts", END)
-                head = Position(chunk.epoch, chunk.head)
-                self._position = await self._database.run(ledger.begin, head)
-            except Unavailable as error:
-                logger.warning("starting: %s", error)
-                await asyncio.sleep(RETRY_INTERVAL)
-
-    async def _read(self) -> bool:
-        """Read alerts once and record them; tell whether there may be more."""
-        assert self._position is not None
-        before, log = self._position, get_log()
-        chunk = await log.read("alerts", before.offset)
-        shared = chunk.shared(before)
-        bodies = [entry.body for entry in chunk.entries]
-        if chunk.epoch != before.epoch and shared != before.offset:
-            after, bodies = Position(chunk.epoch, shared or 0), []
-            logger.warning(
-                "the log of alerts was lost after %s: nobody is notified of these alerts", before
-            )
-        elif chunk.entries:
-            after = Position(chunk.epoch, chunk.first + len(chunk.entries) - 1)
-            if chunk.first > before.offset + 1:
-                logger.warning(
-                    "alerts between %s and %d were lost: nobody is notified of them",
-                    before,
-                    chunk.first,
-                )
-        else:
-            if before.offset > chunk.head:
-                await log.renew("alerts", before)
-            return False
-        if await self._database.run(ledger.record, before, after, bodies):
-            self._position = after
-        else:  # another process has
-            self._position = await self._database.run(ledger.begin, before)
-        return True
-
-    async def _notify(self) -> bool:
-        """Deliver once what is due; tell whether there may be more."""
-        if time.monotonic() - self._pruned_at > PRUNE_INTERVAL or not self._pruned_at:
-            self._pruned_at = time.monotonic()
-            await self._database.run(ledger.prune)
-        return bool(await self._courier.deliver_due())
-
-
-async def _repeat(task: str, step: Callable[[], Awaitable[bool]], interval: float) -> None:
-    """Repeat a step, with a pause when it had nothing to do or has failed."""
-    while not is_cancelled():
-        try:
-            is_busy = await step()
-        except Unavailable as error:
-            logger.warning("%s: %s", task, error)
-            await asyncio.sleep(RETRY_INTERVAL)
-        except Exception:
-            logger.exception(task)
-            await asyncio.sleep(RETRY_INTERVAL)
-        else:
-            if not is_busy:
-                await asyncio.sleep(interval)

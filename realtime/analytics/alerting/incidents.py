@@ -121,6 +121,7 @@ class Reason(StrEnum):
     NO_DATA = "no_data"
     RULE_CHANGED = "rule_changed"
     RULE_ENDED = "rule_ended"
+    LOST = "lost"
 
 
 def encode_alert(rule: AlertSpec, group: AlertGroup, reason: Reason, at: float) -> bytes:
@@ -173,6 +174,8 @@ def _resolved(rule: AlertSpec, group: AlertGroup, reason: Reason) -> str:
         return f"was {group.value:g}; the rule was changed"
     if reason is Reason.RULE_ENDED:
         return f"was {group.value:g}; the rule was turned off or removed"
+    if reason is Reason.LOST:
+        return f"was {group.value:g}; what was known of it since has been lost"
     if isinstance(condition, ThresholdCondition):
         return f"is {group.value:g}, not {condition.direction} {condition.clear:g}"
     return f"is {group.value:g}, within {_deviations(condition.clear_factor)} of what is usual"

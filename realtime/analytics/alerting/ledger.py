@@ -7,15 +7,17 @@ queued once, however many processes read. Knows nothing of the network.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Annotated, Any, Literal
 
 import msgspec
 from django.db import transaction
+from django.db.models.functions import Now
 from django.utils import timezone
 
 from realtime.analytics.alerting.definitions import alert_rules
+from realtime.analytics.alerting.incidents import AlertGroup, AlertState
 from realtime.analytics.alerting.models import (
     EMAIL,
     WEBHOOK,
@@ -27,7 +29,9 @@ from realtime.analytics.alerting.models import (
 from realtime.analytics.alerting.processor import AlertProcessor
 from realtime.analytics.alerting.rule import ABOVE, AlertSpec, Targets, make_condition
 from realtime.analytics.rules import RuleError
+from realtime.log.contract import Chunk
 from realtime.protocol import Position
+from realtime.protocol.times import read_time
 
 # Resolved alerts, and notifications that are delivered or given up, are deleted after this time.
 RETENTION = timedelta(days=30)
@@ -117,12 +121,50 @@ def _record(body: bytes) -> None:
     same = {"rule": alert.rule, "alert_id": alert.alert_id, "state": alert.state}
     Notification.objects.bulk_create(
         [
-            Notification(
-                **same, channel=channel, body=body.decode(), next_attempt_at=timezone.now()
-            )
+            Notification(**same, channel=channel, body=body.decode(), next_attempt_at=Now())
             for channel in channels
         ],
         ignore_conflicts=True,  # those that are there already
+    )
+
+
+# Alerts that are looked for at a time.
+BATCH = 500
+# A rule's name and its source.
+Owner = tuple[str, str]
+
+
+def compare(
+    chunk: Chunk, firing: Mapping[Owner, Collection[str]]
+) -> dict[Owner, dict[str, AlertGroup | None]] | None:
+    """Return how recorded alerts differ from the ids of those that are firing, for each rule.
+
+    An alert that is not recorded is ``None``. Returns ``None`` unless all alerts have been recorded
+    that were published when *chunk* was read from their log.
+    """
+    if chunk.shared(begin(Position(chunk.epoch, chunk.head))) != chunk.head:
+        return None
+    names = {name for name, _ in firing}
+    rows = Alert.objects.filter(resolved_at="", rule__in=names).order_by()
+    recorded = set(rows.values_list("rule", "source", "alert_id"))
+    own = {(*owner, alert_id) for owner, ids in firing.items() for alert_id in ids}
+    differences: dict[Owner, dict[str, AlertGroup | None]] = {owner: {} for owner in firing}
+    different = [each for each in sorted(own ^ recorded) if each[:2] in differences]
+    for start in range(0, len(different), BATCH):
+        batch = different[start : start + BATCH]
+        rows_by_id = Alert.objects.in_bulk([each[2] for each in batch], field_name="alert_id")
+        for name, source, alert_id in batch:
+            row = rows_by_id.get(alert_id)
+            differences[name, source][alert_id] = _group_of(row) if row else None
+    return differences
+
+
+def _group_of(row: Alert) -> AlertGroup:
+    """Return the group of a recorded alert, as far as that tells."""
+    state = AlertState.FIRING if row.is_firing else AlertState.OK
+    since = read_time(row.started_at) or 0.0
+    return AlertGroup(
+        row.group, state, value=row.value, at=since, since=since, alert_id=row.alert_id
     )
 
 

@@ -29,8 +29,16 @@ MAX_GROUP_BYTES = 1024
 LOG_INTERVAL = 60.0
 # The definition of a rule that was turned off or removed.
 ENDED = "ended"
+# The field of the state that has how many messages were left out, by reason.
+LEFT_OUT = "left_out"
 _RULE = "rule"
 _GROUP = "g:"
+_UNTIMED, _UNGROUPED, _CROWDED = "without a time", "without a group", "in too many groups"
+
+
+def explain(left_out: Mapping[str, int]) -> str:
+    """Return why messages were left out, and how many, as text."""
+    return ", ".join(f"{count:,} {reason}" for reason, count in left_out.items())
 
 
 class AlertProcessor:
@@ -59,10 +67,13 @@ class AlertProcessor:
         self._changed: set[str] = set()
         self._removed: set[str] = set()
         self._is_new = False
-        self._outputs: list[bytes] = []
-        # Messages that were left out since this was created, and how many had been logged when.
-        self._untimed = self._ungrouped = self._crowded = 0
-        self._logged = 0
+        # The alerts to be published, each with its id, and how many have been handed over.
+        self._outputs: list[tuple[str, bytes]] = []
+        self.published = 0
+        self._is_reconciled = False
+        # How many messages did not count, by reason; how many were saved, and logged when.
+        self.left_out = dict.fromkeys((_UNTIMED, _UNGROUPED, _CROWDED), 0)
+        self._saved = self._logged = 0
         self._logged_at = 0.0
 
     def restore(self, fields: Mapping[str, bytes]) -> None:
@@ -80,7 +91,10 @@ class AlertProcessor:
                 if group.state is AlertState.FIRING:
                     self._resolve(group, reason, group.at)
                 self._removed.add(key)
+            self._saved = -1 if LEFT_OUT in fields else 0
             return
+        self.left_out |= msgspec.json.decode(fields.get(LEFT_OUT, b"{}"))
+        self._saved = self._logged = sum(self.left_out.values())
         for key, group in groups:
             (self.firing if group.state is AlertState.FIRING else self.quiet)[key] = group
             self._turn = group.turn
@@ -97,10 +111,10 @@ class AlertProcessor:
                 if not self._is_worth_keeping(group):
                     continue
                 if not self._make_room():
-                    self._crowded += 1
+                    self.left_out[_CROWDED] += 1
                     continue
             if has_changed:
-                self._outputs.append(encode_alert(self.rule, group, Reason.CLEARED, group.at))
+                self._publish(group, Reason.CLEARED, group.at)
             self._keep(key, group)
 
     def skip(self, first: int, last: int | None) -> None:
@@ -115,14 +129,11 @@ class AlertProcessor:
                 del self.firing[key]
                 self._resolve(group, Reason.NO_DATA, group.at + self.rule.resolve_after)
                 self._keep(key, group)
-        left_out = self._untimed + self._ungrouped + self._crowded
-        if left_out == self._logged or now < self._logged_at + LOG_INTERVAL:
+        left_out = sum(self.left_out.values())
+        if left_out == self._logged or 0 <= now - self._logged_at < LOG_INTERVAL:
             return None
         self._logged, self._logged_at = left_out, now
-        return (
-            f"left out {left_out:,} messages: {self._untimed:,} without a time, "
-            f"{self._ungrouped:,} without a group, {self._crowded:,} in too many groups"
-        )
+        return f"left out {left_out:,} messages: {explain(self.left_out)}"
 
     @property
     def urgent(self) -> bool:
@@ -132,10 +143,14 @@ class AlertProcessor:
     def save(self) -> Changes:
         """Return the groups that changed, and the alerts."""
         fields = {_RULE: self.definition.encode()} if self._is_new else {}
+        if self._saved != sum(self.left_out.values()):
+            fields[LEFT_OUT] = msgspec.json.encode(self.left_out)
+            self._saved = sum(self.left_out.values())
         for key in self._changed:
             fields[_GROUP + key] = msgspec.json.encode(self.firing.get(key) or self.quiet[key])
         removed = [_GROUP + key for key in self._removed - self._changed]
-        outputs, self._outputs = self._outputs, []
+        outputs, self._outputs = [body for _, body in self._outputs], []
+        self.published += len(outputs)
         self._changed, self._removed, self._is_new = set(), set(), False
         return Changes(fields, removed, outputs)
 
@@ -172,7 +187,64 @@ class AlertProcessor:
 
     def _resolve(self, group: AlertGroup, reason: Reason, at: float) -> None:
         group.state = AlertState.OK
-        self._outputs.append(encode_alert(self.rule, group, reason, at))
+        self._publish(group, reason, at)
+
+    def _publish(self, group: AlertGroup, reason: Reason, at: float) -> None:
+        self._outputs.append((group.alert_id, encode_alert(self.rule, group, reason, at)))
+
+    @property
+    def alert_ids(self) -> set[str]:
+        """The ids of the alerts that are firing."""
+        return {group.alert_id for group in self.firing.values()}
+
+    def reconcile(self, differences: Mapping[str, AlertGroup | None], now: float) -> None:
+        """Make good what a store has lost.
+
+        *differences* are alerts, by id, of which people have been told something else than this
+        rule has: their groups as people know them, ``None`` for an alert that nobody was told of.
+        What :attr:`published` counts has been told already. *now* is in seconds since 1970.
+        """
+        unpublished = {alert_id for alert_id, _ in self._outputs}
+        keys = {group.alert_id: key for key, group in self.firing.items()}
+        for alert_id, told in differences.items():
+            key = keys.get(alert_id)
+            if alert_id in unpublished:
+                continue
+            if told is not None and told.state is AlertState.FIRING:
+                if key is None:
+                    self._take_over(told, now)
+            elif key is not None and told is None:
+                self._publish(self.firing[key], Reason.CLEARED, self.firing[key].at)
+            elif key is not None:  # what is out of bounds fires anew
+                group = self.firing.pop(key)
+                group.state = AlertState.OK
+                self._keep(key, group)
+        self._is_reconciled = True
+
+    def _take_over(self, group: AlertGroup, now: float) -> None:
+        """Go on with an alert that people know as firing, or resolve it if that cannot be."""
+        key = msgspec.json.encode(group.group, order="sorted").decode()
+        quiet = self.quiet.get(key, group)
+        labels = self.rule.group_paths
+        reason = None
+        if self._has_ended:
+            reason = Reason.RULE_ENDED
+        elif labels is not None and group.group.keys() != {label for label, _ in labels}:
+            reason = Reason.RULE_CHANGED
+        elif (
+            self._is_reconciled
+            or key in self.firing
+            or self.rule.condition.has_to_learn(quiet.baseline)
+        ):
+            reason = Reason.LOST
+        if reason is not None:
+            self._resolve(group, reason, group.at)
+            return
+        group.published, group.baseline = now, quiet.baseline
+        group.bound = self.rule.condition.judge(group.value, quiet.baseline).bound
+        if self.quiet.pop(key, None) is None:
+            self._make_room()
+        self._keep(key, group)
 
     def _values(self, records: Records) -> Iterator[tuple[str, dict[str, Any], Value]]:
         """Yield each value of the rule, with the key and the labels of its group."""
@@ -188,11 +260,11 @@ class AlertProcessor:
                 continue
             at, labels = read_time(times[index]), self._labels(payload)
             if at is None:
-                self._untimed += 1
+                self.left_out[_UNTIMED] += 1
                 continue
             key = b"" if labels is None else msgspec.json.encode(labels, order="sorted")
             if labels is None or len(key) > MAX_GROUP_BYTES:
-                self._ungrouped += 1
+                self.left_out[_UNGROUPED] += 1
                 continue
             yield key.decode(), labels, Value(number, at, published, records.first + index)
 

@@ -95,6 +95,10 @@ class ThresholdCondition:
         if self.direction == BELOW and self.clear < self.threshold:
             raise RuleError("clear", f"expected at least the threshold, {self.threshold:g}")
 
+    def has_to_learn(self, baseline: Baseline | None) -> bool:
+        """Whether no value can be judged yet."""
+        return False
+
     def judge(self, value: float, baseline: Baseline | None) -> Judgement:
         """Judge a value."""
         if self.direction == ABOVE:
@@ -125,9 +129,13 @@ class DeviationCondition:
         _check_number("samples", self.samples, at_least=2, at_most=1_000_000)
         _check_number("least", self.least, at_least=0)
 
+    def has_to_learn(self, baseline: Baseline | None) -> bool:
+        """Whether no value can be judged yet, as too few have come."""
+        return baseline is None or baseline.count < self.samples
+
     def judge(self, value: float, baseline: Baseline | None) -> Judgement:
         """Judge a value by what is usual."""
-        if baseline is None or baseline.count < self.samples:
+        if baseline is None or self.has_to_learn(baseline):
             return Judgement(False, True, value)
         deviation = math.sqrt(baseline.variance)
         out, clear = (

@@ -13,7 +13,7 @@ import gc
 import logging
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from typing import Protocol
 
 from realtime.analytics.processing.contract import AnyProcessor, Records, WaitingProcessor
@@ -58,7 +58,9 @@ class Runner:
 
     *load* returns all processors of the group, each a new object, and may use the database. It is
     called every two seconds. A processor that is gone, or has another definition, is given up. The
-    state of one that is gone expires after a while, unless *paused* returns its name.
+    state of one that is gone expires after a while, unless *paused* returns its name. *prepare* is
+    awaited with a processor that has been restored before it gets messages; those that are
+    published meanwhile wait.
     """
 
     def __init__(
@@ -66,9 +68,11 @@ class Runner:
         name: str,
         load: Callable[[], Iterable[AnyProcessor]],
         paused: Callable[[], Iterable[str]] = tuple,
+        prepare: Callable[[AnyProcessor], Awaitable[None]] | None = None,
     ) -> None:
         self._load = load
         self._paused = paused
+        self._prepare = prepare
         self._name = name
         self._membership = Membership(f"runners:{name}")
         self._owner = self._membership.name  # in leases
@@ -156,11 +160,29 @@ class Runner:
                 break  # states may be large, and leases have to be renewed meanwhile
             if name not in self.holds and (claimed := await claim(processor, self._owner)):
                 self.holds[name] = claimed
+                if self._prepare is not None:
+                    claimed.task = asyncio.create_task(self._prepared(self._prepare, claimed))
                 logger.info("running %s", name)
         for kind in {hold.processor.source for hold in self.holds.values()}:
             task = self._readers.get(kind)
             if task is None or task.done():
                 self._readers[kind] = asyncio.create_task(self._follow(kind), name=f"read {kind}")
+
+    async def _prepared(
+        self, prepare: Callable[[AnyProcessor], Awaitable[None]], hold: Hold
+    ) -> None:
+        """Prepare a processor, which is at work meanwhile."""
+        async with self._watching(hold):
+            if hold.position is None and not hold.processor.from_start:
+                chunk = await get_log().read(hold.processor.source, END)
+                hold.position = Position(chunk.epoch, chunk.head)
+            await prepare(hold.processor)
+            hold.task = None
+
+    async def saved_processors(self) -> list[AnyProcessor]:
+        """Return the processors here that are at no work, none of them in the middle of a save."""
+        async with self._lock:
+            return [hold.processor for hold in self.holds.values() if hold.task is None]
 
     async def _give_up(self, hold: Hold) -> None:
         """Save a processor, run it no more, and let other processes have it. Call with the lock."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from realtime.analytics.alerting.courier import AlertService
 from realtime.analytics.alerting.ledger import rules_in_force
+from realtime.analytics.alerting.service import AlertService
 from realtime.management.database import prepare_database
 from realtime.management.processing import ProcessingCommand
 

@@ -9,7 +9,9 @@ import pytest
 from django.utils import timezone
 
 from realtime.analytics.alerting import ledger
+from realtime.analytics.alerting.incidents import AlertState, write_time
 from realtime.analytics.alerting.models import Alert, Notification
+from realtime.log.contract import Chunk
 from realtime.protocol import Position
 from tests.analytics.alerting.alerts import (
     ALERT,
@@ -89,6 +91,33 @@ def test_an_alert_of_a_rule_that_has_gone_is_resolved() -> None:
     record(ALERT | {"alert_id": "b", "rule": "gone"})
     (processor,) = ledger.load_processors()
     assert (processor.name, processor.definition) == ("alert:gone:metrics", "ended")
+
+
+def test_recorded_alerts_are_compared_with_those_that_fire(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ledger, "BATCH", 2)
+    add_rule()
+    record(ALERT, ALERT | {"alert_id": "b"}, RESOLVED | {"alert_id": "c"})
+    record(ALERT | {"alert_id": "other", "rule": "another"})
+    own, chunk = {("late", "metrics"): {"7d0f", "c", "d"}}, Chunk("e", 4, 5, [], 0.0)
+    differences = ledger.compare(chunk, own)
+    assert differences is not None
+    told = differences["late", "metrics"]
+    assert {name: group and group.state for name, group in told.items()} == {
+        "b": AlertState.FIRING,
+        "c": AlertState.OK,
+        "d": None,
+    }
+    group = told["b"]
+    assert group is not None and (group.value, group.alert_id) == (75.2, "b")
+    assert write_time(group.since) == ALERT["started_at"] and group.group == ALERT["group"]
+    # Another alert has been published, which is not recorded yet.
+    assert ledger.compare(chunk._replace(head=5), own) is None
+    # The log goes on at another server, from where it has been recorded, and was lost.
+    moved = chunk._replace(epoch="f", earlier=[Position("e", 4)])
+    assert ledger.compare(moved, own) == differences
+    assert ledger.compare(chunk._replace(epoch="f", head=0), own) is None
 
 
 def test_what_was_done_with_long_ago_is_deleted() -> None:

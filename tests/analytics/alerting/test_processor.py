@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from realtime.analytics.alerting.incidents import AlertGroup, write_time
-from realtime.analytics.alerting.processor import AlertProcessor
+from realtime.analytics.alerting.incidents import AlertGroup, AlertState, write_time
+from realtime.analytics.alerting.processor import AlertProcessor, explain
 from realtime.analytics.alerting.rule import (
     AlertSpec,
     Baseline,
@@ -19,6 +19,7 @@ from realtime.analytics.alerting.rule import (
     ThresholdCondition,
 )
 from realtime.analytics.processing.contract import Records
+from realtime.protocol import format_timestamp
 from realtime.protocol.times import read_time
 
 ABOVE = ThresholdCondition("above", 10.0, 5.0)
@@ -73,14 +74,46 @@ class Bench:
     def stored(self) -> list[AlertGroup]:
         """Return the groups that are saved, the oldest first; their order is all that counts."""
         saved = [
-            msgspec.json.decode(self.fields[n], type=AlertGroup) for n in self.fields if n != "rule"
+            msgspec.json.decode(self.fields[n], type=AlertGroup)
+            for n in self.fields
+            if n.startswith("g:")
         ]
         groups = sorted(saved, key=lambda group: group.turn)
         return [msgspec.structs.replace(group, turn=0) for group in groups]
 
+    def forget(self) -> None:
+        """Lose what was saved, and go on."""
+        self.fields = {}
+        self.restart()
+
+    def reconcile(self, *told: Alert, now: float = 0.0) -> list[Alert]:
+        """Compare with the last message of each alert that people have been told of."""
+        alerts = {alert["alert_id"]: alert for alert in told}
+        firing = {name for name, alert in alerts.items() if alert["state"] == "firing"}
+        differences = {
+            name: group_of(alerts[name]) if name in alerts else None
+            for name in firing ^ self.processor.alert_ids
+        }
+        self.processor.reconcile(differences, now)
+        return self.save()
+
     def tick(self, now: float) -> list[Alert]:
         self.processor.tick(now)
         return self.save()
+
+
+def group_of(alert: Alert) -> AlertGroup:
+    """Return what the ledger has of an alert."""
+    state = AlertState.FIRING if alert["state"] == "firing" else AlertState.OK
+    since = read_time(alert["started_at"]) or 0.0
+    return AlertGroup(
+        alert["group"],
+        state,
+        value=alert["value"],
+        at=since,
+        since=since,
+        alert_id=alert["alert_id"],
+    )
 
 
 def states(alerts: Iterable[Alert]) -> list[str]:
@@ -166,7 +199,7 @@ def test_aggregations_are_grouped_as_they_are() -> None:
 def test_what_has_no_value_is_no_business_of_the_rule(payload: Any) -> None:
     bench = Bench(rule())
     assert bench.take(payload) == []
-    assert bench.fields.keys() == {"rule"}
+    assert bench.stored() == []
 
 
 def test_messages_from_before_the_rule_began_are_left_out() -> None:
@@ -220,6 +253,35 @@ def test_what_is_left_out_is_logged_once_a_minute() -> None:
     bench.take({"v": 20, "t": "soon"})
     assert bench.processor.tick(1059.0) is None
     assert str(bench.processor.tick(1060.0)).startswith("left out 5 messages")
+
+
+def test_how_many_were_left_out_is_saved() -> None:
+    bench = Bench(rule(time="t"))
+    for _ in range(2):
+        bench.take({"v": 20, "t": "soon"}, {"v": 20, "t": 1, "g": []})
+        bench.restart()
+    expected = {"without a time": 2, "without a group": 2, "in too many groups": 0}
+    assert bench.processor.left_out == msgspec.json.decode(bench.fields["left_out"]) == expected
+    assert explain(expected) == "2 without a time, 2 without a group, 0 in too many groups"
+    assert bench.processor.tick(1000.0) is None  # it was logged by who counted it
+    bench.restart(rule(time="at"))  # another definition counts anew
+    bench.save()
+    assert not any(msgspec.json.decode(bench.fields["left_out"]).values())
+
+
+@pytest.mark.parametrize(
+    "time",
+    [
+        1.3e9,
+        1_300_000_000_000,
+        "2011-03-13T07:06:40",
+        "2011-03-13t07:06:40z",
+        "2016-12-31T23:59:60Z",
+    ],
+)
+def test_every_time_that_aggregations_read_is_read(time: Any) -> None:
+    (firing,) = Bench(rule(time="t")).take({"v": 20, "t": time})
+    assert firing["started_at"] == format_timestamp(read_time(time) or 0.0)
 
 
 def test_a_wrong_time_in_the_future_does_not_keep_a_rule_from_firing() -> None:
@@ -425,11 +487,11 @@ def test_quiet_groups_of_a_threshold_take_no_room() -> None:
 def test_the_number_of_groups_is_bounded() -> None:
     bench = Bench(rule(for_seconds=10.0), max_groups=3)
     bench.take(*({"v": 20, "g": number} for number in range(4)), at=0.0)
-    assert len(bench.fields) == 1 + 3
+    assert len(bench.stored()) == 3
     fired = bench.take(*({"v": 20, "g": number} for number in (3, 2, 1, 0)), at=10.0)
     assert [alert["group"]["g"] for alert in fired] == [3, 2, 1]  # 0 was the oldest, and is new
     assert bench.take({"v": 20, "g": 9}, at=10.0) == bench.take({"v": 20, "g": 9}, at=30.0) == []
-    assert len(bench.fields) == 1 + 3
+    assert len(bench.stored()) == 3
 
 
 def test_alerts_are_resolved_when_their_rule_changes_or_ends() -> None:
@@ -471,3 +533,149 @@ def test_an_alert_has_the_same_id_after_a_restart_whatever_form_its_time_has() -
         (alert,) = bench.take({"v": 20, "t": 1010})
         ids.add(alert["alert_id"])
     assert len(ids) == 1
+
+
+# What a store has lost
+
+
+def test_a_firing_alert_goes_on_after_its_state_was_lost() -> None:
+    bench = Bench(rule(resolve_after=60.0))
+    (firing,) = bench.values(11, at=1000.0)
+    bench.forget()
+    assert bench.reconcile(firing, now=2000.0) == []
+    assert bench.values(20, 7, at=2001.0) == []  # still bad: it fires under no other id
+    assert bench.reconcile(firing) == []
+    bench.restart()
+    (resolved,) = bench.values(4, at=2002.0)
+    assert resolved == firing | {
+        "state": "resolved",
+        "value": 4.0,
+        "timestamp": "1970-01-01T00:33:22.000Z",
+        "resolved_at": "1970-01-01T00:33:22.000Z",
+        "reason": "cleared",
+        "message": "load: v of g=None is 4, not above 5",
+    }
+
+
+def test_a_firing_alert_whose_state_was_lost_ends_without_values() -> None:
+    bench = Bench(rule(resolve_after=60.0))
+    (firing,) = bench.values(11, at=1000.0)
+    bench.forget()
+    bench.reconcile(firing, now=2000.0)
+    assert bench.tick(2059.0) == []
+    (resolved,) = bench.tick(2060.0)
+    assert (resolved["alert_id"], resolved["reason"]) == (firing["alert_id"], "no_data")
+
+
+@pytest.mark.parametrize(
+    ("changed", "ended", "reason"),
+    [
+        (rule(), True, "rule_ended"),
+        (rule(group_by=["host"]), False, "rule_changed"),  # no value would be of that group
+        (rule(DEVIATION), False, "lost"),  # nobody knows what is usual any more
+    ],
+)
+def test_an_alert_that_cannot_go_on_is_resolved(
+    changed: AlertSpec, ended: bool, reason: str
+) -> None:
+    bench = Bench(rule())
+    (firing,) = bench.values(11)
+    bench.fields = {}
+    bench.restart(changed, ended=ended)
+    (resolved,) = bench.reconcile(firing)
+    assert (resolved["alert_id"], resolved["reason"]) == (firing["alert_id"], reason)
+    assert bench.reconcile(resolved) == []
+
+
+def test_a_deviation_goes_on_if_it_still_knows_what_is_usual() -> None:
+    bench = Bench(rule(DEVIATION))
+    bench.values(9, 10, 11, 10, 9, 11)
+    before = dict(bench.fields)
+    (firing,) = bench.values(99)
+    bench.fields = before  # as at a replica that had not got the last save
+    bench.restart()
+    assert bench.reconcile(firing) == []
+    assert bench.values(98) == []
+    (resolved,) = bench.values(10)
+    assert resolved["alert_id"] == firing["alert_id"]
+
+
+def test_an_alert_that_was_lost_on_the_way_is_published_again() -> None:
+    bench = Bench(rule())
+    (firing,) = bench.values(11)
+    (again,) = bench.reconcile()
+    assert again == firing
+    assert bench.reconcile(again) == []
+
+
+def test_the_end_of_an_alert_that_was_lost_on_the_way_is_published_again() -> None:
+    bench = Bench(rule())
+    assert bench.reconcile() == []
+    firing, _ = bench.values(11, 1)
+    (resolved,) = bench.reconcile(firing)
+    assert (resolved["alert_id"], resolved["reason"]) == (firing["alert_id"], "lost")
+    assert bench.values(2) == [] and bench.reconcile(resolved) == []
+
+
+def test_what_people_know_as_resolved_fires_anew() -> None:
+    bench = Bench(rule())
+    (firing,) = bench.values(11)
+    before = dict(bench.fields)
+    (resolved,) = bench.values(1)
+    bench.fields = before
+    bench.restart()
+    assert bench.reconcile(resolved) == []
+    (anew,) = bench.values(12)
+    assert anew["state"] == "firing" and anew["alert_id"] != firing["alert_id"]
+
+
+def test_one_alert_of_a_group_fires_at_most() -> None:
+    bench = Bench(rule())
+    (old,) = bench.values(11)
+    bench.forget()
+    (new,) = bench.values(12)
+    (resolved,) = bench.reconcile(old, new)
+    assert (resolved["alert_id"], resolved["reason"]) == (old["alert_id"], "lost")
+    assert bench.processor.alert_ids == {new["alert_id"]}
+
+
+def test_what_is_not_published_yet_differs_for_good_reason() -> None:
+    bench = Bench(rule())
+    (firing,) = bench.values(11)
+    told = {firing["alert_id"]: group_of(firing)}
+    bench.restart(rule(severity="info"))  # resolves it
+    bench.processor.reconcile(told, 0.0)
+    (resolved,) = bench.save()
+    assert resolved["reason"] == "rule_changed"
+    bench.processor.take(Records(9, [{"v": 12}], [0.0]))
+    bench.processor.reconcile(dict.fromkeys(bench.processor.alert_ids), 0.0)
+    assert states(bench.save()) == ["firing"]
+
+
+@given(st.data())
+def test_whatever_is_lost_people_are_told_in_the_end(data: st.DataObject) -> None:
+    """What people know agrees with the values again, and no two alerts of a group fire."""
+    bench = Bench(rule())
+    told: dict[str, Alert] = {}
+    saved = [dict(bench.fields)]
+    for _ in range(data.draw(st.integers(1, 12))):
+        alerts = bench.take({"g": data.draw(st.sampled_from("ab")), "v": data.draw(VALUES)})
+        saved.append(dict(bench.fields))
+        if data.draw(st.booleans()):  # else they are lost with the log
+            told |= {alert["alert_id"]: alert for alert in alerts}
+        if data.draw(st.booleans()):
+            bench.fields = dict(data.draw(st.sampled_from(saved)))
+            bench.restart()
+        for _ in range(2):
+            alerts = bench.reconcile(*told.values())
+            told |= {alert["alert_id"]: alert for alert in alerts}
+        firing = [alert for alert in told.values() if alert["state"] == "firing"]
+        assert {alert["alert_id"] for alert in firing} == bench.processor.alert_ids
+        assert len({alert["group"]["g"] for alert in firing}) == len(firing)
+    alerts = bench.take({"g": "a", "v": 1}, {"g": "b", "v": 20})
+    told |= {alert["alert_id"]: alert for alert in alerts}
+    firing = [alert for alert in told.values() if alert["state"] == "firing"]
+    assert [alert["group"] for alert in firing] == [{"g": "b"}]
+
+
+VALUES = st.sampled_from([1, 7, 20])

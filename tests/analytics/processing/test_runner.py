@@ -16,13 +16,14 @@ import pytest
 
 from realtime import publish_many
 from realtime.analytics.processing import state
-from realtime.analytics.processing.contract import Changes, Records
+from realtime.analytics.processing.contract import AnyProcessor, Changes, Records
 from realtime.analytics.processing.runner import POLL_INTERVAL, Runner
 from realtime.analytics.processing.state import STATE_TTL, Fenced, claim, keep_states, renew, save
 from realtime.cluster.clients import ask, sync_client
 from realtime.cluster.layer import key, layer_servers
 from realtime.cluster.servers import Server
 from realtime.log import get_log
+from realtime.monitoring.prometheus import expose_processors
 from realtime.monitoring.snapshot import FORGET_AFTER, read_reports, report
 from realtime.protocol import Position
 from tests.support import ROOT, TIMEOUT, environment, wait_until
@@ -485,6 +486,48 @@ async def test_who_runs_processors_reports_how_far_they_are_behind() -> None:
     (quick,) = await read_reports()
     await report("others", [], [msgspec.structs.replace(quick, read_at=started - 2 * FORGET_AFTER)])
     assert await lags() == {}
+
+
+async def test_what_a_processor_leaves_out_is_reported() -> None:
+    publish_numbers(1)
+    adder = Adder("one")
+    adder.left_out = {"without a time": 3}  # type: ignore[attr-defined]
+    task = asyncio.create_task(Runner("adders", lambda: [adder]).run())
+    await until_reported({"one": 0})
+    text = expose_processors(await read_reports()).decode()
+    metric = 'realtime_processor_left_out_messages{processor="one",reason="without a time"'
+    assert f'{metric},type="events"}} 3.0' in text
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_processor_is_prepared_before_it_gets_messages() -> None:
+    """Those that are published meanwhile wait for it; a failure is tried again."""
+    publish_numbers(1)
+    begun, may_end, attempts = asyncio.Event(), asyncio.Event(), 0
+    adder = Adder("one")
+    adder.from_start = False
+
+    async def prepare(processor: AnyProcessor) -> None:
+        nonlocal attempts
+        attempts += 1
+        if attempts == 1:
+            raise ValueError("not yet")
+        begun.set()
+        await may_end.wait()
+
+    runner = Runner("adders", lambda: [adder], prepare=prepare)
+    task = asyncio.create_task(runner.run())
+    async with asyncio.timeout(TIMEOUT):
+        await begun.wait()
+    publish_numbers(2, 3)
+    assert await runner.saved_processors() == []
+    assert (await get_log().read("events", 0)).head == 3 and adder.count == 0
+    may_end.set()
+    await until(lambda: adder.sum == 5)
+    assert await runner.saved_processors() == [adder]
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 async def test_one_that_fails_is_not_reported_as_having_read() -> None:
