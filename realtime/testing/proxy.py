@@ -1,4 +1,4 @@
-"""A TCP proxy that delays, stalls, cuts in the middle of what it forwards, and resets."""
+"""A TCP proxy that delays, stalls, cuts, resets, leads elsewhere, and swallows without a word."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Proxy:
     """Forwards connections on a loopback port of its own to another one.
 
     ``delay`` is in seconds, for each piece of data on its way. While ``flowing`` is not set,
-    connections stay and nothing passes.
+    connections stay and nothing passes. New connections lead to the port that is ``target`` then.
     """
 
     def __init__(self, target: int) -> None:
@@ -24,8 +24,10 @@ class Proxy:
         self.delay = 0.0
         self.flowing = asyncio.Event()
         self.flowing.set()
-        self._target = target
+        self.target = target
         self._writers: set[asyncio.StreamWriter] = set()
+        # Those to which nothing passes any more.
+        self._swallowed: set[asyncio.StreamWriter] = set()
         # The connections' ends whose next piece is to be cut, and what says that one was.
         self._to_cut: set[asyncio.StreamWriter] = set()
         self._was_cut = asyncio.Event()
@@ -39,12 +41,18 @@ class Proxy:
         self.flowing.set()
         self._server.close()
         self.reset()
+        while self._writers:  # noqa: ASYNC110 - their tasks end by themselves
+            await asyncio.sleep(0.001)
 
     async def stall(self, seconds: float) -> None:
         """Let nothing pass for a while."""
         self.flowing.clear()
         await asyncio.sleep(seconds)
         self.flowing.set()
+
+    def swallow(self) -> None:
+        """Take what comes over the present connections and pass on nothing; new ones work."""
+        self._swallowed |= self._writers
 
     async def cut(self) -> None:
         """Forward half of what comes next, then end that connection; and all others with it."""
@@ -65,7 +73,7 @@ class Proxy:
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            target = await asyncio.open_connection("127.0.0.1", self._target)
+            target = await asyncio.open_connection("127.0.0.1", self.target)
         except OSError:
             writer.close()
             return
@@ -80,6 +88,8 @@ class Proxy:
                 if self.delay:
                     await asyncio.sleep(self.delay)
                 await self.flowing.wait()
+                if writer in self._swallowed:
+                    continue
                 if writer in self._to_cut and len(data) > 1:
                     writer.write(data[: len(data) // 2])
                     await writer.drain()
@@ -91,4 +101,5 @@ class Proxy:
             pass  # one side ended with a reset
         finally:
             self._writers.discard(writer)
+            self._swallowed.discard(writer)
             writer.close()
