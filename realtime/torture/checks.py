@@ -147,15 +147,18 @@ class _Reader:
         self._lost = position
 
     def _arrive(self, position: Position, place: Place) -> None:
-        """Being at a place, the client must have been told of a loss before it."""
-        if self._told is None and (self._lost or place.chapter != self._chapter):
+        """Being at a place, the client must have been told of a loss before it, and of no other."""
+        is_loss = self._lost is not None or place.chapter != self._chapter
+        if is_loss and self._told is None:
             self.complaints.append(f"at {position} it was not told what was lost before")
+        if self._told and not is_loss and self._told.position.epoch not in self._history.broken:
+            self.complaints.append(f"{self._told} though nothing was lost")
         if place.chapter != self._chapter:
             self._chapter, self._next = place.chapter, 1
         self._lost = self._told = None
 
     def hear(self, told: Told) -> None:
-        """It may be told only of what is lost."""
+        """Take note that it was told; what comes next shows whether it was right."""
         if self._told is not None and told.position == self._told.position:
             return  # the connection broke before anything else came
         place = self._find(told.position)
@@ -165,9 +168,6 @@ class _Reader:
             self._lose(told.position, place)
         elif place.chapter == self._chapter:
             self._go_to(place.offset + 1)
-            is_over = place.chapter + 1 < len(self._history.chapters)
-            if not is_over and told.position.epoch not in self._history.broken:
-                self.complaints.append(f"after {told.position} it was told {told.reason!r}")
         self._told = told
 
     def finish(self, end: Position) -> None:
