@@ -17,6 +17,8 @@ from realtime.torture.checks import Confirmation, Received, Record, Told
 
 # Seconds that a process has to end.
 PATIENCE = 60.0
+# Seconds until one that has ended is started again.
+PAUSE = 0.2
 BACKOFF = (0.1, 1.0)
 HEARTBEAT = 1.0
 
@@ -24,23 +26,27 @@ HEARTBEAT = 1.0
 class Program:
     """A process that is started again after each death. One thing at a time is done to it."""
 
-    def __init__(self, command: list[str], variables: Mapping[str, str], root: Path) -> None:
+    def __init__(
+        self, command: list[str], log: Path, variables: Mapping[str, str], root: Path
+    ) -> None:
         self.command = command
         self.lock = asyncio.Lock()
+        self._log = log
         self._options: dict[str, Any] = {"env": dict(variables), "cwd": root}
         self.process: asyncio.subprocess.Process | None = None
 
     async def start(self, *arguments: str) -> None:
         """Start it."""
-        self.process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            *self.command,
-            *arguments,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            **self._options,
-        )
+        with self._log.open("ab") as log:
+            self.process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                *self.command,
+                *arguments,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                **self._options,
+            )
 
     async def stop(self, seconds: float) -> None:
         """Have it hang for a while."""
@@ -56,6 +62,14 @@ class Program:
         self.send(signal.SIGKILL)
         if self.process is not None:
             await self.process.communicate()
+
+    async def keep_running(self) -> None:
+        """Start it again whenever it ends, as an operator's init does; until cancelled."""
+        while True:
+            assert self.process is not None
+            await self.process.communicate()
+            await asyncio.sleep(PAUSE)
+            await self.start()
 
     async def restart(self, *arguments: str) -> None:
         """Kill it, and start it again."""
@@ -74,9 +88,15 @@ class Publisher(Program):
     """A publisher process, and what it was told."""
 
     def __init__(
-        self, name: str, module: str, interval: float, variables: Mapping[str, str], root: Path
+        self,
+        name: str,
+        module: str,
+        interval: float,
+        log: Path,
+        variables: Mapping[str, str],
+        root: Path,
     ) -> None:
-        super().__init__(["-m", module, name, "--interval", str(interval)], variables, root)
+        super().__init__(["-m", module, name, "--interval", str(interval)], log, variables, root)
         self.name = name
         self.confirmed: list[Confirmation] = []
         self._reading: asyncio.Task[None] | None = None
@@ -107,6 +127,8 @@ class Publisher(Program):
             assert self.process is not None and self.process.stdin is not None
             self.process.stdin.close()
             await self._wait()
+            if self.process.returncode:
+                raise AssertionError(f"publisher {self.name}: {self._log.read_text()}")
 
     async def _wait(self) -> None:
         if self.process is not None and self._reading is not None:

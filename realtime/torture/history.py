@@ -35,6 +35,8 @@ class Chapter:
 
     ends: list[Position]
     entries: list[Entry]
+    # How often the store had been emptied when it began.
+    number: int = 0
 
     @property
     def head(self) -> int:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from realtime.torture.checks import check_publisher, check_record
 from realtime.torture.history import History
+from realtime.torture.results import check_results, missing_results
 from realtime.torture.site import Site
 from realtime.torture.steps import Step, fewer
 
@@ -23,16 +24,18 @@ class Outcome:
     published: int = 0
     delivered: int = 0
     told: int = 0
+    results: int = 0
     complaints: tuple[str, ...] = ()
 
     @property
     def operations(self) -> int:
-        return self.steps + self.published + self.delivered
+        return self.steps + self.published + self.delivered + self.results
 
     def __str__(self) -> str:
         return (
             f"{self.steps} faults, {self.published:,} published, "
-            f"{self.delivered:,} delivered and checked, {self.told} times told of a loss"
+            f"{self.delivered:,} delivered and checked, {self.results:,} results of windows, "
+            f"{self.told} times told of a loss"
         )
 
 
@@ -42,8 +45,8 @@ async def play(steps: Sequence[Step], length: float, make_site: Callable[[Path],
         site = make_site(Path(directory))
         async with site.running():
             await _take_steps(site, steps, length)
-            await site.finish()
-        return judge(site, len(steps))
+            histories = await site.finish()
+        return judge(site, histories, len(steps))
 
 
 async def _take_steps(site: Site, steps: Sequence[Step], length: float) -> None:
@@ -59,19 +62,20 @@ async def _take_steps(site: Site, steps: Sequence[Step], length: float) -> None:
         group.create_task(asyncio.sleep(length))
 
 
-def judge(site: Site, steps: int) -> Outcome:
+def judge(site: Site, histories: dict[str, History], steps: int) -> Outcome:
     """Compare what everybody saw with what the logs held."""
-    history = site.store.histories.get("events", History())
-    complaints: list[str] = []
+    complaints = [*check_results(histories), *missing_results(histories)]
+    history = histories["events"]
     for publisher in site.publishers:
         complaints += check_publisher(publisher.name, publisher.confirmed, history)
     for consumer in site.consumers:
-        complaints += check_record(consumer.record, site.store.histories[consumer.record.kind])
+        complaints += check_record(consumer.record, histories[consumer.record.kind])
     return Outcome(
         steps=steps,
         published=sum(part.messages for each in site.publishers for part in each.confirmed),
         delivered=sum(len(consumer.record.received) for consumer in site.consumers),
         told=sum(len(consumer.record.told) for consumer in site.consumers),
+        results=sum(len(chapter.entries) for chapter in histories["aggregations"].chapters),
         complaints=tuple(complaints),
     )
 

@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from realtime.protocol import Position
 from realtime.testing import LiveServer
 from realtime.testing.proxy import Proxy
 from realtime.testing.server import environment, free_port
 from realtime.torture.actors import Consumer, Program, Publisher
 from realtime.torture.checks import Record
+from realtime.torture.history import History
+from realtime.torture.results import RULES, missing_results
 from realtime.torture.steps import Step
 from realtime.torture.store import Store
 
@@ -32,13 +34,18 @@ SETTINGS = {
     "rate_limit_per_minute": "1000000",
     "drain_timeout": "2",
 }
-# What clients must get, and what they ask for. The last one's rights change.
-CONSUMERS: tuple[tuple[dict[str, Any], dict[str, Any]], ...] = (
-    ({}, {}),
-    ({"publisher": "a"}, {"publisher": "a"}),
-    ({"rare": True}, {"rare": True}),
-    ({"odd": True}, {}),
+# Clients: the type, what they must get, and what they ask for. The last one's rights change.
+CONSUMERS: tuple[tuple[str, dict[str, Any], dict[str, Any]], ...] = (
+    ("events", {}, {}),
+    ("events", {"publisher": "a"}, {"publisher": "a"}),
+    ("events", {"rare": True}, {"rare": True}),
+    ("aggregations", {}, {}),
+    ("events", {"odd": True}, {}),
 )
+ADD_RULES = """
+from realtime.models import AggregationRule
+for rule in rules: AggregationRule.objects.create(**rule)
+"""
 LOG_KEYS = """
 from realtime.log.redis import log_keys
 result = {kind: log_keys(kind) for kind in kinds}
@@ -78,11 +85,21 @@ class Site:
             await stack.enter_async_context(self._proxy)
             await self._start_server()
             stack.push_async_callback(self._stop_server)
-            self.store.watch(await self._administer(LOG_KEYS, kinds=["events"]))
+            self.store.watch(await self._administer(LOG_KEYS, kinds=["events", "aggregations"]))
+            await self._administer(ADD_RULES, rules=RULES)
             await self._start_consumers(stack)
             variables = environment(self._data_dir, **self._variables)
+            for number in range(2):
+                log = self._data_dir / f"processor-{number}.log"
+                command = ["manage.py", "run_aggregations"]
+                processor = Program(command, log, variables, self._root)
+                self.processors.append(processor)
+                stack.push_async_callback(processor.kill)
+                await processor.start()
+                stack.callback(asyncio.create_task(processor.keep_running()).cancel)
             for name in PUBLISHERS:
-                publisher = Publisher(name, self.publisher, INTERVAL, variables, self._root)
+                log = self._data_dir / f"publisher-{name}.log"
+                publisher = Publisher(name, self.publisher, INTERVAL, log, variables, self._root)
                 self.publishers.append(publisher)
                 stack.push_async_callback(publisher.kill)
                 await publisher.start()
@@ -90,19 +107,27 @@ class Site:
 
     async def _start_consumers(self, stack: contextlib.AsyncExitStack) -> None:
         url = f"ws://127.0.0.1:{self._proxy.port}/ws/"
-        for number, (filters, asked) in enumerate(CONSUMERS):
+        for number, (kind, filters, asked) in enumerate(CONSUMERS):
             name = f"client {number}" if filters == asked else "narrowed"
             token = await asyncio.to_thread(self._server.new_token, name=name)
-            record = Record(name, "events", filters)
+            record = Record(name, kind, filters)
             self.consumers.append(self.consumer(url, token, record, asked))
             stack.push_async_callback(self.consumers[-1].go)
             await self.consumers[-1].come()
 
     async def _start_server(self) -> None:
         arguments = ("--port", str(self._port), "--workers", "2")
-        self._server = LiveServer(self._data_dir, *arguments, root=self._root, **self._variables)
-        self._server.may_fail = True
-        await asyncio.to_thread(self._server.__enter__)
+        deadline = time.monotonic() + RECOVERY
+        while True:
+            options = self._variables
+            self._server = LiveServer(self._data_dir, *arguments, root=self._root, **options)
+            self._server.may_fail = True
+            try:
+                await asyncio.to_thread(self._server.__enter__)
+                return
+            except AssertionError:  # it does not start without its store: an init tries again
+                if time.monotonic() > deadline:
+                    raise
 
     async def _stop_server(self) -> None:
         await asyncio.to_thread(self._server.__exit__, None, None, None)
@@ -110,19 +135,30 @@ class Site:
     async def _administer(self, statements: str, **values: Any) -> Any:
         return await asyncio.to_thread(self._server.administer, statements, **values)
 
-    async def finish(self) -> dict[str, Position]:
-        """End when everybody has everything, or is too late; return the logs' ends."""
+    async def finish(self) -> dict[str, History]:
+        """Return the histories when everybody has everything, or when it is too late for that."""
         for publisher in self.publishers:
             await publisher.finish()
-        heads = await self.store.heads()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(RECOVERY):
-                while not all(_has(consumer, heads) for consumer in self.consumers):
-                    await asyncio.sleep(0.1)
-                    heads = await self.store.heads()
+        deadline = time.monotonic() + RECOVERY
+        while True:
+            histories = await self.store.read()
+            is_over = time.monotonic() > deadline
+            if is_over or (self._have_all(histories) and not list(missing_results(histories))):
+                break
+            await asyncio.sleep(0.2)
         for consumer in self.consumers:
             await consumer.go()
-        return await self.store.read()
+        return histories
+
+    def _have_all(self, histories: dict[str, History]) -> bool:
+        for consumer in self.consumers:
+            position, history = consumer.position, histories[consumer.record.kind]
+            head = history.chapters[-1].ends[-1] if history.chapters else position
+            if position is None or head is None or position.epoch != head.epoch:
+                return False
+            if position.offset < head.offset:
+                return False
+        return True
 
     # Faults: publishers
 
@@ -180,12 +216,10 @@ class Site:
     # Faults: processors
 
     async def kill_processor(self, step: Step) -> None:
-        if self.processors:
-            await _choose(self.processors, step).restart()
+        _choose(self.processors, step).send(signal.SIGKILL)  # it is started again
 
     async def stop_processor(self, step: Step) -> None:
-        if self.processors:
-            await _choose(self.processors, step).stop(step.seconds)
+        await _choose(self.processors, step).stop(step.seconds)
 
     # Faults: clients, and what they may
 
@@ -229,10 +263,3 @@ class Site:
 
 def _choose(actors: Sequence[Any], step: Step) -> Any:
     return actors[step.who % len(actors)]
-
-
-def _has(consumer: Consumer, heads: dict[str, Position]) -> bool:
-    position, head = consumer.position, heads.get(consumer.record.kind)
-    if head is None or position is None:
-        return head is None
-    return position.epoch == head.epoch and position.offset >= head.offset

@@ -43,6 +43,8 @@ class Store:
         self.proxy = Proxy(self._primary.port)
         self.keys: Mapping[str, Sequence[str]] = {}
         self.histories: dict[str, History] = {}
+        # How often it was emptied.
+        self._emptied = 0
         self._lock = asyncio.Lock()
 
     @contextlib.asynccontextmanager
@@ -116,19 +118,21 @@ class Store:
             await self._replace()
 
     async def empty(self) -> None:
-        """Remove all data."""
+        """Remove all data, and note what the logs held."""
         async with self._lock:
-            await self._ask(self._primary, lambda client: self._read(client, is_last=True))
+            chapters = await self._ask(self._primary, lambda client: self._read(client, empty=True))
+            self._emptied += 1
+            for kind, chapter in chapters.items():
+                self.histories[kind].chapters.append(chapter)
 
-    async def read(self) -> dict[str, Position]:
-        """Note what the logs hold now, at the end; return their newest positions."""
+    async def read(self) -> dict[str, History]:
+        """Return the histories of all logs until now."""
         async with self._lock:
-            return await self._ask(self._primary, lambda client: self._read(client, is_last=False))
-
-    async def heads(self) -> dict[str, Position]:
-        """Return the newest positions of all logs."""
-        async with self._lock:
-            return await self._heads(self._primary)
+            chapters = await self._ask(self._primary, self._read)
+        return {
+            kind: History([*before.chapters, *filter(None, [chapters.get(kind)])], before.broken)
+            for kind, before in self.histories.items()
+        }
 
     # How
 
@@ -189,22 +193,21 @@ class Store:
 
         return await self._ask(server, ask)
 
-    def _read(self, client: redis.Redis, *, is_last: bool) -> dict[str, Position]:
-        """Add a chapter to each history, and remove all data if it is the last of a log."""
+    def _read(self, client: redis.Redis, *, empty: bool = False) -> dict[str, Chapter]:
+        """Return what the logs hold, and remove all data if that is asked for."""
         with client.pipeline(transaction=True) as pipeline:
             for state, messages in self.keys.values():
                 pipeline.hgetall(state)
                 pipeline.xrange(messages)
-            if is_last:
+            if empty:
                 pipeline.flushall()
             replies = pipeline.execute()
-        heads: dict[str, Position] = {}
-        for kind, state, messages in zip(self.keys, replies[::2], replies[1::2], strict=False):
-            if state:
-                chapter = _to_chapter(state, messages)
-                self.histories[kind].chapters.append(chapter)
-                heads[kind] = chapter.ends[-1]
-        return heads
+        pairs = zip(self.keys, replies[::2], replies[1::2], strict=False)
+        return {
+            kind: _to_chapter(state, messages, self._emptied)
+            for kind, state, messages in pairs
+            if state
+        }
 
     async def _ask(self, server: RedisServer, question: Callable[[redis.Redis], Answer]) -> Answer:
         def ask() -> Answer:
@@ -221,7 +224,7 @@ class Store:
             await asyncio.sleep(0.02)
 
 
-def _to_chapter(state: Mapping[bytes, bytes], messages: Sequence[Any]) -> Chapter:
+def _to_chapter(state: Mapping[bytes, bytes], messages: Sequence[Any], number: int) -> Chapter:
     """Read a log as it is stored."""
     earlier = [
         read_position(text) for text in state.get(b"earlier", b"").decode().split(",") if text
@@ -235,4 +238,4 @@ def _to_chapter(state: Mapping[bytes, bytes], messages: Sequence[Any]) -> Chapte
     last = Position(state[b"epoch"].decode(), int(state[b"offset"]))
     if last.offset != len(entries):
         raise AssertionError(f"a log at {last} holds {len(entries)} messages")
-    return Chapter([*reversed(earlier), last], entries)
+    return Chapter([*reversed(earlier), last], entries, number)
