@@ -25,7 +25,7 @@ OWN = {
     "group_by": ["publisher"],
     "functions": _FUNCTIONS,
 }
-LIVE = {"name": "live", "size": 2, "functions": _FUNCTIONS}
+LIVE = {"name": "live", "size": 1, "functions": _FUNCTIONS}
 RULES: list[dict[str, Any]] = [OWN, LIVE]
 
 # A rule's name, the group, and the beginning of the window.

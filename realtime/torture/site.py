@@ -103,6 +103,9 @@ class Site:
                 self.publishers.append(publisher)
                 stack.push_async_callback(publisher.kill)
                 await publisher.start()
+            async with asyncio.timeout(RECOVERY):
+                while not all(publisher.confirmed for publisher in self.publishers):
+                    await asyncio.sleep(0.05)
             yield
 
     async def _start_consumers(self, stack: contextlib.AsyncExitStack) -> None:
