@@ -31,6 +31,8 @@ class Program:
     ) -> None:
         self.command = command
         self.lock = asyncio.Lock()
+        # By how many seconds its clock is wrong.
+        self.ahead = 0
         self._log = log
         self._options: dict[str, Any] = {"env": dict(variables), "cwd": root}
         self.process: asyncio.subprocess.Process | None = None
@@ -40,6 +42,7 @@ class Program:
         with self._log.open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
                 sys.executable,
+                *("-m", "realtime.torture.wrong_clock", str(self.ahead)),
                 *self.command,
                 *arguments,
                 stdin=subprocess.PIPE,
@@ -63,25 +66,37 @@ class Program:
         if self.process is not None:
             await self.process.communicate()
 
-    async def keep_running(self) -> None:
-        """Start it again whenever it ends, as an operator's init does; until cancelled."""
-        while True:
-            assert self.process is not None
-            await self.process.communicate()
-            await asyncio.sleep(PAUSE)
-            await self.start()
-
-    async def restart(self, *arguments: str) -> None:
+    async def restart(self) -> None:
         """Kill it, and start it again."""
         async with self.lock:
             await self.kill()
-            await self.start(*arguments)
+            await self.start()
 
     def send(self, number: signal.Signals) -> None:
         """Send it a signal, if it runs."""
         with contextlib.suppress(ProcessLookupError):
             if self.process is not None:
                 self.process.send_signal(number)
+
+
+class Processor(Program):
+    """A processor, which is started again also if it ends by itself."""
+
+    async def start(self, *arguments: str) -> None:
+        """Start it, and watch it."""
+        await super().start(*arguments)
+        assert self.process is not None
+        self._watching = asyncio.create_task(self._watch(self.process))
+
+    async def _watch(self, process: asyncio.subprocess.Process) -> None:
+        await process.communicate()
+        await asyncio.sleep(PAUSE)
+        await self.start()
+
+    async def kill(self) -> None:
+        """End it for good."""
+        self._watching.cancel()
+        await super().kill()
 
 
 class Publisher(Program):
@@ -96,7 +111,7 @@ class Publisher(Program):
         variables: Mapping[str, str],
         root: Path,
     ) -> None:
-        super().__init__(["-m", module, name, "--interval", str(interval)], log, variables, root)
+        super().__init__([module, name, "--interval", str(interval)], log, variables, root)
         self.name = name
         self.confirmed: list[Confirmation] = []
         self._reading: asyncio.Task[None] | None = None

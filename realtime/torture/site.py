@@ -15,7 +15,7 @@ import psutil
 from realtime.testing import LiveServer
 from realtime.testing.proxy import Proxy
 from realtime.testing.server import environment, free_port
-from realtime.torture.actors import Consumer, Program, Publisher
+from realtime.torture.actors import Consumer, Processor, Publisher
 from realtime.torture.checks import Record
 from realtime.torture.history import History
 from realtime.torture.results import RULES, missing_results
@@ -62,7 +62,7 @@ class Site:
     def __init__(self, data_dir: Path, settings: str, root: Path) -> None:
         self.store = Store(data_dir / "store")
         self.publishers: list[Publisher] = []
-        self.processors: list[Program] = []
+        self.processors: list[Processor] = []
         self.consumers: list[Consumer] = []
         self._data_dir = data_dir
         self._root = root
@@ -92,11 +92,10 @@ class Site:
             for number in range(2):
                 log = self._data_dir / f"processor-{number}.log"
                 command = ["manage.py", "run_aggregations"]
-                processor = Program(command, log, variables, self._root)
+                processor = Processor(command, log, variables, self._root)
                 self.processors.append(processor)
                 stack.push_async_callback(processor.kill)
                 await processor.start()
-                stack.callback(asyncio.create_task(processor.keep_running()).cancel)
             for name in PUBLISHERS:
                 log = self._data_dir / f"publisher-{name}.log"
                 publisher = Publisher(name, self.publisher, INTERVAL, log, variables, self._root)
@@ -104,7 +103,7 @@ class Site:
                 stack.push_async_callback(publisher.kill)
                 await publisher.start()
             async with asyncio.timeout(RECOVERY):
-                while not all(publisher.confirmed for publisher in self.publishers):
+                while not all(each.confirmed for each in self.publishers):  # noqa: ASYNC110
                     await asyncio.sleep(0.05)
             yield
 
@@ -172,9 +171,10 @@ class Site:
         await _choose(self.publishers, step).stop(step.seconds)
 
     async def wrong_clock(self, step: Step) -> None:
-        """Start a publisher again with a clock that is wrong by up to a day."""
-        ahead = DAY * (step.seconds - 1.5) / 1.5
-        await _choose(self.publishers, step).restart("--ahead", str(round(ahead)))
+        """Start a publisher or processor again with a clock that is wrong by up to a day."""
+        program = _choose([*self.publishers, *self.processors], step)
+        program.ahead = round(DAY * (step.seconds - 1.5) / 1.5)
+        await program.restart()
 
     # Faults: the server
 
@@ -219,7 +219,7 @@ class Site:
     # Faults: processors
 
     async def kill_processor(self, step: Step) -> None:
-        _choose(self.processors, step).send(signal.SIGKILL)  # it is started again
+        await _choose(self.processors, step).restart()
 
     async def stop_processor(self, step: Step) -> None:
         await _choose(self.processors, step).stop(step.seconds)
