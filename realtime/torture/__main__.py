@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import os
 import random
+import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -47,12 +48,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = read_arguments(arguments)
     try:
         return asyncio.run(torture(options))
+    except asyncio.CancelledError:
+        return BROKEN
     finally:
         end_fork_servers()
 
 
 async def torture(options: argparse.Namespace) -> int:
     """Run rounds until the time is over, or one fails."""
+    # Else a SIGTERM would leave the round's processes behind.
+    this = asyncio.current_task()
+    assert this is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
     run = partial(play, length=options.round, make_site=_site(options.settings))
     if options.steps:
         steps = [Step.read(line) for line in options.steps if line.strip()]

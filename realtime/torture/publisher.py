@@ -8,6 +8,7 @@ messages it has, epoch and offset. The process ends when its standard input does
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import sys
 import threading
@@ -70,6 +71,8 @@ def publish_until_stopped(name: str, first: int, interval: float) -> None:
                 positions = publish_many("events", payloads, idempotency_key=f"{name} {first}")
                 break
             except PublishError:
+                if os.getppid() == 1:
+                    sys.exit()  # nobody is there any more to be told
                 time.sleep(RETRY_INTERVAL)
         print(first, count, *positions[0], flush=True)
         first += count
