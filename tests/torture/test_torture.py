@@ -62,5 +62,5 @@ async def test_what_is_planted_is_found(tmp_path: Path) -> None:
     outcome = await play(steps, 2.0, lambda path: FaultySite(path, SETTINGS, ROOT))
     text = "\n".join(outcome.complaints)
     assert "client 0: " in text and "came again, or after a later one" in text
-    assert "narrowed: chapter 0: 1 never came" in text
+    assert "client 1: chapter 0: 1 never came" in text
     assert " was confirmed at Position(" in text
