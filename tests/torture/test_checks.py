@@ -18,6 +18,7 @@ from realtime.torture.checks import (
     check_record,
 )
 from realtime.torture.history import Chapter, Entry, History
+from realtime.torture.results import LIVE, check_results, missing_results, recompute
 from realtime.torture.rounds import shorten
 from realtime.torture.steps import ON_REQUEST, WEIGHTS, Step, draw
 
@@ -148,3 +149,29 @@ async def test_few_steps_are_left_of_those_that_fail() -> None:
         return True
 
     assert await shorten(steps, always, 60) == []
+
+
+def test_results_are_worked_out_anew_from_the_log() -> None:
+    entries = [
+        Entry(1000.0 + number / 4, payload(number) | {"at": 1000.0 + number / 4})
+        for number in range(1, 9)
+    ]
+    events = Chapter([Position("a", 8)], entries)
+    expected = recompute(LIVE, entries)
+    assert [tuple(values.values()) for values in expected.values()] == [(3, 6), (4, 22), (1, 8)]
+    results = [
+        {"rule": rule, "group": {}, "window": {"start": start}, "values": values}
+        for (rule, _, start), values in expected.items()
+    ]
+
+    def check(*changed: dict[str, Any]) -> str:
+        chapter = Chapter([Position("b", len(changed))], [Entry(0.0, each) for each in changed])
+        histories = {"events": History([events]), "aggregations": History([chapter])}
+        return "\n".join([*check_results(histories), *missing_results(histories)])
+
+    assert check(*results) == ""
+    assert check({**results[0], "incomplete": True}, *results[1:]) == ""  # the log begins there
+    assert "nothing was lost" in check(*results[:2], {**results[2], "incomplete": True})
+    assert "is missing: {'count': 1, 'sum': 8}" in check(*results[:2])
+    assert "is there 2 times" in check(*results, results[1])
+    assert "not {'count': 1, 'sum': 8}" in check(*results[:2], {**results[2], "values": {}})
