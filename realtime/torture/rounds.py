@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import time
+import traceback
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,9 +44,13 @@ async def play(steps: Sequence[Step], length: float, make_site: Callable[[Path],
     """Do the steps to a new site for so many seconds, and check what came of it."""
     with tempfile.TemporaryDirectory(prefix="torture-") as directory:
         site = make_site(Path(directory))
-        async with site.running():
-            await _take_steps(site, steps, length)
-            histories = await site.finish()
+        try:
+            async with site.running():
+                await _take_steps(site, steps, length)
+                histories = await site.finish()
+        except Exception:  # such as a client that was refused, or a process that does not come back
+            lines = traceback.format_exc().splitlines()
+            return Outcome(len(steps), complaints=("the round came to no end:", *lines))
         return judge(site, histories, len(steps))
 
 

@@ -64,3 +64,13 @@ async def test_what_is_planted_is_found(tmp_path: Path) -> None:
     assert "client 0: " in text and "came again, or after a later one" in text
     assert "client 1: chapter 0: 1 never came" in text
     assert " was confirmed at Position(" in text
+
+
+async def test_a_round_that_comes_to_no_end_is_a_finding(tmp_path: Path) -> None:
+    class Broken(Site):
+        async def cut_store(self, step: Step) -> None:
+            raise RuntimeError("broken")
+
+    steps = [Step(0.0, "cut_store", 0, 0.0)]
+    outcome = await play(steps, 1.0, lambda path: Broken(path, SETTINGS, ROOT))
+    assert "RuntimeError: broken" in "\n".join(outcome.complaints)
