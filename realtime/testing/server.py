@@ -8,10 +8,12 @@ import os
 import re
 import selectors
 import shutil
+import socket
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, Self
@@ -44,6 +46,22 @@ def environment(data_dir: Path, **variables: str) -> dict[str, str]:
         for name, value in variables.items()
     }
     return inherited | {"STREAMING_DATA_DIR": str(data_dir), "PYTHONDEVMODE": ""} | settings
+
+
+def free_port() -> int:
+    """Return a port on which nobody listens."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+        return port
+
+
+def wait_until(condition: Callable[[], bool], timeout: float = TIMEOUT) -> None:
+    """Return when *condition* holds."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
 
 
 def manage(

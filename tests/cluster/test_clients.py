@@ -38,9 +38,9 @@ from realtime.cluster.clients import (
 from realtime.cluster.clients import async_client as async_client_of
 from realtime.cluster.embedded import EmbeddedServer
 from realtime.cluster.servers import KEEPALIVE, Server
+from realtime.testing.proxy import Proxy
 from tests.support import ROOT
 from tests.support.redis_servers import RedisServer
-from tests.system.faults.proxy import Proxy
 
 FILES = sorted((ROOT / "realtime").rglob("*.lua"))
 INCLUDED = {"append", "open"}

@@ -26,11 +26,11 @@ from realtime.log import get_log
 from realtime.log.contract import Append, Batch, pack
 from realtime.monitoring.metrics import Counters
 from realtime.publishing import apublish
+from realtime.testing.proxy import Proxy
 from tests.delivery.test_broker import Arrivals, end, send
 from tests.support import TIMEOUT, wait_until
 from tests.support.layers import PUBSUB, until
 from tests.support.redis_servers import RedisServer
-from tests.system.faults.proxy import Proxy
 
 pytestmark = pytest.mark.processes
 

@@ -13,9 +13,9 @@ from typing import Any
 import psutil
 import pytest
 
+from realtime.testing.proxy import Proxy
 from tests.end_to_end.event_source import event_source, subscribed
 from tests.support import TIMEOUT, Server, client, following, newest, running, wait_until
-from tests.system.faults.proxy import Proxy
 
 MEBIBYTE = 1024 * 1024
 

@@ -11,8 +11,7 @@ import socket
 import struct
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, Self
@@ -22,10 +21,10 @@ import pytest
 
 from realtime.testing import Client, LiveServer
 from realtime.testing.client import TIMEOUT, Position
-from realtime.testing.server import START_TIMEOUT, environment
+from realtime.testing.server import START_TIMEOUT, environment, free_port, wait_until
 from realtime.testing.server import manage as manage_project
 
-__all__ = ["TIMEOUT", "Client", "Position", "environment"]
+__all__ = ["TIMEOUT", "Client", "Position", "environment", "free_port", "wait_until"]
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -97,14 +96,6 @@ class OtherServer(Server):
 
         wait_until(is_listening, START_TIMEOUT)
         self.port = self._port
-
-
-def free_port() -> int:
-    """Return a port on which nobody listens."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
 
 
 class Frame(NamedTuple):
@@ -275,14 +266,6 @@ def locked_database(server: Server) -> Iterator[None]:
     with (server.data_dir / "db.sqlite3-shm").open("r+b") as file:
         fcntl.lockf(file, fcntl.LOCK_EX, 8, 120)
         yield
-
-
-def wait_until(condition: Callable[[], bool], timeout: float = TIMEOUT) -> None:
-    """Return when *condition* holds."""
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
 
 
 @contextlib.contextmanager

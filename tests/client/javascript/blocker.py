@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-from tests.system.faults.proxy import Proxy
+from realtime.testing.proxy import Proxy
 
 
 class Blocker(Proxy):

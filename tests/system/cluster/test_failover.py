@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from realtime.client import Gap, StreamingClient
+from realtime.testing.proxy import Proxy
 from tests.support import ROOT, Client, Position, Server, client, environment, running, wait_until
 from tests.support.redis_servers import RedisServer, SentinelServer
-from tests.system.faults.proxy import Proxy
 
 SERVICE = "streaming"
 SETTINGS = {"rate_limit_per_minute": "100000"}

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from realtime.client import StreamingClient, Subscription
+from realtime.testing.proxy import Proxy
 from tests.support import Server, client, wait_until
 from tests.support.redis_servers import RedisServer
 from tests.system.cluster.test_shards import _is_linked, get
-from tests.system.faults.proxy import Proxy
 
 # Seconds in which all is well, and from publishing to a client where it is.
 SOON = 15.0

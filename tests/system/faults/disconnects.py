@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from realtime.testing.proxy import Proxy
 from tests.support import Server
-from tests.system.faults.proxy import Proxy
 
 DISCONNECTS = 50
 EACH = 40

@@ -20,9 +20,9 @@ import psutil
 import redis
 
 from realtime.cluster.embedded import find_binary, socket_path
+from realtime.testing.proxy import Proxy
 from tests.support import ROOT, Server, environment, free_port
 from tests.system.faults.follower import Follower
-from tests.system.faults.proxy import Proxy
 from tests.system.faults.publisher import payload
 
 # Seconds in which everything must be as before a fault.
