@@ -65,7 +65,7 @@ class Proxy:
 
     def move(self, target: int) -> None:
         """Forward to another port from now on; end all connections."""
-        self._target = target
+        self.target = target
         self.reset()
 
     def reset(self) -> None:

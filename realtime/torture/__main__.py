@@ -16,7 +16,7 @@ from pathlib import Path
 from realtime.testing.administrator import end_fork_servers
 from realtime.torture.rounds import Outcome, play, shorten
 from realtime.torture.site import Site
-from realtime.torture.steps import ON_REQUEST, WEIGHTS, Step, draw
+from realtime.torture.steps import WEIGHTS, Step, draw
 
 # How a run ends.
 KEPT, BROKEN = 0, 1
@@ -29,10 +29,7 @@ def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1, help="of the first round (%(default)s)")
     parser.add_argument("--minutes", type=float, default=1.0, help="until the last round begins")
     parser.add_argument("--round", type=float, default=20.0, help="seconds of faults in a round")
-    parser.add_argument("--only", nargs="+", choices=WEIGHTS | ON_REQUEST, help="only these faults")
-    parser.add_argument(
-        "--also", nargs="+", choices=ON_REQUEST, default=[], help="these faults too"
-    )
+    parser.add_argument("--only", nargs="+", choices=WEIGHTS, help="only these faults")
     parser.add_argument("--steps", type=argparse.FileType(), help="a file of steps; one round")
     parser.add_argument("--shorten", type=float, default=5.0, help="minutes to find fewer steps")
     parser.add_argument(
@@ -64,9 +61,7 @@ async def torture(options: argparse.Namespace) -> int:
     if options.steps:
         steps = [Step.read(line) for line in options.steps if line.strip()]
         return await _report(await run(steps), f"steps of {options.steps.name}")
-    weights = WEIGHTS | {fault: ON_REQUEST[fault] for fault in options.also}
-    if options.only:
-        weights = dict.fromkeys(options.only, 1)
+    weights = dict.fromkeys(options.only, 1) if options.only else WEIGHTS
     deadline = time.monotonic() + 60 * options.minutes
     operations, seed = 0, options.seed
     while True:

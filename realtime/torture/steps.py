@@ -31,12 +31,12 @@ WEIGHTS = {
     "fail_over": 2,
     "lose_tail": 2,
     "empty_store": 1,
+    "move_store": 2,
+    "swallow_store": 1,
 }
 # Each begins an epoch. The log remembers 16 of them: who has missed more is told, rightly.
 NEW_EPOCH = {"kill_store", "fail_over", "lose_tail", "empty_store", "move_store"}
 MOST_EPOCHS = 12
-# Faults that are drawn only if asked for: their mend takes longer than a round waits.
-ON_REQUEST = {"move_store": 2, "swallow_store": 2}
 # Seconds between two steps, on average, and how long one lasts, at most.
 PAUSE = 0.8
 LONGEST = 3.0
@@ -58,7 +58,7 @@ class Step:
     def read(cls, line: str) -> Self:
         """Read what ``str`` wrote. Raises ``ValueError``."""
         at, fault, who, seconds = line.split()
-        if fault not in WEIGHTS | ON_REQUEST:
+        if fault not in WEIGHTS:
             raise ValueError(f"no such fault: {fault}")
         return cls(float(at), fault, int(who), float(seconds))
 

@@ -69,7 +69,7 @@ async def async_client(valkey: EmbeddedServer) -> AsyncIterator[AsyncRedis]:
 
 
 def test_there_are_programs() -> None:
-    assert len(FILES) == 13
+    assert len(FILES) == 14
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

@@ -458,6 +458,7 @@ USERS_OF_THE_ENVIRONMENT = {
     "realtime/testing/administrator.py": "has the environment that it is sent",
     "realtime/testing/plugin.py": "empties the environment before Django reads it",
     "realtime/testing/server.py": "hands its environment on, with what a test run shares",
+    "realtime/torture/__main__.py": "has Django's settings, unless others are named",
     "streaming_site/asgi.py": "names the settings, as Django wants it",
 }
 

@@ -20,7 +20,7 @@ from realtime.torture.checks import (
 from realtime.torture.history import Chapter, Entry, History
 from realtime.torture.results import LIVE, check_results, missing_results, recompute
 from realtime.torture.rounds import shorten
-from realtime.torture.steps import ON_REQUEST, WEIGHTS, Step, draw
+from realtime.torture.steps import WEIGHTS, Step, draw
 
 
 def payload(number: int) -> dict[str, Any]:
@@ -121,12 +121,8 @@ def test_what_a_publisher_was_told_is_checked(history: History) -> None:
 
 
 def test_a_seed_gives_the_same_steps_and_lines_keep_them() -> None:
-    steps = draw(random.Random(1), 60, WEIGHTS | ON_REQUEST)
-    assert (
-        steps
-        == draw(random.Random(1), 60, WEIGHTS | ON_REQUEST)
-        != draw(random.Random(2), 60, WEIGHTS | ON_REQUEST)
-    )
+    steps = draw(random.Random(1), 60, WEIGHTS)
+    assert steps == draw(random.Random(1), 60, WEIGHTS) != draw(random.Random(2), 60, WEIGHTS)
     assert len(steps) > 30
     assert [Step.read(str(step)) for step in steps] == steps
 
