@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from asgiref.sync import sync_to_async
 from django.contrib.auth.models import Permission, User
+from django.db import connections
 from django.test import Client
 from django.utils import timezone
 
@@ -108,6 +109,7 @@ async def test_the_admin_shows_what_a_rule_leaves_out(data_dir: Path, browser: C
         assert text in (await sync_to_async(browser.get)(address)).content.decode()
         await close_layer()
     assert (await sync_to_async(read_status)(row)).left_out == "-"
+    await sync_to_async(connections.close_all)()  # of the thread that ran synchronous code
 
 
 async def browser_post(browser: Client, fields: dict[str, Any]) -> None:
