@@ -122,7 +122,7 @@ DATABASES = {"default": DATABASE}
 
 CHANNEL_LAYERS = {
     "default": {
-        "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
+        "BACKEND": "realtime.cluster.layer.StreamLayer",
         "CONFIG": {"hosts": LAYER_HOSTS, "prefix": LAYER_PREFIX},
     }
 }

@@ -11,7 +11,8 @@ channels_redis 4.3.0 and Channels 4.3.2:
   ``PREFIXspecific.ID``;
 * ``_subscribe_to_channel()`` and ``channels`` of the pub/sub layer, ``channels`` of the in-memory
   layer: a queue of received messages for each channel;
-* ``_shards`` of the pub/sub layer: for each server an object with two connections, one to publish
+* ``_get_layer()`` of the pub/sub layer, which returns that of an event loop, and of that
+  ``_get_shard()`` and ``_shards``: for each server an object with two connections, one to publish
   and one that is subscribed, and its ``_lock``, ``_redis``, ``_ensure_redis()``, ``_receive_task``;
 * ``channels`` and ``groups``: the names that the layer is subscribed to.
 
@@ -35,12 +36,25 @@ from django.core.signals import setting_changed
 from realtime.cluster.servers import Sentinels, Server
 
 GROUP_PREFIX = "realtime."
-_DATABASE = re.compile(r"@\d+$")
+# What ``layer_prefix`` puts after a prefix.
+_DATABASE = re.compile(r"@\d+(-\d+)*(?=$|__group__|specific\.)")
 # Options of the layer's connections that our own clients have other values for.
 _OVERRIDDEN_OPTIONS = {
     *("retry", "socket_connect_timeout", "socket_timeout", "health_check_interval"),
     *("max_connections", "timeout", "socket_keepalive", "socket_keepalive_options"),
 }
+
+
+class StreamLayer(RedisPubSubChannelLayer):  # type: ignore[misc]  # it has no types
+    """The pub/sub layer of channels_redis, where no database's number decides a channel's server.
+
+    With it types would move from the servers that have their logs.
+    """
+
+    def _get_layer(self) -> Any:
+        layer = super()._get_layer()
+        layer._get_shard = lambda name: layer._shards[_server_number(name)]
+        return layer
 
 
 def uses_redis(layer: Any) -> bool:
@@ -103,7 +117,7 @@ def group_name(kind: str) -> str:
 
 
 def _server_number(channel: str) -> int:
-    return int(_consistent_hash(channel, len(layer_servers())))
+    return int(_consistent_hash(_DATABASE.sub("", channel, 1), len(layer_servers())))
 
 
 def _server(host: dict[str, Any]) -> Server:

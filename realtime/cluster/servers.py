@@ -112,15 +112,17 @@ def layer_prefix(data_dir: Path) -> str:
     """Return the ``prefix`` of the channel layer's configuration: ``REDIS_PREFIX``, and a database.
 
     Pub/sub knows no databases: without its number, what one site sends to a group would reach the
-    site that has another database of the same server. Database 0 has no number.
+    site that has another database of the same server. Database 0 has no number; several servers
+    have one together, or each its own if they differ.
     """
     hosts = [_host(url) for url in urls(data_dir)]
     databases = [
         host.get("db") or parse_url(host.get("address", "redis://")).get("db", 0)  # type: ignore[no-untyped-call]
         for host in hosts
     ]
-    number = next((number for number in databases if number), 0)
-    return read_site_config().redis_prefix + (f"@{number}" if number else "")
+    numbers = databases if len(set(databases)) > 1 else databases[:1]
+    mark = "@" + "-".join(map(str, numbers)) if any(numbers) else ""
+    return read_site_config().redis_prefix + mark
 
 
 def time_limits(retry: Callable[..., Any], url: str = "") -> dict[str, Any]:

@@ -126,6 +126,8 @@ class Counters:
     messages_sent: int = number("Messages and replies to clients")
     rate_limited: int = number("Messages refused by the rate limit")
     slow_consumers: int = number("Connections closed because the client did not read")
+    # Every process looks at the same servers.
+    evicted_keys: int = number("Keys that full Redis or Valkey servers have removed", total=max)
     replays: int = number("Subscriptions that got retained messages first")
     authenticated: int = attempts(labels={"result": "accepted"})
     auth_failures: int = attempts(labels={"result": "refused"})

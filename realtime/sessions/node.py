@@ -29,7 +29,7 @@ from realtime.monitoring.metrics import Counters
 from realtime.monitoring.snapshot import Sampler, Snapshot, add_up, exchange
 from realtime.protocol import SUBSCRIPTION_TYPES, CloseReason
 from realtime.sessions.connections import Drain, Roster
-from realtime.sessions.readiness import DRAINING, StoreWatch, check_backends
+from realtime.sessions.readiness import DRAINING, STORE_INTERVAL, StoreWatch, check_backends
 from realtime.sessions.rights import Authority
 from realtime.tasks import end
 
@@ -106,8 +106,8 @@ class Node:
         self._started: asyncio.Task[None] | None = None
         # The check of the backends that is under way, or the last one.
         self._checking: asyncio.Task[list[str]] | None = None
-        self._stores = StoreWatch()
         self.stats = Counters()
+        self._stores = StoreWatch(self.stats)
         self.database = Database()
         self.hub = Hub()
         self.roster = Roster()
@@ -157,6 +157,7 @@ class Node:
         self.spawn(self._every(BEAT_INTERVAL, reporter.beat))
         self.spawn(reporter.measure_logs())
         self.spawn(self._every(LENGTH_INTERVAL, reporter.measure_logs))
+        self.spawn(self._every(STORE_INTERVAL, self._stores.check))
         self.spawn(self._every(ASSERT_INTERVAL, reporter.assert_leases))
         self.spawn(self._every(POLL_INTERVAL, self.authority.follow))
         self.spawn(self._every(USE_INTERVAL, self.authority.record_uses))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from time import monotonic
@@ -15,8 +14,9 @@ from redis.asyncio import Redis
 from realtime.auth.policy import current_revision
 from realtime.cluster.clients import Unavailable, ask
 from realtime.cluster.layer import layer_servers, no_key, uses_redis
-from realtime.cluster.stores import acheck_stores
+from realtime.cluster.stores import Evictions, name_faults, read_infos
 from realtime.database import Database
+from realtime.monitoring.metrics import Counters
 
 logger = logging.getLogger(__name__)
 
@@ -48,21 +48,25 @@ async def check_backends(database: Database, is_cut_off: bool) -> list[str]:
 
 
 class StoreWatch:
-    """Looks now and then whether the servers are fit for what they are to keep."""
+    """Looks now and then whether the servers are fit for what they are to keep, and keep it."""
 
-    def __init__(self) -> None:
+    def __init__(self, stats: Counters) -> None:
+        self._stats = stats
         self._looked_at = -STORE_INTERVAL
         self._faults: list[str] = []
+        self._evictions = Evictions()
 
     async def check(self) -> list[str]:
         """Return :data:`STORE` if a server was not fit at the last look; the log says which."""
         if monotonic() - self._looked_at >= STORE_INTERVAL and uses_redis(get_channel_layer()):
             self._looked_at = monotonic()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(TIMEOUT):
-                    self._faults = await acheck_stores()
+            infos = await read_infos(TIMEOUT)
+            self._faults = name_faults(infos)
             for fault in self._faults:
                 logger.error("not ready: %s", fault)
+            for server, count in self._evictions.count(infos).items():
+                self._stats.evicted_keys += count
+                logger.error("%r is full and has removed %d keys without a word", server, count)
         return [STORE] if self._faults else []
 
 

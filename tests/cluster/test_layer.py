@@ -80,10 +80,11 @@ async def test_a_new_channel_is_on_its_groups_server(data_dir: Any) -> None:
     ("count", "numbers"),
     [(2, [1, 0, 1, 0, 0, 1]), (3, [2, 1, 1, 0, 0, 2]), (4, [3, 1, 2, 1, 0, 3])],
 )
-def test_types_stay_where_their_logs_are(count: int, numbers: list[int]) -> None:
+@pytest.mark.parametrize("prefix", ["realtime", "realtime@1", "realtime@3-0"])
+def test_types_stay_where_their_logs_are(count: int, numbers: list[int], prefix: str) -> None:
     """Another hash would move types to servers that have no log of them; see operations.md."""
     urls = [f"redis://example.com:{port}" for port in range(count)]
-    with layers(hosts=urls, prefix="realtime"):
+    with layers(hosts=urls, prefix=prefix):
         assert [urls.index(group_address(kind)[0].url) for kind in SUBSCRIPTION_TYPES] == numbers
 
 

@@ -13,14 +13,14 @@ from realtime.cluster.layer import group_address, group_name, key, layer_servers
 from realtime.cluster.servers import Server, layer_hosts, layer_prefix
 from realtime.config import ConfigurationError
 from realtime.protocol import SUBSCRIPTION_TYPES
-from tests.support.layers import PUBSUB
 
 LOCAL = "redis://localhost:6379"
 
 
 def layers(**config: Any) -> Any:
-    """Use a channel layer with this configuration."""
-    return override_settings(CHANNEL_LAYERS={"default": {"BACKEND": PUBSUB, "CONFIG": config}})
+    """Use the site's channel layer with this configuration."""
+    layer = {"BACKEND": "realtime.cluster.layer.StreamLayer", "CONFIG": config}
+    return override_settings(CHANNEL_LAYERS={"default": layer})
 
 
 @pytest.mark.parametrize(
@@ -52,6 +52,9 @@ def test_a_server_is_read_as_channels_redis_reads_it(host: Any, server: Server) 
         ("redis://example.com/1", "realtime@1"),
         ("unix:///run/valkey.sock?db=4", "realtime@4"),
         ("redis+sentinel://example.com/service/2", "realtime@2"),
+        ("redis://one.example.com/1,redis://two.example.com/1", "realtime@1"),
+        ("redis://one.example.com/0,redis://two.example.com/1", "realtime@0-1"),
+        ("redis://one.example.com/1,redis://two.example.com/0", "realtime@1-0"),
     ],
 )
 def test_a_database_has_groups_of_its_own_and_the_same_keys(
@@ -88,9 +91,10 @@ def test_our_time_limits_are_the_layers_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
-async def test_a_types_server_is_the_one_that_carries_its_group(count: int) -> None:
+@pytest.mark.parametrize("prefix", ["p", "realtime@1", "realtime@0-1"])
+async def test_a_types_server_is_the_one_that_carries_its_group(count: int, prefix: str) -> None:
     hosts = [f"redis://example.com:{port}" for port in range(6379, 6379 + count)]
-    with layers(hosts=hosts, prefix="p"):
+    with layers(hosts=hosts, prefix=prefix):
         layer: Any = get_channel_layer()
         used = set()
         for kind in SUBSCRIPTION_TYPES:

@@ -11,6 +11,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
+from realtime.management.running import refuse_unfit_stores
 from realtime.protocol import SUBSCRIPTION_TYPES
 from realtime.publishing import publish, publish_many
 from realtime.publishing.publication import PublishError, check_payload, decode_object
@@ -37,6 +38,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Publish; if that fails, the error is one line."""
+        refuse_unfit_stores()
         try:
             if options["payload"] == "-":
                 self._publish_lines(options["type"], options["skip_invalid"])

@@ -7,6 +7,7 @@ from typing import Any
 from daphne.management.commands.runserver import Command as DaphneCommand
 
 from realtime.management.database import prepare_database
+from realtime.management.running import refuse_unfit_stores
 from realtime.server.daphne import StreamServer
 
 
@@ -16,6 +17,7 @@ class Command(DaphneCommand):
     server_cls = StreamServer
 
     def inner_run(self, *args: Any, **options: Any) -> None:
-        """Migrate the embedded database, then serve."""
+        """Migrate the embedded database, look at the servers of ``REDIS_URL``, then serve."""
         prepare_database()
+        refuse_unfit_stores()
         super().inner_run(*args, **options)

@@ -17,7 +17,7 @@ from rich.live import Live
 
 from realtime.cluster import BEAT_INTERVAL, get_cluster
 from realtime.cluster.clients import Unavailable
-from realtime.management.running import printing
+from realtime.management.running import printing, refuse_unfit_stores
 from realtime.monitoring.snapshot import Snapshot, add_up, read_all
 from realtime.monitoring.terminal import ClusterTables
 
@@ -44,6 +44,7 @@ class Command(BaseCommand):
             try:
                 processes = read_all()
             except Unavailable as error:
+                refuse_unfit_stores()  # which explains it better
                 raise CommandError(f"the channel layer does not answer: {error}") from None
             if options["watch"] and sys.stdout.isatty() and not options["json"]:
                 _watch(processes)

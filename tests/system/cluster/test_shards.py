@@ -206,8 +206,9 @@ async def test_tls_and_a_password(data_dir: Path, encrypted: tuple[RedisServer, 
 # Two sites
 
 
+@pytest.mark.parametrize("databases", [("0", "1"), ("01", "10"), ("11", "22")])
 async def test_two_sites_on_two_databases_hear_nothing_of_each_other(
-    data_dir: Path, tmp_path: Path
+    data_dir: Path, tmp_path: Path, databases: tuple[str, str]
 ) -> None:
     send = (
         "from asgiref.sync import async_to_sync\n"
@@ -217,10 +218,22 @@ async def test_two_sites_on_two_databases_hear_nothing_of_each_other(
     other_dir = tmp_path / "other"
     other_dir.mkdir()
     with (
-        RedisServer(tmp_path / "server") as shared,
-        running(data_dir, REDIS_URL=f"{shared.url}/0", **SETTINGS) as first,
-        running(other_dir, REDIS_URL=f"{shared.url}/1", **SETTINGS) as second,
+        RedisServer(tmp_path / "a") as a,
+        RedisServer(tmp_path / "b") as b,
+        contextlib.ExitStack() as sites,
     ):
+        first, second = (
+            sites.enter_context(
+                running(
+                    directory,
+                    REDIS_URL=",".join(
+                        f"{store.url}/{n}" for store, n in zip((a, b), numbers, strict=False)
+                    ),
+                    **SETTINGS,
+                )
+            )
+            for directory, numbers in zip((data_dir, other_dir), databases, strict=True)
+        )
         async with (
             client(first, first.new_token()) as page,
             client(second, second.new_token()) as other,
