@@ -64,7 +64,9 @@ def publish(
         write(kind, [(bodies, idempotency_key)])
         return None
     if on_commit:
-        transaction.on_commit(lambda: _publish_committed(kind, bodies, idempotency_key))
+        transaction.on_commit(
+            lambda: _publish_committed(kind, bodies, idempotency_key), robust=True
+        )
         return None
     return publish_checked(kind, bodies, idempotency_key)
 

@@ -32,6 +32,9 @@ logger = logging.getLogger(__name__)
 # Seconds for which a pull waits for the first message; also how late the end may be noticed.
 PULL_TIMEOUT = 1.0
 CONNECT_TIMEOUT = 3
+# Bytes for the headers of a dead letter, and characters of the error in them.
+MAX_HEADERS = 4096
+MAX_ERROR = 500
 # Seconds to wait at the start for a NATS that does not answer.
 FIRST_TIMEOUT = 5.0
 # What the library raises when NATS does not answer: its own errors, and sometimes a bare one.
@@ -59,11 +62,11 @@ class NatsSource:
         connection = await self._connect()
         try:
             jetstream = connection.jetstream()
-            if self.dead_letter:
-                consumption.reject = partial(self._reject, jetstream)
+            # What a message may have beside its headers.
+            room = connection.max_payload - MAX_HEADERS
             pulled: tuple[str, Any] | None = await self._subscribe(jetstream)
             while not consumption.stopping.is_set():
-                if pulled is not None and await self._pull(jetstream, *pulled, consumption):
+                if pulled is not None and await self._pull(jetstream, room, *pulled, consumption):
                     continue
                 # Another stream of that name, or none now: its messages have other numbers.
                 if pulled is not None:
@@ -130,12 +133,21 @@ class NatsSource:
         time = created.isoformat() if isinstance(created, datetime) else str(created)
         return f"nats {stream.config.name} {time}", stream.config.name
 
-    async def _reject(self, jetstream: Any, message: SourceMessage, error: str) -> bool:
-        """Publish what is no payload to the dead-letter subject, once; ``False``: not now."""
-        headers = {"Realtime-Source": message.name, "Realtime-Error": error.replace("\n", " ")}
-        headers["Nats-Msg-Id"] = f"{self.durable} {message.name}"
+    async def _reject(
+        self, jetstream: Any, room: int, source_id: str, message: SourceMessage, error: str
+    ) -> bool:
+        """Publish what is no payload to the dead-letter subject, once; ``False``: not now.
+
+        What is as large as NATS takes goes there without headers, and may come twice.
+        """
+        text = message.text or b""
+        error = " ".join(error.split())[:MAX_ERROR]
+        headers = {"Realtime-Source": message.name, "Realtime-Error": error}
+        headers["Nats-Msg-Id"] = f"{self.durable} {source_id} {message.number}"
         try:
-            await jetstream.publish(self.dead_letter, message.text or b"", headers=headers)
+            await jetstream.publish(
+                self.dead_letter, text, headers=headers if len(text) <= room else None
+            )
         except nats.js.errors.NoStreamResponseError:
             raise CannotConsume(f"NATS: no stream has the subject {self.dead_letter!r}") from None
         except FAILURES as failure:
@@ -144,7 +156,12 @@ class NatsSource:
         return True
 
     async def _pull(
-        self, jetstream: Any, source_id: str, subscription: Any, consumption: Consumption
+        self,
+        jetstream: Any,
+        room: int,
+        source_id: str,
+        subscription: Any,
+        consumption: Consumption,
     ) -> bool:
         """Publish what there is, and acknowledge it once the log has it; ``False``: subscribe anew.
 
@@ -169,6 +186,8 @@ class NatsSource:
             logger.warning("NATS: %s", describe(error))
             await consumption.pause()
             return True  # what was pulled comes again
+        if self.dead_letter:
+            consumption.reject = partial(self._reject, jetstream, room, source_id)
         if not messages or not await consumption.take(source_id, [_read(m) for m in messages]):
             return True  # not acknowledged: they come again
         try:

@@ -23,6 +23,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import re
 import time
 import uuid
 from collections.abc import Iterable, Sequence
@@ -51,6 +52,7 @@ MAX_CHARACTERS = 4 * 1024 * 1024
 LOCK = 0x7265616C74696D65
 # Seconds.
 POLL_INTERVAL = 0.2
+_KEY = re.compile(r"(?s)(?:(?=1 )|(?=\d+ [0-9a-f]{64}\Z))(\d+) (.*)")
 
 _XMIN = RawSQL("pg_snapshot_xmin(pg_current_snapshot())::text::bigint", ())
 _XMAX = RawSQL("pg_snapshot_xmax(pg_current_snapshot())::text::bigint", ())
@@ -242,10 +244,10 @@ def _read(claimed: OutboxBatch) -> ClaimedBatch:
 def _read_key(text: str) -> tuple[int, str]:
     """Return how many messages are published together under a key, and the key.
 
-    The version before wrote the key alone.
+    The version before wrote the key alone. Several have a key of ``derive_key``.
     """
-    count, space, key = text.partition(" ")
-    return (int(count), key) if space and count.isdecimal() else (1, text)
+    match = _KEY.fullmatch(text)
+    return (int(match[1]), match[2]) if match else (1, text)
 
 
 def _choose(kind: str) -> list[int]:
@@ -275,7 +277,11 @@ def _choose(kind: str) -> list[int]:
 
 def _choose_together(kind: str, first: int, own_key: str, largest: int) -> list[int]:
     """Return the ids of the message *first* and of those that are published with it."""
-    same = OutboxMessage.objects.filter(type=kind, idempotency_key=own_key, pk__gte=first)
+    # Rows of another transaction with the same key may lie between its own.
+    its = OutboxMessage.objects.values_list("transaction", flat=True).get(pk=first)
+    same = OutboxMessage.objects.filter(
+        type=kind, idempotency_key=own_key, transaction=its, pk__gte=first
+    )
     rows = list(same.order_by("pk").values_list("pk", "error")[: _read_key(own_key)[0]])
     waiting = [pk for pk, error in rows if not error]
     return [pk for pk in waiting if pk == first or not _park_if_too_large(pk, largest)]
@@ -288,7 +294,9 @@ def _park_if_too_large(pk: int, largest: int) -> bool:
     if size <= largest:
         return False
     row.error = f"{size} bytes, more than max_message_size ({largest})"
-    row.save(update_fields=["error"])
+    if row.idempotency_key is not None and _read_key(row.idempotency_key)[0] > 1:
+        row.idempotency_key = None  # the messages that it belongs to use it up without this one
+    row.save(update_fields=["error", "idempotency_key"])
     logger.error("%s is not published: %s", row, row.error)
     return True
 

@@ -189,6 +189,33 @@ async def test_what_is_no_payload_goes_to_a_subject(
     assert await nats_server.unacknowledged("other") == 1
 
 
+async def test_dead_letters_of_a_stream_made_anew(
+    server: Server, token: str, nats_server: NatsServer
+) -> None:
+    """Their numbers are those of the stream before; NATS must not take them for the same."""
+    await nats_server.publish("letters", [])
+    await nats_server.publish("remade", [b"no"])
+    with consuming(server, nats_server.url, "remade", "--dead-letter", "letters.remade"):
+        await until_consumed(nats_server, "remade")
+        await nats_server.publish("remade", [b"nor this"], anew=True)
+        await until_consumed(nats_server, "remade")
+    assert [data for data, _ in await nats_server.messages("letters", 2)] == [b"no", b"nor this"]
+
+
+async def test_a_dead_letter_as_large_as_nats_takes(
+    server: Server, token: str, nats_server: NatsServer
+) -> None:
+    """With headers it would be larger than NATS takes."""
+    await nats_server.publish("largest", [])
+    await nats_server.publish("full", [b"x" * (1024 * 1024), *numbered(0, 1)])
+    before = await newest(server, token, "metrics")
+    with consuming(server, nats_server.url, "full", "--dead-letter", "largest.full"):
+        await until_consumed(nats_server, "full")
+    assert (await newest(server, token, "metrics"))["offset"] - before["offset"] == 1
+    [(data, _)] = await nats_server.messages("largest", 1)
+    assert len(data) == 1024 * 1024
+
+
 async def test_many_large_messages(server: Server, token: str, nats_server: NatsServer) -> None:
     """More than one call to the log's server could take in time."""
     before = await newest(server, token, "metrics")

@@ -285,3 +285,35 @@ def test_a_log_that_is_away_holds_nothing_up_for_good(
     heir.begin()
     relay_all(heir)
     assert numbers(logged()[before:]) == [1]
+
+
+def test_one_of_many_that_was_set_aside_is_published_when_it_is_tried_again(
+    relay: Relay, before: int, configure: Configure, admin_client: Client
+) -> None:
+    """The key of the others is used by then."""
+    payloads = [{"n": 1}, {"n": int("9" * 1500)}, {"n": 2}]
+    publish_many("events", payloads, durable=True, idempotency_key="set aside")
+    configure(max_message_size="1024")
+    relay_all(relay)
+    assert numbers(logged()[before:]) == [1, 2]
+    configure(max_message_size="4096")
+    [parked] = OutboxMessage.objects.all()
+    admin_client.post(OUTBOX, {"action": "try_again", "_selected_action": [parked.pk]})
+    relay_all(relay)
+    assert numbers(logged()[before:]) == [1, 2, int("9" * 1500)]
+
+
+@pytest.mark.usefixtures("on_postgresql")
+def test_the_same_many_of_two_transactions_at_once(relay: Relay, before: int) -> None:
+    """Their rows lie between one another."""
+    payloads = [{"n": n} for n in range(4)]
+    for _ in range(2):
+        publish_many("events", payloads, durable=True, idempotency_key="at once")
+    rows = list(OutboxMessage.objects.order_by("pk"))
+    OutboxMessage.objects.all().delete()
+    mixed = [row for pair in zip(rows[:4], rows[4:], strict=True) for row in pair]
+    for row in mixed:
+        row.pk = None
+        row.save(force_insert=True)
+    relay_all(relay)
+    assert numbers(logged()[before:]) == [0, 1, 2, 3]

@@ -403,6 +403,23 @@ async def test_on_commit_a_failure_stops_nothing_else(
 
 
 @pytest.mark.django_db(transaction=True)
+def test_on_commit_no_error_of_any_kind_stops_what_follows(
+    monkeypatch: pytest.MonkeyPatch, layer: str
+) -> None:
+    called = []
+
+    def fail(*_: Any) -> Appended:
+        raise RuntimeError("nobody expects this")
+
+    monkeypatch.setattr(type(get_log()), "append", fail)
+    monkeypatch.setattr(type(get_log()), "aappend", fail)
+    with transaction.atomic():
+        publish("events", {"n": 1}, on_commit=True)
+        transaction.on_commit(lambda: called.append("another app's"))
+    assert called == ["another app's"]
+
+
+@pytest.mark.django_db(transaction=True)
 def test_on_commit_refuses_a_wrong_payload_at_once() -> None:
     with transaction.atomic(), pytest.raises(ValueError, match="payload"):
         publish("events", {"n": float("nan")}, on_commit=True)
