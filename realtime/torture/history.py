@@ -6,17 +6,23 @@ cuts its end off; the epoch that lost them goes on nowhere::
     chapter 0   epoch a  1 2 3 4 5 6 7        6 and 7 were lost in a failover: a ends with 5
                 epoch b            6 7 8 9
     chapter 1   epoch c  1 2 3                the store was emptied
+
+Epochs, and whole chapters, may begin between the moment when a replica is promoted and that when
+its primary dies: they are lost as a whole (:meth:`History.lose`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from realtime.protocol import Position
 
 Payload = dict[str, Any]
+
+LOST = -1
 
 
 class Entry(NamedTuple):
@@ -35,7 +41,7 @@ class Chapter:
 
     ends: list[Position]
     entries: list[Entry]
-    # How often the store had been emptied when it began.
+    # How often the store had been emptied when it began; LOST if a failover has lost all of it.
     number: int = 0
 
     @property
@@ -57,6 +63,33 @@ class History:
 
     chapters: list[Chapter] = field(default_factory=list)
     broken: set[str] = field(default_factory=set)
+    # An epoch that was lost as a whole -> the epoch that it went on from.
+    branches: dict[str, str] = field(default_factory=dict)
+
+    def lose(self, old: Chapter, new: Chapter | None) -> None:
+        """Take note that the log goes on as *new*, without the last messages of *old*."""
+        shared = {end.epoch for end in new.ends} if new else set()
+        lost = [end.epoch for end in old.ends if end.epoch not in shared]
+        self.broken.update(lost)
+        if new and old.ends[-1] != new.ends[-1]:
+            self.broken.add(old.ends[-1].epoch)
+        if len(lost) == len(old.ends):
+            self.chapters.append(replace(old, number=LOST))
+        elif lost:
+            chain = [old.ends[-len(lost) - 1].epoch, *lost]
+            self.branches |= {epoch: before for before, epoch in pairwise(chain)}
+
+    def add(self, chapter: Chapter) -> None:
+        """Add the newest chapter, with the epochs of it that were lost as a whole."""
+        ends: list[Position] = []
+        for end in chapter.ends:
+            ends.append(end)
+            same = {end.epoch}
+            for epoch, before in self.branches.items():
+                if before in same:
+                    same.add(epoch)
+                    ends.append(Position(epoch, end.offset))
+        self.chapters.append(replace(chapter, ends=ends))
 
     def find(self, position: Position) -> Place | None:
         """Return where a position is; ``None`` if the log never had its epoch."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +17,6 @@ import msgspec
 import redis
 
 from realtime.log.contract import read_position, unpack
-from realtime.log.redis import to_head
 from realtime.protocol import Position
 from realtime.testing.proxy import Proxy
 from realtime.testing.redis_server import RedisServer
@@ -111,10 +111,10 @@ class Store:
             await self._ask(self._replica, lambda client: client.replicaof("NO", "ONE"))
             await asyncio.sleep(seconds)
             await self._pause_writes()
-            old, new = [await self._heads(each) for each in (self._primary, self._replica)]
-            for kind, head in old.items():
-                if head != new[kind]:
-                    self.histories[kind].broken.add(head.epoch)
+            servers = (self._primary, self._replica)
+            old, new = [await self._ask(server, self._read) for server in servers]
+            for kind, chapter in old.items():
+                self.histories[kind].lose(chapter, new.get(kind))
             await self._replace()
 
     async def empty(self) -> None:
@@ -123,16 +123,16 @@ class Store:
             chapters = await self._ask(self._primary, lambda client: self._read(client, empty=True))
             self._emptied += 1
             for kind, chapter in chapters.items():
-                self.histories[kind].chapters.append(chapter)
+                self.histories[kind].add(chapter)
 
     async def read(self) -> dict[str, History]:
         """Return the histories of all logs until now."""
         async with self._lock:
             chapters = await self._ask(self._primary, self._read)
-        return {
-            kind: History([*before.chapters, *filter(None, [chapters.get(kind)])], before.broken)
-            for kind, before in self.histories.items()
-        }
+        histories = copy.deepcopy(self.histories)
+        for kind, chapter in chapters.items():
+            histories[kind].add(chapter)
+        return histories
 
     # How
 
@@ -183,15 +183,6 @@ class Store:
             )
         }
         return len(offsets) == 1
-
-    async def _heads(self, server: RedisServer) -> dict[str, Position]:
-        def ask(client: redis.Redis) -> dict[str, Position]:
-            return {
-                kind: to_head(client.hmget(state, "epoch", "offset"))
-                for kind, (state, _) in self.keys.items()
-            }
-
-        return await self._ask(server, ask)
 
     def _read(self, client: redis.Redis, *, empty: bool = False) -> dict[str, Chapter]:
         """Return what the logs hold, and remove all data if that is asked for."""

@@ -120,6 +120,26 @@ def test_what_a_publisher_was_told_is_checked(history: History) -> None:
     assert check() == ["a: 3 follows 3 in the log, at 4"]
 
 
+def test_epochs_that_were_lost_as_a_whole_are_not_unknown() -> None:
+    """Both began between the promotion of a replica and the death of its primary."""
+    history = History()
+    history.lose(chapter(7, ("a", 4), ("x", 5), ("y", 7)), chapter(4, ("a", 4)))
+    history.lose(chapter(2, ("z", 2)), None)  # the replica had no log
+    history.add(chapter(6, ("a", 4), ("b", 6)))
+    assert history.broken == {"x", "y", "z"}
+    assert history.find(Position("x", 4)) == (1, 4, False)
+    assert history.find(Position("y", 6)) == (1, 6, True)
+    assert history.find(Position("z", 2)) == (0, 2, False)
+    assert history.find(Position("b", 6)) == (1, 6, False)
+    assert history.find(Position("q", 1)) is None
+    ages = [history.age(Position(epoch, 5)) for epoch in "zaxyb"]
+    assert ages == sorted(ages)
+    confirmed = [Confirmation(1, 2, Position("z", 1)), Confirmation(6, 2, Position("y", 6))]
+    assert list(check_publisher("a", confirmed, history)) == []
+    history.lose(chapter(6, ("a", 4), ("b", 6)), chapter(6, ("a", 4), ("b", 6)))
+    assert history.broken == {"x", "y", "z"}
+
+
 def test_a_seed_gives_the_same_steps_and_lines_keep_them() -> None:
     steps = draw(random.Random(1), 60, WEIGHTS)
     assert steps == draw(random.Random(1), 60, WEIGHTS) != draw(random.Random(2), 60, WEIGHTS)
