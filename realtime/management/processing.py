@@ -2,13 +2,40 @@
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+import contextlib
+import gc
+from typing import Any, Protocol
 
 from django.core.management.base import CommandError, CommandParser
 
-from realtime.analytics.processing.runner import NoLog, Runs, run_until_stopped
+from realtime.analytics.processing.runner import NoLog
 from realtime.analytics.registry import MODULE, discover
-from realtime.management.running import RunningCommand
+from realtime.management.running import STOP_SIGNALS, RunningCommand
+
+
+class Runs(Protocol):
+    """A runner, or an object that runs one and something beside it."""
+
+    async def run(self) -> None: ...
+
+
+def run_until_stopped(runner: Runs) -> None:
+    """Run in an event loop of its own until SIGTERM or Ctrl-C. Raises :class:`NoLog`."""
+    # Messages make no reference cycles: the collector's search for some took a quarter of the time.
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
+
+    async def run() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        loop = asyncio.get_running_loop()
+        for number in STOP_SIGNALS:
+            loop.add_signal_handler(number, task.cancel)
+        await runner.run()
+
+    with contextlib.suppress(asyncio.CancelledError):
+        asyncio.run(run())
 
 
 class ProcessingCommand(RunningCommand):

@@ -98,6 +98,25 @@ class OtherServer(Server):
         self.port = self._port
 
 
+def start_program(
+    stack: contextlib.ExitStack, data_dir: Path, *arguments: str
+) -> subprocess.Popen[str]:
+    """Start Python with these arguments; return when it has printed ``running``."""
+    process = stack.enter_context(
+        subprocess.Popen(
+            [sys.executable, *arguments],
+            env=environment(data_dir),
+            cwd=ROOT,
+            text=True,
+            stdout=subprocess.PIPE,
+        )
+    )
+    stack.callback(process.kill)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "running\n"
+    return process
+
+
 class Frame(NamedTuple):
     """A WebSocket frame, as it is on the wire."""
 

@@ -65,7 +65,8 @@ def main() -> None:
     import django
 
     django.setup()
-    from realtime.analytics.processing.runner import Runner, run_until_stopped
+    from realtime.analytics.processing.runner import Runner
+    from realtime.management.processing import run_until_stopped
 
     names = [f"adder-{number}" for number in range(int(sys.argv[1]))]
     print("running", flush=True)

@@ -14,7 +14,8 @@ def main() -> None:
     django.setup()
     from realtime.analytics.aggregation.processor import AggregationProcessor
     from realtime.analytics.aggregation.rule import make_spec
-    from realtime.analytics.processing.runner import Runner, run_until_stopped
+    from realtime.analytics.processing.runner import Runner
+    from realtime.management.processing import run_until_stopped
 
     rules = [make_spec(**fields) for fields in json.loads(sys.argv[1])]
     ahead, right_time = float(sys.argv[2]), time.time

@@ -9,12 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import logging
-import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from typing import Protocol
 
 from realtime.analytics.processing.contract import AnyProcessor, Records, WaitingProcessor
 from realtime.analytics.processing.state import (
@@ -343,28 +340,3 @@ async def _save_if_due(hold: Hold) -> None:
     interval = PUBLISH_INTERVAL if hold.processor.urgent else SAVE_INTERVAL
     if hold.needs_saving and time.monotonic() - hold.saved_at >= interval:
         await save(hold)
-
-
-class Runs(Protocol):
-    """A runner, or an object that runs one and something beside it."""
-
-    async def run(self) -> None: ...
-
-
-def run_until_stopped(runner: Runs) -> None:
-    """Run in an event loop of its own until SIGTERM or Ctrl-C. Raises :class:`NoLog`."""
-
-    # Messages make no reference cycles: the collector's search for some took a quarter of the time.
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 50)
-
-    async def run() -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, task.cancel)
-        await runner.run()
-
-    with contextlib.suppress(asyncio.CancelledError):
-        asyncio.run(run())

@@ -11,8 +11,9 @@ from django.db import Error, connection, connections
 
 from realtime.management.database import prepare_database
 from realtime.management.running import SLICE, RunningCommand
-from realtime.publishing.outbox import POLL_INTERVAL, Relay, RelayLock, open_lock
+from realtime.publishing.outbox import Relay
 from realtime.publishing.publication import RETRY_INTERVAL
+from realtime.publishing.relay_lock import POLL_INTERVAL, RelayLock, open_lock
 
 # Seconds between attempts to take the lock, and between looks at whether it is still held.
 LOCK_INTERVAL = 0.5

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
@@ -26,7 +25,7 @@ from realtime.log import get_log
 from realtime.monitoring.prometheus import expose_processors
 from realtime.monitoring.snapshot import FORGET_AFTER, read_reports, report
 from realtime.protocol import Position
-from tests.support import ROOT, TIMEOUT, environment, wait_until
+from tests.support import TIMEOUT, start_program, wait_until
 from tests.support.adder import Adder
 from tests.support.layers import close_layer, running_valkey, until
 
@@ -289,19 +288,7 @@ def start(data_dir: Path) -> Iterator[Any]:
     with contextlib.ExitStack() as stack:
 
         def start(count: int) -> subprocess.Popen[str]:
-            process = stack.enter_context(
-                subprocess.Popen(
-                    [sys.executable, "-m", "tests.support.adder", str(count)],
-                    env=environment(data_dir),
-                    cwd=ROOT,
-                    text=True,
-                    stdout=subprocess.PIPE,
-                )
-            )
-            stack.callback(process.kill)
-            assert process.stdout is not None
-            assert process.stdout.readline() == "running\n"
-            return process
+            return start_program(stack, data_dir, "-m", "tests.support.adder", str(count))
 
         yield start
 

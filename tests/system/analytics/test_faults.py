@@ -11,7 +11,6 @@ import contextlib
 import json
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -29,7 +28,7 @@ from realtime.cluster.clients import sync_client
 from realtime.cluster.layer import key, layer_servers
 from realtime.log import get_log
 from realtime.log.contract import Entry
-from tests.support import ROOT, environment
+from tests.support import start_program
 from tests.support.layers import close_layer, running_valkey
 
 PATIENCE = 30
@@ -51,20 +50,8 @@ def start(data_dir: Path) -> Iterator[Start]:
         def start(size: int, *names: str, ahead: float = 0) -> subprocess.Popen[str]:
             functions = [{"name": "n", "function": "count"}]
             rules = [{"name": name, "size": size, "functions": functions} for name in names]
-            command = [sys.executable, "-m", "tests.support.rule_runner", json.dumps(rules)]
-            process = stack.enter_context(
-                subprocess.Popen(
-                    [*command, str(ahead)],
-                    env=environment(data_dir),
-                    cwd=ROOT,
-                    text=True,
-                    stdout=subprocess.PIPE,
-                )
-            )
-            stack.callback(process.kill)
-            assert process.stdout is not None
-            assert process.stdout.readline() == "running\n"
-            return process
+            program = ("-m", "tests.support.rule_runner", json.dumps(rules), str(ahead))
+            return start_program(stack, data_dir, *program)
 
         yield start
 
